@@ -1,0 +1,64 @@
+"""What ranks exchange, and the only file that imports `torch.distributed`.
+
+Indices travel as int64 and values as they are, each in a tensor of its own; ranks may hold
+different numbers of rows. In a single process everything here is the identity.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of ranks; 1 where no process group is initialised."""
+    return dist.get_world_size() if _is_distributed() else 1
+
+
+def rank() -> int:
+    """This process's rank; 0 where no process group is initialised."""
+    return dist.get_rank() if _is_distributed() else 0
+
+
+def gather_rows(*columns: Tensor) -> tuple[Tensor, ...]:
+    """Concatenate the rows of all ranks, in rank order, the same on every rank.
+
+    A collective call: every rank makes it, with columns of the same dtypes and widths.
+
+    Args:
+        columns: tensors `[M, ...]` with M rows of this rank (M may differ between ranks).
+
+    Returns:
+        For each column a tensor `[sum of M, ...]` on the column's own device.
+    """
+    if world_size() == 1:
+        return columns
+    counts = _gather_equal(torch.tensor([len(columns[0])], device=_wire_device()))
+    sizes = [int(count) for count in torch.cat(counts)]
+    return tuple(_gather_column(column, sizes) for column in columns)
+
+
+def _gather_column(column: Tensor, sizes: list[int]) -> Tensor:
+    padded = column.new_zeros((max(sizes), *column.shape[1:]))
+    padded[: len(column)] = column
+    parts = _gather_equal(padded.to(_wire_device()))
+    rows = [part[:size] for part, size in zip(parts, sizes, strict=True)]
+    return torch.cat(rows).to(column.device)
+
+
+def _gather_equal(tensor: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return parts
+
+
+def _wire_device() -> torch.device:
+    """Where the backend reads from: NCCL only sees the GPU's memory."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -1,0 +1,21 @@
+"""The kinds of "no": every error of the library is a `DataAgentError`."""
+
+
+class DataAgentError(Exception):
+    """Base of everything the library raises on purpose."""
+
+
+class InputError(DataAgentError, ValueError):
+    """An argument, a batch or a file that was handed in cannot be used; our state is as before."""
+
+
+class StateError(DataAgentError, RuntimeError):
+    """A call came at the wrong time: before an epoch began, twice, or not at all."""
+
+
+class CheckpointError(DataAgentError, ValueError):
+    """A saved state is damaged, foreign, newer than this version, or of another run."""
+
+
+class DataAgentWarning(UserWarning):
+    """Training goes on, but not in the way that was probably meant."""

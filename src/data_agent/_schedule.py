@@ -1,0 +1,247 @@
+"""What each epoch is: warm-up, selected or final, and exactly how many samples and steps it has."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from data_agent._errors import DataAgentWarning, InputError
+from data_agent._random import Purpose, permutation
+
+Phase = Literal["warm-up", "selected", "final"]
+ScheduleKind = Literal["exact", "paper", "uniform"]
+FINAL_SHARE = 8  # the final phase is one epoch in eight (12.5 % of training, as in the paper)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """One epoch: its phase, how many samples come unselected, and how many are chosen."""
+
+    phase: Phase
+    num_unselected: int
+    num_selected: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectionSchedule:
+    """The budget of a run, epoch by epoch; a pure value.
+
+    `kind="exact"`: every epoch visits exactly `K = max(1, floor(keep_ratio * num_samples + 0.5))`
+    distinct samples. The first `min(N, K * epochs)` visits are a warm-up over all samples, the
+    last `floor(epochs / 8)` epochs are unselected again, all others are chosen.
+    `kind="paper"`: one full epoch, then K samples an epoch, then full epochs for the last eighth.
+    `kind="uniform"`: K samples an epoch, never chosen: every pass over the data is a permutation.
+
+    Args:
+        num_samples: N, length of the dataset, at least 1.
+        epochs: E, number of epochs, at least 1.
+        keep_ratio: share of the dataset visited in an epoch, in (0, 1].
+        kind: see above.
+        batch_size: samples a step on each rank; None while no loader is known.
+        world: number of ranks that share an epoch.
+        drop_last: leave out a last batch that is not full.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    num_samples: int
+    epochs: int
+    keep_ratio: float
+    kind: ScheduleKind = "exact"
+    batch_size: int | None = None
+    world: int = 1
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        _check_count("num_samples", self.num_samples, "the length of the training dataset")
+        _check_count("epochs", self.epochs, "the number of epochs you train for")
+        _check_keep_ratio(self.keep_ratio)
+        if self.kind not in ("exact", "paper", "uniform"):
+            raise InputError(
+                f"schedule {self.kind!r} is unknown; expected 'exact', 'paper' or 'uniform'."
+            )
+        if self.batch_size is not None:
+            _check_count("batch_size", self.batch_size, "samples a step on each rank")
+        if self.num_kept == 0:
+            raise InputError(
+                f"an epoch would be empty: {self.raw_kept} samples do not fill one batch of "
+                f"{self.batch_size} on {self.world} rank(s). Use a smaller batch_size, a higher "
+                "keep_ratio, or drop_last=False."
+            )
+
+    @property
+    def raw_kept(self) -> int:
+        """K before a loader's rounding: `max(1, floor(keep_ratio * num_samples + 0.5))`."""
+        return max(1, math.floor(self.keep_ratio * self.num_samples + 0.5))
+
+    @property
+    def num_kept(self) -> int:
+        """K: samples in a selected epoch, over all ranks."""
+        return self._loadable(self.raw_kept)
+
+    @property
+    def total_visits(self) -> int:
+        """Samples visited in the whole run, over all ranks."""
+        return sum(self.epoch_size(epoch) for epoch in range(self.epochs))
+
+    def for_loader(self, batch_size: int, *, world: int, drop_last: bool) -> SelectionSchedule:
+        """The same budget as delivered by a loader in batches of `batch_size` on `world` ranks."""
+        return replace(self, batch_size=batch_size, world=world, drop_last=drop_last)
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The plan of `epoch` in [0, epochs)."""
+        if not 0 <= epoch < self.epochs:
+            raise InputError(f"epoch {epoch} does not exist: the schedule has {self.epochs}.")
+        if self.kind == "uniform":
+            return EpochPlan("final", self.num_kept, 0)
+        is_final = epoch >= self.epochs - self.epochs // FINAL_SHARE
+        if self.kind == "paper":
+            return self._paper_plan(epoch, is_final=is_final)
+        kept = self.num_kept
+        warm_up_left = min(self.num_samples, kept * self.epochs) - epoch * kept
+        if is_final:
+            return EpochPlan("final", kept, 0)
+        if warm_up_left > 0:
+            unselected = min(kept, warm_up_left)
+            return EpochPlan("warm-up", unselected, kept - unselected)
+        return EpochPlan("selected", 0, kept)
+
+    def epoch_size(self, epoch: int) -> int:
+        """Samples in `epoch`, over all ranks."""
+        plan = self.plan(epoch)
+        return plan.num_unselected + plan.num_selected
+
+    def steps(self, epoch: int, batch_size: int | None = None) -> int:
+        """Batches in `epoch` on each rank."""
+        batch_size = batch_size or self.batch_size
+        if batch_size is None:
+            raise InputError("the number of steps depends on batch_size=, which is not known yet.")
+        return math.ceil(self.epoch_size(epoch) / (batch_size * self.world))
+
+    def rank_size(self, size: int, rank: int) -> int:
+        """Of `size` samples in order, how many come to `rank`: its full batches and its last one.
+
+        The last batches share the rest as evenly as possible.
+        """
+        if self.world == 1:
+            return size
+        if self.batch_size is None:
+            raise InputError("how ranks share an epoch depends on batch_size=, not known yet.")
+        rounds, rest = divmod(size, self.batch_size * self.world)
+        return rounds * self.batch_size + rest // self.world + int(rank < rest % self.world)
+
+    def total_steps(self, batch_size: int | None = None, *, accumulation: int = 1) -> int:
+        """Optimizer steps in the whole run: what a learning-rate schedule needs.
+
+        Args:
+            batch_size: samples a step on each rank; None takes the loader's.
+            accumulation: batches for each optimizer step; an epoch's last group may be smaller.
+        """
+        _check_count("accumulation", accumulation, "batches for each optimizer step")
+        return sum(
+            math.ceil(self.steps(epoch, batch_size) / accumulation) for epoch in range(self.epochs)
+        )
+
+    def warn_if_nothing_is_selected(self) -> None:
+        """Say so when warm-up and final phase leave nothing to choose."""
+        if self.kind == "uniform" or self.keep_ratio == 1:
+            return
+        if any(self.plan(epoch).num_selected for epoch in range(self.epochs)):
+            return
+        needed = self.epochs
+        while (needed - needed // FINAL_SHARE) * self.num_kept <= self.num_samples:
+            needed += 1
+        remedy = f"epochs >= {needed}"
+        choosing_epochs = self.epochs - self.epochs // FINAL_SHARE
+        if choosing_epochs > 1:
+            remedy += f" or keep_ratio > {1 / choosing_epochs:.3g}"
+        warnings.warn(
+            f"nothing will be selected: {self.epochs} epoch(s) of {self.num_kept} samples are "
+            f"used up by one warm-up pass over {self.num_samples}. With {remedy} there is "
+            "something to choose.",
+            DataAgentWarning,
+            stacklevel=4,
+        )
+
+    def _paper_plan(self, epoch: int, *, is_final: bool) -> EpochPlan:
+        everything = self._loadable(self.num_samples)
+        if epoch == 0:
+            return EpochPlan("warm-up", everything, 0)
+        if is_final:
+            return EpochPlan("final", everything, 0)
+        return EpochPlan("selected", 0, self.num_kept)
+
+    def _loadable(self, size: int) -> int:
+        """`size` less what no rank's batches can hold evenly."""
+        if self.batch_size is None:
+            return size
+        rest = size % (self.batch_size * self.world)
+        return size - rest if self.drop_last or rest < self.world else size
+
+
+class UnselectedStream:
+    """The unselected visits of a run: consecutive cuts of one stream of permutations.
+
+    Pass p over the data is a permutation seeded by (seed, p). A cut that spans two passes must not
+    hold a sample twice: those of the new pass that the cut already holds are deferred, they come
+    right after it. So any two samples' visits differ by at most one, wherever the stream stands.
+
+    A pure function of (schedule, seed, epoch); the last position is only remembered for speed.
+    """
+
+    def __init__(self, schedule: SelectionSchedule, seed: int) -> None:
+        self._schedule = schedule
+        self._seed = seed
+        self._rewind()
+
+    def cut(self, epoch: int) -> Tensor:
+        """int64 `[num_unselected]`: the unselected samples of `epoch`, distinct, in stream order."""
+        if epoch < self._epoch:
+            self._rewind()
+        while self._epoch < epoch:
+            self._take(self._schedule.plan(self._epoch).num_unselected, keep=True)
+            self._epoch += 1
+        return self._take(self._schedule.plan(epoch).num_unselected, keep=False)
+
+    def _rewind(self) -> None:
+        self._epoch = 0
+        self._passes = 0
+        self._left = torch.empty(0, dtype=torch.int64)
+
+    def _take(self, count: int, *, keep: bool) -> Tensor:
+        """The next `count` samples; `keep` moves the stream on."""
+        if count <= len(self._left):
+            taken, left, passes = self._left[:count], self._left[count:], self._passes
+        else:
+            head, passes = self._left, self._passes + 1
+            order = permutation(
+                self._schedule.num_samples, self._seed, Purpose.PERMUTATION, self._passes
+            )
+            in_head = torch.zeros(self._schedule.num_samples, dtype=torch.bool)
+            in_head[head] = True
+            fresh = (~in_head[order]).nonzero().squeeze(1)[: count - len(head)]
+            is_left = torch.ones(len(order), dtype=torch.bool)
+            is_left[fresh] = False
+            taken, left = torch.cat([head, order[fresh]]), order[is_left]
+        if keep:
+            self._left, self._passes = left, passes
+        return taken
+
+
+def _check_count(name: str, value: object, meaning: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} is {value!r}; expected a whole number >= 1 ({meaning}).")
+
+
+def _check_keep_ratio(value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
+        raise InputError(
+            f"keep_ratio is {value!r}; expected a share of the dataset in (0, 1]. It is what is "
+            "*kept*: 0.5 trains on half of the samples in every epoch."
+        )

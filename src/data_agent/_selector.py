@@ -1,0 +1,567 @@
+"""The contract of every selection method, and all that methods have in common.
+
+A method says what it remembers of each sample (`record`, `merge`) and which samples it wants
+(`choose`). The base class keeps the exact budget and the phases, begins epochs, stages the running
+epoch's feedback, merges it across ranks, weighs losses, and saves and restores.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from data_agent import _distributed
+from data_agent._errors import CheckpointError, DataAgentWarning, InputError, StateError
+from data_agent._messages import Feedback, Selection
+from data_agent._schedule import ScheduleKind, SelectionSchedule, UnselectedStream
+from data_agent._staging import OnNonfinite, Staging, keep_last, nonfinite_error
+from data_agent._state import STATE_VERSION, check_header, pack_mask, unpack_mask
+from data_agent._taps import HeadTap
+
+logger = logging.getLogger("data_agent")
+
+
+@dataclass(slots=True)
+class RunningEpoch:
+    """The epoch that has begun: its selection and what became of it on this rank."""
+
+    epoch: int
+    selection: Selection
+    num_observed: int = 0
+    num_delivered: int = 0
+    resume_at: int = 0
+
+
+class Selector(ABC):
+    """Chooses the samples of each epoch; every method, ours and each baseline, is one.
+
+    To write one: `choose` returns the wanted samples, `record` says what to remember of a batch,
+    `merge` takes it into the method's own table when the next epoch begins. A selection is a
+    function of that table, the epoch and the seed alone.
+
+    Args:
+        num_samples: N, length of the training dataset.
+        epochs: E, epochs in the whole run.
+        keep_ratio: share of the dataset visited in an epoch, in (0, 1].
+        seed: seed of every draw.
+        schedule: "exact", "paper" or "uniform"; see `SelectionSchedule`.
+        on_nonfinite: what NaN or infinite values in a batch do: "raise" or "skip" (and count).
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        num_samples: int,
+        epochs: int,
+        keep_ratio: float,
+        seed: int = 0,
+        schedule: ScheduleKind = "exact",
+        on_nonfinite: OnNonfinite = "raise",
+    ) -> None:
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise InputError(f"seed is {seed!r}; expected a whole number >= 0.")
+        if on_nonfinite not in ("raise", "skip"):
+            raise InputError(f"on_nonfinite is {on_nonfinite!r}; expected 'raise' or 'skip'.")
+        self.schedule = SelectionSchedule(
+            num_samples=num_samples, epochs=epochs, keep_ratio=keep_ratio, kind=schedule
+        )
+        self.seed = seed
+        self.visits = 0
+        self.overhead_seconds = 0.0
+        self._on_nonfinite: OnNonfinite = on_nonfinite
+        self._staging = Staging(on_nonfinite)
+        self._stream = UnselectedStream(self.schedule, seed)
+        self._running: RunningEpoch | None = None
+        self._just_restored = False
+        self._epoch_shift = 0
+        self._tap: HeadTap | None = None
+        self._started_at: float | None = None
+        self.schedule.warn_if_nothing_is_selected()
+
+    # What a method defines.
+
+    @abstractmethod
+    def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
+        """The `count` samples wanted in `epoch`, changing no state.
+
+        Args:
+            epoch: the epoch, in [0, E).
+            count: how many, in [1, N less the excluded].
+            excluded: bool `[N]`, samples that are in the epoch already.
+
+        Returns:
+            int64 `[count]`, distinct, none of them excluded.
+        """
+
+    def record(self, feedback: Feedback) -> Tensor | None:
+        """What to remember of a batch: float `[B, width]` on the feedback's device, or None.
+
+        Runs without gradients and without autocast. Must not wait for the host, and must check
+        what it needs before it changes anything.
+        """
+        del feedback
+        return None
+
+    def merge(self, index: Tensor, values: Tensor) -> None:
+        """Take the last epoch's rows of all ranks into the table, when the next epoch begins.
+
+        Args:
+            index: int64 `[M]`, distinct.
+            values: float32 `[M, width]`, what `record` returned for them.
+        """
+        del index, values
+
+    def weigh(self, index: Tensor) -> Tensor | None:
+        """float32 `[K]` with mean one for the chosen `index` (ascending), or None for ones."""
+        del index
+        return None
+
+    def method_state(self) -> dict[str, Any]:
+        """The method's own state, of tensors, numbers, strings, lists and dicts."""
+        return {}
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Take over what `method_state` returned; a CheckpointError if it does not fit."""
+        del state
+
+    def after_observe(self, num_rows: int) -> None:
+        """Called at the end of each `observe`, for work that is due every few steps."""
+        del num_rows
+
+    # Epochs.
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that has begun, or None."""
+        return None if self._running is None else self._running.epoch
+
+    def epochs(self) -> Iterator[int]:
+        """Begin each epoch still to do and yield its number; after a restore, from there on."""
+        if self._running is not None and not self._is_complete(self._running):
+            self._running.resume_at = self._running.num_observed
+        for epoch in range(self._next_epoch(), self.schedule.epochs):
+            self.begin_epoch(epoch)
+            yield epoch
+        self._check_observed()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Merge the last epoch's feedback and choose the samples of `epoch`.
+
+        Beginning the running epoch again changes nothing. On several ranks this is a collective
+        call.
+
+        Raises:
+            InputError: no such epoch.
+            StateError: `epoch` has passed, or no batch of the last epoch was observed.
+        """
+        self.schedule.plan(epoch)
+        if self._running is not None:
+            if epoch == self._running.epoch:
+                return
+            if epoch < self._running.epoch:
+                raise StateError(
+                    f"epoch {epoch} cannot begin: epoch {self._running.epoch} is running and "
+                    "epochs only go forward. For another training run build a new selector."
+                )
+        self._check_observed()
+        if self._started_at is None:
+            self._started_at = time.perf_counter()
+        with self._timed():
+            index, values = _distributed.gather_rows(*self._staging.rows())
+            if values.shape[1:].numel():
+                self.merge(*keep_last(index, values))
+            self._staging.clear()
+            self._running = RunningEpoch(epoch, self._compute_selection(epoch))
+        self._just_restored = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """`begin_epoch` for frameworks that count epochs themselves.
+
+        The first call after a restore may start again from 0 (Accelerate does): it and all later
+        ones are then shifted by the difference.
+        """
+        if self._just_restored:
+            self._just_restored = False
+            due = self._next_epoch()
+            if epoch < due and epoch != self.epoch:
+                self._epoch_shift = due - epoch
+                logger.info(
+                    "set_epoch(%d) after a restore at epoch %d: counting on from %d.",
+                    *(epoch, due, due),
+                )
+        self.begin_epoch(epoch + self._epoch_shift)
+
+    def select(self, epoch: int) -> Selection:
+        """The samples of `epoch`, from the table as it is now; changes no state."""
+        if self._running is not None and self._running.epoch == epoch:
+            return self._running.selection
+        return self._compute_selection(epoch)
+
+    # Batches.
+
+    def watch(self, module: torch.nn.Module) -> None:
+        """Read features and logits from `module`, the model's last layer, at each training forward.
+
+        Call it before a compiled model's first call. A second call moves the watch.
+        """
+        tap = HeadTap(module)
+        self.unwatch()
+        self._tap = tap
+
+    def unwatch(self) -> None:
+        """Remove the hook of `watch`, if there is one."""
+        if self._tap is not None:
+            self._tap.remove()
+        self._tap = None
+
+    def learn(
+        self,
+        losses: Tensor,
+        index: Tensor,
+        *,
+        labels: Tensor | None = None,
+        logits: Tensor | None = None,
+        features: Tensor | None = None,
+        uncertainty: Tensor | None = None,
+        **signals: Tensor,
+    ) -> Tensor:
+        """Observe a batch and return the loss to backpropagate.
+
+        Args:
+            losses: float `[B]` with a graph, one loss a sample.
+            index: int64 `[B]`, the samples' positions, as the loader delivered them.
+            labels: int64 `[B]`, if a reward uses them.
+            logits: `[B, C]`; by default from the watched module.
+            features: `[B, D]`; by default from the watched module.
+            uncertainty: `[B]` in [0, 1], where the task has its own.
+            signals: further `[B]` values by name, for rewards of one's own.
+
+        Returns:
+            The weighted mean loss, a scalar in the dtype of `losses`.
+
+        Raises:
+            InputError: a tensor of another shape, dtype or range; our state is as before.
+            StateError: no epoch has begun, or losses carry no graph.
+        """
+        if isinstance(losses, Tensor) and losses.ndim and not losses.requires_grad:
+            raise _no_graph_error()
+        if self._tap is not None and (features is None or logits is None):
+            watched_features, watched_logits = self._tap.take(len(losses))
+            features = watched_features if features is None else features
+            logits = watched_logits if logits is None else logits
+        self.observe(Feedback(index, losses, logits, features, labels, uncertainty, signals))
+        return self.weighted_mean(losses, index)
+
+    def observe(self, feedback: Feedback) -> None:
+        """Learn from a batch; no graph is needed.
+
+        Raises:
+            InputError: an index outside of the dataset, or non-finite values (on an accelerator
+                these are reported at the next policy update or epoch).
+            StateError: no epoch has begun, or the running one is over.
+        """
+        running = self._observable_epoch()
+        with (
+            self._timed(),
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(feedback.losses.device.type, enabled=False),
+        ):
+            index = feedback.index.cpu()
+            self._check_range(index)
+            feedback = self._without_nonfinite(feedback)
+            values = self.record(feedback)
+            if values is None:
+                values = feedback.losses.new_empty(len(feedback), 0)
+            valid = feedback.valid
+            if valid is None:
+                valid = torch.ones(len(feedback), dtype=torch.bool, device=values.device)
+            self._staging.append(index, values, valid)
+            running.num_observed += len(feedback)
+            self.visits += len(feedback)
+            self.after_observe(len(feedback))
+
+    def weighted_mean(self, losses: Tensor, index: Tensor) -> Tensor:
+        """`sum(w_i l_i) / B` in the dtype of `losses`; `losses.mean()` where weights are one."""
+        if not losses.requires_grad:
+            raise _no_graph_error()
+        selection = self._observable_epoch().selection
+        if selection.weights is None:
+            return losses.mean()
+        at = torch.searchsorted(selection.index, index.cpu()).clamp(max=len(selection) - 1)
+        if not torch.equal(selection.index[at], index.cpu()):
+            raise InputError("index holds samples that are not in the running epoch's selection.")
+        weights = selection.weights[at].to(losses.device, losses.dtype, non_blocking=True)
+        return (weights * losses).sum() / len(losses)
+
+    # Loaders.
+
+    def use_loader(self, batch_size: int, *, world: int = 1, drop_last: bool = False) -> None:
+        """Fit the budget to a loader's batches; called by the sampler, before the first epoch.
+
+        Raises:
+            StateError: an epoch has begun with other batches.
+            InputError: an epoch would be empty.
+        """
+        schedule = self.schedule.for_loader(batch_size, world=world, drop_last=drop_last)
+        if schedule == self.schedule:
+            return
+        if self._running is not None and schedule.num_kept != self.schedule.num_kept:
+            raise StateError(
+                f"a loader with batches of {batch_size} on {world} rank(s) would change the "
+                "running epoch. Build the loader before the first epoch begins."
+            )
+        self.schedule = schedule
+        self._stream = UnselectedStream(schedule, self.seed)
+
+    def note_delivered(self, epoch: int, count: int) -> None:
+        """Tell how many samples of `epoch` a loader has taken so far; see `begin_epoch`."""
+        if self._running is not None and self._running.epoch == epoch:
+            self._running.num_delivered = max(self._running.num_delivered, count)
+
+    def position(self, epoch: int) -> int:
+        """Samples of `epoch` on this rank that were observed before a restore."""
+        if self._running is None or self._running.epoch != epoch:
+            return 0
+        return self._running.resume_at
+
+    # Readings.
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for any logger: where the run stands and what it saved."""
+        full = self.schedule.num_samples * self.schedule.epochs
+        elapsed = time.perf_counter() - self._started_at if self._started_at else 0.0
+        return {
+            "epoch": float(-1 if self._running is None else self._running.epoch),
+            "visits": float(self.visits),
+            "visits_of_full_run": self.visits / full,
+            "planned_cost": self.schedule.total_visits / full,
+            "skipped_nonfinite": float(self._staging.num_skipped),
+            "overhead_seconds": self.overhead_seconds,
+            "overhead_share": self.overhead_seconds / elapsed if elapsed else 0.0,
+        }
+
+    def summary(self) -> str:
+        """One line for a person."""
+        now = self.metrics()
+        if self._running is None:
+            where = f"{self.name}: no epoch has begun"
+        else:
+            phase = self.schedule.plan(self._running.epoch).phase
+            where = f"{self.name}: epoch {self._running.epoch + 1}/{self.schedule.epochs} ({phase})"
+        return (
+            f"{where}, {self.visits:,} visits = {now['visits_of_full_run']:.1%} of a full run "
+            f"(plan: {now['planned_cost']:.1%}), overhead {now['overhead_share']:.1%} of the time"
+        )
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on; loads with `torch.load(weights_only=True)`.
+
+        On several ranks each rank holds its own.
+        """
+        index, values = self._staging.rows()
+        state: dict[str, Any] = {
+            "version": STATE_VERSION,
+            "selector": self.name,
+            "num_samples": self.schedule.num_samples,
+            "epochs": self.schedule.epochs,
+            "keep_ratio": self.schedule.keep_ratio,
+            "num_kept": self.schedule.num_kept,
+            "schedule": self.schedule.kind,
+            "seed": self.seed,
+            "visits": self.visits,
+            "overhead_seconds": self.overhead_seconds,
+            "num_skipped": self._staging.num_skipped,
+            "staged_index": index.clone(),
+            "staged_values": values.clone(),
+            "running": None,
+            "method": self.method_state(),
+        }
+        if self._running is not None:
+            selection = self._running.selection
+            state["running"] = {
+                "epoch": self._running.epoch,
+                "num_observed": self._running.num_observed,
+                "selection": pack_mask(selection.index, self.schedule.num_samples),
+                "weights": selection.weights,
+            }
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; after an error our state is as before.
+
+        Raises:
+            CheckpointError: the state is damaged, newer than this version, or of another run.
+        """
+        check_header(
+            state,
+            {
+                "selector": self.name,
+                "num_samples": self.schedule.num_samples,
+                "epochs": self.schedule.epochs,
+                "keep_ratio": self.schedule.keep_ratio,
+                "num_kept": self.schedule.num_kept,
+                "schedule": self.schedule.kind,
+                "seed": self.seed,
+            },
+        )
+        before = self.state_dict()
+        try:
+            self._load(state)
+        except (CheckpointError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            self._load(before)
+            raise CheckpointError(f"this state cannot be loaded: {error}") from error
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.load_method_state(state["method"])
+        self._staging.load(state["staged_index"], state["staged_values"])
+        self._check_range(state["staged_index"])
+        self._staging.num_skipped = int(state["num_skipped"])
+        self.visits = int(state["visits"])
+        self.overhead_seconds = float(state["overhead_seconds"])
+        self._running = None
+        self._epoch_shift = 0
+        if (saved := state["running"]) is not None:
+            epoch, observed = int(saved["epoch"]), int(saved["num_observed"])
+            index = unpack_mask(saved["selection"], self.schedule.num_samples)
+            if len(index) != self.schedule.epoch_size(epoch):
+                raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")
+            selection = Selection(index, saved["weights"])
+            self._running = RunningEpoch(epoch, selection, observed, observed, observed)
+        self._just_restored = self._running is not None
+
+    # Helpers.
+
+    def _compute_selection(self, epoch: int) -> Selection:
+        """The unselected part of `epoch` and, where there is room, what the method wants."""
+        plan = self.schedule.plan(epoch)
+        taken = torch.zeros(self.schedule.num_samples, dtype=torch.bool)
+        if plan.num_unselected:
+            taken[self._stream.cut(epoch)] = True
+        if plan.num_selected:
+            chosen = self.choose(epoch, plan.num_selected, taken)
+            taken[chosen] = True
+        index = taken.nonzero().squeeze(1)
+        if len(index) != self.schedule.epoch_size(epoch):
+            raise StateError(
+                f"{type(self).__name__}.choose() returned samples that repeat or are excluded: "
+                f"epoch {epoch} has {len(index)} samples, not {self.schedule.epoch_size(epoch)}."
+            )
+        return Selection(index, self.weigh(index) if plan.num_selected else None)
+
+    def _next_epoch(self) -> int:
+        if self._running is None:
+            return 0
+        return self._running.epoch + int(self._is_complete(self._running))
+
+    def _is_complete(self, running: RunningEpoch) -> bool:
+        size = self.schedule.rank_size(len(running.selection), _distributed.rank())
+        return running.num_observed >= size
+
+    def _observable_epoch(self) -> RunningEpoch:
+        if self._running is None:
+            raise StateError(
+                "no epoch has begun, so there is nothing to learn from: loop over "
+                "`for epoch in agent.epochs():` around your batches, or call agent.set_epoch(epoch)."
+            )
+        slack = (self.schedule.batch_size or 1) * 2
+        if self._running.num_observed >= len(self._running.selection) + slack:
+            raise StateError(
+                f"epoch {self._running.epoch} has {len(self._running.selection)} samples and all "
+                "were observed; more came. The next epoch was never begun: loop over "
+                "agent.epochs(), or call agent.set_epoch(epoch) once an epoch."
+            )
+        return self._running
+
+    def _check_range(self, index: Tensor) -> None:
+        if len(index) and (int(index.min()) < 0 or int(index.max()) >= self.schedule.num_samples):
+            wrong = index[(index < 0) | (index >= self.schedule.num_samples)]
+            raise InputError(
+                f"index holds {int(wrong[0])}, but the dataset has {self.schedule.num_samples} "
+                "samples. Is this the loader made for this selector, and is num_samples the "
+                "length of its dataset?"
+            )
+
+    def _without_nonfinite(self, feedback: Feedback) -> Feedback:
+        """The feedback with stand-ins for non-finite values, and `valid` to tell which."""
+        valid = torch.isfinite(feedback.losses)
+        for rows in (feedback.logits, feedback.features):
+            if rows is not None:
+                valid = valid & torch.isfinite(rows).all(1)
+        for values in (feedback.uncertainty, *feedback.signals.values()):
+            if values is not None:
+                valid = valid & torch.isfinite(values)
+        if valid.device.type == "cpu":
+            if valid.all():
+                return feedback
+            if self._on_nonfinite == "raise":
+                raise nonfinite_error(feedback.index.cpu()[~valid])
+        finite_losses = torch.where(valid, feedback.losses, torch.nan)
+        stand_in = torch.nan_to_num(finite_losses.float().nanmedian()).to(feedback.losses.dtype)
+        row = valid.unsqueeze(1)
+        return replace(
+            feedback,
+            losses=torch.where(valid, feedback.losses, stand_in),
+            logits=None if feedback.logits is None else torch.where(row, feedback.logits, 0),
+            features=None if feedback.features is None else torch.where(row, feedback.features, 0),
+            uncertainty=_zero_where_not(feedback.uncertainty, valid),
+            signals={k: torch.where(valid, v, 0) for k, v in feedback.signals.items()},
+            valid=valid,
+        )
+
+    def _check_observed(self) -> None:
+        """Law: a forgotten learn() must not switch the product off silently."""
+        if self._running is None:
+            return
+        epoch, observed = self._running.epoch, self._running.num_observed
+        delivered = self._running.num_delivered
+        if delivered and not observed:
+            raise StateError(
+                f"epoch {epoch} delivered {delivered} samples and not one batch was observed. "
+                "Call agent.learn(losses, index) for each batch (or agent.observe(Feedback(...)))."
+            )
+        if not delivered and not observed:
+            message = f"epoch {epoch} ended without a batch: is the loader made for this selector?"
+        elif observed < 0.9 * delivered:
+            message = (
+                f"in epoch {epoch} the loader delivered {delivered} samples, but only {observed} "
+                "were observed. Call agent.learn(losses, index) for every batch."
+            )
+        else:
+            return
+        warnings.warn(message, DataAgentWarning, stacklevel=4)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.overhead_seconds += time.perf_counter() - start
+
+
+def _zero_where_not(values: Tensor | None, valid: Tensor) -> Tensor | None:
+    return None if values is None else torch.where(valid, values, 0)
+
+
+def _no_graph_error() -> StateError:
+    return StateError(
+        "losses carry no graph, so there is nothing to backpropagate. Called in evaluation or "
+        "under torch.no_grad()? agent.observe(Feedback(index, losses, ...)) learns without a graph."
+    )

@@ -1,0 +1,140 @@
+"""The agent's settings: one small typed value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from data_agent._errors import InputError
+from data_agent._messages import Feedback
+from data_agent._schedule import ScheduleKind
+from data_agent.agent.reward import difficulty, uncertainty
+
+Signal = Callable[[Feedback], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataAgentConfig:
+    """How the agent learns and chooses; the defaults are what we recommend.
+
+    Raises:
+        InputError: a value outside its range; the message names it.
+    """
+
+    signals: tuple[Signal, ...] = (difficulty, uncertainty)
+    """Reward signals, each a function from a Feedback to [B] values in [0, 1]; at least one."""
+
+    reward: Literal["centred", "paper"] = "centred"
+    """"centred" is a (u - tau), with tau the budget's multiplier; "paper" is a u."""
+
+    ranking: Literal["redraw", "last-action"] = "redraw"
+    """"redraw" draws a fresh action for every sample in every epoch; "last-action" ranks by the
+    action sampled at a sample's last visit (the paper)."""
+
+    schedule: ScheduleKind = "exact"
+    """"exact" costs keep_ratio of full training; "paper" adds full epochs at both ends."""
+
+    learning_rate: float = 1e-3
+    """Adam's learning rate for actor and critic, > 0; decays linearly to zero over training."""
+
+    weight_decay: float = 5e-4
+    """L2 factor in Adam, >= 0."""
+
+    clip: float = 0.2
+    """PPO's clipping range of the probability ratio, > 0."""
+
+    ppo_epochs: int = 4
+    """Gradient steps for each policy update, >= 1; each sees the whole rollout."""
+
+    rollout_rows: int = 256
+    """Rows of a rollout, >= 2: a uniform sub-sample of what was observed since the last update."""
+
+    update_every: int = 10
+    """Steps between policy updates, >= 1; more where so many steps hold fewer rows than a rollout."""
+
+    gamma: float = 0.0
+    """Discount in [0, 1]; 0 is the one-step advantage r - V(s)."""
+
+    gae_lambda: float = 0.95
+    """Lambda of the generalized advantage estimate in [0, 1]; without effect at gamma = 0."""
+
+    entropy_bonus: float = 0.01
+    """Weight of the Beta policy's entropy, >= 0; bounds alpha + beta."""
+
+    tau_rate: float = 0.02
+    """Step size of the budget's multiplier for each policy update, >= 0."""
+
+    drift: float = 0.02
+    """Share in [0, 1] by which a sample that was not visited moves back to the prior each epoch."""
+
+    hidden: int = 128
+    """Width of the two hidden layers of actor and critic, >= 1."""
+
+    max_features: int = 256
+    """Features wider than this are reduced by a fixed random projection, >= 1."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of the policy; float64 is for comparing implementations."""
+
+    def __post_init__(self) -> None:
+        if not self.signals or not all(callable(signal) for signal in self.signals):
+            raise InputError(
+                f"signals is {self.signals!r}; expected at least one function from a Feedback to "
+                "[B] values in [0, 1]."
+            )
+        _check_names(self)
+        for name, low, high in (
+            ("learning_rate", 1e-12, float("inf")),
+            ("weight_decay", 0.0, float("inf")),
+            ("clip", 1e-12, float("inf")),
+            ("ppo_epochs", 1, float("inf")),
+            ("rollout_rows", 2, float("inf")),
+            ("update_every", 1, float("inf")),
+            ("gamma", 0.0, 1.0),
+            ("gae_lambda", 0.0, 1.0),
+            ("entropy_bonus", 0.0, float("inf")),
+            ("tau_rate", 0.0, float("inf")),
+            ("drift", 0.0, 1.0),
+            ("hidden", 1, float("inf")),
+            ("max_features", 1, float("inf")),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"{name} is {value!r}; expected a number.")
+            if not low <= value <= high:
+                raise InputError(f"{name} is {value!r}; expected a value in [{low:g}, {high:g}].")
+
+    @classmethod
+    def paper(cls) -> DataAgentConfig:
+        """The algorithm as published (arXiv 2603.07433), its schedule too.
+
+        See `docs/method.md` for what is known about it. Weights stay one: the constant factor
+        1/keep_ratio of the released code only multiplies the learning rate.
+        """
+        return cls(
+            reward="paper",
+            ranking="last-action",
+            schedule="paper",
+            learning_rate=3e-4,
+            gamma=0.99,
+            gae_lambda=0.95,
+            entropy_bonus=0.0,
+            tau_rate=0.0,
+            drift=0.0,
+        )
+
+
+def _check_names(config: DataAgentConfig) -> None:
+    choices = {
+        "reward": ("centred", "paper"),
+        "ranking": ("redraw", "last-action"),
+        "schedule": ("exact", "paper", "uniform"),
+        "dtype": ("float32", "float64"),
+    }
+    for name, known in choices.items():
+        value = getattr(config, name)
+        if value not in known:
+            raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}.")

@@ -1,0 +1,271 @@
+"""PPO on the rollout: state, policy, value, and one update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_agent import _distributed
+from data_agent._errors import CheckpointError, InputError
+from data_agent._random import Purpose, generator
+from data_agent._state import require_tensor
+from data_agent.agent.config import DataAgentConfig
+from data_agent.agent.moments import Moments, batch_moments, faded, merged, standardised
+from data_agent.agent.networks import Actor, Critic
+from data_agent.agent.objective import (
+    approximate_kl,
+    batch_gae,
+    beta_entropy,
+    beta_log_prob,
+    clip_fraction,
+    clipped_surrogate,
+    explained_variance,
+    normalised,
+)
+from data_agent.agent.reward import centred_reward, multiplier_step, paper_reward
+from data_agent.agent.rollout import Rollout, RolloutRows
+
+STATE_CLIP = 5.0  # standardised features beyond five deviations tell no more
+ACTION_MARGIN = 1e-6  # keeps log a and log(1 - a) finite
+MOMENTS_WINDOW = 10_000  # rows; features drift while the model trains
+
+
+class Learner:
+    """The policy, its critic, and what they learn from.
+
+    Args:
+        config: the agent's settings.
+        width: D, width of the features.
+        seed: of networks, projection and draws.
+        keep_ratio: the budget that tau keeps.
+        device: where the model runs; the policy runs there too.
+    """
+
+    def __init__(
+        self,
+        config: DataAgentConfig,
+        width: int,
+        *,
+        seed: int,
+        keep_ratio: float,
+        device: torch.device,
+    ) -> None:
+        self.width = width
+        self.tau: float | None = None
+        self.diagnostics: dict[str, Tensor] = {}
+        self._config = config
+        self._seed = seed
+        self._keep_ratio = keep_ratio
+        self._device = device
+        self._dtype = torch.float64 if config.dtype == "float64" else torch.float32
+        state_width = min(width, config.max_features)
+        self._projection = self._make_projection(width, state_width)
+        self._moments = Moments(
+            state_width, window=MOMENTS_WINDOW, device=device, dtype=self._dtype
+        )
+        self._reward_moments = torch.zeros(3, 1, dtype=self._dtype, device=device)
+        self.actor = Actor(state_width, config.hidden, seed=seed, dtype=self._dtype).to(device)
+        self.critic = Critic(state_width, config.hidden, seed=seed, dtype=self._dtype).to(device)
+        self._optimizers = [self._adam(self.actor), self._adam(self.critic)]
+        self.rollout = Rollout(config.rollout_rows)
+
+    def state_of(self, features: Tensor) -> Tensor:
+        """What the policy sees of float `[B, width]`: reduced, standardised, clipped at +-5.
+
+        Takes the features into the running statistics.
+
+        Raises:
+            InputError: features of another width than before.
+        """
+        if features.shape[1] != self.width:
+            raise InputError(
+                f"features came {features.shape[1]} wide; so far they were {self.width} wide. The "
+                "policy is built for one width: watch the same layer throughout the run."
+            )
+        rows = features.to(self._dtype)
+        if self._projection is not None:
+            rows = rows @ self._projection
+        self._moments.add(rows)
+        return self._moments.standardised(rows).clamp(-STATE_CLIP, STATE_CLIP)
+
+    def act(self, state: Tensor, utility: Tensor, valid: Tensor | None, step: int) -> Tensor:
+        """Let the policy act on a batch and keep the rows for its next update.
+
+        Args:
+            state: `[B, D]`, from `state_of`.
+            utility: `[B]` in [0, 1].
+            valid: bool `[B]`, rows that count, or None for all.
+            step: number of the batch, for the draws.
+
+        Returns:
+            `[3, B]`: alpha, beta and the sampled action.
+        """
+        alpha, beta = self.actor(state)
+        rank = _distributed.rank()
+        draws = generator(self._seed, Purpose.ACTION, rank, step, device=state.device)
+        first = torch._standard_gamma(alpha, generator=draws)
+        second = torch._standard_gamma(beta, generator=draws)
+        action = (first / (first + second)).clamp(ACTION_MARGIN, 1 - ACTION_MARGIN)
+        key_draws = generator(self._seed, Purpose.ROLLOUT, rank, step)
+        key = torch.rand(len(state), generator=key_draws).to(state.device, non_blocking=True)
+        if valid is not None:
+            key = torch.where(valid, key, torch.inf)
+        steps = torch.full((len(state),), step, dtype=torch.int64, device=state.device)
+        log_prob = beta_log_prob(action, alpha, beta)
+        self.rollout.add(
+            RolloutRows(key, steps, state, action, log_prob, utility.to(self._dtype))
+        )
+        return torch.stack([alpha, beta, action])
+
+    def update(self, *, mean_action: float, progress: float) -> None:
+        """One policy update from the rollout; a collective call on several ranks.
+
+        Args:
+            mean_action: mean of E[a_i] over all samples, for tau.
+            progress: share of training that is over, in [0, 1], for the learning rate.
+        """
+        self._moments.settle()
+        rows = self.rollout.take()
+        if rows is None:
+            return
+        reward = self._normalised_reward(rows, mean_action)
+        with torch.no_grad():
+            value = self.critic(rows.state)
+        advantage = batch_gae(
+            reward, value, rows.step, gamma=self._config.gamma, gae_lambda=self._config.gae_lambda
+        )
+        learning_rate = self._config.learning_rate * max(0.0, 1 - progress)
+        for optimizer in self._optimizers:
+            optimizer.param_groups[0]["lr"] = learning_rate
+        with torch.enable_grad():
+            for _ in range(self._config.ppo_epochs):
+                self._gradient_step(rows, normalised(advantage), advantage + value)
+        self._diagnose(rows, value, advantage + value)
+
+    def to(self, device: torch.device) -> None:
+        """Move everything to `device`."""
+        if device == self._device:
+            return
+        self._device = device
+        self.actor.to(device)
+        self.critic.to(device)
+        for optimizer in self._optimizers:
+            for slots in optimizer.state.values():
+                slots.update({k: v.to(device) for k, v in slots.items() if k != "step"})
+        if self._projection is not None:
+            self._projection = self._projection.to(device)
+        self._moments.to(device)
+        self._reward_moments = self._reward_moments.to(device)
+        self.rollout.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learns, on the host."""
+        return {
+            "width": self.width,
+            "tau": self.tau,
+            "actor": _on_host(self.actor.state_dict()),
+            "critic": _on_host(self.critic.state_dict()),
+            "actor_adam": _adam_state(self._optimizers[0]),
+            "critic_adam": _adam_state(self._optimizers[1]),
+            "moments": self._moments.state_dict(),
+            "reward_moments": self._reward_moments.cpu().clone(),
+            "rollout": self.rollout.state_dict(),
+            "diagnostics": _on_host(self.diagnostics),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            CheckpointError: a tensor of another shape or dtype.
+        """
+        tau = state["tau"]
+        self.tau = None if tau is None else float(tau)
+        self.actor.load_state_dict(state["actor"])
+        self.critic.load_state_dict(state["critic"])
+        _load_adam(self._optimizers[0], state["actor_adam"])
+        _load_adam(self._optimizers[1], state["critic_adam"])
+        self._moments.load_state_dict(state["moments"])
+        reward_moments = require_tensor(state, "reward_moments", shape=(3, 1), dtype=self._dtype)
+        self._reward_moments = reward_moments.to(self._device)
+        self.rollout.load_state_dict(state["rollout"], device=self._device)
+        self.diagnostics = dict(state["diagnostics"])
+
+    def _normalised_reward(self, rows: RolloutRows, mean_action: float) -> Tensor:
+        """The rows' rewards at today's tau, standardised by running statistics."""
+        if self._config.reward == "paper":
+            reward = paper_reward(rows.action, rows.utility)
+        else:
+            if self.tau is None:  # the first price: what an average sample is worth
+                self.tau = float(rows.utility.mean())
+            self.tau = multiplier_step(
+                self.tau, mean_action, self._keep_ratio, self._config.tau_rate
+            )
+            reward = centred_reward(rows.action, rows.utility, self.tau)
+        column = reward.unsqueeze(1)
+        together = merged(self._reward_moments, batch_moments(column))
+        self._reward_moments = faded(together, MOMENTS_WINDOW)
+        return standardised(column, self._reward_moments).squeeze(1)
+
+    def _gradient_step(self, rows: RolloutRows, advantage: Tensor, target: Tensor) -> None:
+        alpha, beta = self.actor(rows.state)
+        log_ratio = beta_log_prob(rows.action, alpha, beta) - rows.log_prob
+        surrogate = clipped_surrogate(log_ratio, advantage, self._config.clip)
+        policy_loss = -surrogate - self._config.entropy_bonus * beta_entropy(alpha, beta).mean()
+        value_loss = (self.critic(rows.state) - target).square().mean()
+        for optimizer, loss in zip(self._optimizers, (policy_loss, value_loss), strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    @torch.no_grad()
+    def _diagnose(self, rows: RolloutRows, value: Tensor, target: Tensor) -> None:
+        alpha, beta = self.actor(rows.state)
+        log_ratio = beta_log_prob(rows.action, alpha, beta) - rows.log_prob
+        self.diagnostics = {
+            "approximate_kl": approximate_kl(log_ratio),
+            "clip_fraction": clip_fraction(log_ratio, self._config.clip),
+            "entropy": beta_entropy(alpha, beta).mean(),
+            "concentration": (alpha + beta).mean(),
+            "explained_variance": explained_variance(value, target),
+            "rollout_mean_action": rows.action.mean(),
+            "rollout_mean_utility": rows.utility.mean(),
+        }
+
+    def _make_projection(self, width: int, state_width: int) -> Tensor | None:
+        if width == state_width:
+            return None
+        draws = generator(self._seed, Purpose.PROJECTION)
+        matrix = torch.randn(width, state_width, generator=draws) / state_width**0.5
+        return matrix.to(self._device, self._dtype)
+
+    def _adam(self, network: nn.Module) -> torch.optim.Adam:
+        return torch.optim.Adam(
+            network.parameters(),
+            lr=self._config.learning_rate,
+            eps=1e-5,
+            weight_decay=self._config.weight_decay,
+        )
+
+
+def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _adam_state(optimizer: torch.optim.Adam) -> list[dict[str, Tensor]]:
+    """One dict of slots for each parameter, in order; empty before the first step."""
+    return [_on_host(slots) for slots in optimizer.state_dict()["state"].values()]
+
+
+def _load_adam(optimizer: torch.optim.Adam, slots: list[dict[str, Tensor]]) -> None:
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = optimizer.param_groups[0]["params"]
+    if len(slots) not in (0, len(parameters)):
+        raise CheckpointError(f"Adam has {len(parameters)} parameters, the state {len(slots)}.")
+    for parameter, slot in zip(parameters, slots, strict=False):
+        require_tensor(slot, "exp_avg", shape=tuple(parameter.shape), dtype=parameter.dtype)
+        require_tensor(slot, "exp_avg_sq", shape=tuple(parameter.shape), dtype=parameter.dtype)
+    state = {i: {k: v.clone() for k, v in slot.items()} for i, slot in enumerate(slots)}
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

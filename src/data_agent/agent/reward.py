@@ -1,0 +1,124 @@
+"""The reward: what makes a sample worth training on. Pure functions, one for each equation.
+
+Source: "Data Agent: Learning to Select Data via End-to-End Dynamic Optimization" (ICML 2026,
+https://arxiv.org/abs/2603.07433), the sections on the composite reward and its adaptive weight.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from data_agent._errors import InputError
+from data_agent._messages import Feedback
+
+CLIP_QUANTILE = 0.95
+EPS = 1e-8
+
+
+def difficulty(feedback: Feedback) -> Tensor:
+    """Loss-based difficulty d_i: losses clipped at their batch's 95 % quantile, scaled to [0, 1].
+
+    d_i = (min(l_i, q) - min l) / (max min(l, q) - min l); zero where all losses are equal.
+
+    Args:
+        feedback: a batch; reads `losses` `[B]`.
+
+    Returns:
+        Float `[B]` in [0, 1].
+    """
+    losses = _working(feedback.losses)
+    clipped = torch.minimum(losses, torch.quantile(losses, CLIP_QUANTILE))
+    low, high = clipped.amin(), clipped.amax()
+    return (clipped - low) / (high - low).clamp_min(EPS)
+
+
+def uncertainty(feedback: Feedback) -> Tensor:
+    """Confidence-based uncertainty c_i: entropy of softmax(z_i) over log C.
+
+    c_i = -sum_j p_ij log p_ij / log C. A task's own `feedback.uncertainty` goes first.
+
+    Args:
+        feedback: a batch; reads `uncertainty` `[B]`, else `logits` `[B, C]`.
+
+    Returns:
+        Float `[B]` in [0, 1].
+
+    Raises:
+        InputError: neither of them came.
+    """
+    if feedback.uncertainty is not None:
+        return _working(feedback.uncertainty)
+    if feedback.logits is None:
+        raise InputError(
+            "uncertainty needs logits [B, C]: call agent.watch(head) or pass logits= (or "
+            "uncertainty= in [0, 1]) to learn(). For a task without them reward one signal alone: "
+            "DataAgentConfig(signals=(difficulty,)) with data_agent.agent.reward.difficulty."
+        )
+    log_p = torch.log_softmax(_working(feedback.logits), dim=1)
+    entropy = -(log_p.exp() * log_p).sum(1)
+    return (entropy / math.log(feedback.logits.shape[1])).clamp(0, 1)
+
+
+def adaptive_weights(signals: Tensor) -> Tensor:
+    """The tuning-free weights: each signal's share of the batch's variance.
+
+    w_1 = Var(d) / (Var(d) + Var(c) + eps), w_2 = 1 - w_1; with S signals w_j = Var_j / (sum Var +
+    eps) for j < S and the last weight is the rest. Variances are those of the batch (over B).
+
+    Args:
+        signals: float `[S, B]` in [0, 1].
+
+    Returns:
+        Float `[S]`, non-negative, summing to one.
+    """
+    variance = signals.var(dim=1, unbiased=False)
+    first = variance[:-1] / (variance.sum() + EPS)
+    return torch.cat([first, 1 - first.sum().reshape(1)])
+
+
+def utility(signals: Tensor, weights: Tensor) -> Tensor:
+    """The combined signal u_i = sum_j w_j s_ij, float `[B]` in [0, 1].
+
+    Args:
+        signals: float `[S, B]` in [0, 1].
+        weights: float `[S]` summing to one.
+    """
+    return weights @ signals
+
+
+def paper_reward(action: Tensor, utility: Tensor) -> Tensor:
+    """The paper's reward r_i = a_i u_i, float `[B]`.
+
+    With u >= 0 "keep everything" is optimal: actions saturate at 1 and their ranking is noise.
+    """
+    return action * utility
+
+
+def centred_reward(action: Tensor, utility: Tensor, tau: float) -> Tensor:
+    """r_i = a_i (u_i - tau), float `[B]`: keeping pays only above the budget's price tau.
+
+    See docs/decisions/0002-centred-reward.md.
+    """
+    return action * (utility - tau)
+
+
+def multiplier_step(tau: float, mean_action: float, keep_ratio: float, rate: float) -> float:
+    """One dual ascent step on the budget: tau + rate (mean_i E[a_i] - keep_ratio).
+
+    tau is the Lagrange multiplier of "the mean action is the keep ratio".
+
+    Args:
+        tau: the multiplier.
+        mean_action: mean of E[a_i] over all samples of the table, in [0, 1].
+        keep_ratio: the budget, in (0, 1].
+        rate: step size, >= 0.
+    """
+    return tau + rate * (mean_action - keep_ratio)
+
+
+def _working(values: Tensor) -> Tensor:
+    """Half precisions are widened: quantiles and entropies are not for 8 bits of mantissa."""
+    return values if values.dtype == torch.float64 else values.float()

@@ -1,0 +1,196 @@
+"""What is remembered of each sample, and the score by which it is ranked. On the host."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from data_agent._random import Purpose, generator
+from data_agent._state import require_tensor
+
+BLOCK = 65_536  # samples that share a seed, so that draws depend on neither rank nor memory
+EXACT_DRAWS_UP_TO = 1_000_000  # above it a logit-normal stands for the Beta distribution
+_HALF_VALUES = 32_768  # the non-negative float16 values, by their bit pattern
+
+
+class SampleTable(Protocol):
+    """The contract of both tables."""
+
+    mean_action: float
+    """Mean of E[a_i] over all samples."""
+
+    def rows(self, alpha: Tensor, beta: Tensor, action: Tensor) -> Tensor:
+        """What to keep of a batch: float32 `[B, width]`."""
+        ...
+
+    def change(self, index: Tensor, values: Tensor) -> float:
+        """By how much `merge` of these rows would move the sum of E[a_i]."""
+        ...
+
+    def merge(self, index: Tensor, values: Tensor) -> None:
+        """Take in rows of distinct samples; all others become staler by one epoch."""
+        ...
+
+    def scores(self, epoch: int) -> Tensor:
+        """float32 `[N]`: the action of each sample in `epoch`, or any increasing function of it."""
+        ...
+
+    def expected_actions(self) -> Tensor:
+        """float32 `[N]`: E[a_i] of each sample."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The table's tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        ...
+
+
+class ParameterTable:
+    """The policy's (alpha, beta) at each sample's last visit, four bytes a sample.
+
+    Every epoch draws a fresh action for **every** sample, so none is stuck with an unlucky one,
+    and samples that were not visited drift back to the prior Beta(1, 1), so none is starved.
+
+    Args:
+        num_samples: N.
+        seed: of the draws.
+        drift: share in [0, 1] of the way back to the prior in each epoch without a visit.
+    """
+
+    def __init__(self, num_samples: int, *, seed: int, drift: float) -> None:
+        self._seed = seed
+        self._drift = drift
+        self._parameters = torch.ones(num_samples, 2, dtype=torch.float16)
+        self.mean_action = 0.5
+
+    def rows(self, alpha: Tensor, beta: Tensor, action: Tensor) -> Tensor:
+        """(alpha, beta), float32 `[B, 2]`."""
+        del action
+        return torch.stack([alpha, beta], dim=1).float()
+
+    def change(self, index: Tensor, values: Tensor) -> float:
+        """Sum of the new E[a_i] less the old ones."""
+        old = self._parameters[index].float()
+        return float((_beta_mean(values) - _beta_mean(old)).sum(dtype=torch.float64))
+
+    def merge(self, index: Tensor, values: Tensor) -> None:
+        """Drift, then write."""
+        if self._drift:
+            self._parameters += self._drift * (1 - self._parameters)
+        limit = torch.finfo(torch.float16).max
+        self._parameters[index] = values.clamp(max=limit).to(torch.float16)
+        self.mean_action = float(self.expected_actions().mean(dtype=torch.float64))
+
+    def scores(self, epoch: int) -> Tensor:
+        """A fresh draw of every sample's action; above 10^6 samples of its logit."""
+        alpha, beta = self._parameters.unbind(1)
+        draw = _beta_draws if len(alpha) <= EXACT_DRAWS_UP_TO else _logit_normal_draws
+        scores = torch.empty(len(alpha))
+        for block, start in enumerate(range(0, len(alpha), BLOCK)):
+            rows = slice(start, start + BLOCK)
+            draws = generator(self._seed, Purpose.REDRAW, epoch, block)
+            scores[rows] = draw(alpha[rows], beta[rows], draws)
+        return scores
+
+    def expected_actions(self) -> Tensor:
+        """alpha / (alpha + beta), float32 `[N]`."""
+        return _beta_mean(self._parameters.float())
+
+    def state_dict(self) -> dict[str, Any]:
+        """(alpha, beta), float16 `[N, 2]`."""
+        return {"parameters": self._parameters.clone(), "mean_action": self.mean_action}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        shape = tuple(self._parameters.shape)
+        self._parameters = require_tensor(state, "parameters", shape=shape, dtype=torch.float16)
+        self.mean_action = float(state["mean_action"])
+
+
+class ActionTable:
+    """The action sampled at each sample's last visit, four bytes a sample: the paper's ranking.
+
+    A sample that an unlucky draw left out keeps that draw until it is visited again, if ever.
+
+    Args:
+        num_samples: N.
+    """
+
+    def __init__(self, num_samples: int) -> None:
+        self._actions = torch.full((num_samples,), 0.5)
+        self.mean_action = 0.5
+
+    def rows(self, alpha: Tensor, beta: Tensor, action: Tensor) -> Tensor:
+        """The action, float32 `[B, 1]`."""
+        del alpha, beta
+        return action.unsqueeze(1).float()
+
+    def change(self, index: Tensor, values: Tensor) -> float:
+        """Sum of the new actions less the old ones."""
+        return float((values[:, 0] - self._actions[index]).sum(dtype=torch.float64))
+
+    def merge(self, index: Tensor, values: Tensor) -> None:
+        """Write."""
+        self._actions[index] = values[:, 0]
+        self.mean_action = float(self._actions.mean(dtype=torch.float64))
+
+    def scores(self, epoch: int) -> Tensor:
+        """The actions as they were sampled."""
+        del epoch
+        return self._actions
+
+    def expected_actions(self) -> Tensor:
+        """The actions themselves."""
+        return self._actions
+
+    def state_dict(self) -> dict[str, Any]:
+        """The actions, float32 `[N]`."""
+        return {"actions": self._actions.clone(), "mean_action": self.mean_action}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        shape = tuple(self._actions.shape)
+        self._actions = require_tensor(state, "actions", shape=shape, dtype=torch.float32)
+        self.mean_action = float(state["mean_action"])
+
+
+def _beta_mean(parameters: Tensor) -> Tensor:
+    return parameters[:, 0] / parameters.sum(1)
+
+
+def _beta_draws(alpha: Tensor, beta: Tensor, draws: torch.Generator) -> Tensor:
+    """Exact draws: Ga(alpha) / (Ga(alpha) + Ga(beta))."""
+    first = torch._standard_gamma(alpha.float(), generator=draws)
+    second = torch._standard_gamma(beta.float(), generator=draws)
+    return first / (first + second)
+
+
+def _logit_normal_draws(alpha: Tensor, beta: Tensor, draws: torch.Generator) -> Tensor:
+    """Draws of logit(a) from the normal distribution with the Beta distribution's moments.
+
+    E[logit a] = psi(alpha) - psi(beta), Var[logit a] = psi_1(alpha) + psi_1(beta); both functions
+    are looked up by the float16 bit pattern.
+    """
+    digamma, trigamma = _polygamma_tables()
+    at_alpha, at_beta = alpha.view(torch.int16).int(), beta.view(torch.int16).int()
+    mean = digamma[at_alpha] - digamma[at_beta]
+    variance = trigamma[at_alpha] + trigamma[at_beta]
+    return torch.randn(len(alpha), generator=draws).mul_(variance.sqrt_()).add_(mean)
+
+
+def _polygamma_tables() -> tuple[Tensor, Tensor]:
+    """psi and psi_1 at every non-negative float16 value, float32 `[32768]` each."""
+    if not _TABLES:
+        values = torch.arange(_HALF_VALUES, dtype=torch.int16).view(torch.float16).double()
+        values = values.nan_to_num(nan=1.0, posinf=1.0).clamp_min(1.0)
+        _TABLES.append(torch.digamma(values).float())
+        _TABLES.append(torch.polygamma(1, values).float())
+    return _TABLES[0], _TABLES[1]
+
+
+_TABLES: list[Tensor] = []

@@ -1,0 +1,50 @@
+"""Every method by its name. One file a method; a new one is a file and a line in this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from data_agent._errors import InputError
+from data_agent._selector import Selector
+
+METHODS: Mapping[str, str] = {
+    "data-agent": "data_agent.agent.agent:DataAgent",
+    "full": "data_agent.baselines.full:Full",
+    "random": "data_agent.baselines.random:Random",
+}
+
+
+def make_selector(
+    name: str,
+    *,
+    num_samples: int,
+    epochs: int,
+    keep_ratio: float,
+    seed: int = 0,
+    **options: Any,
+) -> Selector:
+    """The selector called `name`.
+
+    Args:
+        name: one of `METHODS`.
+        num_samples: N, length of the training dataset.
+        epochs: E, epochs in the whole run.
+        keep_ratio: share of the dataset visited in an epoch, in (0, 1].
+        seed: seed of every draw.
+        options: further arguments of that method.
+
+    Raises:
+        InputError: an unknown name, an option the method does not have, a value out of range.
+    """
+    if name not in METHODS:
+        raise InputError(f"method {name!r} is unknown; expected one of {', '.join(METHODS)}.")
+    module, class_name = METHODS[name].split(":")
+    method = getattr(import_module(module), class_name)
+    try:
+        return method(
+            num_samples=num_samples, epochs=epochs, keep_ratio=keep_ratio, seed=seed, **options
+        )
+    except TypeError as error:
+        raise InputError(f"method {name!r} does not take these options: {error}.") from error

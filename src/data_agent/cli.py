@@ -1,0 +1,47 @@
+"""The `data-agent` command: runs the lab's commands and turns errors into messages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from data_agent._errors import DataAgentError
+from data_agent._version import __version__
+
+_MISUSED = 2
+_INTERRUPTED = 130
+_EXTRAS = ("datasets", "matplotlib", "PIL", "rich", "safetensors", "scipy", "sklearn", "tyro")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code.
+
+    0: done. 1: some runs of a comparison failed. 2: what was asked for cannot be done. 130:
+    stopped by Ctrl-C; `--resume` goes on.
+
+    Args:
+        argv: the command line without the program's name; None takes the process's.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["--version"]:
+        print(f"data-agent {__version__}")
+        return 0
+    try:
+        from data_agent.lab.commands import run
+
+        return run(argv)
+    except DataAgentError as error:
+        print(f"data-agent: {error}", file=sys.stderr)
+        return _MISUSED
+    except KeyboardInterrupt:
+        print("data-agent: interrupted.", file=sys.stderr)
+        return _INTERRUPTED
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRAS:
+            raise
+        print(
+            f"data-agent: the command needs {error.name}, which is not installed. "
+            "Run: pip install 'data-agent[lab]'",
+            file=sys.stderr,
+        )
+        return _MISUSED

@@ -1,0 +1,55 @@
+"""From a loader's indices to the pixels that a model sees, on the device where it computes."""
+
+from __future__ import annotations
+
+from torch import Tensor, device
+
+from data_agent.lab.augment import augment
+from data_agent.lab.config import Recipe
+from data_agent.lab.data import ImageData, channel_statistics
+from data_agent.lab.devices import pick, place
+
+_SHIFT = 8  # images are shifted by up to an eighth of their side: 4 of 32 pixels, as usual
+
+
+class Batches:
+    """Makes batches of images; the decoded data set lies on the device if there is room.
+
+    Args:
+        data: the data set.
+        recipe: says how to augment.
+        seed: of the augmentation.
+        device: where the batches are made.
+    """
+
+    def __init__(self, data: ImageData, recipe: Recipe, *, seed: int, device: device) -> None:
+        self._recipe = recipe
+        self._seed = seed
+        self._device = device
+        self._train = place(data.train_images, device)
+        self._eval = place(data.eval_images, device)
+        mean, deviation = channel_statistics(data.train_images)
+        self._mean = mean.view(1, -1, 1, 1).to(device)
+        self._deviation = deviation.view(1, -1, 1, 1).to(device)
+
+    def training(self, index: Tensor, *, epoch: int) -> Tensor:
+        """Augmented float32 `[B, C, H, W]` of the training samples `index`, int64 `[B]`, on the CPU."""
+        images = pick(self._train, index, self._device)
+        if self._recipe.augment != "none":
+            images = augment(
+                images,
+                index.to(self._device),
+                seed=self._seed,
+                epoch=epoch,
+                padding=self._recipe.image_size // _SHIFT,
+                flip=self._recipe.augment == "crop-flip",
+            )
+        return self._normalised(images)
+
+    def evaluation(self, index: Tensor) -> Tensor:
+        """Plain float32 `[B, C, H, W]` of the evaluation samples `index`, int64 `[B]`, on the CPU."""
+        return self._normalised(pick(self._eval, index, self._device))
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Zero mean and unit variance in each channel of the training images."""
+        return (images.float() / 255 - self._mean) / self._deviation

@@ -1,0 +1,180 @@
+"""What a run is: a recipe (task, model, optimisation, budget), a method and a seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from data_agent._errors import InputError
+from data_agent.lab.methods import check_methods
+from data_agent.lab.models import check_model
+
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["one-cycle", "cosine"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Augmentation = Literal["none", "crop", "crop-flip"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How every method of a comparison trains: everything but the method and the seed.
+
+    Fields without a default here get their task's: `data_agent.lab.tasks.recipe_for(task)`.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    task: str
+    """digits (scikit-learn's, embedded), cifar10, or image (any images, named by --data)."""
+    data: str | None
+    """Hub name (owner/name or owner/name:configuration), parquet file, folder of parquet files or
+    image folder; None for a task that brings its own."""
+    image_column: str | None = None
+    """Column with the images; None finds it by its type."""
+    label_column: str | None = None
+    """Column with the labels; None finds it by its type and name."""
+    subset: int | None = None
+    """Train on this many samples only, the same ones for every method and seed; None takes all."""
+    image_size: int
+    """Side of the square images in pixels, 8 or more; all images are resized to it."""
+    label_noise: float = 0.0
+    """Share of the training labels replaced by a wrong one, in [0, 1)."""
+    model: str
+    """cnn, resnet-small, resnet-18, resnet-34 or resnet-50."""
+    width: int | None = None
+    """Channels of the model's first stage, 1 or more; None takes the model's own."""
+    keep_ratio: float = 0.5
+    """Share of the training samples visited in an epoch, in (0, 1]."""
+    epochs: int
+    """Passes of the schedule, 1 or more."""
+    batch_size: int
+    """Samples in a batch, 1 or more."""
+    accumulation: int = 1
+    """Batches in an optimizer step, 1 or more; an epoch's last group may be smaller."""
+    optimizer: Optimizer = "sgd"
+    """sgd (Nesterov) or adamw."""
+    learning_rate: float
+    """Peak learning rate, above 0."""
+    schedule: Schedule = "one-cycle"
+    """Learning rate over all steps: one-cycle (up for 30 %, then down to zero) or cosine (down)."""
+    weight_decay: float = 5e-4
+    """Weight decay, 0 or more."""
+    momentum: float = 0.9
+    """Momentum of sgd, in [0, 1)."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the training loss, in [0, 1)."""
+    precision: Precision = "fp32"
+    """Number format of the model's forward and backward pass; fp16 scales its gradients."""
+    augment: Augmentation
+    """Augmentation of training images: none, crop (shifts by up to an eighth) or crop-flip."""
+    num_evaluations: int = 10
+    """Evaluations in a run, evenly spread, 1 or more; the last one is at the end."""
+    device: str = "auto"
+    """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
+
+    def __post_init__(self) -> None:
+        for name, is_valid, expected in _RULES:
+            value = getattr(self, name)
+            if not is_valid(value):
+                raise InputError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}.")
+        check_model(self.model, image_size=self.image_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One run.
+
+    Raises:
+        InputError: an unknown method or a negative seed.
+    """
+
+    recipe: Recipe
+    method: str = "data-agent"
+    """What chooses the samples: data-agent, random, full, or full-short (all data, stopped at the
+    step at which the keep ratio's budget is spent)."""
+    seed: int = 0
+    """Seed of model, selection, augmentation and label noise, 0 or more."""
+
+    def __post_init__(self) -> None:
+        check_methods([self.method])
+        if self.seed < 0:
+            raise InputError(f"--seed is {self.seed}; expected 0 or more.")
+
+    def flat(self) -> dict[str, Any]:
+        """All fields by name, as stored in a run's folder."""
+        return {**asdict(self.recipe), "method": self.method, "seed": self.seed}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig:
+    """Several methods under one recipe, each with the same seeds.
+
+    Raises:
+        InputError: an unknown or repeated method, or no seed.
+    """
+
+    recipe: Recipe
+    methods: str = "full,full-short,random,data-agent"
+    """Methods to compare, separated by commas."""
+    seeds: int = 3
+    """Runs of each method, with seeds 0, 1, ...; two or more give intervals, five are a claim."""
+
+    def __post_init__(self) -> None:
+        check_methods(self.method_names)
+        if self.seeds < 1:
+            raise InputError(f"--seeds is {self.seeds}; expected 1 or more.")
+
+    @property
+    def method_names(self) -> list[str]:
+        """The methods in the order given."""
+        return [name.strip() for name in self.methods.split(",") if name.strip()]
+
+    def runs(self) -> list[TrainConfig]:
+        """All runs, seed by seed, so that a machine that slows down slows every method."""
+        return [
+            TrainConfig(recipe=self.recipe, method=method, seed=seed)
+            for seed in range(self.seeds)
+            for method in self.method_names
+        ]
+
+
+def _is_count(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object) -> bool:
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def _is_share(value: object) -> bool:
+    """True in [0, 1)."""
+    return _is_number(value) and 0 <= value < 1  # pyright: ignore[reportOperatorIssue]
+
+
+_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("subset", lambda v: v is None or _is_count(v), "a number of samples, 1 or more"),
+    ("image_size", lambda v: _is_count(v, 8), "a whole number of pixels, 8 or more"),
+    ("label_noise", _is_share, "a share of the labels in [0, 1)"),
+    ("width", lambda v: v is None or _is_count(v), "a number of channels, 1 or more"),
+    (
+        "keep_ratio",
+        lambda v: _is_number(v) and 0 < v <= 1,
+        "a share of the samples in (0, 1]; 0.5 visits half of them in an epoch",
+    ),
+    ("epochs", _is_count, "a whole number, 1 or more"),
+    ("batch_size", _is_count, "a whole number, 1 or more"),
+    ("accumulation", _is_count, "a number of batches, 1 or more"),
+    ("optimizer", lambda v: v in ("sgd", "adamw"), "sgd or adamw"),
+    ("learning_rate", lambda v: _is_number(v) and v > 0, "a number above 0"),
+    ("schedule", lambda v: v in ("one-cycle", "cosine"), "one-cycle or cosine"),
+    ("weight_decay", lambda v: _is_number(v) and v >= 0, "a number, 0 or more"),
+    ("momentum", _is_share, "a number in [0, 1)"),
+    ("label_smoothing", _is_share, "a number in [0, 1)"),
+    ("precision", lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
+    ("augment", lambda v: v in ("none", "crop", "crop-flip"), "none, crop or crop-flip"),
+    ("num_evaluations", _is_count, "a whole number, 1 or more"),
+)

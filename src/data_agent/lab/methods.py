@@ -1,0 +1,85 @@
+"""How the name of a method becomes a run: the only place that knows one method from another.
+
+A method is a selector of the library at the recipe's keep ratio, or one of the two controls:
+
+    full        every sample in every epoch
+    full-short  every sample in every epoch, in as many optimizer steps as the keep ratio's budget
+                has, with the learning rate decayed over just these: what the same money buys
+                without selecting anything
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_agent import SelectionSchedule, make_selector
+from data_agent._errors import InputError
+
+FULL = "full"
+FULL_SHORT = "full-short"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a method trains on.
+
+    Args:
+        selector: name for `make_selector`.
+        keep_ratio: of the selector, in (0, 1].
+        epochs: of the selector.
+        max_steps: optimizer steps after which the run ends; None means at its schedule's end.
+    """
+
+    selector: str
+    keep_ratio: float
+    epochs: int
+    max_steps: int | None = None
+
+
+def plan_run(
+    method: str,
+    *,
+    num_samples: int,
+    epochs: int,
+    keep_ratio: float,
+    batch_size: int,
+    accumulation: int,
+) -> Plan:
+    """The plan of a method under a budget of `epochs` at `keep_ratio`.
+
+    Args:
+        method: a selector's name, full or full-short.
+        num_samples: training samples.
+        epochs: of the recipe.
+        keep_ratio: of the recipe, in (0, 1].
+        batch_size: samples in a batch.
+        accumulation: batches in an optimizer step.
+    """
+    if method == FULL:
+        return Plan(selector=FULL, keep_ratio=1.0, epochs=epochs)
+    if method != FULL_SHORT:
+        return Plan(selector=method, keep_ratio=keep_ratio, epochs=epochs)
+
+    def num_steps(keep_ratio: float, epochs: int) -> int:
+        schedule = SelectionSchedule(num_samples=num_samples, epochs=epochs, keep_ratio=keep_ratio)
+        return schedule.total_steps(batch_size, accumulation=accumulation)
+
+    budget = num_steps(keep_ratio, epochs)
+    short = -(-budget // num_steps(1.0, 1))
+    return Plan(selector=FULL, keep_ratio=1.0, epochs=short, max_steps=budget)
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Raise `InputError` if a method is unknown or named twice, or none is named."""
+    if not methods:
+        raise InputError("--methods is empty; expected names separated by commas.")
+    for method in methods:
+        if methods.count(method) > 1:
+            raise InputError(f"--methods names {method!r} twice; name each method once.")
+        if method == FULL_SHORT:
+            continue
+        try:
+            make_selector(method, num_samples=1, epochs=1, keep_ratio=1.0, seed=0)
+        except InputError as error:
+            raise InputError(f"{error} The lab also knows {FULL_SHORT!r}.") from error

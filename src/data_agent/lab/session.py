@@ -1,0 +1,214 @@
+"""A run in memory: model, optimizer, selector and counters, and their state on disk."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from data_agent import Selector, make_selector, selection_loader
+from data_agent._errors import CheckpointError
+from data_agent.lab.batches import Batches
+from data_agent.lab.config import Recipe, TrainConfig
+from data_agent.lab.data import ImageData, corrupt_labels
+from data_agent.lab.devices import Stopwatch, choose_device
+from data_agent.lab.methods import Plan, plan_run
+from data_agent.lab.models import Network, build_model
+from data_agent.lab.optimisation import make_optimizer
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(slots=True)
+class Position:
+    """How far a run is, and what it has cost."""
+
+    epoch: int = 0  # to do, or being done
+    batch: int = 0  # batches done in this epoch
+    step: int = 0  # optimizer steps done
+    num_forward: int = 0  # samples that went through the model to train it
+    num_backward: int = 0  # samples that went through its backward pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Session:
+    """All that a run works with.
+
+    Args:
+        recipe: how it trains.
+        device: where it computes.
+        batches: makes the images.
+        train_labels: int64 `[N]` on the device, with label noise.
+        eval_labels: int64 `[M]` on the device, without.
+        num_noisy_labels: training labels that noise has changed.
+        data_checksum: tells these data from others.
+        model: the model.
+        optimizer: its optimizer.
+        scaler: keeps fp16 gradients in range; does nothing at other precisions.
+        selector: chooses the samples.
+        loader: delivers `(labels, index)` of them; images are made from the index.
+        num_steps: optimizer steps of the whole run.
+        position: how far it is.
+        loss_sum: float32 scalar on the device, over the batches of this epoch.
+        stopwatch: seconds of training, without evaluation and checkpoints.
+    """
+
+    recipe: Recipe
+    device: torch.device
+    batches: Batches
+    train_labels: Tensor
+    eval_labels: Tensor
+    num_noisy_labels: int
+    data_checksum: int
+    model: Network
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    selector: Selector
+    loader: DataLoader[Any]
+    num_steps: int
+    position: Position
+    loss_sum: Tensor
+    stopwatch: Stopwatch
+
+    def autocast(self) -> torch.autocast:
+        """The context of forward passes at the recipe's precision."""
+        return torch.autocast(
+            self.device.type,
+            dtype=_DTYPES[self.recipe.precision],
+            enabled=self.recipe.precision != "fp32",
+        )
+
+
+def start_session(config: TrainConfig, data: ImageData) -> Session:
+    """Build a run at its beginning. It owns the process: torch's global generator is seeded.
+
+    Args:
+        config: the run.
+        data: the data of its recipe, without label noise, which is added here.
+
+    Raises:
+        InputError: the device is not available.
+    """
+    recipe, seed = config.recipe, config.seed
+    device = choose_device(recipe.device)
+    labels = corrupt_labels(
+        data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
+    )
+    batches = Batches(data, recipe, seed=seed, device=device)
+    torch.manual_seed(seed)
+    model = build_model(
+        recipe.model,
+        in_channels=data.train_images.shape[1],
+        num_classes=data.num_classes,
+        image_size=recipe.image_size,
+        width=recipe.width,
+    ).to(device)
+    _warm_up(model, batches, labels[: recipe.batch_size])
+    torch.manual_seed(seed)  # so that dropout does not depend on the warm-up
+    plan, selector = _make_selector(config, num_samples=len(labels))
+    selector.watch(model.head)
+    loader = selection_loader(TensorDataset(labels), selector, batch_size=recipe.batch_size)
+    num_steps = selector.schedule.total_steps(accumulation=recipe.accumulation)
+    return Session(
+        recipe=recipe,
+        device=device,
+        batches=batches,
+        train_labels=labels.to(device),
+        eval_labels=data.eval_labels.to(device),
+        num_noisy_labels=int((labels != data.train_labels).sum()),
+        data_checksum=_checksum(data.train_images, labels),
+        model=model,
+        optimizer=make_optimizer(model, recipe),
+        scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
+        selector=selector,
+        loader=loader,
+        num_steps=plan.max_steps or num_steps,
+        position=Position(),
+        loss_sum=torch.zeros((), device=device),
+        stopwatch=Stopwatch(device),
+    )
+
+
+def session_state(session: Session) -> dict[str, Any]:
+    """All that the rest of the run depends on, and what it has cost so far.
+
+    Valid between optimizer steps: gradients are not part of it.
+    """
+    device = session.device
+    return {
+        "data_checksum": session.data_checksum,
+        "model": session.model.state_dict(),
+        "optimizer": session.optimizer.state_dict(),
+        "scaler": session.scaler.state_dict(),
+        "selector": session.selector.state_dict(),
+        "position": asdict(session.position),
+        "loss_sum": session.loss_sum,
+        "train_seconds": session.stopwatch.seconds,
+        "cpu_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def restore_session(session: Session, state: dict[str, Any]) -> None:
+    """Continue where `session_state` was taken.
+
+    Raises:
+        CheckpointError: the data or the model are not those of the checkpoint.
+    """
+    if state["data_checksum"] != session.data_checksum:
+        raise CheckpointError(
+            "the data have changed since the checkpoint was written: images or labels differ. "
+            "Restore the data, or start over in another --output."
+        )
+    session.selector.load_state_dict(state["selector"])
+    session.model.load_state_dict(state["model"])
+    session.optimizer.load_state_dict(state["optimizer"])
+    session.scaler.load_state_dict(state["scaler"])
+    for name, value in state["position"].items():
+        setattr(session.position, name, value)
+    session.loss_sum.copy_(state["loss_sum"])
+    session.stopwatch.seconds = state["train_seconds"]
+    torch.set_rng_state(state["cpu_rng"])
+    if session.device.type == "cuda" and state["cuda_rng"] is not None:
+        torch.cuda.set_rng_state(state["cuda_rng"], session.device)
+
+
+def _make_selector(config: TrainConfig, *, num_samples: int) -> tuple[Plan, Selector]:
+    recipe = config.recipe
+    plan = plan_run(
+        config.method,
+        num_samples=num_samples,
+        epochs=recipe.epochs,
+        keep_ratio=recipe.keep_ratio,
+        batch_size=recipe.batch_size,
+        accumulation=recipe.accumulation,
+    )
+    selector = make_selector(
+        plan.selector,
+        num_samples=num_samples,
+        epochs=plan.epochs,
+        keep_ratio=plan.keep_ratio,
+        seed=config.seed,
+    )
+    return plan, selector
+
+
+def _warm_up(model: Network, batches: Batches, labels: Tensor) -> None:
+    """Train a copy on one batch, so that one-time costs fall on nobody's clock.
+
+    Without it the first run of a comparison would pay for threads, kernels and allocations, and
+    the others would look faster than they are.
+    """
+    twin = copy.deepcopy(model).train()
+    images = batches.training(torch.arange(len(labels)), epoch=0)
+    F.cross_entropy(twin(images), labels.to(images.device)).backward()
+
+
+def _checksum(images: Tensor, labels: Tensor) -> int:
+    return zlib.crc32(labels.numpy(), zlib.crc32(images.numpy()))

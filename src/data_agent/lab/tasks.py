@@ -1,0 +1,107 @@
+"""The tasks of the lab, in one table: their defaults and how their data is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from data_agent._errors import InputError
+from data_agent.lab.config import Recipe
+from data_agent.lab.data import ImageData
+from data_agent.lab.progress import Progress, silent
+
+_Load = Callable[[Recipe, Progress], ImageData]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task: its recipe unless told otherwise, and its loader."""
+
+    recipe: Recipe
+    load: _Load
+
+
+def recipe_for(task: str) -> Recipe:
+    """The recipe with a task's defaults; change it with `dataclasses.replace`.
+
+    Args:
+        task: digits, cifar10 or image.
+
+    Raises:
+        InputError: an unknown task; the message lists those there are.
+    """
+    if task not in TASKS:
+        raise InputError(f"unknown task {task!r}; expected one of {', '.join(TASKS)}.")
+    return TASKS[task].recipe
+
+
+def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData:
+    """The data of a recipe.
+
+    Raises:
+        InputError: data that cannot be found or used; see the message.
+    """
+    return TASKS[recipe.task].load(recipe, progress)
+
+
+# The libraries that load data take a second to import; commands that end in an error need not wait.
+def _load_digits(recipe: Recipe, progress: Progress) -> ImageData:  # noqa: ARG001 - a task's loader
+    from data_agent.lab.digits import load_digits
+
+    if recipe.data is not None:
+        raise InputError(
+            f"the task digits has its own data, but --data is {recipe.data!r}. Use --task image for "
+            "other images."
+        )
+    return load_digits(image_size=recipe.image_size, subset=recipe.subset)
+
+
+def _load_images(recipe: Recipe, progress: Progress) -> ImageData:
+    from data_agent.lab.images import load_images
+
+    if recipe.data is None:
+        raise InputError(
+            f"the task {recipe.task} needs --data: the name of a data set on the Hugging Face hub, "
+            "a parquet file, a folder of parquet files, or an image folder."
+        )
+    return load_images(
+        recipe.data,
+        image_size=recipe.image_size,
+        image_column=recipe.image_column,
+        label_column=recipe.label_column,
+        subset=recipe.subset,
+        progress=progress,
+    )
+
+
+def _photos(task: str, data: str | None) -> Recipe:
+    """The usual recipe for CIFAR-10 and other small photographs."""
+    return Recipe(
+        task=task,
+        data=data,
+        image_size=32,
+        model="resnet-18",
+        epochs=200,
+        batch_size=128,
+        learning_rate=0.2,
+        augment="crop-flip",
+    )
+
+
+TASKS = {
+    "digits": Task(
+        Recipe(
+            task="digits",
+            data=None,
+            image_size=8,
+            model="cnn",
+            epochs=30,
+            batch_size=32,
+            learning_rate=0.1,
+            augment="crop",
+        ),
+        _load_digits,
+    ),
+    "cifar10": Task(_photos("cifar10", "uoft-cs/cifar10"), _load_images),
+    "image": Task(_photos("image", None), _load_images),
+}

@@ -1,0 +1,82 @@
+"""What the commands show on a terminal, and how they listen to Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from data_agent.lab.progress import Progress
+
+_WIDE = 200  # columns of a table that goes to a file or a pipe, so that no cell is cut
+_STOPPING = b"\nStopping after this step; press Ctrl-C again to end at once, without a checkpoint.\n"
+
+
+def stdout() -> Console:
+    """Where results go."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDE)
+
+
+@contextmanager
+def progress_and_log(level: int) -> Iterator[Progress]:
+    """Draw progress and the library's log on stderr while the block runs.
+
+    The bar is drawn on a terminal only. The log of the training loop starts at `level`.
+    """
+    console = Console(stderr=True)
+    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    logger, loop_logger = logging.getLogger("data_agent"), logging.getLogger("data_agent.lab.train")
+    before = (logger.level, loop_logger.level)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    loop_logger.setLevel(level)
+    try:
+        with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+            task = bars.add_task("", total=None)
+
+            def progress(what: str, done: int, total: int) -> None:
+                bars.update(task, description=what, completed=done, total=total)
+
+            yield progress
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        loop_logger.setLevel(before[1])
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """While the block runs, the first Ctrl-C (or SIGTERM) only asks to stop; a second one ends.
+
+    Yields:
+        A function that says whether stopping was asked for.
+    """
+    requested: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's form
+        if requested:
+            raise KeyboardInterrupt
+        requested.append(number)
+        os.write(2, _STOPPING)  # a console may be in the middle of a line
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(requested)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -105,9 +105,7 @@ def _check_index(index: object, size: int) -> None:
         )
 
 
-def _check_rows(
-    name: str, value: object, size: int, *, ndim: int, floating: bool = True
-) -> None:
+def _check_rows(name: str, value: object, size: int, *, ndim: int, floating: bool = True) -> None:
     if value is None:
         return
     if not isinstance(value, Tensor):

@@ -62,7 +62,7 @@ class IndexedDataset(Dataset[Any]):
             )
         if not isinstance(dataset, Sized):
             raise InputError(f"{type(dataset).__name__} has no length; len(dataset) is needed.")
-        self.dataset = dataset
+        self.dataset: Any = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -201,7 +201,7 @@ class UnselectedStream:
         self._rewind()
 
     def cut(self, epoch: int) -> Tensor:
-        """int64 `[num_unselected]`: the unselected samples of `epoch`, distinct, in stream order."""
+        """int64 `[num_unselected]`: the unselected samples of `epoch`, in stream order."""
         if epoch < self._epoch:
             self._rewind()
         while self._epoch < epoch:

@@ -9,39 +9,27 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from data_agent import _distributed
-from data_agent._errors import CheckpointError, DataAgentWarning, InputError, StateError
+from data_agent._epoch import RunningEpoch
+from data_agent._errors import CheckpointError, InputError, StateError
 from data_agent._messages import Feedback, Selection
+from data_agent._nonfinite import OnNonfinite, without_nonfinite
 from data_agent._schedule import ScheduleKind, SelectionSchedule, UnselectedStream
-from data_agent._staging import OnNonfinite, Staging, keep_last, nonfinite_error
-from data_agent._state import STATE_VERSION, check_header, pack_mask, unpack_mask
+from data_agent._staging import Staging, keep_last
+from data_agent._state import STATE_VERSION, check_header
 from data_agent._taps import HeadTap
 
 logger = logging.getLogger("data_agent")
 
 
-@dataclass(slots=True)
-class RunningEpoch:
-    """The epoch that has begun: its selection and what became of it on this rank."""
-
-    epoch: int
-    selection: Selection
-    num_observed: int = 0
-    num_delivered: int = 0
-    resume_at: int = 0
-
-
-class Selector(ABC):
+class Selector:
     """Chooses the samples of each epoch; every method, ours and each baseline, is one.
 
     To write one: `choose` returns the wanted samples, `record` says what to remember of a batch,
@@ -53,7 +41,7 @@ class Selector(ABC):
         epochs: E, epochs in the whole run.
         keep_ratio: share of the dataset visited in an epoch, in (0, 1].
         seed: seed of every draw.
-        schedule: "exact", "paper" or "uniform"; see `SelectionSchedule`.
+        schedule: "exact", "paper" or "uniform", see `SelectionSchedule`; None takes the method's.
         on_nonfinite: what NaN or infinite values in a batch do: "raise" or "skip" (and count).
 
     Raises:
@@ -61,6 +49,7 @@ class Selector(ABC):
     """
 
     name: ClassVar[str]
+    default_schedule: ClassVar[ScheduleKind] = "exact"
 
     def __init__(
         self,
@@ -69,7 +58,7 @@ class Selector(ABC):
         epochs: int,
         keep_ratio: float,
         seed: int = 0,
-        schedule: ScheduleKind = "exact",
+        schedule: ScheduleKind | None = None,
         on_nonfinite: OnNonfinite = "raise",
     ) -> None:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
@@ -77,7 +66,10 @@ class Selector(ABC):
         if on_nonfinite not in ("raise", "skip"):
             raise InputError(f"on_nonfinite is {on_nonfinite!r}; expected 'raise' or 'skip'.")
         self.schedule = SelectionSchedule(
-            num_samples=num_samples, epochs=epochs, keep_ratio=keep_ratio, kind=schedule
+            num_samples=num_samples,
+            epochs=epochs,
+            keep_ratio=keep_ratio,
+            kind=self.default_schedule if schedule is None else schedule,
         )
         self.seed = seed
         self.visits = 0
@@ -94,7 +86,6 @@ class Selector(ABC):
 
     # What a method defines.
 
-    @abstractmethod
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """The `count` samples wanted in `epoch`, changing no state.
 
@@ -106,6 +97,8 @@ class Selector(ABC):
         Returns:
             int64 `[count]`, distinct, none of them excluded.
         """
+        del epoch, count, excluded
+        raise NotImplementedError(f"{type(self).__name__} must define choose().")
 
     def record(self, feedback: Feedback) -> Tensor | None:
         """What to remember of a batch: float `[B, width]` on the feedback's device, or None.
@@ -151,12 +144,13 @@ class Selector(ABC):
 
     def epochs(self) -> Iterator[int]:
         """Begin each epoch still to do and yield its number; after a restore, from there on."""
-        if self._running is not None and not self._is_complete(self._running):
+        if self._running is not None and self._next_epoch() == self._running.epoch:
             self._running.resume_at = self._running.num_observed
         for epoch in range(self._next_epoch(), self.schedule.epochs):
             self.begin_epoch(epoch)
             yield epoch
-        self._check_observed()
+        if self._running is not None:
+            self._running.check_observed()
 
     def begin_epoch(self, epoch: int) -> None:
         """Merge the last epoch's feedback and choose the samples of `epoch`.
@@ -177,7 +171,7 @@ class Selector(ABC):
                     f"epoch {epoch} cannot begin: epoch {self._running.epoch} is running and "
                     "epochs only go forward. For another training run build a new selector."
                 )
-        self._check_observed()
+            self._running.check_observed()
         if self._started_at is None:
             self._started_at = time.perf_counter()
         with self._timed():
@@ -257,8 +251,8 @@ class Selector(ABC):
             InputError: a tensor of another shape, dtype or range; our state is as before.
             StateError: no epoch has begun, or losses carry no graph.
         """
-        if isinstance(losses, Tensor) and losses.ndim and not losses.requires_grad:
-            raise _no_graph_error()
+        if isinstance(losses, Tensor) and losses.ndim:
+            _require_graph(losses)
         if self._tap is not None and (features is None or logits is None):
             watched_features, watched_logits = self._tap.take(len(losses))
             features = watched_features if features is None else features
@@ -274,7 +268,7 @@ class Selector(ABC):
                 these are reported at the next policy update or epoch).
             StateError: no epoch has begun, or the running one is over.
         """
-        running = self._observable_epoch()
+        running = self._open_epoch()
         with (
             self._timed(),
             torch.inference_mode(False),
@@ -283,7 +277,7 @@ class Selector(ABC):
         ):
             index = feedback.index.cpu()
             self._check_range(index)
-            feedback = self._without_nonfinite(feedback)
+            feedback = without_nonfinite(feedback, self._on_nonfinite)
             values = self.record(feedback)
             if values is None:
                 values = feedback.losses.new_empty(len(feedback), 0)
@@ -297,9 +291,8 @@ class Selector(ABC):
 
     def weighted_mean(self, losses: Tensor, index: Tensor) -> Tensor:
         """`sum(w_i l_i) / B` in the dtype of `losses`; `losses.mean()` where weights are one."""
-        if not losses.requires_grad:
-            raise _no_graph_error()
-        selection = self._observable_epoch().selection
+        _require_graph(losses)
+        selection = self._open_epoch().selection
         if selection.weights is None:
             return losses.mean()
         at = torch.searchsorted(selection.index, index.cpu()).clamp(max=len(selection) - 1)
@@ -378,13 +371,7 @@ class Selector(ABC):
         index, values = self._staging.rows()
         state: dict[str, Any] = {
             "version": STATE_VERSION,
-            "selector": self.name,
-            "num_samples": self.schedule.num_samples,
-            "epochs": self.schedule.epochs,
-            "keep_ratio": self.schedule.keep_ratio,
-            "num_kept": self.schedule.num_kept,
-            "schedule": self.schedule.kind,
-            "seed": self.seed,
+            **self._header(),
             "visits": self.visits,
             "overhead_seconds": self.overhead_seconds,
             "num_skipped": self._staging.num_skipped,
@@ -394,13 +381,7 @@ class Selector(ABC):
             "method": self.method_state(),
         }
         if self._running is not None:
-            selection = self._running.selection
-            state["running"] = {
-                "epoch": self._running.epoch,
-                "num_observed": self._running.num_observed,
-                "selection": pack_mask(selection.index, self.schedule.num_samples),
-                "weights": selection.weights,
-            }
+            state["running"] = self._running.state_dict(self.schedule.num_samples)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -409,18 +390,7 @@ class Selector(ABC):
         Raises:
             CheckpointError: the state is damaged, newer than this version, or of another run.
         """
-        check_header(
-            state,
-            {
-                "selector": self.name,
-                "num_samples": self.schedule.num_samples,
-                "epochs": self.schedule.epochs,
-                "keep_ratio": self.schedule.keep_ratio,
-                "num_kept": self.schedule.num_kept,
-                "schedule": self.schedule.kind,
-                "seed": self.seed,
-            },
-        )
+        check_header(state, self._header())
         before = self.state_dict()
         try:
             self._load(state)
@@ -435,18 +405,24 @@ class Selector(ABC):
         self._staging.num_skipped = int(state["num_skipped"])
         self.visits = int(state["visits"])
         self.overhead_seconds = float(state["overhead_seconds"])
-        self._running = None
         self._epoch_shift = 0
-        if (saved := state["running"]) is not None:
-            epoch, observed = int(saved["epoch"]), int(saved["num_observed"])
-            index = unpack_mask(saved["selection"], self.schedule.num_samples)
-            if len(index) != self.schedule.epoch_size(epoch):
-                raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")
-            selection = Selection(index, saved["weights"])
-            self._running = RunningEpoch(epoch, selection, observed, observed, observed)
+        saved = state["running"]
+        self._running = RunningEpoch.from_state(saved, self.schedule) if saved else None
         self._just_restored = self._running is not None
 
     # Helpers.
+
+    def _header(self) -> dict[str, object]:
+        """What must be equal for a state to be of this run."""
+        return {
+            "selector": self.name,
+            "num_samples": self.schedule.num_samples,
+            "epochs": self.schedule.epochs,
+            "keep_ratio": self.schedule.keep_ratio,
+            "num_kept": self.schedule.num_kept,
+            "schedule": self.schedule.kind,
+            "seed": self.seed,
+        }
 
     def _compute_selection(self, epoch: int) -> Selection:
         """The unselected part of `epoch` and, where there is room, what the method wants."""
@@ -468,25 +444,16 @@ class Selector(ABC):
     def _next_epoch(self) -> int:
         if self._running is None:
             return 0
-        return self._running.epoch + int(self._is_complete(self._running))
+        is_complete = self._running.is_complete(self.schedule, _distributed.rank())
+        return self._running.epoch + int(is_complete)
 
-    def _is_complete(self, running: RunningEpoch) -> bool:
-        size = self.schedule.rank_size(len(running.selection), _distributed.rank())
-        return running.num_observed >= size
-
-    def _observable_epoch(self) -> RunningEpoch:
+    def _open_epoch(self) -> RunningEpoch:
         if self._running is None:
             raise StateError(
                 "no epoch has begun, so there is nothing to learn from: loop over "
-                "`for epoch in agent.epochs():` around your batches, or call agent.set_epoch(epoch)."
+                "`for epoch in agent.epochs():` around your batches, or call agent.set_epoch()."
             )
-        slack = (self.schedule.batch_size or 1) * 2
-        if self._running.num_observed >= len(self._running.selection) + slack:
-            raise StateError(
-                f"epoch {self._running.epoch} has {len(self._running.selection)} samples and all "
-                "were observed; more came. The next epoch was never begun: loop over "
-                "agent.epochs(), or call agent.set_epoch(epoch) once an epoch."
-            )
+        self._running.check_open(slack=2 * (self.schedule.batch_size or 1))
         return self._running
 
     def _check_range(self, index: Tensor) -> None:
@@ -498,57 +465,8 @@ class Selector(ABC):
                 "length of its dataset?"
             )
 
-    def _without_nonfinite(self, feedback: Feedback) -> Feedback:
-        """The feedback with stand-ins for non-finite values, and `valid` to tell which."""
-        valid = torch.isfinite(feedback.losses)
-        for rows in (feedback.logits, feedback.features):
-            if rows is not None:
-                valid = valid & torch.isfinite(rows).all(1)
-        for values in (feedback.uncertainty, *feedback.signals.values()):
-            if values is not None:
-                valid = valid & torch.isfinite(values)
-        if valid.device.type == "cpu":
-            if valid.all():
-                return feedback
-            if self._on_nonfinite == "raise":
-                raise nonfinite_error(feedback.index.cpu()[~valid])
-        finite_losses = torch.where(valid, feedback.losses, torch.nan)
-        stand_in = torch.nan_to_num(finite_losses.float().nanmedian()).to(feedback.losses.dtype)
-        row = valid.unsqueeze(1)
-        return replace(
-            feedback,
-            losses=torch.where(valid, feedback.losses, stand_in),
-            logits=None if feedback.logits is None else torch.where(row, feedback.logits, 0),
-            features=None if feedback.features is None else torch.where(row, feedback.features, 0),
-            uncertainty=_zero_where_not(feedback.uncertainty, valid),
-            signals={k: torch.where(valid, v, 0) for k, v in feedback.signals.items()},
-            valid=valid,
-        )
-
-    def _check_observed(self) -> None:
-        """Law: a forgotten learn() must not switch the product off silently."""
-        if self._running is None:
-            return
-        epoch, observed = self._running.epoch, self._running.num_observed
-        delivered = self._running.num_delivered
-        if delivered and not observed:
-            raise StateError(
-                f"epoch {epoch} delivered {delivered} samples and not one batch was observed. "
-                "Call agent.learn(losses, index) for each batch (or agent.observe(Feedback(...)))."
-            )
-        if not delivered and not observed:
-            message = f"epoch {epoch} ended without a batch: is the loader made for this selector?"
-        elif observed < 0.9 * delivered:
-            message = (
-                f"in epoch {epoch} the loader delivered {delivered} samples, but only {observed} "
-                "were observed. Call agent.learn(losses, index) for every batch."
-            )
-        else:
-            return
-        warnings.warn(message, DataAgentWarning, stacklevel=4)
-
     @contextmanager
-    def _timed(self) -> Iterator[None]:
+    def _timed(self) -> Generator[None]:
         start = time.perf_counter()
         try:
             yield
@@ -556,12 +474,9 @@ class Selector(ABC):
             self.overhead_seconds += time.perf_counter() - start
 
 
-def _zero_where_not(values: Tensor | None, valid: Tensor) -> Tensor | None:
-    return None if values is None else torch.where(valid, values, 0)
-
-
-def _no_graph_error() -> StateError:
-    return StateError(
-        "losses carry no graph, so there is nothing to backpropagate. Called in evaluation or "
-        "under torch.no_grad()? agent.observe(Feedback(index, losses, ...)) learns without a graph."
-    )
+def _require_graph(losses: Tensor) -> None:
+    if not losses.requires_grad:
+        raise StateError(
+            "losses carry no graph, so there is nothing to backpropagate. Called in evaluation or "
+            "under torch.no_grad()? agent.observe(Feedback(index, losses, ...)) learns without one."
+        )

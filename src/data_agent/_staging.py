@@ -6,14 +6,11 @@ needs them there (`settle`): nothing waits for the host in between.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from data_agent._errors import CheckpointError, InputError
-
-OnNonfinite = Literal["raise", "skip"]
+from data_agent._errors import CheckpointError
+from data_agent._nonfinite import OnNonfinite, nonfinite_error
 
 
 def empty_rows() -> tuple[Tensor, Tensor]:
@@ -87,17 +84,6 @@ class Staging:
         self.num_skipped += len(index)
         if self._on_nonfinite == "raise":
             raise nonfinite_error(index)
-
-
-def nonfinite_error(index: Tensor) -> InputError:
-    """The error that names the samples `index` whose values are NaN or infinite."""
-    shown = ", ".join(str(int(i)) for i in index[:8]) + (", ..." if len(index) > 8 else "")
-    return InputError(
-        f"non-finite losses, logits or features came for {len(index)} sample(s): {shown}. They "
-        "were kept out of the agent's state. Look at these samples and at the learning rate; "
-        'on_nonfinite="skip" leaves such rows out and counts them, but a NaN inside the model '
-        "still reaches its gradients."
-    )
 
 
 def keep_last(index: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

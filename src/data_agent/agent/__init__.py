@@ -1,1 +1,1 @@
-"""The method: reward, objective, networks, rollout, learner, table, and the agent that ties them."""
+"""The method: reward, objective, networks, rollout, learner, table, and the agent itself."""

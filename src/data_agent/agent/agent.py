@@ -11,9 +11,9 @@ from torch import Tensor
 from data_agent import _distributed
 from data_agent._errors import CheckpointError, InputError
 from data_agent._messages import Feedback
+from data_agent._nonfinite import OnNonfinite
 from data_agent._random import Purpose, derived_seed
 from data_agent._selector import Selector
-from data_agent._staging import OnNonfinite
 from data_agent._topk import top_k_mask
 from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.learner import Learner
@@ -107,7 +107,7 @@ class DataAgent(Selector):
         self._action_sum = self._table.mean_action * self.schedule.num_samples
 
     def metrics(self) -> dict[str, float]:
-        """As every selector, and: tau, mean action, reward weights, PPO diagnostics, kept/unkept."""
+        """As every selector; and tau, actions, reward weights, PPO diagnostics, kept/unkept."""
         metrics = super().metrics()
         metrics["mean_action"] = self._action_sum / self.schedule.num_samples
         metrics["policy_updates"] = float(self._num_updates)
@@ -180,7 +180,7 @@ class DataAgent(Selector):
                     f"[{len(feedback)}], one value a sample."
                 )
             on_host = values.device.type == "cpu"  # elsewhere a look at the values would wait
-            if on_host and not (0 <= values.min() and values.max() <= 1):
+            if on_host and not (values.min() >= 0 and values.max() <= 1):
                 raise InputError(
                     f"signal {_name_of(signal)!r} returned values in [{values.min():.3g}, "
                     f"{values.max():.3g}]; expected [0, 1]. Scale it, for example by the batch's "
@@ -206,9 +206,7 @@ class DataAgent(Selector):
     def _make_table(self) -> SampleTable:
         if self.config.ranking == "last-action":
             return ActionTable(self.schedule.num_samples)
-        return ParameterTable(
-            self.schedule.num_samples, seed=self.seed, drift=self.config.drift
-        )
+        return ParameterTable(self.schedule.num_samples, seed=self.seed, drift=self.config.drift)
 
     def _update_interval(self, num_rows: int) -> int:
         """Steps between updates: enough to fill a rollout. The same number on every rank."""

@@ -53,7 +53,7 @@ class DataAgentConfig:
     """Rows of a rollout, >= 2: a uniform sub-sample of what was observed since the last update."""
 
     update_every: int = 10
-    """Steps between policy updates, >= 1; more where so many steps hold fewer rows than a rollout."""
+    """Steps between policy updates, >= 1; more where these hold fewer rows than a rollout."""
 
     gamma: float = 0.0
     """Discount in [0, 1]; 0 is the one-step advantage r - V(s)."""

@@ -114,9 +114,7 @@ class Learner:
             key = torch.where(valid, key, torch.inf)
         steps = torch.full((len(state),), step, dtype=torch.int64, device=state.device)
         log_prob = beta_log_prob(action, alpha, beta)
-        self.rollout.add(
-            RolloutRows(key, steps, state, action, log_prob, utility.to(self._dtype))
-        )
+        self.rollout.add(RolloutRows(key, steps, state, action, log_prob, utility.to(self._dtype)))
         return torch.stack([alpha, beta, action])
 
     def update(self, *, mean_action: float, progress: float) -> None:

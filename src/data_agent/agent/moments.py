@@ -37,7 +37,7 @@ class Moments:
         self._is_settled = False
 
     def add(self, rows: Tensor) -> None:
-        """Take in float `[B, D]`; counts for `standardised` at once only before the first settle."""
+        """Take in float `[B, D]`; after the first `settle` it counts from the next one on."""
         self._pending = merged(self._pending, batch_moments(rows))
 
     def settle(self) -> None:

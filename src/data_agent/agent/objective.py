@@ -16,12 +16,12 @@ EPS = 1e-8
 
 
 def log_beta_function(alpha: Tensor, beta: Tensor) -> Tensor:
-    """log B(alpha, beta) = log Gamma(alpha) + log Gamma(beta) - log Gamma(alpha + beta)."""
+    """Log B(alpha, beta) = log Gamma(alpha) + log Gamma(beta) - log Gamma(alpha + beta)."""
     return torch.lgamma(alpha) + torch.lgamma(beta) - torch.lgamma(alpha + beta)
 
 
 def beta_log_prob(action: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """log density of Beta(alpha, beta) at `action`, float `[B]`.
+    """Log density of Beta(alpha, beta) at `action`, float `[B]`.
 
     (alpha - 1) log a + (beta - 1) log(1 - a) - log B(alpha, beta)
 
@@ -49,7 +49,7 @@ def beta_entropy(alpha: Tensor, beta: Tensor) -> Tensor:
 
 
 def one_step_advantage(reward: Tensor, value: Tensor) -> Tensor:
-    """A_i = r_i - V(s_i), `[R]`: each choice of a sample stands for itself (a contextual bandit)."""
+    """A_i = r_i - V(s_i), `[R]`: each choice stands for itself (a contextual bandit)."""
     return reward - value
 
 

@@ -98,7 +98,7 @@ class ParameterTable:
         return scores
 
     def expected_actions(self) -> Tensor:
-        """alpha / (alpha + beta), float32 `[N]`."""
+        """Alpha / (alpha + beta), float32 `[N]`."""
         return _beta_mean(self._parameters.float())
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _logit_normal_draws(alpha: Tensor, beta: Tensor, draws: torch.Generator) -> 
 
 
 def _polygamma_tables() -> tuple[Tensor, Tensor]:
-    """psi and psi_1 at every non-negative float16 value, float32 `[32768]` each."""
+    """Psi and psi_1 at every non-negative float16 value, float32 `[32768]` each."""
     if not _TABLES:
         values = torch.arange(_HALF_VALUES, dtype=torch.int16).view(torch.float16).double()
         values = values.nan_to_num(nan=1.0, posinf=1.0).clamp_min(1.0)

@@ -7,10 +7,9 @@ ends inside an epoch, the epoch goes on with the next pass and holds no sample t
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor
-
+from data_agent._schedule import ScheduleKind
 from data_agent._selector import Selector
 
 
@@ -18,19 +17,4 @@ class Random(Selector):
     """The stream of permutations of the unselected phases, from the first epoch to the last."""
 
     name: ClassVar[str] = "random"
-
-    def __init__(
-        self, *, num_samples: int, epochs: int, keep_ratio: float, seed: int = 0, **base: Any
-    ) -> None:
-        super().__init__(
-            num_samples=num_samples,
-            epochs=epochs,
-            keep_ratio=keep_ratio,
-            seed=seed,
-            schedule="uniform",
-            **base,
-        )
-
-    def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
-        """Never called: nothing is left to choose."""
-        raise AssertionError("a uniform schedule chooses nothing")
+    default_schedule: ClassVar[ScheduleKind] = "uniform"

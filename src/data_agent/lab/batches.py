@@ -33,7 +33,7 @@ class Batches:
         self._deviation = deviation.view(1, -1, 1, 1).to(device)
 
     def training(self, index: Tensor, *, epoch: int) -> Tensor:
-        """Augmented float32 `[B, C, H, W]` of the training samples `index`, int64 `[B]`, on the CPU."""
+        """Augmented `[B, C, H, W]` of the training samples `index` (int64 `[B]`, on the CPU)."""
         images = pick(self._train, index, self._device)
         if self._recipe.augment != "none":
             images = augment(
@@ -47,7 +47,7 @@ class Batches:
         return self._normalised(images)
 
     def evaluation(self, index: Tensor) -> Tensor:
-        """Plain float32 `[B, C, H, W]` of the evaluation samples `index`, int64 `[B]`, on the CPU."""
+        """float32 `[B, C, H, W]` of the evaluation samples `index` (int64 `[B]`, on the CPU)."""
         return self._normalised(pick(self._eval, index, self._device))
 
     def _normalised(self, images: Tensor) -> Tensor:

@@ -128,5 +128,5 @@ def _checksum(skeleton: str, tensors: Mapping[str, Tensor]) -> str:
     """CRC-32 over everything: safetensors itself notices truncation only."""
     total = zlib.crc32(skeleton.encode())
     for name in sorted(tensors):
-        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), total)
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
     return f"{total:08x}"

@@ -15,8 +15,14 @@ from rich.table import Table
 
 from data_agent.lab.compare import Outcome, pending_runs, run_all
 from data_agent.lab.config import CompareConfig, TrainConfig
-from data_agent.lab.report import COLUMNS, Comparison, reading_notes, summarise, table_cells
-from data_agent.lab.report import write_report
+from data_agent.lab.report import (
+    COLUMNS,
+    Comparison,
+    reading_notes,
+    summarise,
+    table_cells,
+    write_report,
+)
 from data_agent.lab.runs import RunFolder, open_run
 from data_agent.lab.tasks import load_task, recipe_for
 from data_agent.lab.terminal import progress_and_log, stdout, stop_requests
@@ -111,15 +117,13 @@ def _compare(command: Compare, argv: Sequence[str]) -> int:
         with progress_and_log(logging.WARNING) as progress:
             data = load_task(config.recipe, progress)
             with stop_requests() as should_stop:
-                outcome = run_all(
-                    pending, data, output, progress=progress, should_stop=should_stop
-                )
+                outcome = run_all(pending, data, output, progress=progress, should_stop=should_stop)
     if outcome.is_stopped:
         return _say_stopped(argv)
     if len(outcome.failed) < len(config.runs()):
         _show(summarise(config, output), output)
     for name, reason in outcome.failed.items():
-        stdout().print(f"[red]{name} failed:[/red] {reason}")
+        stdout().print(f"{name} failed: {reason}")
     return FAILED if outcome.failed else DONE
 
 
@@ -150,5 +154,6 @@ def _in_words(result: dict[str, Any], output: Path) -> str:
 
 def _say_stopped(argv: Sequence[str]) -> int:
     words = [*argv] if "--resume" in argv else [*argv, "--resume"]
-    stdout().print(f"Stopped; a checkpoint is written. Go on with: {shlex.join(['data-agent', *words])}")
+    command = shlex.join(["data-agent", *words])
+    stdout().print(f"Stopped; a checkpoint is written. Go on with: {command}", soft_wrap=True)
     return STOPPED

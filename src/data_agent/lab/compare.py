@@ -11,7 +11,7 @@ from pathlib import Path
 from data_agent._errors import DataAgentError
 from data_agent.lab.config import CompareConfig, TrainConfig
 from data_agent.lab.data import ImageData
-from data_agent.lab.methods import FULL_SHORT, FULL
+from data_agent.lab.methods import FULL
 from data_agent.lab.progress import Progress, silent
 from data_agent.lab.runs import RunFolder, check_resumable, open_run
 from data_agent.lab.train import never, train
@@ -92,7 +92,9 @@ def run_all(
                 result = train(run, data, folder, progress=report, should_stop=should_stop)
         except Exception as error:
             outcome.failed[name] = f"{type(error).__name__}: {error}"
-            logger.error("%s failed: %s", name, error, exc_info=not isinstance(error, DataAgentError))
+            logger.error(
+                "%s failed: %s", name, error, exc_info=not isinstance(error, DataAgentError)
+            )
             continue
         if result is None:
             outcome.is_stopped = True

@@ -74,6 +74,8 @@ class Recipe:
     """Evaluations in a run, evenly spread, 1 or more; the last one is at the end."""
     device: str = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
+    num_threads: int | None = None
+    """Threads of the CPU's operations, 1 or more; None is torch's choice. Sums depend on it."""
 
     def __post_init__(self) -> None:
         for name, is_valid, expected in _RULES:
@@ -146,13 +148,14 @@ def _is_count(value: object, least: int = 1) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
-def _is_share(value: object) -> bool:
+def _is_share(value: Any) -> bool:
     """True in [0, 1)."""
-    return _is_number(value) and 0 <= value < 1  # pyright: ignore[reportOperatorIssue]
+    return _is_number(value) and 0 <= value < 1
 
 
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -177,4 +180,5 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("precision", lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
     ("augment", lambda v: v in ("none", "crop", "crop-flip"), "none, crop or crop-flip"),
     ("num_evaluations", _is_count, "a whole number, 1 or more"),
+    ("num_threads", lambda v: v is None or _is_count(v), "a number of threads, 1 or more"),
 )

@@ -94,9 +94,7 @@ def stratified(labels: Tensor, count: int, *, seed: int = DATA_SEED) -> Tensor:
         InputError: `count` outside its range.
     """
     if not 1 <= count <= len(labels):
-        raise InputError(
-            f"{count} samples were asked for (--subset), of {len(labels)} there are."
-        )
+        raise InputError(f"{count} samples were asked for (--subset), of {len(labels)} there are.")
     sizes = np.bincount(labels.numpy())
     exact = count * sizes / len(labels)
     quota = np.floor(exact).astype(np.int64)

@@ -13,11 +13,11 @@ from torch import Tensor
 from data_agent.lab.data import ImageData, stratified
 from data_agent.lab.images import fit
 
-NUM_TRAIN = 897  # half of the 1,797 samples: with more, every method is near 99 %
+NUM_TRAIN = 448  # a quarter of the 1,797, 14 batches of 32: with more, every method is near 99 %
 
 
 def load_digits(*, image_size: int, subset: int | None = None) -> ImageData:
-    """The digits data set, split in two halves that are the same for every run.
+    """The digits data set, a quarter to train on and the rest to evaluate; the same for every run.
 
     Args:
         image_size: side in pixels; the originals have 8.
@@ -41,7 +41,7 @@ def load_digits(*, image_size: int, subset: int | None = None) -> ImageData:
         eval_images=images[~is_train],
         eval_labels=labels[~is_train],
         class_names=tuple(str(name) for name in bunch.target_names),
-        evaluation="the other half of the digits",
+        evaluation="the other three quarters of the digits",
     )
 
 

@@ -31,7 +31,9 @@ def describe_environment(device: str) -> dict[str, Any]:
         "commit": _commit(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "num_cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         "device": device,
         "gpu": torch.cuda.get_device_name(device) if is_cuda else None,

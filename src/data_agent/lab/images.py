@@ -153,8 +153,8 @@ def _check_memory(num_images: int, size: int) -> None:
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > present:
         raise InputError(
-            f"{num_images:,} images of {size} x {size} pixels need {needed / 1e9:.0f} GB of memory, "
-            f"this machine has {present / 1e9:.0f}. Use a smaller --image-size or a --subset."
+            f"{num_images:,} images of {size} x {size} pixels need {needed / 1e9:.0f} GB of "
+            f"memory, this machine has {present / 1e9:.0f}. Use a smaller --image-size or --subset."
         )
 
 

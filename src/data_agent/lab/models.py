@@ -123,7 +123,7 @@ class _Architecture:
 
 
 _ARCHITECTURES = {
-    "cnn": _Architecture(_cnn, 16, 2),
+    "cnn": _Architecture(_cnn, 32, 2),
     "resnet-small": _Architecture(_resnet(_basic_block, [1, 1, 1]), 16, 2),
     "resnet-18": _Architecture(_resnet(_basic_block, [2, 2, 2, 2]), 64, 3),
     "resnet-34": _Architecture(_resnet(_basic_block, [3, 4, 6, 3]), 64, 3),
@@ -154,8 +154,8 @@ def build_model(
         in_channels: 1 for grey images, 3 for colour.
         num_classes: at least 2.
         image_size: side of the square images, in pixels.
-        width: channels of the first stage; None takes the model's own (16, or 64 for resnet-18
-            and larger).
+        width: channels of the first stage; None takes the model's own (cnn 32, resnet-small 16,
+            the others 64).
 
     Returns:
         A module with the attribute `head`, an `nn.Linear` from features to logits.

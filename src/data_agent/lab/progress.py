@@ -8,5 +8,5 @@ Progress = Callable[[str, int, int], None]
 """Called as `progress(what, done, total)`: a short name of the work, and counts of its parts."""
 
 
-def silent(what: str, done: int, total: int) -> None:  # noqa: ARG001 - the signature of Progress
+def silent(what: str, done: int, total: int) -> None:
     """Report to nobody."""

@@ -132,8 +132,8 @@ def to_markdown(comparison: Comparison) -> str:
         f"# {config['task']}: {', '.join(row.method for row in comparison.rows)}",
         "",
         f"{config['model']}, {first['num_train_samples']:,} training samples"
-        f" ({first['num_noisy_labels']:,} with a wrong label), {config['epochs']} epochs, keep ratio"
-        f" {config['keep_ratio']}; evaluated on {first['num_eval_samples']:,} samples"
+        f" ({first['num_noisy_labels']:,} with a wrong label), {config['epochs']} epochs,"
+        f" keep ratio {config['keep_ratio']}; evaluated on {first['num_eval_samples']:,} samples"
         f" ({first['evaluation']}).",
         "",
         _markdown_row(COLUMNS),
@@ -156,7 +156,7 @@ def reading_notes(comparison: Comparison) -> list[str]:
     """What the columns mean, and what this comparison cannot say."""
     notes = [
         "Intervals are 95 % (Student's t over seeds); differences are paired by seed. Cost is "
-        "(forward + 2 x backward visits) / (3 N E). Wall-clock is training time without evaluation.",
+        "(forward + 2 x backward visits) / (3 N E). Wall-clock is training without evaluation.",
     ]
     if any(row.value.count == 1 for row in comparison.rows):
         notes.append("One seed has no interval: use --seeds 3 or more before drawing conclusions.")
@@ -175,7 +175,7 @@ def _row(method: str, results: Mapping[str, Mapping[int, Mapping[str, Any]]]) ->
     ratios = [
         result["train_seconds"] / full[seed]["train_seconds"]
         for seed, result in mine.items()
-        if seed in full
+        if seed in full and method != FULL
     ]
     seconds = sum(result["train_seconds"] for result in mine.values())
     return Row(
@@ -207,7 +207,9 @@ def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
 def _distinct(comparison: Comparison, *names: str) -> list[str]:
     """The different values that the runs' sessions have of these fields, in order."""
     texts = [
-        ", ".join(f"{name} {session[name]}" if len(names) > 1 else str(session[name]) for name in names)
+        ", ".join(
+            f"{name} {session[name]}" if len(names) > 1 else str(session[name]) for name in names
+        )
         for sessions in comparison.sessions.values()
         for session in sessions
     ]

@@ -1,17 +1,17 @@
 """The folder of one run: what was asked, where it ran, what happened, and where to go on.
 
-    config.json             the resolved configuration
-    environment.json        machine, versions, commit and command of every session
-    metrics.jsonl           one line an epoch, appended
-    checkpoint.safetensors  where to go on; at the end the trained model
-    result.json             written last; a run without it is unfinished
+config.json             the resolved configuration
+environment.json        machine, versions, commit and command of every session
+metrics.jsonl           one line an epoch, appended
+checkpoint.safetensors  where to go on; at the end the trained model
+result.json             written last; a run without it is unfinished
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -118,11 +118,13 @@ class RunFolder:
                 "--output, or delete it."
             ) from error
         except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}). Delete its folder to start over.") from error
+            raise InputError(
+                f"{path} is damaged ({error}). Delete its folder to start over."
+            ) from error
 
 
 @contextmanager
-def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Iterator[RunFolder]:
+def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Generator[RunFolder]:
     """Hold the folder of one run for writing; other processes are kept out meanwhile.
 
     Args:

@@ -86,7 +86,9 @@ class Session:
 
 
 def start_session(config: TrainConfig, data: ImageData) -> Session:
-    """Build a run at its beginning. It owns the process: torch's global generator is seeded.
+    """Build a run at its beginning.
+
+    It owns the process: torch's global generator is seeded, its number of threads is set.
 
     Args:
         config: the run.
@@ -97,6 +99,8 @@ def start_session(config: TrainConfig, data: ImageData) -> Session:
     """
     recipe, seed = config.recipe, config.seed
     device = choose_device(recipe.device)
+    if recipe.num_threads is not None:
+        torch.set_num_threads(recipe.num_threads)
     labels = corrupt_labels(
         data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
     )
@@ -211,4 +215,4 @@ def _warm_up(model: Network, batches: Batches, labels: Tensor) -> None:
 
 
 def _checksum(images: Tensor, labels: Tensor) -> int:
-    return zlib.crc32(labels.numpy(), zlib.crc32(images.numpy()))
+    return zlib.crc32(labels.numpy().data, zlib.crc32(images.numpy().data))

@@ -82,8 +82,8 @@ def read_split(
         usual = [name for name in _LABEL_NAMES if name in integers]
         classes = integers if label_column is not None else usual[:1]
     label = _choose(features, classes, label_column, _LABEL_NAMES, "label")
-    column = rows.select_columns([label]).with_format("arrow")[:].column(label)
-    labels = torch.from_numpy(column.fill_null(-1).to_numpy().astype("int64"))
+    table = cast("Any", rows.select_columns([label]).with_format("arrow"))[:]
+    labels = torch.from_numpy(table.column(label).fill_null(-1).to_numpy().astype("int64"))
     kind = features[label]
     names = tuple(kind.names) if isinstance(kind, datasets.ClassLabel) else None
     encoded = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))

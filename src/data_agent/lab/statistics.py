@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean of `count` values and the half-width of its 95 % interval (None: one value has none)."""
+    """A mean of `count` values; half the width of its 95 % interval, None for a single value."""
 
     mean: float
     half_width: float | None

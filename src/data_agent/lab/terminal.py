@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -17,17 +17,19 @@ from rich.progress import Progress as Bars
 from data_agent.lab.progress import Progress
 
 _WIDE = 200  # columns of a table that goes to a file or a pipe, so that no cell is cut
-_STOPPING = b"\nStopping after this step; press Ctrl-C again to end at once, without a checkpoint.\n"
+_STOPPING = (
+    b"\nStopping after this step; press Ctrl-C again to end at once, without a checkpoint.\n"
+)
 
 
 def stdout() -> Console:
     """Where results go."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDE)
+    is_terminal = Console().is_terminal
+    return Console(markup=False, highlight=False, width=None if is_terminal else _WIDE)
 
 
 @contextmanager
-def progress_and_log(level: int) -> Iterator[Progress]:
+def progress_and_log(level: int) -> Generator[Progress]:
     """Draw progress and the library's log on stderr while the block runs.
 
     The bar is drawn on a terminal only. The log of the training loop starts at `level`.
@@ -46,7 +48,9 @@ def progress_and_log(level: int) -> Iterator[Progress]:
     logger.setLevel(logging.INFO)
     loop_logger.setLevel(level)
     try:
-        with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        with Bars(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        ) as bars:
             task = bars.add_task("", total=None)
 
             def progress(what: str, done: int, total: int) -> None:
@@ -60,7 +64,7 @@ def progress_and_log(level: int) -> Iterator[Progress]:
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
+def stop_requests() -> Generator[Callable[[], bool]]:
     """While the block runs, the first Ctrl-C (or SIGTERM) only asks to stop; a second one ends.
 
     Yields:
@@ -74,7 +78,9 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         requested.append(number)
         os.write(2, _STOPPING)  # a console may be in the middle of a line
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield lambda: bool(requested)
     finally:

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import datasets.config
+import numpy as np
+import pytest
+from PIL import Image
+
+MakeSplit = Callable[..., datasets.Dataset]
+
+
+@pytest.fixture(autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's caches, or asks the network."""
+    caches = tmp_path_factory.mktemp("caches")
+    monkeypatch.setenv("DATA_AGENT_CACHE", str(caches / "data-agent"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", caches / "datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def make_split() -> MakeSplit:
+    """Makes a data set of images whose red channel is `10 * label + i`, i the number of the row."""
+
+    def make(
+        num_samples: int,
+        *,
+        num_classes: int = 2,
+        image: str = "image",
+        label: str = "label",
+        size: int = 8,
+        grey: bool = False,
+    ) -> datasets.Dataset:
+        labels = [i % num_classes for i in range(num_samples)]
+        pixels = [np.zeros((size, size, 3), dtype=np.uint8) for _ in labels]
+        for i, (array, value) in enumerate(zip(pixels, labels, strict=True)):
+            array[..., : 3 if grey else 1] = (10 * value + i) % 256
+        names = [f"class-{c}" for c in range(num_classes)]
+        features = datasets.Features(
+            {image: datasets.Image(), label: datasets.ClassLabel(names=names)}
+        )
+        columns = {image: [Image.fromarray(array) for array in pixels], label: labels}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    return make
+
+
+@pytest.fixture
+def parquet_folder(tmp_path: Path, make_split: MakeSplit) -> Path:
+    """A folder with 40 training and 20 test images in two classes."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    make_split(40).to_parquet(folder / "train.parquet")
+    make_split(20).to_parquet(folder / "test.parquet")
+    return folder

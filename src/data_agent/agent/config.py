@@ -46,7 +46,7 @@ class DataAgentConfig:
     clip: float = 0.2
     """PPO's clipping range of the probability ratio, > 0."""
 
-    ppo_epochs: int = 4
+    ppo_epochs: int = 6
     """Gradient steps for each policy update, >= 1; each sees the whole rollout."""
 
     rollout_rows: int = 256
@@ -64,7 +64,7 @@ class DataAgentConfig:
     entropy_bonus: float = 0.01
     """Weight of the Beta policy's entropy, >= 0; bounds alpha + beta."""
 
-    tau_rate: float = 0.02
+    tau_rate: float = 0.05
     """Step size of the budget's multiplier for each policy update, >= 0."""
 
     drift: float = 0.02
@@ -119,6 +119,7 @@ class DataAgentConfig:
             ranking="last-action",
             schedule="paper",
             learning_rate=3e-4,
+            ppo_epochs=4,
             gamma=0.99,
             gae_lambda=0.95,
             entropy_bonus=0.0,

@@ -16,6 +16,8 @@ Schedule = Literal["one-cycle", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Augmentation = Literal["none", "crop", "crop-flip"]
 
+_ADAMW_LIMIT = 0.05  # each of its steps moves every weight by about the rate
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
@@ -82,6 +84,11 @@ class Recipe:
             value = getattr(self, name)
             if not is_valid(value):
                 raise InputError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}.")
+        if self.optimizer == "adamw" and self.learning_rate > _ADAMW_LIMIT:
+            raise InputError(
+                f"--learning-rate is {self.learning_rate}, which suits sgd; adamw diverges above "
+                f"{_ADAMW_LIMIT}. Try --learning-rate 0.001."
+            )
         check_model(self.model, image_size=self.image_size)
 
 

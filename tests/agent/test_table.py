@@ -1,0 +1,71 @@
+"""What is remembered of each sample: drift, draws, memory."""
+
+import pytest
+import torch
+
+from data_agent.agent.table import ActionTable, ParameterTable, _logit_normal_draws
+
+
+def parameters(*rows):
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def test_a_visited_sample_holds_its_policy_and_the_others_drift_to_the_prior():
+    table = ParameterTable(3, seed=0, drift=0.5)
+    table.merge(torch.tensor([0, 1]), parameters([9.0, 1.0], [1.0, 9.0]))
+    table.merge(torch.tensor([0]), parameters([9.0, 1.0]))
+    # Sample 1 went half the way from (1, 9) to (1, 1): (1, 5).
+    expected = torch.tensor([0.9, 1 / 6, 0.5])
+    torch.testing.assert_close(table.expected_actions(), expected, rtol=1e-3, atol=1e-3)
+    assert table.mean_action == pytest.approx(expected.mean().item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("table", [ParameterTable(4, seed=0, drift=0.0), ActionTable(4)])
+def test_change_foretells_what_merge_does_to_the_mean(table):
+    index = torch.tensor([2, 0])
+    values = table.rows(
+        torch.tensor([4.0, 1.0]), torch.tensor([1.0, 3.0]), torch.tensor([0.9, 0.2])
+    )
+    foretold = table.mean_action + table.change(index, values) / 4
+    table.merge(index, values)
+    assert foretold == pytest.approx(table.mean_action, abs=1e-6)
+
+
+def test_redraw_is_a_function_of_epoch_and_seed():
+    table = ParameterTable(100, seed=0, drift=0.0)
+    assert torch.equal(table.scores(3), table.scores(3))
+    assert not torch.equal(table.scores(3), table.scores(4))
+    assert not torch.equal(table.scores(3), ParameterTable(100, seed=1, drift=0.0).scores(3))
+
+
+def test_redraw_follows_the_beta_distribution():
+    table = ParameterTable(200_000, seed=0, drift=0.0)
+    everyone = torch.arange(200_000)
+    table.merge(everyone, parameters([2.0, 6.0]).expand(200_000, 2))
+    draws = table.scores(0)
+    # Beta(2, 6): mean 1/4, variance 12 / (64 * 9) = 1/48
+    assert draws.mean().item() == pytest.approx(0.25, abs=2e-3)
+    assert draws.var().item() == pytest.approx(1 / 48, rel=0.02)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (2.0, 6.0), (30.0, 3.0)])
+def test_the_logit_normal_has_the_moments_of_the_logit_of_a_beta_variable(alpha, beta):
+    count = 200_000
+    half = torch.ones(count, dtype=torch.float16)
+    logits = _logit_normal_draws(alpha * half, beta * half, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    exact = torch.distributions.Beta(alpha, beta).sample((count,)).double().logit()
+    assert logits.mean().item() == pytest.approx(exact.mean().item(), abs=0.02)
+    assert logits.std().item() == pytest.approx(exact.std().item(), rel=0.02)
+
+
+def test_a_sample_costs_at_most_eight_bytes():
+    for table in (ParameterTable(1000, seed=0, drift=0.0), ActionTable(1000)):
+        tensors = [v for v in table.state_dict().values() if isinstance(v, torch.Tensor)]
+        assert sum(t.numel() * t.element_size() for t in tensors) <= 8 * 1000
+
+
+def test_the_papers_ranking_keeps_the_last_action():
+    table = ActionTable(3)
+    table.merge(torch.tensor([1]), torch.tensor([[0.9]]))
+    assert table.scores(0).tolist() == table.scores(7).tolist() == pytest.approx([0.5, 0.9, 0.5])

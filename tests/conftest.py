@@ -1,0 +1,19 @@
+"""Every test leaves the process as it found it."""
+
+import threading
+
+import pytest
+import torch
+import torch.distributed as dist
+
+torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_trace():
+    """Fail a test that leaves a process group or threads behind."""
+    before = set(threading.enumerate())
+    yield
+    assert not (dist.is_available() and dist.is_initialized()), "a process group is still open"
+    left = [t for t in threading.enumerate() if t not in before and not t.daemon]
+    assert not left, f"threads still run: {left}"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from data_agent import DataAgentError
+from data_agent.lab.config import CompareConfig, TrainConfig
+from data_agent.lab.tasks import TASKS, load_task, recipe_for
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_a_complete_recipe(task: str) -> None:
+    assert recipe_for(task).task == task
+
+
+def test_an_unknown_task_is_answered_with_those_there_are() -> None:
+    with pytest.raises(DataAgentError, match=r"unknown task 'mnist'.*digits, cifar10, image"):
+        recipe_for("mnist")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("subset", 0),
+        ("image_size", 7),
+        ("label_noise", 1.0),
+        ("label_noise", -0.1),
+        ("width", 0),
+        ("keep_ratio", 0.0),
+        ("keep_ratio", 1.5),
+        ("keep_ratio", float("nan")),
+        ("epochs", 0),
+        ("epochs", 2.5),
+        ("batch_size", True),
+        ("accumulation", 0),
+        ("optimizer", "lion"),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("inf")),
+        ("schedule", "linear"),
+        ("weight_decay", -1.0),
+        ("momentum", 1.0),
+        ("label_smoothing", 1.0),
+        ("precision", "fp8"),
+        ("augment", "flip"),
+        ("num_evaluations", 0),
+        ("num_threads", 0),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_was_expected(field: str, value: Any) -> None:
+    flag = "--" + field.replace("_", "-")
+    with pytest.raises(DataAgentError) as caught:
+        replace(recipe_for("digits"), **{field: value})
+    assert str(caught.value).startswith(f"{flag} is {value!r}; expected ")
+
+
+def test_adamw_at_a_rate_made_for_sgd_is_refused() -> None:
+    with pytest.raises(DataAgentError, match=r"--learning-rate is 0\.2.*adamw"):
+        replace(recipe_for("cifar10"), optimizer="adamw")
+    replace(recipe_for("cifar10"), optimizer="adamw", learning_rate=1e-3)
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(DataAgentError, match="unknown model 'vgg'"):
+        replace(recipe_for("digits"), model="vgg")
+
+
+def test_an_unknown_method_is_answered_with_those_there_are() -> None:
+    with pytest.raises(DataAgentError, match=r"'toploss' is unknown.*data-agent.*full-short"):
+        TrainConfig(recipe=recipe_for("digits"), method="toploss")
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [("", "--methods is empty"), ("full,full", "names 'full' twice"), ("full,x", "'x' is unknown")],
+)
+def test_methods_that_cannot_be_compared_are_refused(methods: str, message: str) -> None:
+    with pytest.raises(DataAgentError, match=message):
+        CompareConfig(recipe=recipe_for("digits"), methods=methods)
+
+
+def test_negative_seeds_and_no_seeds_are_refused() -> None:
+    with pytest.raises(DataAgentError, match=r"--seed is -1"):
+        TrainConfig(recipe=recipe_for("digits"), seed=-1)
+    with pytest.raises(DataAgentError, match=r"--seeds is 0"):
+        CompareConfig(recipe=recipe_for("digits"), seeds=0)
+
+
+def test_runs_go_seed_by_seed() -> None:
+    config = CompareConfig(recipe=recipe_for("digits"), methods="full, random", seeds=2)
+    runs = [(run.method, run.seed) for run in config.runs()]
+    assert runs == [("full", 0), ("random", 0), ("full", 1), ("random", 1)]
+
+
+def test_digits_take_no_data_and_images_need_some() -> None:
+    with pytest.raises(DataAgentError, match="digits has its own data"):
+        load_task(replace(recipe_for("digits"), data="folder"))
+    with pytest.raises(DataAgentError, match="the task image needs --data"):
+        load_task(recipe_for("image"))

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from data_agent.lab.methods import Plan, plan_run
+
+
+def plan(method: str, **changes: float) -> Plan:
+    budget = {"num_samples": 1000, "epochs": 10, "keep_ratio": 0.3, "batch_size": 64}
+    return plan_run(method, **{**budget, "accumulation": 1, **changes})  # pyright: ignore
+
+
+def test_a_selector_trains_at_the_keep_ratio() -> None:
+    assert plan("data-agent") == Plan(selector="data-agent", keep_ratio=0.3, epochs=10)
+
+
+def test_full_trains_on_everything() -> None:
+    assert plan("full") == Plan(selector="full", keep_ratio=1.0, epochs=10)
+
+
+@pytest.mark.parametrize("keep_ratio", [0.01, 0.25, 0.3, 0.5, 0.77, 1.0])
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(1000, 64), (999, 7), (50, 64)])
+def test_full_short_has_the_steps_of_the_budget(
+    keep_ratio: float, num_samples: int, batch_size: int
+) -> None:
+    short = plan(
+        "full-short", keep_ratio=keep_ratio, num_samples=num_samples, batch_size=batch_size
+    )
+    kept = math.floor(keep_ratio * num_samples + 0.5)
+    steps_per_epoch = math.ceil(num_samples / batch_size)
+    assert short.max_steps == 10 * math.ceil(kept / batch_size)
+    assert (short.selector, short.keep_ratio) == ("full", 1.0)
+    # Just as many epochs as hold these steps.
+    assert (short.epochs - 1) * steps_per_epoch < short.max_steps <= short.epochs * steps_per_epoch
+
+
+def test_full_short_counts_optimizer_steps_under_accumulation() -> None:
+    # 300 samples are 5 batches of 64, in groups of 2: 3 steps an epoch, of 8 in a full one.
+    short = plan("full-short", accumulation=2)
+    assert (short.max_steps, short.epochs) == (30, 4)

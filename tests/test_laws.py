@@ -1,0 +1,53 @@
+"""The laws of the library, for every selector there is."""
+
+from functools import partial
+
+import pytest
+
+from data_agent import DataAgent, DataAgentConfig, Selector, make_selector
+from data_agent.baselines import METHODS
+from data_agent.testing import LAWS, check_selector, law_exact_budget
+
+VARIANTS = {
+    "data-agent last-action": DataAgentConfig(ranking="last-action", reward="paper"),
+    "data-agent gae": DataAgentConfig(gamma=0.9, update_every=2, rollout_rows=16),
+}
+MAKERS = {name: partial(make_selector, name) for name in METHODS} | {
+    name: partial(DataAgent, config=config) for name, config in VARIANTS.items()
+}
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_law(make, law):
+    law(make)
+
+
+class Stuck(Selector):
+    """Breaks the budget's promise of distinct samples."""
+
+    name = "stuck"
+
+    def choose(self, epoch, count, excluded):
+        import torch
+
+        return torch.zeros(count, dtype=torch.int64)
+
+
+class Forgetful(DataAgent):
+    """Does not save its table."""
+
+    def method_state(self):
+        state = super().method_state()
+        fresh = DataAgent(self.schedule.num_samples, self.schedule.epochs)
+        return {**state, "table": fresh.method_state()["table"]}
+
+
+def test_the_kit_finds_a_selector_that_repeats_samples():
+    with pytest.raises(Exception, match="repeat"):
+        law_exact_budget(Stuck)
+
+
+def test_the_kit_finds_a_selector_that_forgets():
+    with pytest.raises(AssertionError, match="resumed at epoch"):
+        check_selector(Forgetful)

@@ -67,7 +67,7 @@ def test_the_flags_are_these(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    found = set(re.findall(r"(?<![\w-])--[a-z-]+(?=[ ,])", help_of(capsys, command)))
+    found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*(?=[ ,])", help_of(capsys, command)))
     assert sorted(found) == sorted(FLAGS[command])
 
 
@@ -129,15 +129,8 @@ def test_names_are_checked_before_anything_is_loaded(
 def test_train_on_local_images_end_to_end(
     tmp_path: Path, parquet_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = [
-        "train",
-        "--task",
-        "image",
-        "--data",
-        str(parquet_folder),
-        "--output",
-        str(tmp_path / "run"),
-    ]
+    argv = ["train", "--task", "image", "--data", str(parquet_folder)]
+    argv += ["--output", str(tmp_path / "run")]
     argv += ["--model", "resnet-small", "--width", "4", "--epochs", "8", "--batch-size", "10"]
     argv += ["--image-size", "8", "--label-noise", "0.1", "--num-threads", "1"]
     assert main(argv) == 0
@@ -196,16 +189,8 @@ def test_a_failing_run_does_not_lose_the_others(
         return train(config, *args, **kwargs)
 
     monkeypatch.setattr(compare_module, "train", failing)
-    argv = [
-        "compare",
-        *SMALL,
-        "--methods",
-        "full,random",
-        "--seeds",
-        "1",
-        "--output",
-        str(tmp_path),
-    ]
+    argv = ["compare", *SMALL, "--methods", "full,random", "--seeds", "1"]
+    argv += ["--output", str(tmp_path)]
     assert main(argv) == 1
     out = capsys.readouterr().out
     assert "full-seed0 failed: DataAgentError: the disk is full" in out
@@ -221,18 +206,20 @@ def test_a_comparison_with_another_recipe_is_refused_before_it_trains(
     assert "keep_ratio 0.5 there, 0.25 now" in capsys.readouterr().err
 
 
-def test_ctrl_c_stops_with_a_checkpoint_and_resume_finishes(tmp_path: Path) -> None:
+def test_ctrl_c_stops_with_a_checkpoint_and_resume_finishes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "demo"
     argv = [sys.executable, "-c", "import sys; from data_agent.cli import main; sys.exit(main())"]
-    argv += ["compare", *SMALL, "--epochs", "400", "--methods", "random", "--seeds", "1"]
+    argv += ["compare", *SMALL, "--epochs", "150", "--methods", "random", "--seeds", "1"]
     argv += ["--output", str(output)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(argv, **pipes) as process:
         checkpoint = output / "random-seed0" / "checkpoint.safetensors"
-        for _ in range(600):
+        for _ in range(1500):
             if checkpoint.is_file() or process.poll() is not None:
                 break
-            time.sleep(0.1)
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -240,12 +227,11 @@ def test_ctrl_c_stops_with_a_checkpoint_and_resume_finishes(tmp_path: Path) -> N
     assert "Go on with: data-agent compare" in out
     assert "--resume" in out
     lines = lines_of(output / "random-seed0" / "metrics.jsonl")
-    assert 0 < len(lines) < 400
+    assert 0 < len(lines) < 150
 
-    refused = subprocess.run(argv, check=False, timeout=120, **pipes)
-    assert refused.returncode == 2
-    assert "Add --resume" in refused.stderr
+    assert main(argv[3:]) == 2
+    assert "Add --resume" in capsys.readouterr().err
     assert main([*argv[3:], "--resume"]) == 0
     assert [line["epoch"] for line in lines_of(output / "random-seed0" / "metrics.jsonl")] == list(
-        range(400)
+        range(150)
     )

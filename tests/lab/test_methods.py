@@ -32,6 +32,7 @@ def test_full_short_has_the_steps_of_the_budget(
     steps_per_epoch = math.ceil(num_samples / batch_size)
     assert short.max_steps == 10 * math.ceil(kept / batch_size)
     assert (short.selector, short.keep_ratio) == ("full", 1.0)
+    assert short.max_steps is not None
     # Just as many epochs as hold these steps.
     assert (short.epochs - 1) * steps_per_epoch < short.max_steps <= short.epochs * steps_per_epoch
 

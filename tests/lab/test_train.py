@@ -287,7 +287,7 @@ def test_divergence_is_an_error_that_names_the_learning_rate(
     tmp_path: Path, data: ImageData, recipe: Recipe
 ) -> None:
     config = config_of(recipe, "full", learning_rate=1e30)
-    with pytest.raises(DataAgentError, match="learning.rate"):
+    with pytest.raises(DataAgentError, match=r"learning.rate"):
         run(tmp_path / "run", config, data)
     assert RunFolder(tmp_path / "run").status(config.flat()) == "unfinished"
 

@@ -131,6 +131,13 @@ class DataAgent(Selector):
             line += f", tau {self._learner.tau:.3f}"
         return line
 
+    def expected_actions(self) -> Tensor:
+        """float32 `[N]`: E[a_i] of each sample under the policy at its last visit.
+
+        As of the running epoch's beginning, when the last epoch's feedback was merged.
+        """
+        return self._table.expected_actions()
+
     def action_histogram(self, bins: int = 20) -> Tensor:
         """int64 `[bins]`: how many samples have an expected action in each part of [0, 1]."""
         actions = self._table.expected_actions()

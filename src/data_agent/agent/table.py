@@ -75,15 +75,14 @@ class ParameterTable:
 
     def change(self, index: Tensor, values: Tensor) -> float:
         """Sum of the new E[a_i] less the old ones."""
-        old = self._parameters[index].float()
-        return float((_beta_mean(values) - _beta_mean(old)).sum(dtype=torch.float64))
+        new, old = _as_stored(values).float(), self._parameters[index].float()
+        return float((_beta_mean(new) - _beta_mean(old)).sum(dtype=torch.float64))
 
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Drift, then write."""
         if self._drift:
             self._parameters += self._drift * (1 - self._parameters)
-        limit = torch.finfo(torch.float16).max
-        self._parameters[index] = values.clamp(max=limit).to(torch.float16)
+        self._parameters[index] = _as_stored(values)
         self.mean_action = float(self.expected_actions().mean(dtype=torch.float64))
 
     def scores(self, epoch: int) -> Tensor:
@@ -157,6 +156,10 @@ class ActionTable:
         shape = tuple(self._actions.shape)
         self._actions = require_tensor(state, "actions", shape=shape, dtype=torch.float32)
         self.mean_action = float(state["mean_action"])
+
+
+def _as_stored(parameters: Tensor) -> Tensor:
+    return parameters.clamp(max=torch.finfo(torch.float16).max).to(torch.float16)
 
 
 def _beta_mean(parameters: Tensor) -> Tensor:

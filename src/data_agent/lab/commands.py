@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
+from data_agent._errors import DataAgentError
 from data_agent.lab.compare import Outcome, pending_runs, run_all
 from data_agent.lab.config import CompareConfig, TrainConfig
 from data_agent.lab.report import (
@@ -77,7 +81,23 @@ def parse(argv: Sequence[str]) -> Train | Compare:
         Annotated[Train, tyro.conf.subcommand("train", default=Train(config=train))]
         | Annotated[Compare, tyro.conf.subcommand("compare", default=Compare(config=compare))]
     ]
-    return tyro.cli(commands, prog="data-agent", args=list(argv))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(commands, prog="data-agent", args=list(argv))
+    except SystemExit as end:
+        _raise_own_error(end)
+        sys.stderr.write(said.getvalue())
+        raise
+
+
+def _raise_own_error(end: SystemExit) -> None:
+    """Raise our error that made the parser give up, whose own words name its internals."""
+    error: BaseException | None = end
+    while error is not None:
+        if isinstance(error, DataAgentError):
+            raise error from None
+        error = error.__context__
 
 
 def _task_in(argv: Sequence[str]) -> str:

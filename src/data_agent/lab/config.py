@@ -23,7 +23,7 @@ _ADAMW_LIMIT = 0.05  # each of its steps moves every weight by about the rate
 class Recipe:
     """How every method of a comparison trains: everything but the method and the seed.
 
-    Fields without a default here get their task's: `data_agent.lab.tasks.recipe_for(task)`.
+    In Python, `data_agent.lab.tasks.recipe_for(task)` makes one with the defaults of its task.
 
     Raises:
         InputError: a value outside its range.

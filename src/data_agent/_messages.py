@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from data_agent._errors import InputError
+from data_agent._errors import InputError, StateError
 
 _NO_SIGNALS: dict[str, Tensor] = {}
 
@@ -142,3 +142,30 @@ class Selection:
     def __len__(self) -> int:
         """Number of samples in the epoch."""
         return self.index.shape[0]
+
+
+def check_range(index: Tensor, num_samples: int) -> None:
+    """Positions must be positions of the dataset.
+
+    Raises:
+        InputError: one is not in [0, num_samples).
+    """
+    if len(index) and (int(index.min()) < 0 or int(index.max()) >= num_samples):
+        wrong = index[(index < 0) | (index >= num_samples)]
+        raise InputError(
+            f"index holds {int(wrong[0])}, but the dataset has {num_samples} samples. Is this the "
+            "loader made for this selector, and is num_samples the length of its dataset?"
+        )
+
+
+def require_graph(losses: Tensor) -> None:
+    """A loss to backpropagate needs a graph.
+
+    Raises:
+        StateError: `losses` carry none.
+    """
+    if not losses.requires_grad:
+        raise StateError(
+            "losses carry no graph, so there is nothing to backpropagate. Called in evaluation or "
+            "under torch.no_grad()? agent.observe(Feedback(index, losses, ...)) learns without one."
+        )

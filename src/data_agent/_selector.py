@@ -1,25 +1,25 @@
 """The contract of every selection method, and all that methods have in common.
 
-A method says what it remembers of each sample (`record`, `merge`) and which samples it wants
-(`choose`). The base class keeps the exact budget and the phases, begins epochs, stages the running
-epoch's feedback, merges it across ranks, weighs losses, and saves and restores.
+A method says what it remembers of each sample and which samples it wants (`Method`). `Selector`
+keeps the exact budget and the phases, begins epochs, stages the running epoch's feedback, merges it
+across ranks, weighs losses, and saves and restores.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data_agent import _distributed
+from data_agent._clock import Stopwatch
 from data_agent._epoch import RunningEpoch
 from data_agent._errors import CheckpointError, InputError, StateError
-from data_agent._messages import Feedback, Selection
+from data_agent._messages import Feedback, Selection, check_range, require_graph
+from data_agent._method import Method
 from data_agent._nonfinite import OnNonfinite, without_nonfinite
 from data_agent._schedule import ScheduleKind, SelectionSchedule, UnselectedStream
 from data_agent._staging import Staging, keep_last
@@ -29,12 +29,11 @@ from data_agent._taps import HeadTap
 logger = logging.getLogger("data_agent")
 
 
-class Selector:
+class Selector(Method):
     """Chooses the samples of each epoch; every method, ours and each baseline, is one.
 
-    To write one: `choose` returns the wanted samples, `record` says what to remember of a batch,
-    `merge` takes it into the method's own table when the next epoch begins. A selection is a
-    function of that table, the epoch and the seed alone.
+    To write one, define what `Method` lists. A selection is a function of the method's table, the
+    epoch and the seed alone.
 
     Args:
         num_samples: N, length of the training dataset.
@@ -47,9 +46,6 @@ class Selector:
     Raises:
         InputError: a value outside its range.
     """
-
-    name: ClassVar[str]
-    default_schedule: ClassVar[ScheduleKind] = "exact"
 
     def __init__(
         self,
@@ -73,7 +69,7 @@ class Selector:
         )
         self.seed = seed
         self.visits = 0
-        self.overhead_seconds = 0.0
+        self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
         self._staging = Staging(on_nonfinite)
         self._stream = UnselectedStream(self.schedule, seed)
@@ -81,61 +77,14 @@ class Selector:
         self._just_restored = False
         self._epoch_shift = 0
         self._tap: HeadTap | None = None
-        self._started_at: float | None = None
         self.schedule.warn_if_nothing_is_selected()
 
-    # What a method defines.
-
-    def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
-        """The `count` samples wanted in `epoch`, changing no state.
-
-        Args:
-            epoch: the epoch, in [0, E).
-            count: how many, in [1, N less the excluded].
-            excluded: bool `[N]`, samples that are in the epoch already.
-
-        Returns:
-            int64 `[count]`, distinct, none of them excluded.
-        """
-        del epoch, count, excluded
-        raise NotImplementedError(f"{type(self).__name__} must define choose().")
-
-    def record(self, feedback: Feedback) -> Tensor | None:
-        """What to remember of a batch: float `[B, width]` on the feedback's device, or None.
-
-        Runs without gradients and without autocast. Must not wait for the host, and must check
-        what it needs before it changes anything.
-        """
-        del feedback
-        return None
-
-    def merge(self, index: Tensor, values: Tensor) -> None:
-        """Take the last epoch's rows of all ranks into the table, when the next epoch begins.
-
-        Args:
-            index: int64 `[M]`, distinct.
-            values: float32 `[M, width]`, what `record` returned for them.
-        """
-        del index, values
-
-    def weigh(self, index: Tensor) -> Tensor | None:
-        """float32 `[K]` with mean one for the chosen `index` (ascending), or None for ones."""
-        del index
-        return None
-
-    def method_state(self) -> dict[str, Any]:
-        """The method's own state, of tensors, numbers, strings, lists and dicts."""
-        return {}
-
-    def load_method_state(self, state: dict[str, Any]) -> None:
-        """Take over what `method_state` returned; a CheckpointError if it does not fit."""
-        del state
-
-    def after_observe(self, num_rows: int) -> None:
-        """Called at the end of each `observe`, for work that is due every few steps."""
-        del num_rows
-
     # Epochs.
+
+    @property
+    def overhead_seconds(self) -> float:
+        """Time spent inside the selector so far."""
+        return self._clock.seconds
 
     @property
     def epoch(self) -> int | None:
@@ -172,9 +121,7 @@ class Selector:
                     "epochs only go forward. For another training run build a new selector."
                 )
             self._running.check_observed()
-        if self._started_at is None:
-            self._started_at = time.perf_counter()
-        with self._timed():
+        with self._clock.running():
             index, values = _distributed.gather_rows(*self._staging.rows())
             if values.shape[1:].numel():
                 self.merge(*keep_last(index, values))
@@ -252,7 +199,7 @@ class Selector:
             StateError: no epoch has begun, or losses carry no graph.
         """
         if isinstance(losses, Tensor) and losses.ndim:
-            _require_graph(losses)
+            require_graph(losses)
         if self._tap is not None and (features is None or logits is None):
             watched_features, watched_logits = self._tap.take(len(losses))
             features = watched_features if features is None else features
@@ -270,13 +217,13 @@ class Selector:
         """
         running = self._open_epoch()
         with (
-            self._timed(),
+            self._clock.running(),
             torch.inference_mode(False),
             torch.no_grad(),
             torch.autocast(feedback.losses.device.type, enabled=False),
         ):
             index = feedback.index.cpu()
-            self._check_range(index)
+            check_range(index, self.schedule.num_samples)
             feedback = without_nonfinite(feedback, self._on_nonfinite)
             values = self.record(feedback)
             if values is None:
@@ -291,7 +238,7 @@ class Selector:
 
     def weighted_mean(self, losses: Tensor, index: Tensor) -> Tensor:
         """`sum(w_i l_i) / B` in the dtype of `losses`; `losses.mean()` where weights are one."""
-        _require_graph(losses)
+        require_graph(losses)
         selection = self._open_epoch().selection
         if selection.weights is None:
             return losses.mean()
@@ -337,7 +284,6 @@ class Selector:
     def metrics(self) -> dict[str, float]:
         """Numbers for any logger: where the run stands and what it saved."""
         full = self.schedule.num_samples * self.schedule.epochs
-        elapsed = time.perf_counter() - self._started_at if self._started_at else 0.0
         return {
             "epoch": float(-1 if self._running is None else self._running.epoch),
             "visits": float(self.visits),
@@ -345,7 +291,7 @@ class Selector:
             "planned_cost": self.schedule.total_visits / full,
             "skipped_nonfinite": float(self._staging.num_skipped),
             "overhead_seconds": self.overhead_seconds,
-            "overhead_share": self.overhead_seconds / elapsed if elapsed else 0.0,
+            "overhead_share": self._clock.share(),
         }
 
     def summary(self) -> str:
@@ -401,10 +347,10 @@ class Selector:
     def _load(self, state: dict[str, Any]) -> None:
         self.load_method_state(state["method"])
         self._staging.load(state["staged_index"], state["staged_values"])
-        self._check_range(state["staged_index"])
+        check_range(state["staged_index"], self.schedule.num_samples)
         self._staging.num_skipped = int(state["num_skipped"])
         self.visits = int(state["visits"])
-        self.overhead_seconds = float(state["overhead_seconds"])
+        self._clock.seconds = float(state["overhead_seconds"])
         self._epoch_shift = 0
         saved = state["running"]
         self._running = RunningEpoch.from_state(saved, self.schedule) if saved else None
@@ -455,28 +401,3 @@ class Selector:
             )
         self._running.check_open(slack=2 * (self.schedule.batch_size or 1))
         return self._running
-
-    def _check_range(self, index: Tensor) -> None:
-        if len(index) and (int(index.min()) < 0 or int(index.max()) >= self.schedule.num_samples):
-            wrong = index[(index < 0) | (index >= self.schedule.num_samples)]
-            raise InputError(
-                f"index holds {int(wrong[0])}, but the dataset has {self.schedule.num_samples} "
-                "samples. Is this the loader made for this selector, and is num_samples the "
-                "length of its dataset?"
-            )
-
-    @contextmanager
-    def _timed(self) -> Generator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.overhead_seconds += time.perf_counter() - start
-
-
-def _require_graph(losses: Tensor) -> None:
-    if not losses.requires_grad:
-        raise StateError(
-            "losses carry no graph, so there is nothing to backpropagate. Called in evaluation or "
-            "under torch.no_grad()? agent.observe(Feedback(index, losses, ...)) learns without one."
-        )

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
 import datasets.config
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 MakeSplit = Callable[..., datasets.Dataset]
@@ -19,6 +20,15 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     monkeypatch.setenv("DATA_AGENT_CACHE", str(caches / "data-agent"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", caches / "datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(autouse=True)
+def _process_as_before() -> Iterator[None]:
+    """A run seeds torch and sets its threads: it owns its process, but not the other tests'."""
+    num_threads, generator_state = torch.get_num_threads(), torch.get_rng_state()
+    yield
+    torch.set_num_threads(num_threads)
+    torch.set_rng_state(generator_state)
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from data_agent import DataAgentError
+from data_agent.lab import checkpoint
 from data_agent.lab.files import replacing, write_json
 from data_agent.lab.runs import RunFolder, open_run
 
@@ -152,5 +154,11 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_files_are_readable_as_any_other_file(tmp_path: Path) -> None:
     write_json(tmp_path / "ours", {})
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_checkpoints_are_readable_as_any_other_file(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "ours", {"weights": torch.ones(1)})
     (tmp_path / "plain").write_text("")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode

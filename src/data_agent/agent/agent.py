@@ -224,11 +224,13 @@ class DataAgent(Selector):
     def _update(self) -> None:
         assert self._learner is not None
         change = self._table.change(*self._staging.settle())
-        (changes,) = _distributed.gather_rows(torch.tensor([change], dtype=torch.float64))
-        self._action_sum += float(changes.sum())
-        done = self.visits * _distributed.world_size() / self.schedule.total_visits
+        here = torch.tensor([[change, self.visits]], dtype=torch.float64)
+        (everywhere,) = _distributed.gather_rows(here)
+        change, visits = everywhere.sum(0).tolist()
+        self._action_sum += change
         self._learner.update(
-            mean_action=self._action_sum / self.schedule.num_samples, progress=min(1.0, done)
+            mean_action=self._action_sum / self.schedule.num_samples,
+            progress=min(1.0, visits / self.schedule.total_visits),
         )
         self._num_updates += 1
 

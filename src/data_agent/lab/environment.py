@@ -28,7 +28,7 @@ def describe_environment(device: str) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": commit_of_sources(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "num_cpus": len(os.sched_getaffinity(0))
@@ -55,7 +55,7 @@ def _cpu_model() -> str:
 
 
 @cache
-def _commit() -> str | None:
+def commit_of_sources() -> str | None:
     """The commit of this package's sources, with "-dirty" if changed; None outside a checkout."""
     source = Path(__file__)
     # An installed package may lie inside somebody else's repository: ours is one that tracks us.

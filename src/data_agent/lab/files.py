@@ -18,8 +18,11 @@ def replacing(path: Path) -> Generator[Path]:
     If the block raises, `path` stays as it was and the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    temporary.touch()
+    mode = temporary.stat().st_mode  # what the user's umask gives; some writers are stricter
     try:
         yield temporary
+        temporary.chmod(mode)
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)

@@ -124,7 +124,9 @@ def _load(data: str, builder: str, **options: Any) -> dict[str, datasets.Dataset
         loaded = datasets.load_dataset(builder, **options)
     except Exception as error:  # datasets lets errors of many libraries through
         cause = error.__cause__ or error
-        raise InputError(f"--data {data} could not be loaded: {cause}. {_LOCAL_FORMS}") from error
+        raise InputError(
+            f"--data {data} could not be loaded: {cause}. {_LOCAL_FORMS} The hub needs a network."
+        ) from error
     return {str(name): split for name, split in cast("datasets.DatasetDict", loaded).items()}
 
 

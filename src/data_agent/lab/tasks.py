@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from data_agent._errors import InputError
 from data_agent.lab.config import Recipe
 from data_agent.lab.data import ImageData
 from data_agent.lab.progress import Progress, silent
+
+logger = logging.getLogger(__name__)
 
 _Load = Callable[[Recipe, Progress], ImageData]
 
@@ -41,7 +44,13 @@ def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData:
     Raises:
         InputError: data that cannot be found or used; see the message.
     """
-    return TASKS[recipe.task].load(recipe, progress)
+    data = TASKS[recipe.task].load(recipe, progress)
+    logger.info(
+        "%s: %d training samples of %d classes; evaluation on %d (%s).",
+        *(recipe.task, len(data.train_labels), data.num_classes, len(data.eval_labels)),
+        data.evaluation,
+    )
+    return data
 
 
 # The libraries that load data take a second to import; commands that end in an error need not wait.

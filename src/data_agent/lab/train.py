@@ -77,7 +77,13 @@ def _run_epochs(
         is_complete = _run_epoch(session, epoch, progress, should_stop)
         session.stopwatch.stop()
         if is_complete:
-            folder.append_metrics(_metrics(session, epoch))
+            line = _metrics(session, epoch)
+            folder.append_metrics(line)
+            if "accuracy" in line:
+                logger.info(
+                    "step %d of %d: training loss %.3f, accuracy %.2f %%",
+                    *(position.step, session.num_steps, line["train_loss"], line["accuracy"]),
+                )
             position.epoch, position.batch = epoch + 1, 0
             session.loss_sum.zero_()
         checkpoint.save(folder.checkpoint, session_state(session))

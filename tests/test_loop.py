@@ -170,7 +170,7 @@ def test_an_agent_restored_in_the_middle_trains_to_the_same_weights():
         step = 0
         for attempt in range(2):
             agent.watch(net[3])
-            # A loader draws a seed for its workers whenever iteration starts: not from dropout's draws.
+            # A loader draws a seed whenever iteration starts: not from the generator of dropout.
             options = {"batch_size": BATCH_SIZE, "generator": torch.Generator()}
             loader = selection_loader(dataset(), agent, **options)
             for _ in agent.epochs():

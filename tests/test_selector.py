@@ -51,10 +51,10 @@ def test_an_epoch_that_is_over_is_not_fed_for_ever():
     one = agent()
     observe_epoch(one, 0)
     observed = one.visits
+    one.observe(batch(torch.arange(2)))  # a framework may repeat a few to fill its last batch
     with pytest.raises(StateError, match="The next epoch was never begun"):
-        for _ in range(10):
-            one.observe(batch(torch.arange(8)))
-    assert one.visits <= observed + 8
+        one.observe(batch(torch.arange(8)))
+    assert one.visits == observed + 2
 
 
 def test_epochs_only_go_forward():
@@ -82,6 +82,15 @@ def test_the_first_set_epoch_after_a_restore_may_start_from_zero(caplog):
         restored.observe(batch(index))
     restored.set_epoch(1)
     assert restored.epoch == 6
+
+
+def test_epoch_zero_after_a_restore_from_a_complete_epoch_zero_is_the_next_one():
+    first = agent()
+    observe_epoch(first, 0)
+    restored = agent()
+    restored.load_state_dict(first.state_dict())
+    restored.set_epoch(0)
+    assert restored.epoch == 1
 
 
 def test_a_framework_that_counts_on_by_itself_is_not_shifted():
@@ -217,7 +226,7 @@ def test_a_state_of_another_run_names_each_difference():
 
 def test_unknown_methods_and_options_are_named():
     arguments = {"num_samples": 10, "epochs": 16, "keep_ratio": 0.5}
-    with pytest.raises(InputError, match="'infobach' is unknown; expected one of .*random"):
+    with pytest.raises(InputError, match=r"'infobach' is unknown; expected one of .*random"):
         make_selector("infobach", **arguments)
     with pytest.raises(InputError, match="'random' does not take these options"):
         make_selector("random", **arguments, temperature=1)

@@ -32,8 +32,7 @@ logger = logging.getLogger("data_agent")
 class Selector(Method):
     """Chooses the samples of each epoch; every method, ours and each baseline, is one.
 
-    To write one, define what `Method` lists. A selection is a function of the method's table, the
-    epoch and the seed alone.
+    To write one, define what `Method` lists.
 
     Args:
         num_samples: N, length of the training dataset.
@@ -138,12 +137,9 @@ class Selector(Method):
         if self._just_restored:
             self._just_restored = False
             due = self._next_epoch()
-            if epoch < due and epoch != self.epoch:
+            if epoch < due:
                 self._epoch_shift = due - epoch
-                logger.info(
-                    "set_epoch(%d) after a restore at epoch %d: counting on from %d.",
-                    *(epoch, due, due),
-                )
+                logger.info("set_epoch(%d) after a restore: counting on from %d.", epoch, due)
         self.begin_epoch(epoch + self._epoch_shift)
 
     def select(self, epoch: int) -> Selection:

@@ -1,7 +1,7 @@
 """The test that the official release fails: does the agent find out which samples are good?
 
-A contextual bandit. A sample is good if the signs of two hidden coordinates agree (an exclusive or),
-and its features are a non-linear image of the hidden coordinates: no linear policy can tell. Good
+A contextual bandit. A sample is good if the signs of two hidden coordinates agree, and its features
+are a non-linear image of the hidden coordinates: no linear policy can tell. Good
 samples show high losses and uncertain outputs, bad ones low losses and sure outputs.
 """
 

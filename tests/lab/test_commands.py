@@ -17,6 +17,7 @@ from data_agent.lab import compare as compare_module
 from data_agent.lab import images as images_module
 
 SMALL = ["--epochs", "8", "--subset", "64", "--batch-size", "16", "--width", "4"]
+SMALL += ["--device", "cpu"]
 
 RECIPE_FLAGS = [
     "--accumulation",
@@ -132,7 +133,7 @@ def test_train_on_local_images_end_to_end(
     argv = ["train", "--task", "image", "--data", str(parquet_folder)]
     argv += ["--output", str(tmp_path / "run")]
     argv += ["--model", "resnet-small", "--width", "4", "--epochs", "8", "--batch-size", "10"]
-    argv += ["--image-size", "8", "--label-noise", "0.1", "--num-threads", "1"]
+    argv += ["--image-size", "8", "--label-noise", "0.1", "--num-threads", "1", "--device", "cpu"]
     assert main(argv) == 0
     assert "50.0 % of the cost of full training" in capsys.readouterr().out
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == {

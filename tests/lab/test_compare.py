@@ -133,5 +133,5 @@ def test_the_time_left_is_told_by_cost(
         "full-seed0: 90.00 % (3 to go, about 3 min 20 s)",
         "random-seed0: 90.00 % (2 to go, about 2 min 30 s)",
         "full-seed1: 90.00 % (1 to go, about 50 s)",
-        "random-seed1: 90.00 % ",
+        "random-seed1: 90.00 %",
     ]

@@ -46,7 +46,13 @@ def data() -> ImageData:
 def recipe() -> Recipe:
     """Eight short epochs with dropout (the cnn has some), augmentation and label noise."""
     return replace(
-        recipe_for("digits"), width=4, epochs=8, batch_size=8, augment="crop-flip", label_noise=0.1
+        recipe_for("digits"),
+        width=4,
+        epochs=8,
+        batch_size=8,
+        augment="crop-flip",
+        label_noise=0.1,
+        device="cpu",
     )
 
 
@@ -277,7 +283,7 @@ def test_the_recipes_options_train(
 
 
 def test_digits_are_learned(tmp_path: Path) -> None:
-    recipe = replace(recipe_for("digits"), epochs=8, width=8)
+    recipe = replace(recipe_for("digits"), epochs=8, width=8, device="cpu")
     result = finish(tmp_path / "run", config_of(recipe, "full"), load_task(recipe))
     assert result["value"] > 85
     assert result["overhead_seconds"] < result["train_seconds"]

@@ -100,7 +100,7 @@ def run_all(
             outcome.is_stopped = True
             return outcome
         left = _time_left(runs[:number], runs[number:], time.monotonic() - started)
-        logger.info("%s: %.2f %% %s", name, result["value"], left)
+        logger.info("%s: %.2f %%%s", name, result["value"], left)
     return outcome
 
 
@@ -109,7 +109,7 @@ def _time_left(done: Sequence[TrainConfig], todo: Sequence[TrainConfig], seconds
     if not todo:
         return ""
     left = seconds * sum(map(_share, todo)) / sum(map(_share, done))
-    return f"({len(todo)} to go, about {format_seconds(left)})"
+    return f" ({len(todo)} to go, about {format_seconds(left)})"
 
 
 def _share(run: TrainConfig) -> float:

@@ -78,11 +78,7 @@ class Session:
 
     def autocast(self) -> torch.autocast:
         """The context of forward passes at the recipe's precision."""
-        return torch.autocast(
-            self.device.type,
-            dtype=_DTYPES[self.recipe.precision],
-            enabled=self.recipe.precision != "fp32",
-        )
+        return _autocast(self.recipe, self.device)
 
 
 def start_session(config: TrainConfig, data: ImageData) -> Session:
@@ -113,7 +109,8 @@ def start_session(config: TrainConfig, data: ImageData) -> Session:
         image_size=recipe.image_size,
         width=recipe.width,
     ).to(device)
-    _warm_up(model, batches, labels[: recipe.batch_size])
+    with _autocast(recipe, device):
+        _warm_up(model, batches, labels[: recipe.batch_size])
     torch.manual_seed(seed)  # so that dropout does not depend on the warm-up
     plan, selector = _make_selector(config, num_samples=len(labels))
     selector.watch(model.head)
@@ -181,6 +178,12 @@ def restore_session(session: Session, state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu_rng"])
     if session.device.type == "cuda" and state["cuda_rng"] is not None:
         torch.cuda.set_rng_state(state["cuda_rng"], session.device)
+
+
+def _autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    return torch.autocast(
+        device.type, dtype=_DTYPES[recipe.precision], enabled=recipe.precision != "fp32"
+    )
 
 
 def _make_selector(config: TrainConfig, *, num_samples: int) -> tuple[Plan, Selector]:

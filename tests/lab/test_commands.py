@@ -16,8 +16,7 @@ from data_agent.cli import main
 from data_agent.lab import compare as compare_module
 from data_agent.lab import images as images_module
 
-SMALL = ["--epochs", "8", "--subset", "64", "--batch-size", "16", "--width", "4"]
-SMALL += ["--device", "cpu"]
+SMALL = ["--epochs", "8", "--subset", "64", "--batch-size", "16", "--width", "4", "--device", "cpu"]
 
 RECIPE_FLAGS = [
     "--accumulation",

@@ -44,11 +44,11 @@ def data() -> ImageData:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Eight short epochs with dropout (the cnn has some), augmentation and label noise."""
+    """Nine short epochs with dropout (the cnn has some), augmentation and label noise."""
     return replace(
         recipe_for("digits"),
         width=4,
-        epochs=8,
+        epochs=9,
         batch_size=8,
         augment="crop-flip",
         label_noise=0.1,
@@ -154,7 +154,7 @@ def test_a_run_killed_between_two_checkpoints_doubles_no_line(
     with (folder.path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"epoch": 1, "step": 8}) + "\n" + '{"epoch": 2, "st')
     finish(tmp_path / "run", config, data)
-    assert [line["epoch"] for line in folder.metrics()] == list(range(8))
+    assert [line["epoch"] for line in folder.metrics()] == list(range(9))
 
 
 def test_a_run_killed_before_its_result_only_writes_it(
@@ -196,10 +196,10 @@ def test_selecting_costs_exactly_the_keep_ratio(
     tmp_path: Path, data: ImageData, recipe: Recipe, method: str
 ) -> None:
     result = finish(tmp_path / "run", config_of(recipe, method), data)
-    assert result["num_forward"] == result["num_backward"] == 8 * 31
+    assert result["num_forward"] == result["num_backward"] == 9 * 31
     assert result["cost"] == pytest.approx(0.5)
     state = checkpoint.load(tmp_path / "run" / "checkpoint.safetensors")
-    assert state["selector"]["visits"] == 8 * 31
+    assert state["selector"]["visits"] == 9 * 31
 
 
 def test_full_training_costs_one(tmp_path: Path, data: ImageData, recipe: Recipe) -> None:
@@ -217,7 +217,7 @@ def test_full_short_makes_the_budgets_steps_and_decays_over_them(
         tmp_path / "random", config_of(recipe, "random", accumulation=accumulation), data
     )
     assert short is not None
-    assert short["num_steps"] == selected["num_steps"] == 8 * (4 if accumulation == 1 else 2)
+    assert short["num_steps"] == selected["num_steps"] == 9 * (4 if accumulation == 1 else 2)
     assert folder.metrics()[-1]["learning_rate"] < 0.01 * recipe.learning_rate
 
 
@@ -226,7 +226,7 @@ def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end(
 ) -> None:
     _, folder = run(tmp_path / "run", config_of(recipe, "random", num_evaluations=3), data)
     evaluated = [line["epoch"] for line in folder.metrics() if "accuracy" in line]
-    assert evaluated == [2, 5, 7]
+    assert evaluated == [2, 5, 8]
 
 
 def test_training_time_leaves_evaluation_and_checkpoints_out(
@@ -250,7 +250,7 @@ def test_training_time_leaves_evaluation_and_checkpoints_out(
     run(tmp_path / "run", config, data, should_stop=stop_after(6))
     now[0] += 3600  # the pause before it is resumed
     result = finish(tmp_path / "run", config, data)
-    assert result["train_seconds"] == result["num_steps"] == 32
+    assert result["train_seconds"] == result["num_steps"] == 36
 
 
 def test_label_noise_reaches_the_training_labels_only(

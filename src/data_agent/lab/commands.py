@@ -27,7 +27,7 @@ from data_agent.lab.report import (
     table_cells,
     write_report,
 )
-from data_agent.lab.runs import RunFolder, open_run
+from data_agent.lab.runs import RunFolder, check_resumable, open_run
 from data_agent.lab.tasks import load_task, recipe_for
 from data_agent.lab.terminal import progress_and_log, stdout, stop_requests
 
@@ -112,9 +112,11 @@ def _train(command: Train, argv: Sequence[str]) -> int:
 
     config, recipe = command.config, command.config.recipe
     output = command.output or Path("runs") / f"{recipe.task}-{config.method}-seed{config.seed}"
-    if RunFolder(output).status(config.flat()) == "finished":
+    status = RunFolder(output).status(config.flat())
+    if status == "finished":
         stdout().print(f"Already done: {_in_words(RunFolder(output).result(), output)}")
         return DONE
+    check_resumable(output, status, resume=command.resume)
     with progress_and_log(logging.INFO) as progress:
         data = load_task(recipe, progress)
         with (

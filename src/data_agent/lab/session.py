@@ -44,15 +44,15 @@ class Session:
         recipe: how it trains.
         device: where it computes.
         batches: makes the images.
-        train_labels: int64 `[N]` on the device, with label noise.
-        eval_labels: int64 `[M]` on the device, without.
+        eval_labels: int64 `[M]` on the device.
         num_noisy_labels: training labels that noise has changed.
         data_checksum: tells these data from others.
         model: the model.
         optimizer: its optimizer.
         scaler: keeps fp16 gradients in range; does nothing at other precisions.
         selector: chooses the samples.
-        loader: delivers `(labels, index)` of them; images are made from the index.
+        loader: delivers `(labels, index)` of them, the labels with noise; images are made from
+            the index.
         num_steps: optimizer steps of the whole run.
         position: how far it is.
         loss_sum: float32 scalar on the device, over the batches of this epoch.
@@ -62,7 +62,6 @@ class Session:
     recipe: Recipe
     device: torch.device
     batches: Batches
-    train_labels: Tensor
     eval_labels: Tensor
     num_noisy_labels: int
     data_checksum: int
@@ -120,7 +119,6 @@ def start_session(config: TrainConfig, data: ImageData) -> Session:
         recipe=recipe,
         device=device,
         batches=batches,
-        train_labels=labels.to(device),
         eval_labels=data.eval_labels.to(device),
         num_noisy_labels=int((labels != data.train_labels).sum()),
         data_checksum=_checksum(data.train_images, labels),

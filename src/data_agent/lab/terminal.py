@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from data_agent.lab.progress import Progress
+from data_agent.lab.progress import Progress, silent
 
 _WIDE = 200  # columns of a table that goes to a file or a pipe, so that no cell is cut
 _STOPPING = (
@@ -36,31 +36,36 @@ def progress_and_log(level: int) -> Generator[Progress]:
     """
     console = Console(stderr=True)
     handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     logger, loop_logger = logging.getLogger("data_agent"), logging.getLogger("data_agent.lab.train")
     before = (logger.level, loop_logger.level)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     loop_logger.setLevel(level)
     try:
-        with Bars(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        ) as bars:
-            task = bars.add_task("", total=None)
-
-            def progress(what: str, done: int, total: int) -> None:
-                bars.update(task, description=what, completed=done, total=total)
-
+        with _progress_bar(console) as progress:
             yield progress
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         loop_logger.setLevel(before[1])
+
+
+@contextmanager
+def _progress_bar(console: Console) -> Generator[Progress]:
+    if not console.is_terminal:
+        yield silent
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda what, done, total: bars.update(
+            task, description=what, completed=done, total=total
+        )
 
 
 @contextmanager

@@ -72,18 +72,14 @@ def _run_epochs(
 ) -> bool:
     """Train epoch by epoch; False if stopped before the end."""
     position = session.position
+    if position.step == session.num_steps:
+        return True  # only its result is missing
     session.stopwatch.start()  # what the selector does between epochs is part of training
     for epoch in session.selector.epochs():
         is_complete = _run_epoch(session, epoch, progress, should_stop)
         session.stopwatch.stop()
         if is_complete:
-            line = _metrics(session, epoch)
-            folder.append_metrics(line)
-            if "accuracy" in line:
-                logger.info(
-                    "step %d of %d: training loss %.3f, accuracy %.2f %%",
-                    *(position.step, session.num_steps, line["train_loss"], line["accuracy"]),
-                )
+            folder.append_metrics(_metrics(session, epoch))
             position.epoch, position.batch = epoch + 1, 0
             session.loss_sum.zero_()
         checkpoint.save(folder.checkpoint, session_state(session))
@@ -171,12 +167,7 @@ def _metrics(session: Session, epoch: int) -> dict[str, Any]:
     """One line for the metrics file at an epoch's end, with an evaluation if one is due."""
     position = session.position
     train_loss = float(session.loss_sum) / position.batch
-    if not math.isfinite(train_loss):
-        raise DataAgentError(
-            f"training diverged: the loss of epoch {epoch + 1} is {train_loss}. Use a smaller "
-            f"--learning-rate than {session.recipe.learning_rate}, or another --precision than "
-            f"{session.recipe.precision}."
-        )
+    _check_finite(session, train_loss)
     line: dict[str, Any] = {
         "epoch": epoch,
         "step": position.step,
@@ -188,8 +179,23 @@ def _metrics(session: Session, epoch: int) -> dict[str, Any]:
         "selector": session.selector.metrics(),
     }
     if _is_evaluation_due(session, epoch):
-        line |= _evaluate(session)
+        accuracy, eval_loss = _evaluate(session)
+        _check_finite(session, eval_loss)
+        line |= {"accuracy": accuracy, "eval_loss": eval_loss}
+        logger.info(
+            "step %d of %d: training loss %.3f, accuracy %.2f %%",
+            *(position.step, session.num_steps, train_loss, accuracy),
+        )
     return line
+
+
+def _check_finite(session: Session, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise DataAgentError(
+            f"training diverged: at step {session.position.step} the loss is {loss}. Use a smaller "
+            f"--learning-rate than {session.recipe.learning_rate}, or another --precision than "
+            f"{session.recipe.precision}."
+        )
 
 
 def _is_evaluation_due(session: Session, epoch: int) -> bool:
@@ -201,8 +207,8 @@ def _is_evaluation_due(session: Session, epoch: int) -> bool:
 
 
 @torch.inference_mode()
-def _evaluate(session: Session) -> dict[str, float]:
-    """Accuracy in percent and mean loss over the evaluation samples."""
+def _evaluate(session: Session) -> tuple[float, float]:
+    """Accuracy in percent, and mean loss, over the evaluation samples."""
     session.model.eval()
     labels = session.eval_labels
     num_correct, loss_sum = 0, 0.0
@@ -213,12 +219,12 @@ def _evaluate(session: Session) -> dict[str, float]:
         num_correct += int((logits.argmax(1) == expected).sum())
         loss_sum += float(F.cross_entropy(logits, expected, reduction="sum"))
     session.model.train()
-    return {"accuracy": 100 * num_correct / len(labels), "eval_loss": loss_sum / len(labels)}
+    return 100 * num_correct / len(labels), loss_sum / len(labels)
 
 
 def _result(session: Session, data: ImageData, last: dict[str, Any]) -> dict[str, Any]:
     position, recipe = session.position, session.recipe
-    full_cost = 3 * len(session.train_labels) * recipe.epochs
+    full_cost = 3 * len(data.train_labels) * recipe.epochs
     return {
         "status": "finished",
         "metric": "accuracy",
@@ -227,8 +233,8 @@ def _result(session: Session, data: ImageData, last: dict[str, Any]) -> dict[str
         "eval_loss": last["eval_loss"],
         "train_loss": last["train_loss"],
         "evaluation": data.evaluation,
-        "num_train_samples": len(session.train_labels),
-        "num_eval_samples": len(session.eval_labels),
+        "num_train_samples": len(data.train_labels),
+        "num_eval_samples": len(data.eval_labels),
         "num_classes": data.num_classes,
         "num_noisy_labels": session.num_noisy_labels,
         "num_parameters": sum(parameter.numel() for parameter in session.model.parameters()),

@@ -1,0 +1,64 @@
+"""What the documentation says, runs; what it links to, exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_agent import Feedback
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+
+
+def blocks_of(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+def feedback(index, **changes):
+    size = len(index)
+    columns = {
+        "losses": torch.rand(size),
+        "logits": torch.randn(size, 5),
+        "features": torch.randn(size, 7),
+        "labels": torch.randint(0, 5, (size,)),
+    }
+    return Feedback(index, **{**columns, **changes})
+
+
+def test_rewards_of_ones_own():
+    names = {}
+    for block in blocks_of(ROOT / "docs" / "rewards.md"):
+        exec(block, names)
+    agent, fresh, regression = names["agent"], names["fresh_agent"], names["regression"]
+    for one in (agent, fresh, regression):
+        one.begin_epoch(0)
+    index = torch.arange(32)
+    agent.observe(feedback(index))
+    fresh.observe(feedback(index, signals={"age_in_days": torch.rand(32) * 400}))
+    regression.observe(feedback(index, logits=None, labels=None))
+    assert agent.metrics()["reward_weight/small_margin"] > 0
+    assert fresh.metrics()["reward_weight/freshness"] > 0
+    assert regression.metrics()["reward_weight/difficulty"] == 1
+
+
+def test_a_signal_takes_less_than_ten_lines():
+    block = blocks_of(ROOT / "docs" / "rewards.md")[0]
+    function = block[block.index("def ") : block.index("config =")].strip()
+    assert len(function.splitlines()) + 1 < 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_function_that_the_method_page_names_exists():
+    text = (ROOT / "docs" / "method.md").read_text()
+    for path in re.findall(r"`(agent\.(?:reward|objective)\.\w+)`", text):
+        _, module, name = path.split(".")
+        source = (ROOT / "src" / "data_agent" / "agent" / f"{module}.py").read_text()
+        assert f"def {name}(" in source, path

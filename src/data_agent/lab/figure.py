@@ -1,4 +1,4 @@
-"""The figure of a comparison: what each method reaches, against what it costs."""
+"""The figure of a comparison: what each method reaches, and what it costs."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_agent.lab.files import replacing
-from data_agent.lab.report import Comparison
+from data_agent.lab.report import Comparison, Row
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Write a PNG: per method its seeds as dots, their mean, and its 95 % interval."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    """Write a PNG: a column for each method with its seeds, their mean and its 95 % interval.
+
+    Methods stand side by side with their cost below: those of one comparison mostly cost the same,
+    so that on an axis of cost they would cover each other.
+    """
+    rows = comparison.rows
+    figure = Figure(figsize=(1.5 + 1.4 * len(rows), 4.5), layout="constrained")
     FigureCanvasAgg(figure)  # no display and no global state of pyplot
     axes = figure.subplots()
-    for number, row in enumerate(comparison.rows):
-        colour = f"C{number}"
-        cost = 100 * row.cost
+    for place, row in enumerate(rows):
+        colour = f"C{place}"
         seeds = list(row.by_seed.values())
-        axes.plot([cost] * len(seeds), seeds, ".", color=colour, alpha=0.4)
+        axes.plot([place - 0.15] * len(seeds), seeds, "o", color=colour, alpha=0.4, ms=4)
         axes.errorbar(
-            cost,
-            row.value.mean,
-            yerr=row.value.half_width,
-            fmt="o",
-            capsize=4,
-            color=colour,
-            label=row.method,
+            place, row.value.mean, yerr=row.value.half_width, fmt="o", capsize=5, color=colour
         )
-    axes.set_xlabel("cost, % of full training")
+    axes.set_xticks(range(len(rows)), [_label(row) for row in rows])
+    axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.set_ylabel("accuracy of the last epoch, %")
-    axes.set_xlim(left=0)
-    axes.set_title(f"{comparison.config['task']}, {comparison.config['seeds']} seed(s)")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    axes.set_title(f"{comparison.config['task']}, seeds: {comparison.config['seeds']}")
+    axes.grid(axis="y", alpha=0.3)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
+
+
+def _label(row: Row) -> str:
+    time = "" if row.wall_clock is None else f"\ntime {100 * row.wall_clock.mean:.0f} %"
+    return f"{row.method}\ncost {100 * row.cost:.0f} %{time}"

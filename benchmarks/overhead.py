@@ -25,7 +25,7 @@ BLOCK = 10
 MODELS = {
     # name: (architecture, width, image size, batch size)
     "small ResNet (width 16), 32x32": ("resnet-small", 16, 32, 128),
-    "ResNet-18 (width 64), 32x32": ("resnet-18", 64, 32, 32),
+    "ResNet-18 (width 64), 32x32": ("resnet-18", 64, 32, 16),
 }
 FEATURES = [64, 256, 512, 1024, 2048]
 
@@ -98,7 +98,7 @@ def main() -> None:
     """Measure all models and widths, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/overhead.json"))
     options = parser.parse_args()
     device = torch.device(options.device)

@@ -77,9 +77,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/selection.json"))
     options = parser.parse_args()
     rows = []
-    print(
-        f"{'samples':>11} {'choose s':>9} {'plain s':>9} {'ratio':>6} {'merge s':>8} {'B/sample':>8}"
-    )
+    print("    samples  choose s   plain s  ratio  merge s B/sample")
     for num_samples in SIZES:
         row = measure(num_samples, repeats=options.repeats)
         rows.append(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, device
 
 from data_agent.lab.augment import augment
@@ -51,5 +52,6 @@ class Batches:
         return self._normalised(pick(self._eval, index, self._device))
 
     def _normalised(self, images: Tensor) -> Tensor:
-        """Zero mean and unit variance in each channel of the training images."""
-        return (images.float() / 255 - self._mean) / self._deviation
+        """Zero mean and unit variance in each channel; in the layout convolutions are fast in."""
+        normalised = (images.float() / 255 - self._mean) / self._deviation
+        return normalised.contiguous(memory_format=torch.channels_last)

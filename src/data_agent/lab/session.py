@@ -107,8 +107,9 @@ def start_session(config: TrainConfig, data: ImageData) -> Session:
         num_classes=data.num_classes,
         image_size=recipe.image_size,
         width=recipe.width,
-    )
-    model = model.to(device).to(memory_format=torch.channels_last)  # convolutions are faster in it
+    ).to(device)
+    # The layout convolutions are fast in; torch's type stubs leave this overload out.
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     with _autocast(recipe, device):
         _warm_up(model, batches, labels[: recipe.batch_size])
     torch.manual_seed(seed)  # so that dropout does not depend on the warm-up

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from data_agent import DataAgent, DataAgentConfig, make_selector, selection_loader
+from data_agent._distributed import gather_rows
 
 SIZE, EPOCHS, BATCH_SIZE, WORLD = 101, 10, 6, 2
 
@@ -47,13 +48,21 @@ def train(method, rank):
     return {"seen": seen, "state": selector.state_dict(), "kept": selector.schedule.num_kept}
 
 
+def gather(rank):
+    """Ranks with different numbers of rows, one of them without any."""
+    index = torch.arange(3) + 2**53 if rank == 0 else torch.empty(0, dtype=torch.int64)
+    values = torch.ones(3, 2) if rank == 0 else torch.empty(0, 0)
+    return gather_rows(index, values)
+
+
 def work(rank, method, folder):
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD
     )
     try:
-        torch.save(train(method, rank), f"{folder}/rank{rank}.pt")
+        result = gather(rank) if method == "gather" else train(method, rank)
+        torch.save(result, f"{folder}/rank{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -82,6 +91,15 @@ def test_two_ranks(method, tmp_path):
         # The last epoch's rows are still staged; all before it are in both tables.
         written = (ours["table"]["parameters"] != 1).any(1)
         assert written.all()
+
+
+@pytest.mark.distributed
+def test_a_rank_without_rows_still_takes_part_and_indices_stay_exact(tmp_path):
+    mp.start_processes(work, args=("gather", str(tmp_path)), nprocs=WORLD, start_method="spawn")
+    for rank in range(WORLD):
+        index, values = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        assert index.tolist() == [2**53, 2**53 + 1, 2**53 + 2]  # a float would round these
+        assert torch.equal(values, torch.ones(3, 2))
 
 
 def test_agents_are_ordinary_in_one_process():

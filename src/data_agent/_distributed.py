@@ -34,14 +34,22 @@ def gather_rows(*columns: Tensor) -> tuple[Tensor, ...]:
     """
     if world_size() == 1:
         return columns
-    counts = _gather_equal(torch.tensor([len(columns[0])], device=_wire_device()))
-    sizes = [int(count) for count in torch.cat(counts)]
-    return tuple(_gather_column(column, sizes) for column in columns)
+    shapes = [[len(column), *column.shape[1:]] for column in columns]
+    shape = torch.tensor([n for column in shapes for n in column], device=_wire_device())
+    all_shapes = torch.stack(_gather_equal(shape)).cpu()
+    gathered: list[Tensor] = []
+    for column in columns:
+        sizes, rest = all_shapes[:, 0].tolist(), all_shapes[:, 1 : column.ndim].amax(0).tolist()
+        all_shapes = all_shapes[:, column.ndim :]
+        gathered.append(_gather_column(column, sizes, rest))
+    return tuple(gathered)
 
 
-def _gather_column(column: Tensor, sizes: list[int]) -> Tensor:
-    padded = column.new_zeros((max(sizes), *column.shape[1:]))
-    padded[: len(column)] = column
+def _gather_column(column: Tensor, sizes: list[int], rest: list[int]) -> Tensor:
+    """Rows of all ranks; a rank without rows may not know how wide they are (`rest`)."""
+    padded = column.new_zeros((max(sizes), *rest))
+    if len(column):
+        padded[: len(column)] = column
     parts = _gather_equal(padded.to(_wire_device()))
     rows = [part[:size] for part, size in zip(parts, sizes, strict=True)]
     return torch.cat(rows).to(column.device)

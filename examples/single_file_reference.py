@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 # Purposes of random draws; every draw has its own seed (seed, purpose, position...).
-PERMUTATION, ORDER, NETWORK, PROJECTION, ACTION, ROLLOUT, REDRAW = range(7)
+PERMUTATION, ORDER, NETWORK, PROJECTION, ACTION, ROLLOUT, REDRAW, TIE, EXPLORE = range(9)
 
 
 def draws(seed, *path):
@@ -46,14 +46,17 @@ class ReferenceAgent:
         self.update_interval = max(10, math.ceil(256 / batch_size))
         self.alpha = torch.ones(num_samples, dtype=torch.float16)  # the prior is Beta(1, 1)
         self.beta = torch.ones(num_samples, dtype=torch.float16)
-        self.stream = []  # unselected samples that are still to be visited in this pass
-        self.passes = 0
+        self.streams = {PERMUTATION: [], EXPLORE: []}  # what is left of each stream's pass
+        self.passes = {PERMUTATION: 0, EXPLORE: 0}
+        self.uniform = set()  # samples of the running epoch that were not chosen
+        self.uniform_actions = []
         self.news = {}  # sample -> (alpha, beta) of the running epoch
         self.rollout = []  # (key, state, action, log_prob, utility)
         self.history = []  # features since the last update, for the running statistics
         self.stats = None  # count, mean, sum of squares: of features
         self.reward_stats = (0.0, 0.0, 0.0)
         self.tau = None
+        self.mean_action = math.nan  # of the policy on a uniform sample of the data
         self.steps = self.visits = 0
         self.actor = None
 
@@ -70,7 +73,10 @@ class ReferenceAgent:
         warm_up_left = min(self.n, self.k * self.epochs) - epoch * self.k
         is_final = epoch >= self.epochs - self.epochs // 8
         unselected = self.k if is_final else max(0, min(self.k, warm_up_left))
-        chosen = self.next_of_the_stream(unselected)
+        chosen = self.next_of(PERMUTATION, unselected)
+        if unselected == 0:  # a tenth of a selected epoch looks at what was given up
+            chosen += self.next_of(EXPLORE, math.floor(0.1 * self.k + 0.5))
+        self.uniform = set(chosen)
         scores = self.redraw(epoch)
         for sample in sorted(range(self.n), key=lambda i: -scores[i]):
             if len(chosen) == self.k:
@@ -79,15 +85,15 @@ class ReferenceAgent:
                 chosen.append(sample)
         return sorted(chosen)
 
-    def next_of_the_stream(self, count):
-        taken = self.stream[:count]
-        self.stream = self.stream[count:]
+    def next_of(self, stream, count):
+        taken = self.streams[stream][:count]
+        self.streams[stream] = self.streams[stream][count:]
         if len(taken) < count:
-            generator = draws(self.seed, PERMUTATION, self.passes)
+            generator = draws(self.seed, stream, self.passes[stream])
             order = torch.randperm(self.n, generator=generator).tolist()
-            self.passes += 1
+            self.passes[stream] += 1
             fresh = [i for i in order if i not in taken][: count - len(taken)]
-            self.stream = [i for i in order if i not in fresh]
+            self.streams[stream] = [i for i in order if i not in fresh]
             taken = taken + fresh
         return taken
 
@@ -144,6 +150,9 @@ class ReferenceAgent:
         self.rollout += list(zip(keys, state, action, log_prob, utility, strict=True))
         for i, a, b in zip(index.tolist(), alpha.float(), beta.float(), strict=True):
             self.news[i] = (a.to(torch.float16), b.to(torch.float16))
+        for i, expected in zip(index.tolist(), alpha / (alpha + beta), strict=True):
+            if i in self.uniform:
+                self.uniform_actions.append(expected)
 
         self.visits += len(index)
         self.steps += 1
@@ -168,7 +177,10 @@ class ReferenceAgent:
         # Reward: an action pays above the price tau, which keeps the mean action at the budget.
         if self.tau is None:
             self.tau = float(utility.mean())
-        self.tau += 0.05 * (self.mean_action() - self.ratio)
+        if self.uniform_actions:
+            self.mean_action = float(torch.stack(self.uniform_actions).mean())
+        self.uniform_actions = []
+        self.tau = min(1.0, max(0.0, self.tau + 0.05 * (self.mean_action - self.ratio)))
         reward = action * (utility - self.tau)
         self.reward_stats = remember(self.reward_stats, reward)
         count, mean, squares = self.reward_stats
@@ -191,13 +203,6 @@ class ReferenceAgent:
             self.critic_adam.zero_grad()
             ((apply(self.critic, state)[:, 0] - target) ** 2).mean().backward()
             self.critic_adam.step()
-
-    def mean_action(self):
-        """Mean of E[a] over all samples, with what this epoch showed so far."""
-        alpha, beta = self.alpha.float(), self.beta.float()
-        for sample, (a, b) in self.news.items():
-            alpha[sample], beta[sample] = a, b
-        return float((alpha / (alpha + beta)).double().mean())
 
 
 def remember(stats, rows):
@@ -243,7 +248,7 @@ def main():
         now = set(chosen.tolist())
         print(
             f"epoch {epoch:2}: {len(now)} samples, {len(now & before)} of them again, "
-            f"mean action {agent.mean_action():.3f}, tau {agent.tau}"
+            f"mean action {agent.mean_action:.3f}, tau {agent.tau}"
         )
         before = now
 

@@ -6,11 +6,12 @@ import pytest
 
 from data_agent import DataAgent, DataAgentConfig, Selector, make_selector
 from data_agent.baselines import METHODS
-from data_agent.testing import LAWS, check_selector, law_exact_budget
+from data_agent.testing import LAWS, check_selector
+from data_agent.testing.laws import law_exact_budget
 
 VARIANTS = {
     "data-agent last-action": DataAgentConfig(ranking="last-action", reward="paper"),
-    "data-agent gae": DataAgentConfig(gamma=0.9, update_every=2, rollout_rows=16),
+    "data-agent gae": DataAgentConfig(gamma=0.9, update_every=3, rollout_rows=16),
 }
 MAKERS = {name: partial(make_selector, name) for name in METHODS} | {
     name: partial(DataAgent, config=config) for name, config in VARIANTS.items()

@@ -152,6 +152,37 @@ def test_a_loader_whose_sampling_would_be_lost_is_refused(loader):
         selection_loader(loader, selector())
 
 
+def test_a_collate_function_gets_the_datasets_own_samples():
+    def by_name(samples):
+        return {"x": torch.stack([s.x for s in samples])}  # named tuples stay named tuples
+
+    loader = selection_loader(
+        Revealing("named tuple"), selector(), batch_size=4, collate_fn=by_name
+    )
+    for batch in loader:
+        assert torch.equal(batch["x"], batch["sample_index"])
+    again = selection_loader(loader, selector())
+    for batch in again:
+        assert torch.equal(batch["x"], batch["sample_index"])
+
+
+def test_a_collate_function_may_carry_the_index_itself():
+    def with_index(samples):
+        return torch.stack([x for x, _, _ in samples]), torch.tensor([i for _, _, i in samples])
+
+    loader = selection_loader(
+        IndexedDataset(Revealing()), selector(), batch_size=4, collate_fn=with_index
+    )
+    for x, index in loader:
+        assert torch.equal(x, index)
+
+
+def test_a_field_called_like_our_key_is_not_overwritten():
+    taken = [{"sample_index": 7}] * 20
+    with pytest.raises(InputError, match="'sample_index' of their own"):
+        next(iter(selection_loader(taken, selector())))
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(range(20))

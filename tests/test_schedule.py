@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from data_agent import DataAgent, SelectionSchedule
 from data_agent._errors import DataAgentWarning, InputError
-from data_agent._schedule import UnselectedStream
+from data_agent._random import Purpose
+from data_agent._schedule import PermutationStream
 
 
 def schedule(num_samples=100, epochs=16, keep_ratio=0.5, **options):
@@ -29,6 +30,20 @@ def test_the_epoch_in_which_the_warm_up_ends_is_filled_with_selected_samples():
     plans = [schedule(keep_ratio=0.4).plan(epoch) for epoch in range(4)]
     assert [p.num_unselected for p in plans] == [40, 40, 20, 0]
     assert [p.num_selected for p in plans] == [0, 0, 20, 40]
+
+
+def test_exploration_takes_its_share_of_selected_epochs_only():
+    plans = [schedule(keep_ratio=0.4, explore=0.1).plan(epoch) for epoch in range(16)]
+    assert [p.num_explored for p in plans] == [0, 0, 0] + [4] * 11 + [0, 0]
+    assert {p.size for p in plans} == {40}
+
+
+def test_exploration_leaves_no_sample_out_for_long():
+    agent = DataAgent(num_samples=100, epochs=40, keep_ratio=0.5)
+    explored = torch.zeros(100, dtype=torch.bool)
+    for epoch in range(2, 22):  # 20 epochs of 5 of 100 samples
+        explored |= agent._composition._taken(epoch)
+    assert explored.all()
 
 
 def test_three_epochs_at_half_the_data_are_one_pass_and_half_a_pass_of_the_best():
@@ -85,6 +100,7 @@ def test_a_rest_smaller_than_the_world_is_left_out():
         ({"num_samples": 0}, "num_samples is 0; expected a whole number >= 1"),
         ({"num_samples": 10.0}, "num_samples is 10.0"),
         ({"epochs": -1}, "epochs is -1"),
+        ({"explore": 1.0}, r"explore is 1.0; expected a share in \[0, 1\)"),
         ({"kind": "greedy"}, "schedule 'greedy' is unknown"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 64, "drop_last": True}, "an epoch would be empty: 50 samples do not fill"),
@@ -119,7 +135,11 @@ def test_nothing_left_to_select_warns_and_says_what_would_help():
 )
 def test_the_stream_is_fair_wherever_it_stands(num_samples, epochs, keep_ratio, kind, seed):
     plan = schedule(num_samples, epochs, keep_ratio, kind=kind)
-    stream = UnselectedStream(plan, seed)
+
+    def new_stream():
+        return PermutationStream(plan, seed, Purpose.PERMUTATION, lambda p: p.num_unselected)
+
+    stream = new_stream()
     visits = torch.zeros(num_samples, dtype=torch.int64)
     cuts = [stream.cut(epoch) for epoch in range(epochs)]
     for epoch, cut in enumerate(cuts):
@@ -129,7 +149,7 @@ def test_the_stream_is_fair_wherever_it_stands(num_samples, epochs, keep_ratio, 
         assert visits.max() - visits.min() <= 1
     for epoch in (epochs - 1, 0, epochs // 2):  # in any order, and from scratch
         assert torch.equal(stream.cut(epoch), cuts[epoch])
-        assert torch.equal(UnselectedStream(plan, seed).cut(epoch), cuts[epoch])
+        assert torch.equal(new_stream().cut(epoch), cuts[epoch])
 
 
 @settings(max_examples=200, deadline=None)

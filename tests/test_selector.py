@@ -5,9 +5,20 @@ import logging
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
-from data_agent import DataAgent, DataAgentConfig, Feedback, Selector, make_selector
-from data_agent._errors import CheckpointError, InputError, StateError
+from data_agent import (
+    DataAgent,
+    DataAgentConfig,
+    Feedback,
+    SelectionSampler,
+    Selector,
+    make_selector,
+    selection_loader,
+)
+from data_agent._errors import CheckpointError, DataAgentWarning, InputError, StateError
+from data_agent._nonfinite import without_nonfinite
+from data_agent._staging import Staging
 from data_agent.agent.reward import difficulty
 
 SIZE = 64
@@ -144,7 +155,7 @@ def test_a_batch_of_which_nothing_is_finite_is_skipped_too():
 def test_features_are_needed_and_keep_their_width():
     one = agent()
     one.begin_epoch(0)
-    with pytest.raises(InputError, match=r"call agent.watch\(head\)"):
+    with pytest.raises(InputError, match=r"learn\(\) reads them from the layer"):
         one.observe(batch(torch.arange(8), features=None))
     one.observe(batch(torch.arange(8)))
     with pytest.raises(InputError, match="features came 5 wide; so far they were 4 wide"):
@@ -220,7 +231,7 @@ def test_a_state_of_another_run_names_each_difference():
     with pytest.raises(CheckpointError, match="epochs was 16, here it is 20; seed was 1, here it"):
         other.load_state_dict(state)
     rewarded = agent(config=DataAgentConfig(signals=(difficulty,)))
-    with pytest.raises(CheckpointError, match=r"rewarded by \['difficulty', 'uncertainty'\]"):
+    with pytest.raises(CheckpointError, match=r"settings was .*uncertainty"):
         rewarded.load_state_dict(agent().state_dict())
 
 
@@ -252,6 +263,87 @@ def test_metrics_are_plain_numbers_for_any_logger():
     assert metrics["planned_cost"] == 0.5
     assert "epoch 3/16 (selected), 96 visits = 9.4% of a full run (plan: 50.0%)" in one.summary()
     assert one.action_histogram().sum() == SIZE
+
+
+def test_a_run_that_is_over_says_so():
+    one = agent()
+    for epoch in range(16):
+        observe_epoch(one, epoch)
+    with pytest.warns(DataAgentWarning, match="all 16 epochs are done"):
+        assert list(one.epochs()) == []
+
+
+def test_after_a_complete_epoch_a_restored_loader_delivers_the_next_one():
+    first = agent()
+    observe_epoch(first, 0)
+    first_state = first.state_dict()
+    restored = agent()
+    restored.load_state_dict(first_state)
+    preview = list(SelectionSampler(restored))
+    first.begin_epoch(1)
+    assert preview == list(SelectionSampler(first))
+    assert len(preview) == 32
+
+
+def test_rows_that_an_accelerator_found_not_finite_are_reported_later_and_lose_nothing():
+    staging = Staging("raise")
+    rows = torch.ones(3, 2)
+    staging.append(torch.tensor([4, 5, 6]), rows, torch.tensor([True, False, True]))
+    assert staging.rows()[0].tolist() == [4, 6]  # reading or saving does not raise
+    with pytest.raises(InputError, match=r"for 1 sample\(s\): 5"):
+        staging.check()
+    staging.check()  # reported once
+    assert staging.rows()[0].tolist() == [4, 6]
+    assert staging.num_skipped == 1
+
+
+def test_stand_ins_keep_the_batchs_statistics():
+    losses = torch.tensor([1.0, torch.nan, 3.0])
+    features = torch.tensor([[100.0], [torch.nan], [200.0]])
+    clean = without_nonfinite(Feedback(torch.arange(3), losses, features=features), "skip")
+    assert clean.losses.tolist() == [1.0, 2.0, 3.0]
+    assert clean.features.squeeze(1).tolist() == [100.0, 150.0, 200.0]
+    assert clean.valid.tolist() == [True, False, True]
+
+
+def test_features_beyond_all_measure_are_not_finite_either():
+    one = agent()
+    one.begin_epoch(0)
+    features = torch.ones(8, 4)
+    features[2] = 1e30
+    with pytest.raises(InputError, match=r"for 1 sample\(s\): 2"):
+        one.observe(batch(torch.arange(8), features=features))
+
+
+def test_a_sampler_of_a_framework_leaves_the_batches_to_it():
+    one = agent()
+    SelectionSampler(one)
+    assert one.schedule.batch_size is None
+    observe_epoch(one, 0)
+    assert one._update_interval == 32  # 256 rows in batches of 8
+
+
+def test_a_second_loader_with_other_batches_is_refused_once_training_runs():
+    one = agent()
+    data = TensorDataset(torch.arange(SIZE))
+    selection_loader(data, one, batch_size=8)
+    one.begin_epoch(0)
+    selection_loader(data, one, batch_size=8)
+    with pytest.raises(StateError, match="no second one with other batches"):
+        selection_loader(data, one, batch_size=4)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(InputError, match="config is dict"):
+        agent(config={"gamma": 0.5})
+    with pytest.raises(InputError, match=r"rollout_rows is 256\.5; expected a whole number"):
+        DataAgentConfig(rollout_rows=256.5)
+    with pytest.raises(InputError, match="signals is <function difficulty"):
+        DataAgentConfig(signals=difficulty)
+    with pytest.raises(InputError, match="learning_rate is inf"):
+        DataAgentConfig(learning_rate=float("inf"))
+    with pytest.raises(InputError, match="a selector is needed"):
+        selection_loader(TensorDataset(torch.arange(SIZE)), DataAgent)
 
 
 class TestWatch:
@@ -317,6 +409,16 @@ class TestWatch:
         with pytest.raises(InputError, match="takes a module, got str"):
             self.agent.watch("fc")
         assert len(self.net[2]._forward_hooks) == 1  # the old watch is still there
+
+    def test_a_reduced_loss_is_named_and_the_next_call_works(self):
+        with pytest.raises(InputError, match="one number"):
+            self.agent.learn(self.losses().mean(), self.index)
+        with pytest.raises(InputError, match="index must be an int64 tensor"):
+            self.agent.learn(self.losses(), None)
+        with pytest.raises(InputError, match="the dataset has 64 samples"):
+            self.agent.learn(self.losses(), self.index + SIZE)
+        self.agent.learn(self.losses(), self.index)
+        assert self.agent.visits == 8
 
     def test_handed_over_values_go_first(self):
         logits = torch.zeros(8, 3)

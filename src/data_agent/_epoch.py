@@ -6,6 +6,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from data_agent._errors import CheckpointError, DataAgentWarning, StateError
 from data_agent._messages import Selection
 from data_agent._schedule import SelectionSchedule
@@ -21,6 +23,7 @@ class RunningEpoch:
     Args:
         epoch: its number.
         selection: its samples, over all ranks.
+        uniform: bool `[N]`, those that are in it whatever the method thinks of them; None for all.
         num_observed: samples observed on this rank.
         num_delivered: samples that a loader took on this rank.
         resume_at: samples that were observed before a restore; the sampler begins behind them.
@@ -28,6 +31,7 @@ class RunningEpoch:
 
     epoch: int
     selection: Selection
+    uniform: Tensor | None
     num_observed: int = 0
     num_delivered: int = 0
     resume_at: int = 0
@@ -65,9 +69,9 @@ class RunningEpoch:
                 "agent.observe(Feedback(...)))."
             )
         if not self.num_delivered and not self.num_observed:
-            _warn(f"epoch {self.epoch} had no batch: is the loader made for this selector?")
+            warn(f"epoch {self.epoch} had no batch: is the loader made for this selector?")
         elif self.num_observed < OBSERVED_SHARE * self.num_delivered:
-            _warn(
+            warn(
                 f"in epoch {self.epoch} {self.num_delivered} samples were delivered, but only "
                 f"{self.num_observed} observed. Call agent.learn(losses, index) for every batch."
             )
@@ -82,7 +86,9 @@ class RunningEpoch:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], schedule: SelectionSchedule) -> RunningEpoch:
+    def from_state(
+        cls, state: dict[str, Any], schedule: SelectionSchedule, uniform: Tensor | None
+    ) -> RunningEpoch:
         """Take over what `state_dict` returned.
 
         Raises:
@@ -92,8 +98,15 @@ class RunningEpoch:
         index = unpack_mask(state["selection"], schedule.num_samples)
         if len(index) != schedule.epoch_size(epoch):
             raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")
-        return cls(epoch, Selection(index, state["weights"]), observed, observed, observed)
+        if observed < 0:
+            raise CheckpointError(f"its position in epoch {epoch} is {observed}.")
+        weights = state["weights"]
+        if weights is not None and weights.shape != index.shape:
+            raise CheckpointError(f"its selection of epoch {epoch} has {len(weights)} weights.")
+        selection = Selection(index, weights)
+        return cls(epoch, selection, uniform, observed, observed, observed)
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """A `DataAgentWarning` at the line of the caller's caller."""
     warnings.warn(message, DataAgentWarning, stacklevel=5)

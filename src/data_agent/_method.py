@@ -23,6 +23,13 @@ class Method:
     default_schedule: ClassVar[ScheduleKind] = "exact"
     """The schedule where none is asked for."""
 
+    explore: float = 0.0
+    """Share of a selected epoch that is drawn uniformly, see `SelectionSchedule`."""
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that must be equal for a saved state to belong to this method."""
+        return {}
+
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """The `count` samples wanted in `epoch`, changing no state.
 

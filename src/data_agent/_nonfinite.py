@@ -12,6 +12,7 @@ from data_agent._errors import InputError
 from data_agent._messages import Feedback
 
 OnNonfinite = Literal["raise", "skip"]
+FEATURE_LIMIT = 1e15  # beyond it squares overflow, and a running variance would stay infinite
 
 
 def nonfinite_error(index: Tensor) -> InputError:
@@ -28,9 +29,10 @@ def nonfinite_error(index: Tensor) -> InputError:
 def finite_rows(feedback: Feedback) -> Tensor:
     """Bool `[B]`: the samples all of whose values are finite."""
     valid = torch.isfinite(feedback.losses)
-    for rows in (feedback.logits, feedback.features):
-        if rows is not None:
-            valid = valid & torch.isfinite(rows).all(1)
+    if feedback.logits is not None:
+        valid = valid & torch.isfinite(feedback.logits).all(1)
+    if feedback.features is not None:  # the comparison is false for NaN
+        valid = valid & (feedback.features.abs() <= FEATURE_LIMIT).all(1)
     for values in (feedback.uncertainty, *feedback.signals.values()):
         if values is not None:
             valid = valid & torch.isfinite(values)
@@ -38,10 +40,11 @@ def finite_rows(feedback: Feedback) -> Tensor:
 
 
 def without_nonfinite(feedback: Feedback, on_nonfinite: OnNonfinite) -> Feedback:
-    """The feedback with stand-ins for non-finite values, and `valid` to tell which.
+    """The feedback with the means of valid rows in the place of others, and `valid` to tell which.
 
     On the host nothing changes where all values are finite; elsewhere a look would wait for the
     accelerator, so stand-ins and `valid` are always computed and read at the next policy update.
+    Means as stand-ins keep the batch's statistics what they are without these rows.
 
     Raises:
         InputError: on the host, a value is not finite and `on_nonfinite` is "raise".
@@ -52,19 +55,24 @@ def without_nonfinite(feedback: Feedback, on_nonfinite: OnNonfinite) -> Feedback
             return feedback
         if on_nonfinite == "raise":
             raise nonfinite_error(feedback.index.cpu()[~valid])
-    losses = torch.where(valid, feedback.losses.float(), torch.nan)
-    stand_in = torch.nan_to_num(losses.nanmedian()).to(feedback.losses.dtype)
-    row = valid.unsqueeze(1)
     return replace(
         feedback,
-        losses=torch.where(valid, feedback.losses, stand_in),
-        logits=_or_zero(row, feedback.logits),
-        features=_or_zero(row, feedback.features),
-        uncertainty=_or_zero(valid, feedback.uncertainty),
-        signals={name: torch.where(valid, v, 0) for name, v in feedback.signals.items()},
+        losses=_mean_where_not(valid, feedback.losses),
+        logits=_or_none(valid, feedback.logits),
+        features=_or_none(valid, feedback.features),
+        uncertainty=_or_none(valid, feedback.uncertainty),
+        signals={name: _mean_where_not(valid, v) for name, v in feedback.signals.items()},
         valid=valid,
     )
 
 
-def _or_zero(valid: Tensor, values: Tensor | None) -> Tensor | None:
-    return None if values is None else torch.where(valid, values, 0)
+def _mean_where_not(valid: Tensor, values: Tensor) -> Tensor:
+    """`values` `[B, ...]` with the mean of the valid rows in the place of the others."""
+    rows = valid.view(-1, *[1] * (values.ndim - 1))
+    total = torch.where(rows, values, 0).sum(0, dtype=torch.float64)
+    mean = total / valid.sum().clamp_min(1)
+    return torch.where(rows, values, mean.to(values.dtype))
+
+
+def _or_none(valid: Tensor, values: Tensor | None) -> Tensor | None:
+    return None if values is None else _mean_where_not(valid, values)

@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     ROLLOUT = 5
     REDRAW = 6
     TIE = 7
+    EXPLORE = 8
 
 
 def derived_seed(seed: int, purpose: Purpose, *position: int) -> int:

@@ -48,12 +48,13 @@ class IndexedDataset(Dataset[Any]):
 
     Args:
         dataset: has `__getitem__` and `__len__`; `__getitems__` is used where it exists.
+        as_pairs: make every sample the pair `IndexedSample(sample, index)`, itself unchanged.
 
     Raises:
         InputError: not a map-style dataset.
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, *, as_pairs: bool = False) -> None:
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
             raise InputError(
                 f"{type(dataset).__name__} is not a map-style dataset: samples are selected by "
@@ -63,27 +64,25 @@ class IndexedDataset(Dataset[Any]):
         if not isinstance(dataset, Sized):
             raise InputError(f"{type(dataset).__name__} has no length; len(dataset) is needed.")
         self.dataset: Any = dataset
+        self._with_index = IndexedSample if as_pairs else with_index
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        return with_index(self.dataset[index], index)
+        return self._with_index(self.dataset[index], index)
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
         fetch = getattr(self.dataset, "__getitems__", None)
         samples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
-        return [with_index(sample, i) for sample, i in zip(samples, indices, strict=True)]
+        return [self._with_index(sample, i) for sample, i in zip(samples, indices, strict=True)]
 
 
 def with_index(sample: Any, index: Any) -> Any:
     """`sample` with its index added, as `IndexedDataset` describes."""
-    if isinstance(sample, MutableMapping):
-        # A batch of one's own mapping type (BatchEncoding) keeps it; a dataset's row is copied.
-        copied = cast("MutableMapping[str, Any]", type(sample)(sample))  # pyright: ignore
-        copied[INDEX_KEY] = index
-        return copied
     if isinstance(sample, Mapping):
+        if INDEX_KEY in sample:
+            raise InputError(f"the samples have a {INDEX_KEY!r} of their own; rename that field.")
         return {**sample, INDEX_KEY: index}
     if isinstance(sample, list):
         return [*cast("list[Any]", sample), index]
@@ -92,18 +91,8 @@ def with_index(sample: Any, index: Any) -> Any:
     return IndexedSample(sample, index)
 
 
-def without_index(sample: Any) -> tuple[Any, Any]:
-    """Undo `with_index`: the plain sample and its index."""
-    if isinstance(sample, IndexedSample):
-        return sample.sample, sample.index
-    if isinstance(sample, Mapping):
-        rest = dict(cast("Mapping[str, Any]", sample))
-        return rest, rest.pop(INDEX_KEY)
-    return sample[:-1], sample[-1]
-
-
 class CollateWithIndex:
-    """Calls a collate function of one's own with plain samples and adds the index to its batch.
+    """Calls a collate function of one's own with the plain samples and adds the index to its batch.
 
     Args:
         collate_fn: list of samples -> batch (a mapping, list, tuple or tensor).
@@ -112,19 +101,18 @@ class CollateWithIndex:
     def __init__(self, collate_fn: Callable[[list[Any]], Any]) -> None:
         self.collate_fn = collate_fn
 
-    def __call__(self, samples: list[Any]) -> Any:
+    def __call__(self, samples: list[IndexedSample]) -> Any:
         """The batch, with the int64 `[B]` index as last element or under "sample_index"."""
-        pairs = [without_index(sample) for sample in samples]
-        batch = self.collate_fn([sample for sample, _ in pairs])
-        index = torch.tensor([index for _, index in pairs], dtype=torch.int64)
-        if isinstance(batch, MutableMapping):
+        batch = self.collate_fn([sample for sample, _ in samples])
+        index = torch.tensor([index for _, index in samples], dtype=torch.int64)
+        if isinstance(batch, MutableMapping):  # of its own type, such as BatchEncoding
             batch[INDEX_KEY] = index
             return cast("Any", batch)
         if not isinstance(batch, Mapping | list | tuple | Tensor):
             raise InputError(
                 f"the collate function returned {type(batch).__name__}; the index can ride in a "
-                "mapping, list, tuple or beside a tensor. Wrap the dataset in IndexedDataset and "
-                "let your collate function carry the index itself."
+                "mapping, list, tuple or beside a tensor. Pass IndexedDataset(dataset) instead of "
+                "the dataset: your collate function then gets the index and carries it itself."
             )
         return with_index(batch, index)
 
@@ -137,7 +125,7 @@ class SelectionSampler(Sampler[int]):
 
     Args:
         selector: the method; its running epoch is what is iterated.
-        batch_size: samples a step on each rank; needed where `world` is above one.
+        batch_size: samples a step on each rank; None where a framework makes the batches.
         rank: this process among those that share the epoch.
         world: how many share it; 1 leaves sharding to a framework.
         drop_last: leave out a last batch that is not full.
@@ -149,20 +137,19 @@ class SelectionSampler(Sampler[int]):
         self,
         selector: Selector,
         *,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         rank: int = 0,
         world: int = 1,
         drop_last: bool = False,
         skip_observed: bool = True,
     ) -> None:
-        if not isinstance(selector, Selector):
-            raise InputError(
-                f"a selector is needed (DataAgent, make_selector(...)), got "
-                f"{type(selector).__name__}."
-            )
+        _check_selector(selector)
         if not 0 <= rank < world:
             raise InputError(f"rank {rank} does not exist among {world}.")
-        selector.use_loader(batch_size, world=world, drop_last=drop_last)
+        if batch_size is not None:
+            selector.use_loader(batch_size, world=world, drop_last=drop_last)
+        elif world > 1 or drop_last:
+            raise InputError("sharing an epoch among ranks, and drop_last, need batch_size=.")
         self.selector = selector
         self._batch_size = batch_size
         self._rank = rank
@@ -191,7 +178,7 @@ class SelectionSampler(Sampler[int]):
 
     def _share(self, order: Tensor) -> Tensor:
         """This rank's part: its batch of each round, then its part of the last, smaller round."""
-        if self._world == 1:
+        if self._world == 1 or self._batch_size is None:
             return order
         round_size = self._batch_size * self._world
         num_full = len(order) // round_size
@@ -245,15 +232,20 @@ def selection_loader(
         options = {**settings, **options}
     options.pop("batch_size", None)
     options.pop("drop_last", None)
-    dataset = data if isinstance(data, IndexedDataset) else IndexedDataset(data)
+    _check_selector(selector)
+    collate_fn = options.get("collate_fn")
+    if isinstance(data, IndexedDataset):  # its samples and its collate function carry the index
+        dataset = data
+    elif collate_fn is None or collate_fn is default_collate:
+        dataset = IndexedDataset(data)
+    else:
+        dataset = IndexedDataset(data, as_pairs=True)
+        options["collate_fn"] = CollateWithIndex(collate_fn)
     if len(dataset) != selector.schedule.num_samples:
         raise InputError(
             f"the dataset has {len(dataset)} samples, but the selector was built for num_samples="
             f"{selector.schedule.num_samples}. Use num_samples=len(dataset)."
         )
-    collate_fn = options.pop("collate_fn", None)
-    if collate_fn is not None and collate_fn is not default_collate:
-        options["collate_fn"] = CollateWithIndex(collate_fn)
     sampler = SelectionSampler(
         selector,
         batch_size=1 if batch_size is None else batch_size,
@@ -268,6 +260,13 @@ def selection_loader(
         sampler=sampler,
         **options,
     )
+
+
+def _check_selector(selector: object) -> None:
+    if not isinstance(selector, Selector):
+        raise InputError(
+            f"a selector is needed (DataAgent(...), make_selector(...)), got {selector!r}."
+        )
 
 
 def _settings(loader: DataLoader[Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,11 +21,22 @@ FINAL_SHARE = 8  # the final phase is one epoch in eight (12.5 % of training, as
 
 @dataclass(frozen=True, slots=True)
 class EpochPlan:
-    """One epoch: its phase, how many samples come unselected, and how many are chosen."""
+    """One epoch: its phase, and how many samples come unselected, by exploration, and chosen."""
 
     phase: Phase
     num_unselected: int
+    num_explored: int
     num_selected: int
+
+    @property
+    def num_uniform(self) -> int:
+        """Samples that are in the epoch whatever the method thinks of them."""
+        return self.num_unselected + self.num_explored
+
+    @property
+    def size(self) -> int:
+        """Samples in the epoch."""
+        return self.num_uniform + self.num_selected
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +57,8 @@ class SelectionSchedule:
         batch_size: samples a step on each rank; None while no loader is known.
         world: number of ranks that share an epoch.
         drop_last: leave out a last batch that is not full.
+        explore: share in [0, 1) of a selected epoch that is drawn uniformly, without replacement
+            until all were drawn: nothing is given up for ever, and a method sees a fair sample.
 
     Raises:
         InputError: a value outside its range.
@@ -57,6 +71,7 @@ class SelectionSchedule:
     batch_size: int | None = None
     world: int = 1
     drop_last: bool = False
+    explore: float = 0.0
 
     def __post_init__(self) -> None:
         _check_count("num_samples", self.num_samples, "the length of the training dataset")
@@ -68,6 +83,8 @@ class SelectionSchedule:
             )
         if self.batch_size is not None:
             _check_count("batch_size", self.batch_size, "samples a step on each rank")
+        if not 0 <= self.explore < 1:
+            raise InputError(f"explore is {self.explore!r}; expected a share in [0, 1).")
         if self.num_kept == 0:
             raise InputError(
                 f"an epoch would be empty: {self.raw_kept} samples do not fill one batch of "
@@ -86,6 +103,11 @@ class SelectionSchedule:
         return self._loadable(self.raw_kept)
 
     @property
+    def num_left_out(self) -> int:
+        """Samples an epoch that a loader's batches cannot hold: of `drop_last`, or of ranks."""
+        return self.raw_kept - self.num_kept
+
+    @property
     def total_visits(self) -> int:
         """Samples visited in the whole run, over all ranks."""
         return sum(self.epoch_size(epoch) for epoch in range(self.epochs))
@@ -99,23 +121,22 @@ class SelectionSchedule:
         if not 0 <= epoch < self.epochs:
             raise InputError(f"epoch {epoch} does not exist: the schedule has {self.epochs}.")
         if self.kind == "uniform":
-            return EpochPlan("final", self.num_kept, 0)
+            return EpochPlan("final", self.num_kept, 0, 0)
         is_final = epoch >= self.epochs - self.epochs // FINAL_SHARE
         if self.kind == "paper":
             return self._paper_plan(epoch, is_final=is_final)
         kept = self.num_kept
         warm_up_left = min(self.num_samples, kept * self.epochs) - epoch * kept
         if is_final:
-            return EpochPlan("final", kept, 0)
+            return EpochPlan("final", kept, 0, 0)
         if warm_up_left > 0:
             unselected = min(kept, warm_up_left)
-            return EpochPlan("warm-up", unselected, kept - unselected)
-        return EpochPlan("selected", 0, kept)
+            return EpochPlan("warm-up", unselected, 0, kept - unselected)
+        return self._selected_plan()
 
     def epoch_size(self, epoch: int) -> int:
         """Samples in `epoch`, over all ranks."""
-        plan = self.plan(epoch)
-        return plan.num_unselected + plan.num_selected
+        return self.plan(epoch).size
 
     def steps(self, epoch: int, batch_size: int | None = None) -> int:
         """Batches in `epoch` on each rank."""
@@ -172,10 +193,14 @@ class SelectionSchedule:
     def _paper_plan(self, epoch: int, *, is_final: bool) -> EpochPlan:
         everything = self._loadable(self.num_samples)
         if epoch == 0:
-            return EpochPlan("warm-up", everything, 0)
+            return EpochPlan("warm-up", everything, 0, 0)
         if is_final:
-            return EpochPlan("final", everything, 0)
-        return EpochPlan("selected", 0, self.num_kept)
+            return EpochPlan("final", everything, 0, 0)
+        return self._selected_plan()
+
+    def _selected_plan(self) -> EpochPlan:
+        explored = math.floor(self.explore * self.num_kept + 0.5)
+        return EpochPlan("selected", 0, explored, self.num_kept - explored)
 
     def _loadable(self, size: int) -> int:
         """`size` less what no rank's batches can hold evenly."""
@@ -185,29 +210,43 @@ class SelectionSchedule:
         return size - rest if self.drop_last or rest < self.world else size
 
 
-class UnselectedStream:
-    """The unselected visits of a run: consecutive cuts of one stream of permutations.
+class PermutationStream:
+    """Uniform visits of a run: consecutive cuts of one stream of permutations of all samples.
 
     Pass p over the data is a permutation seeded by (seed, p). A cut that spans two passes must not
     hold a sample twice: those of the new pass that the cut already holds are deferred, they come
     right after it. So any two samples' visits differ by at most one, wherever the stream stands.
 
-    A pure function of (schedule, seed, epoch); the last position is only remembered for speed.
+    A pure function of its arguments and the epoch; the last position is only remembered for speed.
+
+    Args:
+        schedule: the budget.
+        seed: of the permutations.
+        purpose: tells streams with one seed apart.
+        count_of: how many samples an epoch of this plan takes from the stream.
     """
 
-    def __init__(self, schedule: SelectionSchedule, seed: int) -> None:
+    def __init__(
+        self,
+        schedule: SelectionSchedule,
+        seed: int,
+        purpose: Purpose,
+        count_of: Callable[[EpochPlan], int],
+    ) -> None:
         self._schedule = schedule
         self._seed = seed
+        self._purpose = purpose
+        self._count_of = count_of
         self._rewind()
 
     def cut(self, epoch: int) -> Tensor:
-        """int64 `[num_unselected]`: the unselected samples of `epoch`, in stream order."""
+        """int64 `[count]`: the samples that `epoch` takes, distinct, in stream order."""
         if epoch < self._epoch:
             self._rewind()
         while self._epoch < epoch:
-            self._take(self._schedule.plan(self._epoch).num_unselected, keep=True)
+            self._take(self._count_of(self._schedule.plan(self._epoch)), keep=True)
             self._epoch += 1
-        return self._take(self._schedule.plan(epoch).num_unselected, keep=False)
+        return self._take(self._count_of(self._schedule.plan(epoch)), keep=False)
 
     def _rewind(self) -> None:
         self._epoch = 0
@@ -220,9 +259,7 @@ class UnselectedStream:
             taken, left, passes = self._left[:count], self._left[count:], self._passes
         else:
             head, passes = self._left, self._passes + 1
-            order = permutation(
-                self._schedule.num_samples, self._seed, Purpose.PERMUTATION, self._passes
-            )
+            order = permutation(self._schedule.num_samples, self._seed, self._purpose, self._passes)
             in_head = torch.zeros(self._schedule.num_samples, dtype=torch.bool)
             in_head[head] = True
             fresh = (~in_head[order]).nonzero().squeeze(1)[: count - len(head)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,12 +17,14 @@ from torch import Tensor
 
 from data_agent import _distributed
 from data_agent._clock import Stopwatch
-from data_agent._epoch import RunningEpoch
+from data_agent._composition import Composition
+from data_agent._epoch import RunningEpoch, warn
 from data_agent._errors import CheckpointError, InputError, StateError
 from data_agent._messages import Feedback, Selection, check_range, require_graph
 from data_agent._method import Method
 from data_agent._nonfinite import OnNonfinite, without_nonfinite
-from data_agent._schedule import ScheduleKind, SelectionSchedule, UnselectedStream
+from data_agent._readings import progress_metrics, progress_summary
+from data_agent._schedule import ScheduleKind, SelectionSchedule
 from data_agent._staging import Staging, keep_last
 from data_agent._state import STATE_VERSION, check_header
 from data_agent._taps import HeadTap
@@ -65,13 +68,14 @@ class Selector(Method):
             epochs=epochs,
             keep_ratio=keep_ratio,
             kind=self.default_schedule if schedule is None else schedule,
+            explore=self.explore,
         )
         self.seed = seed
         self.visits = 0
         self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
         self._staging = Staging(on_nonfinite)
-        self._stream = UnselectedStream(self.schedule, seed)
+        self._composition = Composition(self.schedule, self.seed)
         self._running: RunningEpoch | None = None
         self._just_restored = False
         self._epoch_shift = 0
@@ -94,7 +98,10 @@ class Selector(Method):
         """Begin each epoch still to do and yield its number; after a restore, from there on."""
         if self._running is not None and self._next_epoch() == self._running.epoch:
             self._running.resume_at = self._running.num_observed
-        for epoch in range(self._next_epoch(), self.schedule.epochs):
+        first = self._next_epoch()
+        if first == self.schedule.epochs:
+            warn(f"all {first} epochs are done; for another training run build a new selector.")
+        for epoch in range(first, self.schedule.epochs):
             self.begin_epoch(epoch)
             yield epoch
         if self._running is not None:
@@ -120,12 +127,15 @@ class Selector(Method):
                     "epochs only go forward. For another training run build a new selector."
                 )
             self._running.check_observed()
+        self._staging.check()
         with self._clock.running():
             index, values = _distributed.gather_rows(*self._staging.rows())
             if values.shape[1:].numel():
                 self.merge(*keep_last(index, values))
             self._staging.clear()
-            self._running = RunningEpoch(epoch, self._compute_selection(epoch))
+            self._running = RunningEpoch(
+                epoch, self._compute_selection(epoch), self._composition.uniform(epoch)
+            )
         self._just_restored = False
 
     def set_epoch(self, epoch: int) -> None:
@@ -194,14 +204,14 @@ class Selector(Method):
             InputError: a tensor of another shape, dtype or range; our state is as before.
             StateError: no epoch has begun, or losses carry no graph.
         """
-        if isinstance(losses, Tensor) and losses.ndim:
-            require_graph(losses)
-        if self._tap is not None and (features is None or logits is None):
-            watched_features, watched_logits = self._tap.take(len(losses))
-            features = watched_features if features is None else features
-            logits = watched_logits if logits is None else logits
-        self.observe(Feedback(index, losses, logits, features, labels, uncertainty, signals))
-        return self.weighted_mean(losses, index)
+        try:
+            feedback = Feedback(index, losses, logits, features, labels, uncertainty, signals)
+            loss = self.weighted_mean(losses, index)
+            self.observe(feedback if self._tap is None else self._tap.complete(feedback))
+        finally:
+            if self._tap is not None:
+                self._tap.forget()  # after an error too: the next forward is another batch's
+        return loss
 
     def observe(self, feedback: Feedback) -> None:
         """Learn from a batch; no graph is needed.
@@ -220,7 +230,7 @@ class Selector(Method):
         ):
             index = feedback.index.cpu()
             check_range(index, self.schedule.num_samples)
-            feedback = without_nonfinite(feedback, self._on_nonfinite)
+            feedback = without_nonfinite(replace(feedback, index=index), self._on_nonfinite)
             values = self.record(feedback)
             if values is None:
                 values = feedback.losses.new_empty(len(feedback), 0)
@@ -256,13 +266,15 @@ class Selector(Method):
         schedule = self.schedule.for_loader(batch_size, world=world, drop_last=drop_last)
         if schedule == self.schedule:
             return
-        if self._running is not None and schedule.num_kept != self.schedule.num_kept:
+        is_second = self.schedule.batch_size is not None
+        if self._running is not None and (is_second or schedule.num_kept != self.schedule.num_kept):
             raise StateError(
-                f"a loader with batches of {batch_size} on {world} rank(s) would change the "
-                "running epoch. Build the loader before the first epoch begins."
+                f"a loader with batches of {batch_size} on {world} rank(s) (drop_last={drop_last}) "
+                "would change the running epoch. Build the loader before the first epoch begins, "
+                "and before a state is loaded, and no second one with other batches."
             )
         self.schedule = schedule
-        self._stream = UnselectedStream(schedule, self.seed)
+        self._composition = Composition(self.schedule, self.seed)
 
     def note_delivered(self, epoch: int, count: int) -> None:
         """Tell how many samples of `epoch` a loader has taken so far; see `begin_epoch`."""
@@ -275,33 +287,25 @@ class Selector(Method):
             return 0
         return self._running.resume_at
 
+    def uniform_rows(self, index: Tensor) -> Tensor:
+        """Bool `[B]`: which samples of the running epoch are there by no choice of the method."""
+        uniform = self._open_epoch().uniform
+        if uniform is None:
+            return torch.ones(len(index), dtype=torch.bool)
+        return uniform[index]
+
     # Readings.
 
     def metrics(self) -> dict[str, float]:
         """Numbers for any logger: where the run stands and what it saved."""
-        full = self.schedule.num_samples * self.schedule.epochs
-        return {
-            "epoch": float(-1 if self._running is None else self._running.epoch),
-            "visits": float(self.visits),
-            "visits_of_full_run": self.visits / full,
-            "planned_cost": self.schedule.total_visits / full,
-            "skipped_nonfinite": float(self._staging.num_skipped),
-            "overhead_seconds": self.overhead_seconds,
-            "overhead_share": self._clock.share(),
-        }
+        progress = progress_metrics(
+            self.schedule, self._running, visits=self.visits, clock=self._clock
+        )
+        return {**progress, "skipped_nonfinite": float(self._staging.num_skipped)}
 
     def summary(self) -> str:
         """One line for a person."""
-        now = self.metrics()
-        if self._running is None:
-            where = f"{self.name}: no epoch has begun"
-        else:
-            phase = self.schedule.plan(self._running.epoch).phase
-            where = f"{self.name}: epoch {self._running.epoch + 1}/{self.schedule.epochs} ({phase})"
-        return (
-            f"{where}, {self.visits:,} visits = {now['visits_of_full_run']:.1%} of a full run "
-            f"(plan: {now['planned_cost']:.1%}), overhead {now['overhead_share']:.1%} of the time"
-        )
+        return progress_summary(self.name, self.schedule, self._running, self.metrics())
 
     # State.
 
@@ -311,7 +315,8 @@ class Selector(Method):
         On several ranks each rank holds its own.
         """
         index, values = self._staging.rows()
-        state: dict[str, Any] = {
+        running = self._running
+        return {
             "version": STATE_VERSION,
             **self._header(),
             "visits": self.visits,
@@ -319,12 +324,9 @@ class Selector(Method):
             "num_skipped": self._staging.num_skipped,
             "staged_index": index.clone(),
             "staged_values": values.clone(),
-            "running": None,
+            "running": running and running.state_dict(self.schedule.num_samples),
             "method": self.method_state(),
         }
-        if self._running is not None:
-            state["running"] = self._running.state_dict(self.schedule.num_samples)
-        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; after an error our state is as before.
@@ -336,9 +338,15 @@ class Selector(Method):
         before = self.state_dict()
         try:
             self._load(state)
-        except (CheckpointError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever a damaged state leads to
             self._load(before)
             raise CheckpointError(f"this state cannot be loaded: {error}") from error
+        # An epoch that was observed to its end has nothing to deliver: whoever asks for batches
+        # before beginning an epoch (Lightning does) must get those of the next one.
+        if self._just_restored and self.epoch != (due := self._next_epoch()):
+            if due < self.schedule.epochs:
+                self.begin_epoch(due)
+            self._just_restored = True
 
     def _load(self, state: dict[str, Any]) -> None:
         self.load_method_state(state["method"])
@@ -349,7 +357,10 @@ class Selector(Method):
         self._clock.seconds = float(state["overhead_seconds"])
         self._epoch_shift = 0
         saved = state["running"]
-        self._running = RunningEpoch.from_state(saved, self.schedule) if saved else None
+        self._running = None
+        if saved is not None:
+            uniform = self._composition.uniform(int(saved["epoch"]))
+            self._running = RunningEpoch.from_state(saved, self.schedule, uniform)
         self._just_restored = self._running is not None
 
     # Helpers.
@@ -363,25 +374,15 @@ class Selector(Method):
             "keep_ratio": self.schedule.keep_ratio,
             "num_kept": self.schedule.num_kept,
             "schedule": self.schedule.kind,
+            "world": self.schedule.world,
             "seed": self.seed,
+            "settings": self.settings(),
         }
 
     def _compute_selection(self, epoch: int) -> Selection:
-        """The unselected part of `epoch` and, where there is room, what the method wants."""
-        plan = self.schedule.plan(epoch)
-        taken = torch.zeros(self.schedule.num_samples, dtype=torch.bool)
-        if plan.num_unselected:
-            taken[self._stream.cut(epoch)] = True
-        if plan.num_selected:
-            chosen = self.choose(epoch, plan.num_selected, taken)
-            taken[chosen] = True
-        index = taken.nonzero().squeeze(1)
-        if len(index) != self.schedule.epoch_size(epoch):
-            raise StateError(
-                f"{type(self).__name__}.choose() returned samples that repeat or are excluded: "
-                f"epoch {epoch} has {len(index)} samples, not {self.schedule.epoch_size(epoch)}."
-            )
-        return Selection(index, self.weigh(index) if plan.num_selected else None)
+        index = self._composition.samples(epoch, self.choose)
+        is_chosen = self.schedule.plan(epoch).num_selected > 0
+        return Selection(index, self.weigh(index) if is_chosen else None)
 
     def _next_epoch(self) -> int:
         if self._running is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from data_agent._errors import InputError, StateError
+from data_agent._messages import Feedback
 
 
 class HeadTap:
@@ -47,6 +49,17 @@ class HeadTap:
         """Drop what was kept."""
         self._features = self._logits = None
         self._num_forwards = 0
+
+    def complete(self, feedback: Feedback) -> Feedback:
+        """The feedback with what it lacks of features and logits; errors as `take`."""
+        if feedback.features is not None and feedback.logits is not None:
+            return feedback
+        features, logits = self.take(len(feedback))
+        return replace(
+            feedback,
+            features=features if feedback.features is None else feedback.features,
+            logits=logits if feedback.logits is None else feedback.logits,
+        )
 
     def take(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """The features `[B, D]` and logits `[B, C]` of the one forward since the last call.

@@ -82,3 +82,8 @@ def test_rewards():
 def test_the_price_rises_while_too_much_is_kept():
     assert multiplier_step(0.3, 0.7, 0.5, 0.1) == pytest.approx(0.32)
     assert multiplier_step(0.3, 0.4, 0.5, 0.1) == pytest.approx(0.29)
+
+
+def test_the_price_stays_in_the_range_of_utilities():
+    assert multiplier_step(0.99, 1.0, 0.1, 0.1) == 1.0
+    assert multiplier_step(0.01, 0.0, 0.5, 0.1) == 0.0

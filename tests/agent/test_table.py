@@ -17,18 +17,6 @@ def test_a_visited_sample_holds_its_policy_and_the_others_drift_to_the_prior():
     # Sample 1 went half the way from (1, 9) to (1, 1): (1, 5).
     expected = torch.tensor([0.9, 1 / 6, 0.5])
     torch.testing.assert_close(table.expected_actions(), expected, rtol=1e-3, atol=1e-3)
-    assert table.mean_action == pytest.approx(expected.mean().item(), abs=1e-3)
-
-
-@pytest.mark.parametrize("table", [ParameterTable(4, seed=0, drift=0.0), ActionTable(4)])
-def test_change_foretells_what_merge_does_to_the_mean(table):
-    index = torch.tensor([2, 0])
-    values = table.rows(
-        torch.tensor([4.0, 1.0]), torch.tensor([1.0, 3.0]), torch.tensor([0.9, 0.2])
-    )
-    foretold = table.mean_action + table.change(index, values) / 4
-    table.merge(index, values)
-    assert foretold == pytest.approx(table.mean_action, abs=1e-6)
 
 
 def test_redraw_is_a_function_of_epoch_and_seed():

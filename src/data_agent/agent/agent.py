@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from data_agent import _distributed
-from data_agent._errors import CheckpointError, InputError
+from data_agent._errors import InputError
 from data_agent._messages import Feedback
 from data_agent._nonfinite import OnNonfinite
 from data_agent._random import Purpose, derived_seed
@@ -53,6 +54,9 @@ class DataAgent(Selector):
         on_nonfinite: OnNonfinite = "raise",
     ) -> None:
         self.config = DataAgentConfig() if config is None else config
+        if not isinstance(self.config, DataAgentConfig):
+            raise InputError(f"config is {type(config).__name__}; expected a DataAgentConfig(...).")
+        self.explore = self.config.explore
         super().__init__(
             num_samples=num_samples,
             epochs=epochs,
@@ -62,11 +66,11 @@ class DataAgent(Selector):
             on_nonfinite=on_nonfinite,
         )
         self._table = self._make_table()
-        self._action_sum = self._table.mean_action * num_samples
         self._learner: Learner | None = None
         self._num_steps = 0
         self._num_updates = 0
         self._next_update = 0
+        self._update_interval = 0
         self._reward_weights: Tensor | None = None
 
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
@@ -79,15 +83,21 @@ class DataAgent(Selector):
         """Let the policy act on the batch; its action or its parameters go to the table."""
         if feedback.features is None:
             raise InputError(
-                "the policy sees features [B, D], and none came: call agent.watch(head) on the "
-                "model's last layer once, or pass features= to learn()."
+                "the policy sees features [B, D], and none came. learn() reads them from the layer "
+                "given to agent.watch(head); observe() takes them as Feedback(..., features=...)."
             )
         signals = self._signals(feedback)
         weights = adaptive_weights(signals)
         learner = self._learner_for(feedback.features)
         state = learner.state_of(feedback.features)
         worth = utility(signals, weights)
-        alpha, beta, action = learner.act(state, worth, feedback.valid, self._num_steps)
+        alpha, beta, action = learner.act(
+            state,
+            worth,
+            step=self._num_steps,
+            uniform=self.uniform_rows(feedback.index).to(state.device, non_blocking=True),
+            valid=feedback.valid,
+        )
         self._learner = learner
         self._reward_weights = weights
         return self._table.rows(alpha, beta, action)
@@ -95,24 +105,24 @@ class DataAgent(Selector):
     def after_observe(self, num_rows: int) -> None:
         """Update the policy where it is due."""
         if self._num_steps == 0:
-            self._next_update = self._update_interval(num_rows)
+            self._update_interval = self._steps_between_updates(num_rows)
+            self._next_update = self._update_interval
         self._num_steps += 1
         if self._num_steps >= self._next_update:
-            self._next_update = self._num_steps + self._update_interval(num_rows)
+            self._next_update = self._num_steps + self._update_interval
             self._update()
 
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Take the last epoch's rows into the table."""
         self._table.merge(index, values)
-        self._action_sum = self._table.mean_action * self.schedule.num_samples
 
     def metrics(self) -> dict[str, float]:
         """As every selector; and tau, actions, reward weights, PPO diagnostics, kept/unkept."""
         metrics = super().metrics()
-        metrics["mean_action"] = self._action_sum / self.schedule.num_samples
         metrics["policy_updates"] = float(self._num_updates)
-        if self._learner is not None and self._learner.tau is not None:
-            metrics["tau"] = self._learner.tau
+        for name in ("tau", "mean_action"):
+            if (value := getattr(self._learner, name, None)) is not None:
+                metrics[name] = value
         if self._reward_weights is not None:
             for signal, weight in zip(self.config.signals, self._reward_weights, strict=True):
                 metrics[f"reward_weight/{_name_of(signal)}"] = float(weight)
@@ -126,7 +136,9 @@ class DataAgent(Selector):
 
     def summary(self) -> str:
         """One line for a person."""
-        line = f"{super().summary()}, mean action {self.metrics()['mean_action']:.2f}"
+        line = super().summary()
+        if self._learner is not None and self._learner.mean_action is not None:
+            line += f", mean action {self._learner.mean_action:.2f}"
         if self._learner is not None and self._learner.tau is not None:
             line += f", tau {self._learner.tau:.3f}"
         return line
@@ -143,16 +155,20 @@ class DataAgent(Selector):
         actions = self._table.expected_actions()
         return torch.histc(actions, bins=bins, min=0, max=1).to(torch.int64)
 
+    def settings(self) -> dict[str, Any]:
+        """The configuration, signals by name."""
+        plain = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
+        return {**plain, "signals": [_name_of(signal) for signal in self.config.signals]}
+
     def method_state(self) -> dict[str, Any]:
         """Table, learner, counters."""
         return {
-            "signals": [_name_of(signal) for signal in self.config.signals],
             "table": self._table.state_dict(),
-            "action_sum": self._action_sum,
             "learner": None if self._learner is None else self._learner.state_dict(),
             "num_steps": self._num_steps,
             "num_updates": self._num_updates,
             "next_update": self._next_update,
+            "update_interval": self._update_interval,
             "reward_weights": None
             if self._reward_weights is None
             else self._reward_weights.cpu().clone(),
@@ -160,14 +176,11 @@ class DataAgent(Selector):
 
     def load_method_state(self, state: dict[str, Any]) -> None:
         """Take over what `method_state` returned."""
-        names = [_name_of(signal) for signal in self.config.signals]
-        if state["signals"] != names:
-            raise CheckpointError(f"it was rewarded by {state['signals']}, this agent by {names}.")
         self._table.load_state_dict(state["table"])
-        self._action_sum = float(state["action_sum"])
         self._num_steps = int(state["num_steps"])
         self._num_updates = int(state["num_updates"])
         self._next_update = int(state["next_update"])
+        self._update_interval = int(state["update_interval"])
         self._reward_weights = state["reward_weights"]
         if state["learner"] is None:
             self._learner = None
@@ -215,7 +228,7 @@ class DataAgent(Selector):
             return ActionTable(self.schedule.num_samples)
         return ParameterTable(self.schedule.num_samples, seed=self.seed, drift=self.config.drift)
 
-    def _update_interval(self, num_rows: int) -> int:
+    def _steps_between_updates(self, num_rows: int) -> int:
         """Steps between updates: enough to fill a rollout. The same number on every rank."""
         rows_a_step = self.schedule.batch_size or num_rows
         rows_a_step *= _distributed.world_size()
@@ -223,15 +236,10 @@ class DataAgent(Selector):
 
     def _update(self) -> None:
         assert self._learner is not None
-        change = self._table.change(*self._staging.settle())
-        here = torch.tensor([[change, self.visits]], dtype=torch.float64)
-        (everywhere,) = _distributed.gather_rows(here)
-        change, visits = everywhere.sum(0).tolist()
-        self._action_sum += change
-        self._learner.update(
-            mean_action=self._action_sum / self.schedule.num_samples,
-            progress=min(1.0, visits / self.schedule.total_visits),
-        )
+        self._staging.check()
+        (visits,) = _distributed.gather_rows(torch.tensor([self.visits]))
+        done = float(visits.sum()) / self.schedule.total_visits
+        self._learner.update(progress=min(1.0, done))
         self._num_updates += 1
 
     def _kept_and_unkept(self) -> tuple[Tensor, Tensor]:

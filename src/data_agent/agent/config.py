@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from torch import Tensor
@@ -12,6 +13,8 @@ from data_agent._errors import InputError
 from data_agent._messages import Feedback
 from data_agent._schedule import ScheduleKind
 from data_agent.agent.reward import difficulty, uncertainty
+
+_COUNTS = ("ppo_epochs", "rollout_rows", "update_every", "hidden", "max_features")
 
 Signal = Callable[[Feedback], Tensor]
 
@@ -67,6 +70,10 @@ class DataAgentConfig:
     tau_rate: float = 0.05
     """Step size of the budget's multiplier for each policy update, >= 0."""
 
+    explore: float = 0.1
+    """Share in [0, 1) of a selected epoch that is drawn uniformly: what was given up is looked at
+    again, and the budget's multiplier sees what the policy would do with all samples."""
+
     drift: float = 0.02
     """Share in [0, 1] by which a sample that was not visited moves back to the prior each epoch."""
 
@@ -80,10 +87,14 @@ class DataAgentConfig:
     """Precision of the policy; float64 is for comparing implementations."""
 
     def __post_init__(self) -> None:
-        if not self.signals or not all(callable(signal) for signal in self.signals):
+        if (
+            not isinstance(self.signals, tuple)
+            or not self.signals
+            or not all(callable(signal) for signal in self.signals)
+        ):
             raise InputError(
-                f"signals is {self.signals!r}; expected at least one function from a Feedback to "
-                "[B] values in [0, 1]."
+                f"signals is {self.signals!r}; expected a tuple of at least one function from a "
+                "Feedback to [B] values in [0, 1]."
             )
         _check_names(self)
         for name, low, high in (
@@ -97,13 +108,16 @@ class DataAgentConfig:
             ("gae_lambda", 0.0, 1.0),
             ("entropy_bonus", 0.0, float("inf")),
             ("tau_rate", 0.0, float("inf")),
+            ("explore", 0.0, 0.99),
             ("drift", 0.0, 1.0),
             ("hidden", 1, float("inf")),
             ("max_features", 1, float("inf")),
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"{name} is {value!r}; expected a number.")
+            kind = int if name in _COUNTS else int | float
+            if isinstance(value, bool) or not isinstance(value, kind) or not isfinite(value):
+                a_number = "a whole number" if name in _COUNTS else "a number"
+                raise InputError(f"{name} is {value!r}; expected {a_number}.")
             if not low <= value <= high:
                 raise InputError(f"{name} is {value!r}; expected a value in [{low:g}, {high:g}].")
 
@@ -124,6 +138,7 @@ class DataAgentConfig:
             gae_lambda=0.95,
             entropy_bonus=0.0,
             tau_rate=0.0,
+            explore=0.0,
             drift=0.0,
         )
 

@@ -23,6 +23,7 @@ from data_agent.agent.objective import (
     clipped_surrogate,
     explained_variance,
     normalised,
+    one_step_advantage,
 )
 from data_agent.agent.reward import centred_reward, multiplier_step, paper_reward
 from data_agent.agent.rollout import Rollout, RolloutRows
@@ -54,6 +55,7 @@ class Learner:
     ) -> None:
         self.width = width
         self.tau: float | None = None
+        self.mean_action: float | None = None
         self.diagnostics: dict[str, Tensor] = {}
         self._config = config
         self._seed = seed
@@ -66,6 +68,7 @@ class Learner:
             state_width, window=MOMENTS_WINDOW, device=device, dtype=self._dtype
         )
         self._reward_moments = torch.zeros(3, 1, dtype=self._dtype, device=device)
+        self._uniform_actions = torch.zeros(2, dtype=self._dtype, device=device)
         self.actor = Actor(state_width, config.hidden, seed=seed, dtype=self._dtype).to(device)
         self.critic = Critic(state_width, config.hidden, seed=seed, dtype=self._dtype).to(device)
         self._optimizers = [self._adam(self.actor), self._adam(self.critic)]
@@ -90,14 +93,23 @@ class Learner:
         self._moments.add(rows)
         return self._moments.standardised(rows).clamp(-STATE_CLIP, STATE_CLIP)
 
-    def act(self, state: Tensor, utility: Tensor, valid: Tensor | None, step: int) -> Tensor:
+    def act(
+        self,
+        state: Tensor,
+        utility: Tensor,
+        *,
+        step: int,
+        uniform: Tensor,
+        valid: Tensor | None = None,
+    ) -> Tensor:
         """Let the policy act on a batch and keep the rows for its next update.
 
         Args:
             state: `[B, D]`, from `state_of`.
             utility: `[B]` in [0, 1].
-            valid: bool `[B]`, rows that count, or None for all.
             step: number of the batch, for the draws.
+            uniform: bool `[B]`, rows that stand for the whole dataset: no choice brought them.
+            valid: bool `[B]`, rows that count, or None for all.
 
         Returns:
             `[3, B]`: alpha, beta and the sampled action.
@@ -109,31 +121,34 @@ class Learner:
         second = torch._standard_gamma(beta, generator=draws)
         action = (first / (first + second)).clamp(ACTION_MARGIN, 1 - ACTION_MARGIN)
         key_draws = generator(self._seed, Purpose.ROLLOUT, rank, step)
-        key = torch.rand(len(state), generator=key_draws).to(state.device, non_blocking=True)
+        key = torch.rand(len(state), generator=key_draws, dtype=torch.float32)
+        key = key.to(state.device, non_blocking=True)
         if valid is not None:
             key = torch.where(valid, key, torch.inf)
+            uniform = uniform & valid
+        expected = alpha / (alpha + beta)
+        seen = torch.stack([(expected * uniform).sum(), uniform.sum().to(self._dtype)])
+        self._uniform_actions = self._uniform_actions + seen
         steps = torch.full((len(state),), step, dtype=torch.int64, device=state.device)
         log_prob = beta_log_prob(action, alpha, beta)
         self.rollout.add(RolloutRows(key, steps, state, action, log_prob, utility.to(self._dtype)))
         return torch.stack([alpha, beta, action])
 
-    def update(self, *, mean_action: float, progress: float) -> None:
+    def update(self, *, progress: float) -> None:
         """One policy update from the rollout; a collective call on several ranks.
 
         Args:
-            mean_action: mean of E[a_i] over all samples, for tau.
             progress: share of training that is over, in [0, 1], for the learning rate.
         """
         self._moments.settle()
+        self._estimate_mean_action()
         rows = self.rollout.take()
         if rows is None:
             return
-        reward = self._normalised_reward(rows, mean_action)
+        reward = self._normalised_reward(rows)
         with torch.no_grad():
             value = self.critic(rows.state)
-        advantage = batch_gae(
-            reward, value, rows.step, gamma=self._config.gamma, gae_lambda=self._config.gae_lambda
-        )
+        advantage = self._advantage(reward, value, rows.step)
         learning_rate = self._config.learning_rate * max(0.0, 1 - progress)
         for optimizer in self._optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate
@@ -156,6 +171,7 @@ class Learner:
             self._projection = self._projection.to(device)
         self._moments.to(device)
         self._reward_moments = self._reward_moments.to(device)
+        self._uniform_actions = self._uniform_actions.to(device)
         self.rollout.to(device)
 
     def state_dict(self) -> dict[str, Any]:
@@ -163,6 +179,8 @@ class Learner:
         return {
             "width": self.width,
             "tau": self.tau,
+            "mean_action": self.mean_action,
+            "uniform_actions": self._uniform_actions.cpu().clone(),
             "actor": _on_host(self.actor.state_dict()),
             "critic": _on_host(self.critic.state_dict()),
             "actor_adam": _adam_state(self._optimizers[0]),
@@ -179,8 +197,11 @@ class Learner:
         Raises:
             CheckpointError: a tensor of another shape or dtype.
         """
-        tau = state["tau"]
+        tau, mean_action = state["tau"], state["mean_action"]
         self.tau = None if tau is None else float(tau)
+        self.mean_action = None if mean_action is None else float(mean_action)
+        uniform = require_tensor(state, "uniform_actions", shape=(2,), dtype=self._dtype)
+        self._uniform_actions = uniform.to(self._device)
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
         _load_adam(self._optimizers[0], state["actor_adam"])
@@ -191,16 +212,31 @@ class Learner:
         self.rollout.load_state_dict(state["rollout"], device=self._device)
         self.diagnostics = dict(state["diagnostics"])
 
-    def _normalised_reward(self, rows: RolloutRows, mean_action: float) -> Tensor:
+    def _estimate_mean_action(self) -> None:
+        """What the policy would do with all samples, from those that no choice brought."""
+        (seen,) = _distributed.gather_rows(self._uniform_actions.unsqueeze(0))
+        total, count = seen.sum(0).tolist()
+        self._uniform_actions = torch.zeros_like(self._uniform_actions)
+        if count:
+            self.mean_action = total / count
+
+    def _advantage(self, reward: Tensor, value: Tensor, step: Tensor) -> Tensor:
+        if self._config.gamma == 0:
+            return one_step_advantage(reward, value)
+        gamma, gae_lambda = self._config.gamma, self._config.gae_lambda
+        return batch_gae(reward, value, step, gamma=gamma, gae_lambda=gae_lambda)
+
+    def _normalised_reward(self, rows: RolloutRows) -> Tensor:
         """The rows' rewards at today's tau, standardised by running statistics."""
         if self._config.reward == "paper":
             reward = paper_reward(rows.action, rows.utility)
         else:
             if self.tau is None:  # the first price: what an average sample is worth
                 self.tau = float(rows.utility.mean())
-            self.tau = multiplier_step(
-                self.tau, mean_action, self._keep_ratio, self._config.tau_rate
-            )
+            if self.mean_action is not None:
+                self.tau = multiplier_step(
+                    self.tau, self.mean_action, self._keep_ratio, self._config.tau_rate
+                )
             reward = centred_reward(rows.action, rows.utility, self.tau)
         column = reward.unsqueeze(1)
         together = merged(self._reward_moments, batch_moments(column))

@@ -106,17 +106,18 @@ def centred_reward(action: Tensor, utility: Tensor, tau: float) -> Tensor:
 
 
 def multiplier_step(tau: float, mean_action: float, keep_ratio: float, rate: float) -> float:
-    """One dual ascent step on the budget: tau + rate (mean_i E[a_i] - keep_ratio).
+    """One dual ascent step on the budget: tau + rate (mean_i E[a_i] - keep_ratio), in [0, 1].
 
-    tau is the Lagrange multiplier of "the mean action is the keep ratio".
+    tau is the Lagrange multiplier of "the mean action is the keep ratio". A price outside of the
+    utilities' range says no more than its end, and takes long to come back from.
 
     Args:
-        tau: the multiplier.
-        mean_action: mean of E[a_i] over all samples of the table, in [0, 1].
+        tau: the multiplier, in [0, 1].
+        mean_action: mean of E[a_i] over a uniform sample of the dataset, in [0, 1].
         keep_ratio: the budget, in (0, 1].
         rate: step size, >= 0.
     """
-    return tau + rate * (mean_action - keep_ratio)
+    return min(1.0, max(0.0, tau + rate * (mean_action - keep_ratio)))
 
 
 def _working(values: Tensor) -> Tensor:

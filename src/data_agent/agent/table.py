@@ -18,15 +18,8 @@ _HALF_VALUES = 32_768  # the non-negative float16 values, by their bit pattern
 class SampleTable(Protocol):
     """The contract of both tables."""
 
-    mean_action: float
-    """Mean of E[a_i] over all samples."""
-
     def rows(self, alpha: Tensor, beta: Tensor, action: Tensor) -> Tensor:
         """What to keep of a batch: float32 `[B, width]`."""
-        ...
-
-    def change(self, index: Tensor, values: Tensor) -> float:
-        """By how much `merge` of these rows would move the sum of E[a_i]."""
         ...
 
     def merge(self, index: Tensor, values: Tensor) -> None:
@@ -66,30 +59,23 @@ class ParameterTable:
         self._seed = seed
         self._drift = drift
         self._parameters = torch.ones(num_samples, 2, dtype=torch.float16)
-        self.mean_action = 0.5
 
     def rows(self, alpha: Tensor, beta: Tensor, action: Tensor) -> Tensor:
         """(alpha, beta), float32 `[B, 2]`."""
         del action
         return torch.stack([alpha, beta], dim=1).float()
 
-    def change(self, index: Tensor, values: Tensor) -> float:
-        """Sum of the new E[a_i] less the old ones."""
-        new, old = _as_stored(values).float(), self._parameters[index].float()
-        return float((_beta_mean(new) - _beta_mean(old)).sum(dtype=torch.float64))
-
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Drift, then write."""
         if self._drift:
             self._parameters += self._drift * (1 - self._parameters)
         self._parameters[index] = _as_stored(values)
-        self.mean_action = float(self.expected_actions().mean(dtype=torch.float64))
 
     def scores(self, epoch: int) -> Tensor:
         """A fresh draw of every sample's action; above 10^6 samples of its logit."""
         alpha, beta = self._parameters.unbind(1)
         draw = _beta_draws if len(alpha) <= EXACT_DRAWS_UP_TO else _logit_normal_draws
-        scores = torch.empty(len(alpha))
+        scores = torch.empty(len(alpha), dtype=torch.float32)
         for block, start in enumerate(range(0, len(alpha), BLOCK)):
             rows = slice(start, start + BLOCK)
             draws = generator(self._seed, Purpose.REDRAW, epoch, block)
@@ -102,13 +88,12 @@ class ParameterTable:
 
     def state_dict(self) -> dict[str, Any]:
         """(alpha, beta), float16 `[N, 2]`."""
-        return {"parameters": self._parameters.clone(), "mean_action": self.mean_action}
+        return {"parameters": self._parameters.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         shape = tuple(self._parameters.shape)
         self._parameters = require_tensor(state, "parameters", shape=shape, dtype=torch.float16)
-        self.mean_action = float(state["mean_action"])
 
 
 class ActionTable:
@@ -121,22 +106,16 @@ class ActionTable:
     """
 
     def __init__(self, num_samples: int) -> None:
-        self._actions = torch.full((num_samples,), 0.5)
-        self.mean_action = 0.5
+        self._actions = torch.full((num_samples,), 0.5, dtype=torch.float32)
 
     def rows(self, alpha: Tensor, beta: Tensor, action: Tensor) -> Tensor:
         """The action, float32 `[B, 1]`."""
         del alpha, beta
         return action.unsqueeze(1).float()
 
-    def change(self, index: Tensor, values: Tensor) -> float:
-        """Sum of the new actions less the old ones."""
-        return float((values[:, 0] - self._actions[index]).sum(dtype=torch.float64))
-
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Write."""
         self._actions[index] = values[:, 0]
-        self.mean_action = float(self._actions.mean(dtype=torch.float64))
 
     def scores(self, epoch: int) -> Tensor:
         """The actions as they were sampled."""
@@ -149,13 +128,12 @@ class ActionTable:
 
     def state_dict(self) -> dict[str, Any]:
         """The actions, float32 `[N]`."""
-        return {"actions": self._actions.clone(), "mean_action": self.mean_action}
+        return {"actions": self._actions.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         shape = tuple(self._actions.shape)
         self._actions = require_tensor(state, "actions", shape=shape, dtype=torch.float32)
-        self.mean_action = float(state["mean_action"])
 
 
 def _as_stored(parameters: Tensor) -> Tensor:
@@ -183,7 +161,11 @@ def _logit_normal_draws(alpha: Tensor, beta: Tensor, draws: torch.Generator) -> 
     at_alpha, at_beta = alpha.view(torch.int16).int(), beta.view(torch.int16).int()
     mean = digamma[at_alpha] - digamma[at_beta]
     variance = trigamma[at_alpha] + trigamma[at_beta]
-    return torch.randn(len(alpha), generator=draws).mul_(variance.sqrt_()).add_(mean)
+    return (
+        torch.randn(len(alpha), generator=draws, dtype=torch.float32)
+        .mul_(variance.sqrt_())
+        .add_(mean)
+    )
 
 
 def _polygamma_tables() -> tuple[Tensor, Tensor]:

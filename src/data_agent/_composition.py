@@ -1,0 +1,61 @@
+"""Puts an epoch together: its uniform part, and what the method wants in the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from data_agent._errors import StateError
+from data_agent._random import Purpose
+from data_agent._schedule import PermutationStream, SelectionSchedule
+
+Choose = Callable[[int, int, Tensor], Tensor]
+"""(epoch, count, excluded bool `[N]`) -> int64 `[count]`, as `Method.choose`."""
+
+
+class Composition:
+    """The samples of each epoch; a pure function of schedule, seed, epoch and choice.
+
+    Args:
+        schedule: the budget.
+        seed: of the permutations.
+    """
+
+    def __init__(self, schedule: SelectionSchedule, seed: int) -> None:
+        self._schedule = schedule
+        self._streams = (
+            PermutationStream(
+                schedule, seed, Purpose.PERMUTATION, lambda plan: plan.num_unselected
+            ),
+            PermutationStream(schedule, seed, Purpose.EXPLORE, lambda plan: plan.num_explored),
+        )
+
+    def uniform(self, epoch: int) -> Tensor | None:
+        """A mask `[N]` of the samples of `epoch` that no method chooses; None where all are so."""
+        return self._taken(epoch) if self._schedule.plan(epoch).num_selected else None
+
+    def samples(self, epoch: int, choose: Choose) -> Tensor:
+        """int64 `[K]`, ascending: all samples of `epoch`.
+
+        Raises:
+            StateError: `choose` returned samples that repeat or are excluded.
+        """
+        plan = self._schedule.plan(epoch)
+        taken = self._taken(epoch)
+        if plan.num_selected:
+            taken[choose(epoch, plan.num_selected, taken.clone())] = True
+        index = taken.nonzero().squeeze(1)
+        if len(index) != plan.size:
+            raise StateError(
+                f"choose() returned samples that repeat or are excluded: epoch {epoch} has "
+                f"{len(index)} samples, not {plan.size}."
+            )
+        return index
+
+    def _taken(self, epoch: int) -> Tensor:
+        mask = torch.zeros(self._schedule.num_samples, dtype=torch.bool)
+        for stream in self._streams:
+            mask[stream.cut(epoch)] = True
+        return mask

@@ -1,0 +1,254 @@
+"""The laws, one function each: `law(make)` raises an AssertionError where it is broken."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_agent._errors import CheckpointError, DataAgentWarning, InputError, StateError
+from data_agent._messages import Feedback
+from data_agent._sampler import selection_loader
+from data_agent.testing.runs import (
+    BATCH_SIZE,
+    EPOCHS,
+    NUM_SAMPLES,
+    Make,
+    Positions,
+    all_equal,
+    bad_changes,
+    build,
+    check_weights,
+    delivered,
+    equal_states,
+    expect,
+    feedback,
+    leaves,
+    observe_epoch,
+    replace_leaf,
+    run_until,
+    same_state,
+    through_a_file,
+    train,
+)
+
+
+def law_exact_budget(make: Make) -> None:
+    """Every epoch holds exactly K distinct valid samples, ascending, as the schedule says."""
+    for keep_ratio in (0.3, 0.5, 1.0):
+        selector = build(make, keep_ratio=keep_ratio)
+        expected = max(1, math.floor(selector.schedule.keep_ratio * NUM_SAMPLES + 0.5))
+        for selection in train(selector):
+            index = selection.index
+            assert index.dtype == torch.int64, f"the selection's index is {index.dtype}"
+            assert len(index) == expected, f"{len(index)} samples instead of {expected}"
+            assert bool((index[1:] > index[:-1]).all()), "the index is not ascending and distinct"
+            assert int(index[0]) >= 0, "negative sample"
+            assert int(index[-1]) < NUM_SAMPLES, "sample beyond the dataset"
+            check_weights(selection)
+
+
+def law_coverage(make: Make) -> None:
+    """The first N visits see every sample; in the final phase visits differ by at most one.
+
+    Where nothing is ever chosen (a uniform schedule), that holds for the whole run.
+    """
+    selector = build(make, keep_ratio=0.4)
+    visits = torch.zeros(NUM_SAMPLES, dtype=torch.int64)
+    final = torch.zeros(NUM_SAMPLES, dtype=torch.int64)
+    kept = selector.schedule.num_kept
+    for epoch, selection in enumerate(train(selector)):
+        visits[selection.index] += 1
+        if epoch >= EPOCHS - EPOCHS // 8:
+            final[selection.index] += 1
+        if epoch == math.ceil(NUM_SAMPLES / kept) - 1:
+            assert int(visits.min()) >= 1, "the warm-up missed samples"
+    even = visits if selector.schedule.kind == "uniform" else final
+    assert int(even.max() - even.min()) <= 1, "the unselected visits are uneven"
+
+
+def law_same_seed_same_selection(make: Make) -> None:
+    """The same feedback, epoch and seed give the same selections; another seed gives others."""
+    first = [s.index for s in train(build(make, seed=5))]
+    again = [s.index for s in train(build(make, seed=5))]
+    other = [s.index for s in train(build(make, seed=6))]
+    assert all_equal(first, again), "two runs with one seed differ"
+    if len(first[0]) < NUM_SAMPLES:
+        assert not all_equal(first, other), "another seed gives the same selections"
+
+
+def law_select_is_pure(make: Make) -> None:
+    """select() and iter() change nothing: asking twice, or ahead, gives the same epoch."""
+    selector = build(make)
+    loader = selection_loader(Positions(), selector, batch_size=BATCH_SIZE)
+    preview = selector.select(0).index
+    assert torch.equal(delivered(loader), delivered(loader)), "iter() changed the order"
+    for epoch in selector.epochs():
+        if epoch == 0:
+            assert torch.equal(preview, selector.select(0).index), "the preview was another epoch"
+        assert torch.equal(delivered(loader), delivered(loader)), "iter() changed the order"
+        observe_epoch(selector, epoch)
+
+
+def law_loader_delivers_the_selection(make: Make) -> None:
+    """The loader delivers each selected sample once, with its own index, in batches of one size."""
+    selector = build(make)
+    loader = selection_loader(Positions(), selector, batch_size=BATCH_SIZE)
+    length = len(loader)
+    for epoch in selector.epochs():
+        batches = list(loader)
+        index = torch.cat([batch[1] for batch in batches])
+        assert torch.equal(torch.cat([batch[0] for batch in batches]), index), "wrong index"
+        assert torch.equal(index.sort().values, selector.select(epoch).index), "wrong samples"
+        assert len(batches) == len(loader) == length, "len(loader) is not constant"
+        sizes = [len(batch[1]) for batch in batches]
+        assert set(sizes[:-1]) <= {BATCH_SIZE}, f"batches of {sizes}"
+        observe_epoch(selector, epoch)
+
+
+def law_no_global_randomness(make: Make) -> None:
+    """Nobody's random state is touched: torch's, NumPy's and Python's generators stand still."""
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    for _ in train(build(make)):
+        pass
+    assert torch.equal(before[0], torch.get_rng_state()), "torch's global generator moved"
+    after = np.random.get_state()  # noqa: NPY002
+    assert repr(before[1]) == repr(after), "NumPy's global generator moved"
+    assert before[2] == random.getstate(), "Python's global generator moved"
+
+
+def law_saving_changes_nothing(make: Make) -> None:
+    """A run that saves after every batch is the run that never saves."""
+    plain, saving = build(make, seed=3), build(make, seed=3)
+    train(plain)
+    for epoch in saving.epochs():
+        for index in saving.select(epoch).index.split(BATCH_SIZE):
+            saving.observe(feedback(index, epoch))
+            saving.state_dict()
+    assert same_state(plain, saving), "state_dict() changed the run"
+
+
+def law_resume(make: Make) -> None:
+    """Stopped anywhere and restored, the rest of the run is the same, to the last bit of state."""
+    undisturbed = build(make, seed=3)
+    whole = [s.index for s in train(undisturbed)]
+    for stop_epoch, stop_batch in ((0, 0), (0, 3), (5, 0), (7, 4), (9, None), (EPOCHS - 1, 2)):
+        selector = build(make, seed=3)
+        run_until(selector, stop_epoch, stop_batch)
+        restored = build(make, seed=3)
+        restored.load_state_dict(through_a_file(selector.state_dict()))
+        rest: list[Tensor] = []
+        for epoch in restored.epochs():
+            rest.append(restored.select(epoch).index)
+            observe_epoch(restored, epoch, skip=restored.position(epoch))
+        where = f"epoch {stop_epoch}, batch {stop_batch}"
+        assert all_equal(rest, whole[len(whole) - len(rest) :]), f"resumed at {where}: other run"
+        assert same_state(undisturbed, restored), f"resumed at {where}: another state at the end"
+        first = stop_epoch + (1 if stop_batch is None else 0)
+        assert len(rest) == EPOCHS - first, f"resumed at {where}: {len(rest)} epochs were left"
+        assert restored.visits == sum(len(index) for index in whole), f"{where}: visits are off"
+
+
+def law_refuses_bad_feedback(make: Make) -> None:
+    """Bad batches raise at once and leave the state as it was."""
+    selector = build(make)
+    selector.begin_epoch(0)
+    good = feedback(selector.select(0).index[:BATCH_SIZE], 0)
+    selector.observe(good)
+    before = copy.deepcopy(selector.state_dict())
+    for what, change in bad_changes(good).items():
+        arguments = {name: getattr(good, name) for name in ("index", "losses", "logits")}
+        arguments |= {"features": good.features, "labels": good.labels} | change
+        try:
+            selector.observe(Feedback(**arguments))
+        except InputError:
+            pass
+        else:
+            raise AssertionError(f"{what} was accepted")
+        after = selector.state_dict()
+        assert equal_states(before, {**after, "overhead_seconds": before["overhead_seconds"]}), (
+            f"{what} changed the state"
+        )
+
+
+def law_forgotten_calls_are_errors(make: Make) -> None:
+    """Without an epoch, or with an epoch that nobody observed, training does not go on silently."""
+    selector = build(make)
+    early = feedback(torch.arange(BATCH_SIZE), 0)
+    expect(StateError, lambda: selector.observe(early), "feedback before the first epoch")
+    loader = selection_loader(Positions(), selector, batch_size=BATCH_SIZE)
+    selector.begin_epoch(0)
+    for _ in loader:
+        pass
+    expect(StateError, lambda: selector.begin_epoch(1), "an epoch that nobody observed")
+    for batch in list(loader)[:2]:
+        selector.observe(feedback(batch[1], 0))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        selector.begin_epoch(1)
+    assert any(w.category is DataAgentWarning for w in caught), "no warning for missed batches"
+
+
+def law_refuses_foreign_state(make: Make) -> None:
+    """A state of another run, of a newer version or damaged raises and changes nothing."""
+    selector = build(make)
+    run_until(selector, 3, 2)
+    state = selector.state_dict()
+    damaged = {**state, "staged_index": state["staged_index"].float()}
+    foreign: Mapping[str, Any] = {
+        "no state at all": {"weights": torch.ones(3)},
+        "a newer version": {**state, "version": state["version"] + 1},
+        "another dataset": {**state, "num_samples": NUM_SAMPLES + 1},
+        "another method": {**state, "selector": "another"},
+        "a damaged state": damaged,
+        "a truncated state": {k: v for k, v in state.items() if k != "staged_values"},
+    }
+    for what, bad in foreign.items():
+        before = selector.state_dict()
+        expect(CheckpointError, lambda bad=bad: selector.load_state_dict(bad), what)
+        assert equal_states(before, selector.state_dict()), f"{what} changed the state"
+
+
+def law_survives_damaged_state(make: Make) -> None:
+    """Whatever part of a state is damaged, loading it raises or works, and never half-loads."""
+    source = build(make, seed=3)
+    run_until(source, 4, 3)
+    for path in leaves(source.state_dict()):
+        for damage in (None, "text", -1, torch.zeros(1), [], {}):
+            state = copy.deepcopy(source.state_dict())
+            replace_leaf(state, path, damage)
+            selector = build(make, seed=3)
+            before = selector.state_dict()
+            try:
+                selector.load_state_dict(state)
+            except CheckpointError:
+                assert equal_states(before, selector.state_dict()), (
+                    f"half-loaded with {path} = {damage!r}"
+                )
+
+
+LAWS: Mapping[str, Callable[[Make], None]] = {
+    law.__name__.removeprefix("law_"): law
+    for law in (
+        law_exact_budget,
+        law_coverage,
+        law_same_seed_same_selection,
+        law_select_is_pure,
+        law_loader_delivers_the_selection,
+        law_no_global_randomness,
+        law_saving_changes_nothing,
+        law_resume,
+        law_refuses_bad_feedback,
+        law_forgotten_calls_are_errors,
+        law_refuses_foreign_state,
+        law_survives_damaged_state,
+    )
+}
+"""The laws by name."""

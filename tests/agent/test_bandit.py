@@ -90,6 +90,22 @@ def test_the_agent_learns_which_samples_are_good(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("keep_ratio", "epochs", "best"), [(0.2, 30, 0.95), (0.8, 12, 0.625)])
+def test_other_budgets(keep_ratio, epochs, best):
+    """What was not visited must not move the price: with 0.2 most samples are not, for long.
+
+    At keep ratio 0.2 the best selection holds 95 % good samples (a tenth of it is uniform), at 0.8
+    all good ones there are, 62.5 %.
+    """
+    bandit = Bandit.of(0)
+    agent = DataAgent(SIZE, epochs, keep_ratio=keep_ratio)
+    agent.use_loader(BATCH_SIZE)
+    shares = play(bandit, agent, until=SIZE * epochs)
+    assert shares[epochs - epochs // 8 - 1] > 0.95 * best
+    assert 0 <= agent.metrics()["tau"] <= 1
+
+
+@pytest.mark.slow
 def test_what_the_papers_reward_and_ranking_do_there():
     """r = a u makes "keep everything" optimal: actions of good *and* bad states rise.
 

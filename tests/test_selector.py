@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -77,6 +78,14 @@ def test_epochs_only_go_forward():
         one.begin_epoch(0)
     with pytest.raises(InputError, match="epoch 16 does not exist"):
         one.begin_epoch(16)
+    with pytest.raises(InputError, match="epoch '2' does not exist"):
+        one.begin_epoch("2")
+
+
+def test_numbers_of_numpy_are_numbers():
+    one = DataAgent(np.int64(64), np.int32(16), keep_ratio=np.float32(0.5))
+    assert type(one.schedule.num_samples) is type(one.schedule.epochs) is int
+    assert type(one.state_dict()["keep_ratio"]) is float
 
 
 def test_the_first_set_epoch_after_a_restore_may_start_from_zero(caplog):

@@ -40,16 +40,16 @@ class RunningEpoch:
         """Whether all of this rank's samples were observed."""
         return self.num_observed >= schedule.rank_size(len(self.selection), rank)
 
-    def check_open(self, slack: int) -> None:
+    def check_open(self, limit: int) -> None:
         """An epoch that is over must not be fed for ever.
 
         Args:
-            slack: samples that a framework may repeat to fill its last batches.
+            limit: this rank's samples, and those that a framework may repeat to fill batches.
 
         Raises:
-            StateError: more samples were observed than the epoch has.
+            StateError: so many were observed already.
         """
-        if self.num_observed >= len(self.selection) + slack:
+        if self.num_observed >= limit:
             raise StateError(
                 f"epoch {self.epoch} has {len(self.selection)} samples and all were observed; more "
                 "came. The next epoch was never begun: loop over agent.epochs(), or call "

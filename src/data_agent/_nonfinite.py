@@ -20,7 +20,8 @@ def nonfinite_error(index: Tensor) -> InputError:
     shown = ", ".join(str(int(i)) for i in index[:8]) + (", ..." if len(index) > 8 else "")
     return InputError(
         f"non-finite losses, logits or features came for {len(index)} sample(s): {shown}. They "
-        "were kept out of the agent's state. Look at these samples and at the learning rate; "
+        "were kept out of the agent's state. Look at these samples and at the learning rate (and "
+        "hand over logits without classes that are masked by -inf); "
         'on_nonfinite="skip" leaves such rows out and counts them, but a NaN inside the model '
         "still reaches its gradients."
     )

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -77,6 +78,10 @@ class SelectionSchedule:
         _check_count("num_samples", self.num_samples, "the length of the training dataset")
         _check_count("epochs", self.epochs, "the number of epochs you train for")
         _check_keep_ratio(self.keep_ratio)
+        # Plain numbers only: what NumPy counts with would not load with weights_only=True.
+        object.__setattr__(self, "num_samples", int(self.num_samples))
+        object.__setattr__(self, "epochs", int(self.epochs))
+        object.__setattr__(self, "keep_ratio", float(self.keep_ratio))
         if self.kind not in ("exact", "paper", "uniform"):
             raise InputError(
                 f"schedule {self.kind!r} is unknown; expected 'exact', 'paper' or 'uniform'."
@@ -118,8 +123,8 @@ class SelectionSchedule:
 
     def plan(self, epoch: int) -> EpochPlan:
         """The plan of `epoch` in [0, epochs)."""
-        if not 0 <= epoch < self.epochs:
-            raise InputError(f"epoch {epoch} does not exist: the schedule has {self.epochs}.")
+        if not isinstance(epoch, Integral) or not 0 <= epoch < self.epochs:
+            raise InputError(f"epoch {epoch!r} does not exist: the schedule has {self.epochs}.")
         if self.kind == "uniform":
             return EpochPlan("final", self.num_kept, 0, 0)
         is_final = epoch >= self.epochs - self.epochs // FINAL_SHARE
@@ -272,12 +277,12 @@ class PermutationStream:
 
 
 def _check_count(name: str, value: object, meaning: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
         raise InputError(f"{name} is {value!r}; expected a whole number >= 1 ({meaning}).")
 
 
 def _check_keep_ratio(value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) <= 1:
         raise InputError(
             f"keep_ratio is {value!r}; expected a share of the dataset in (0, 1]. It is what is "
             "*kept*: 0.5 trains on half of the samples in every epoch."

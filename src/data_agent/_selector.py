@@ -132,10 +132,9 @@ class Selector(Method):
             index, values = _distributed.gather_rows(*self._staging.rows())
             if values.shape[1:].numel():
                 self.merge(*keep_last(index, values))
+            selection = self._compute_selection(epoch)
             self._staging.clear()
-            self._running = RunningEpoch(
-                epoch, self._compute_selection(epoch), self._composition.uniform(epoch)
-            )
+            self._running = RunningEpoch(epoch, selection, self._composition.uniform(epoch))
         self._just_restored = False
 
     def set_epoch(self, epoch: int) -> None:
@@ -396,5 +395,6 @@ class Selector(Method):
                 "no epoch has begun, so there is nothing to learn from: loop over "
                 "`for epoch in agent.epochs():` around your batches, or call agent.set_epoch()."
             )
-        self._running.check_open(slack=2 * (self.schedule.batch_size or 1))
+        size = self.schedule.rank_size(len(self._running.selection), _distributed.rank())
+        self._running.check_open(size + 2 * (self.schedule.batch_size or 1))
         return self._running

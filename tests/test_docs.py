@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import TensorDataset
 
 from data_agent import Feedback
 
@@ -25,6 +28,30 @@ def feedback(index, **changes):
         "labels": torch.randint(0, 5, (size,)),
     }
     return Feedback(index, **{**columns, **changes})
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.fc = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.body(x)))
+
+
+def test_the_loop_of_the_readme():
+    x = torch.randn(256, 6)
+    model = Model()
+    names = {
+        "F": F,
+        "train_set": TensorDataset(x, x[:, :3].argmax(1)),
+        "model": model,
+        "device": "cpu",
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+    }
+    (block,) = blocks_of(ROOT / "README.md")
+    exec(block, names)
+    assert names["agent"].visits == 256 * 200 / 2
 
 
 def test_rewards_of_ones_own():

@@ -83,6 +83,7 @@ def test_a_rest_smaller_than_the_world_is_left_out():
     # 50 = 2 rounds of 4 ranks x 6 samples + 2: two samples cannot be shared by four ranks.
     shared = schedule().for_loader(6, world=4, drop_last=False)
     assert shared.num_kept == 48
+    assert shared.num_left_out == 2  # left out, and counted
     assert [shared.rank_size(48, rank) for rank in range(4)] == [12] * 4
     # 50 = 1 round of 4 x 10 + 10, shared as 3, 3, 2, 2.
     shared = schedule().for_loader(10, world=4, drop_last=False)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ class Model(nn.Module):
 def test_the_loop_of_the_readme():
     x = torch.randn(256, 6)
     model = Model()
-    names = {
+    names: dict[str, Any] = {
         "F": F,
         "train_set": TensorDataset(x, x[:, :3].argmax(1)),
         "model": model,

@@ -96,9 +96,9 @@ class Selector(Method):
 
     def epochs(self) -> Iterator[int]:
         """Begin each epoch still to do and yield its number; after a restore, from there on."""
-        if self._running is not None and self._next_epoch() == self._running.epoch:
-            self._running.resume_at = self._running.num_observed
         first = self._next_epoch()
+        if self._running is not None and first == self._running.epoch:
+            self._running.resume_at = self._running.num_observed
         if first == self.schedule.epochs:
             warn(f"all {first} epochs are done; for another training run build a new selector.")
         for epoch in range(first, self.schedule.epochs):

@@ -69,7 +69,6 @@ class DataAgent(Selector):
         self._learner: Learner | None = None
         self._num_steps = 0
         self._num_updates = 0
-        self._next_update = 0
         self._update_interval = 0
         self._reward_weights: Tensor | None = None
 
@@ -106,10 +105,8 @@ class DataAgent(Selector):
         """Update the policy where it is due."""
         if self._num_steps == 0:
             self._update_interval = self._steps_between_updates(num_rows)
-            self._next_update = self._update_interval
         self._num_steps += 1
-        if self._num_steps >= self._next_update:
-            self._next_update = self._num_steps + self._update_interval
+        if self._num_steps % self._update_interval == 0:
             self._update()
 
     def merge(self, index: Tensor, values: Tensor) -> None:
@@ -167,7 +164,6 @@ class DataAgent(Selector):
             "learner": None if self._learner is None else self._learner.state_dict(),
             "num_steps": self._num_steps,
             "num_updates": self._num_updates,
-            "next_update": self._next_update,
             "update_interval": self._update_interval,
             "reward_weights": None
             if self._reward_weights is None
@@ -179,7 +175,6 @@ class DataAgent(Selector):
         self._table.load_state_dict(state["table"])
         self._num_steps = int(state["num_steps"])
         self._num_updates = int(state["num_updates"])
-        self._next_update = int(state["next_update"])
         self._update_interval = int(state["update_interval"])
         self._reward_weights = state["reward_weights"]
         if state["learner"] is None:

@@ -18,6 +18,7 @@ LAYERS = [
     {"_staging", "_epoch", "_method", "_composition"},
     {"_readings"},
     {"_selector"},
+    {"_batch_selector"},
     {"_sampler"},
     {"agent", "baselines", "testing"},
     {"lab"},

@@ -3,17 +3,31 @@
 from functools import partial
 
 import pytest
+import torch
 
 from data_agent import DataAgent, DataAgentConfig, Selector, make_selector
-from data_agent.baselines import METHODS
+from data_agent.baselines import METHODS, method_class
 from data_agent.testing import LAWS, check_selector
 from data_agent.testing.laws import law_exact_budget
+from data_agent.testing.runs import NUM_SAMPLES
 
 VARIANTS = {
     "data-agent last-action": DataAgentConfig(ranking="last-action", reward="paper"),
     "data-agent gae": DataAgentConfig(gamma=0.9, update_every=3, rollout_rows=16),
 }
-MAKERS = {name: partial(make_selector, name) for name in METHODS} | {
+INPUTS = {
+    "labels": torch.arange(NUM_SAMPLES) % 4,
+    "groups": torch.arange(NUM_SAMPLES) % 7,
+    "scores": torch.rand(NUM_SAMPLES, generator=torch.Generator().manual_seed(0)),
+}
+
+
+def maker(name):
+    required = method_class(name).required
+    return partial(make_selector, name, **{option: INPUTS[option] for option in required})
+
+
+MAKERS = {name: maker(name) for name in METHODS} | {
     name: partial(DataAgent, config=config) for name, config in VARIANTS.items()
 }
 
@@ -30,8 +44,6 @@ class Stuck(Selector):
     name = "stuck"
 
     def choose(self, epoch, count, excluded):
-        import torch
-
         return torch.zeros(count, dtype=torch.int64)
 
 

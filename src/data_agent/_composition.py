@@ -44,13 +44,17 @@ class Composition:
         """
         plan = self._schedule.plan(epoch)
         taken = self._taken(epoch)
+        size = plan.size
         if plan.num_selected:
-            taken[choose(epoch, plan.num_selected, taken.clone())] = True
+            chosen = choose(epoch, plan.num_selected, taken.clone())
+            if self._schedule.kind == "floating":
+                size = plan.num_uniform + len(chosen)
+            taken[chosen] = True
         index = taken.nonzero().squeeze(1)
-        if len(index) != plan.size:
+        if len(index) != size or size == 0:
             raise StateError(
                 f"choose() returned samples that repeat or are excluded: epoch {epoch} has "
-                f"{len(index)} samples, not {plan.size}."
+                f"{len(index)} samples, not {size}."
             )
         return index
 

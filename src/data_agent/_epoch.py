@@ -96,7 +96,8 @@ class RunningEpoch:
         """
         epoch, observed = int(state["epoch"]), int(state["num_observed"])
         index = unpack_mask(state["selection"], schedule.num_samples)
-        if len(index) != schedule.epoch_size(epoch):
+        expected = schedule.epoch_size(epoch)
+        if len(index) > expected or (len(index) < expected and schedule.kind != "floating"):
             raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")
         if observed < 0:
             raise CheckpointError(f"its position in epoch {epoch} is {observed}.")

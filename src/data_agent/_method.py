@@ -26,6 +26,9 @@ class Method:
     explore: float = 0.0
     """Share of a selected epoch that is drawn uniformly, see `SelectionSchedule`."""
 
+    required: ClassVar[tuple[str, ...]] = ()
+    """Options it cannot be built without: "labels", "groups" (int64 `[N]`) or "scores" (float)."""
+
     def settings(self) -> dict[str, Any]:
         """Plain values that must be equal for a saved state to belong to this method."""
         return {}
@@ -39,7 +42,7 @@ class Method:
             excluded: bool `[N]`, samples that are in the epoch already.
 
         Returns:
-            int64 `[count]`, distinct, none of them excluded.
+            int64 `[count]`, distinct, none of them excluded; fewer only in a floating schedule.
         """
         del epoch, count, excluded
         raise NotImplementedError(f"{type(self).__name__} must define choose().")

@@ -25,6 +25,9 @@ class Purpose(IntEnum):
     REDRAW = 6
     TIE = 7
     EXPLORE = 8
+    BATCH = 9
+    PRUNE = 10
+    SUBSET = 11
 
 
 def derived_seed(seed: int, purpose: Purpose, *position: int) -> int:

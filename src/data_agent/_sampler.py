@@ -158,6 +158,8 @@ class SelectionSampler(Sampler[int]):
 
     def __len__(self) -> int:
         size = self.selector.schedule.epoch_size(self._epoch())
+        if self.selector.schedule.kind == "floating":
+            size = len(self.selector.select(self._epoch()))
         return self.selector.schedule.rank_size(size, self._rank)
 
     def __iter__(self) -> Iterator[int]:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from data_agent._errors import DataAgentWarning, InputError
 from data_agent._random import Purpose, permutation
 
 Phase = Literal["warm-up", "selected", "final"]
-ScheduleKind = Literal["exact", "paper", "uniform"]
+ScheduleKind = Literal["exact", "paper", "uniform", "static", "floating"]
+_KINDS: tuple[ScheduleKind, ...] = get_args(ScheduleKind)
 FINAL_SHARE = 8  # the final phase is one epoch in eight (12.5 % of training, as in the paper)
 
 
@@ -49,6 +50,9 @@ class SelectionSchedule:
     last `floor(epochs / 8)` epochs are unselected again, all others are chosen.
     `kind="paper"`: one full epoch, then K samples an epoch, then full epochs for the last eighth.
     `kind="uniform"`: K samples an epoch, never chosen: every pass over the data is a permutation.
+    `kind="static"`: K chosen samples in every epoch, for subsets that stand before training.
+    `kind="floating"`: a first full epoch, then as many as the method wants, known only when an
+    epoch begins, then full epochs for the last eighth; all counts here are upper bounds.
 
     Args:
         num_samples: N, length of the dataset, at least 1.
@@ -82,9 +86,20 @@ class SelectionSchedule:
         object.__setattr__(self, "num_samples", int(self.num_samples))
         object.__setattr__(self, "epochs", int(self.epochs))
         object.__setattr__(self, "keep_ratio", float(self.keep_ratio))
-        if self.kind not in ("exact", "paper", "uniform"):
+        if self.kind not in _KINDS:
             raise InputError(
-                f"schedule {self.kind!r} is unknown; expected 'exact', 'paper' or 'uniform'."
+                f"schedule {self.kind!r} is unknown; expected one of {', '.join(_KINDS)}."
+            )
+        if self.kind == "floating" and self.keep_ratio != 1:
+            raise InputError(
+                f"keep_ratio is {self.keep_ratio}, but in a floating schedule the method decides "
+                "how many samples an epoch has; leave it at 1."
+            )
+        if self.kind == "floating" and (self.world > 1 or self.drop_last):
+            raise InputError(
+                "a floating schedule has no fixed number of steps, so ranks cannot share it and "
+                f"drop_last cannot be kept: world is {self.world}, drop_last {self.drop_last}. "
+                "Use the method's exact budget."
             )
         if self.batch_size is not None:
             _check_count("batch_size", self.batch_size, "samples a step on each rank")
@@ -127,8 +142,10 @@ class SelectionSchedule:
             raise InputError(f"epoch {epoch!r} does not exist: the schedule has {self.epochs}.")
         if self.kind == "uniform":
             return EpochPlan("final", self.num_kept, 0, 0)
+        if self.kind == "static":
+            return self._selected_plan()
         is_final = epoch >= self.epochs - self.epochs // FINAL_SHARE
-        if self.kind == "paper":
+        if self.kind in ("paper", "floating"):
             return self._paper_plan(epoch, is_final=is_final)
         kept = self.num_kept
         warm_up_left = min(self.num_samples, kept * self.epochs) - epoch * kept
@@ -176,7 +193,7 @@ class SelectionSchedule:
 
     def warn_if_nothing_is_selected(self) -> None:
         """Say so when warm-up and final phase leave nothing to choose."""
-        if self.kind == "uniform" or self.keep_ratio == 1:
+        if self.kind in ("uniform", "floating") or self.keep_ratio == 1:
             return
         if any(self.plan(epoch).num_selected for epoch in range(self.epochs)):
             return

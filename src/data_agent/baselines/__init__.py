@@ -13,7 +13,21 @@ METHODS: Mapping[str, str] = {
     "data-agent": "data_agent.agent.agent:DataAgent",
     "full": "data_agent.baselines.full:Full",
     "random": "data_agent.baselines.random:Random",
+    "top-loss": "data_agent.baselines.top_loss:TopLoss",
+    "selective-backprop": "data_agent.baselines.selective_backprop:SelectiveBackprop",
 }
+
+
+def method_class(name: str) -> type[Selector]:
+    """The class of the method called `name`.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in METHODS:
+        raise InputError(f"method {name!r} is unknown; expected one of {', '.join(METHODS)}.")
+    module, class_name = METHODS[name].split(":")
+    return getattr(import_module(module), class_name)
 
 
 def make_selector(
@@ -33,15 +47,19 @@ def make_selector(
         epochs: E, epochs in the whole run.
         keep_ratio: share of the dataset visited in an epoch, in (0, 1].
         seed: seed of every draw.
-        options: further arguments of that method.
+        options: further arguments of that method, see its `required`.
 
     Raises:
-        InputError: an unknown name, an option the method does not have, a value out of range.
+        InputError: an unknown name, an option that is missing or that the method does not have, a
+            value out of range.
     """
-    if name not in METHODS:
-        raise InputError(f"method {name!r} is unknown; expected one of {', '.join(METHODS)}.")
-    module, class_name = METHODS[name].split(":")
-    method = getattr(import_module(module), class_name)
+    method = method_class(name)
+    missing = [option for option in method.required if options.get(option) is None]
+    if missing:
+        raise InputError(
+            f"method {name!r} needs {' and '.join(f'{option}=[N]' for option in missing)}: one "
+            "value for each sample, in the order of the dataset."
+        )
     try:
         return method(
             num_samples=num_samples, epochs=epochs, keep_ratio=keep_ratio, seed=seed, **options

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_agent._batch_selector import BatchSelector
 from data_agent._messages import Feedback, Selection
 from data_agent._selector import Selector
 
@@ -57,7 +58,14 @@ def observe_epoch(
     """Observe `epoch` of which `skip` samples were seen before, or its first batches."""
     batches = selector.select(epoch).index[skip:].split(BATCH_SIZE)
     for index in batches[:num_batches]:
-        selector.observe(feedback(index, epoch))
+        observe_batch(selector, index, epoch)
+
+
+def observe_batch(selector: Selector, index: Tensor, epoch: int) -> None:
+    """Observe the batch `index`, or what a batch selector takes of it."""
+    if isinstance(selector, BatchSelector):
+        index = index[selector.select_batch(feedback(index, epoch))]
+    selector.observe(feedback(index, epoch))
 
 
 def train(selector: Selector) -> list[Selection]:
@@ -115,10 +123,11 @@ def check_weights(selection: Selection) -> None:
     """Weights are one for each sample, not negative, one on average."""
     if selection.weights is None:
         return
-    assert selection.weights.shape == selection.index.shape, "weights and index differ in length"
-    assert selection.weights.dtype == torch.float32, f"weights are {selection.weights.dtype}"
-    assert bool((selection.weights >= 0).all()), "negative weights"
-    assert abs(float(selection.weights.mean()) - 1) < 1e-3, "weights do not have mean one"
+    weights = selection.weights
+    assert weights.shape == selection.index.shape, "weights and index differ in length"
+    assert weights.dtype == torch.float32, f"weights are {weights.dtype}"
+    assert bool((weights >= 0).all()), "negative weights"
+    assert abs(float(weights.mean()) - 1) < 1e-3, "weights do not have mean one"
 
 
 def expect(kind: type[Exception], call: Callable[[], object], what: str) -> None:

@@ -1,0 +1,58 @@
+"""What ranked methods share: one remembered score a sample, the highest are trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_agent._messages import Feedback
+from data_agent._random import Purpose, derived_seed
+from data_agent._selector import Selector
+from data_agent._state import require_tensor
+from data_agent._topk import top_k_mask
+
+UNSEEN = float("inf")  # a sample without a score goes first
+
+
+class Scored(Selector):
+    """Keeps each sample's score at its last visit, and takes the highest; four bytes a sample.
+
+    To write one, define `name` and `score`.
+
+    Args:
+        base: as `Selector`.
+    """
+
+    def __init__(self, **base: Any) -> None:
+        super().__init__(**base)
+        self.scores = torch.full((self.schedule.num_samples,), UNSEEN)
+
+    def score(self, feedback: Feedback) -> Tensor:
+        """How much each sample of a batch is wanted from now on: float `[B]`, finite."""
+        del feedback
+        raise NotImplementedError(f"{type(self).__name__} must define score().")
+
+    def record(self, feedback: Feedback) -> Tensor:
+        """The scores, `[B, 1]`."""
+        return self.score(feedback).float().unsqueeze(1)
+
+    def merge(self, index: Tensor, values: Tensor) -> None:
+        """The last visit's score replaces the one before."""
+        self.scores[index] = values[:, 0]
+
+    def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
+        """The highest scores; equal ones are drawn."""
+        tie_seed = derived_seed(self.seed, Purpose.TIE, epoch)
+        mask = top_k_mask(self.scores, count, tie_seed=tie_seed, excluded=excluded)
+        return mask.nonzero().squeeze(1)
+
+    def method_state(self) -> dict[str, Any]:
+        """The scores."""
+        return {"scores": self.scores.clone()}
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Take over the scores."""
+        shape = (self.schedule.num_samples,)
+        self.scores = require_tensor(state, "scores", shape=shape, dtype=torch.float32)

@@ -1,0 +1,26 @@
+"""Train on the samples whose loss was highest at their last visit.
+
+The oldest rule of the field: Loshchilov and Hutter 2016, "Online Batch Selection for Faster
+Training of Neural Networks", https://arxiv.org/abs/1511.06343, section 4 ranks samples by their
+last known loss; Kawaguchi and Lu 2020, "Ordered SGD", https://arxiv.org/abs/1907.04371, take the
+top of that ranking without drawing, as here.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from data_agent._messages import Feedback
+from data_agent.baselines._scored import Scored
+
+
+class TopLoss(Scored):
+    """The score is the loss. On noisy labels this trains on the noise."""
+
+    name: ClassVar[str] = "top-loss"
+
+    def score(self, feedback: Feedback) -> Tensor:
+        """l_i, float `[B]`."""
+        return feedback.losses

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from data_agent import Feedback
+from data_agent import Feedback, make_selector
+from data_agent._errors import InputError
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
@@ -75,6 +76,20 @@ def test_a_signal_takes_less_than_ten_lines():
     block = blocks_of(ROOT / "docs" / "rewards.md")[0]
     function = block[block.index("def ") : block.index("config =")].strip()
     assert len(function.splitlines()) + 1 < 10
+
+
+def test_a_method_of_ones_own(tmp_path, monkeypatch):
+    names: dict[str, Any] = {"__name__": "rising"}
+    blocks = blocks_of(ROOT / "docs" / "extending.md")
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks[0].strip().splitlines()) <= 34  # thirty and the imports
+    (tmp_path / "rising.py").write_text(blocks[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    selector = make_selector("rising:Rising", num_samples=100, epochs=20, keep_ratio=0.5)
+    assert [len(selector.select(epoch)) for epoch in (0, 5, 19)] == [50, 50, 50]
+    with pytest.raises(InputError, match="cannot be imported"):
+        make_selector("rising:Falling", num_samples=100, epochs=20, keep_ratio=0.5)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,5 +1,6 @@
 """Data Agent: a learned agent decides, while a model trains, which samples to train on next."""
 
+from data_agent._batch_selector import BatchSelector as BatchSelector
 from data_agent._errors import DataAgentError as DataAgentError
 from data_agent._messages import Feedback as Feedback
 from data_agent._messages import Selection as Selection
@@ -14,6 +15,7 @@ from data_agent.agent.config import DataAgentConfig as DataAgentConfig
 from data_agent.baselines import make_selector as make_selector
 
 __all__ = [
+    "BatchSelector",
     "DataAgent",
     "DataAgentConfig",
     "DataAgentError",

@@ -19,15 +19,24 @@ METHODS: Mapping[str, str] = {
 
 
 def method_class(name: str) -> type[Selector]:
-    """The class of the method called `name`.
+    """The class of the method called `name`: one of `METHODS`, or "module:Class" of one's own.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or a class that cannot be imported or is no `Selector`.
     """
-    if name not in METHODS:
-        raise InputError(f"method {name!r} is unknown; expected one of {', '.join(METHODS)}.")
-    module, class_name = METHODS[name].split(":")
-    return getattr(import_module(module), class_name)
+    if name not in METHODS and ":" not in name:
+        raise InputError(
+            f"method {name!r} is unknown; expected one of {', '.join(METHODS)}, or module:Class "
+            "for one of your own."
+        )
+    module, _, class_name = METHODS.get(name, name).partition(":")
+    try:
+        method = getattr(import_module(module), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"method {name!r} cannot be imported: {error}.") from error
+    if not (isinstance(method, type) and issubclass(method, Selector)):
+        raise InputError(f"method {name!r} is not a subclass of data_agent.Selector.")
+    return method
 
 
 def make_selector(
@@ -42,7 +51,7 @@ def make_selector(
     """The selector called `name`.
 
     Args:
-        name: one of `METHODS`.
+        name: one of `METHODS`, or "module:Class" of one's own.
         num_samples: N, length of the training dataset.
         epochs: E, epochs in the whole run.
         keep_ratio: share of the dataset visited in an epoch, in (0, 1].

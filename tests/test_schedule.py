@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
 
-from data_agent import DataAgent, SelectionSchedule
+from data_agent import DataAgent, Feedback, SelectionSchedule, Selector, selection_loader
 from data_agent._errors import DataAgentWarning, InputError
 from data_agent._random import Purpose
 from data_agent._schedule import PermutationStream
@@ -169,3 +170,65 @@ def test_the_exact_schedule_is_exact(num_samples, epochs, keep_ratio):
     before_final = epochs - epochs // 8
     assert warm_up == min(num_samples, kept * before_final, kept * epochs)
     assert sum(p.phase == "final" for p in plans) == epochs // 8
+
+
+def test_a_static_schedule_chooses_every_epoch():
+    static = schedule(101, keep_ratio=0.3, kind="static")
+    plans = [static.plan(epoch) for epoch in range(16)]
+    assert {(plan.phase, plan.num_selected, plan.num_uniform) for plan in plans} == {
+        ("selected", 30, 0)
+    }
+
+
+def test_a_floating_schedule_bounds_what_its_method_decides():
+    floating = schedule(101, keep_ratio=1, kind="floating")
+    phases = [floating.plan(epoch).phase for epoch in range(16)]
+    assert phases == ["warm-up", *["selected"] * 13, "final", "final"]
+    assert {floating.epoch_size(epoch) for epoch in range(16)} == {101}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keep_ratio": 0.5}, "leave it at 1"),
+        ({"world": 2, "batch_size": 4}, "ranks cannot share it"),
+        ({"drop_last": True, "batch_size": 4}, "drop_last cannot be kept"),
+    ],
+)
+def test_what_a_floating_schedule_cannot_do(changes, message):
+    with pytest.raises(InputError, match=message):
+        schedule(**{"keep_ratio": 1, "kind": "floating", **changes})
+
+
+class Halving(Selector):
+    """Takes half as many as it may, in a floating schedule."""
+
+    name = "halving"
+    default_schedule = "floating"
+
+    def choose(self, epoch, count, excluded):
+        return torch.arange(count // 2 if epoch % 2 else count)
+
+
+def test_a_loader_follows_a_floating_schedule():
+    selector = Halving(num_samples=40, epochs=8, keep_ratio=1)
+    loader = selection_loader(TensorDataset(torch.arange(40)), selector, batch_size=8)
+    sizes = []
+    for _ in selector.epochs():
+        batches = list(loader)
+        assert len(loader) == len(batches)
+        sizes.append(sum(len(index) for _, index in batches))
+        for _, index in batches:
+            selector.observe(Feedback(index, torch.rand(len(index))))
+    assert sizes == [40, 20, 40, 20, 40, 20, 40, 40]
+
+
+def test_a_floating_selection_is_restored():
+    first = Halving(num_samples=40, epochs=8, keep_ratio=1)
+    for epoch in (0, 1):
+        first.begin_epoch(epoch)
+        first.observe(Feedback(torch.arange(10), torch.rand(10)))
+    second = Halving(num_samples=40, epochs=8, keep_ratio=1)
+    second.load_state_dict(first.state_dict())
+    assert second.epoch == 1
+    assert torch.equal(second.select(1).index, torch.arange(20))

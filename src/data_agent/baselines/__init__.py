@@ -15,6 +15,13 @@ METHODS: Mapping[str, str] = {
     "random": "data_agent.baselines.random:Random",
     "top-loss": "data_agent.baselines.top_loss:TopLoss",
     "selective-backprop": "data_agent.baselines.selective_backprop:SelectiveBackprop",
+    "class-balanced-random": "data_agent.baselines.class_balanced_random:ClassBalancedRandom",
+    "entropy": "data_agent.baselines.entropy:Entropy",
+    "small-margin": "data_agent.baselines.small_margin:SmallMargin",
+    "small-loss": "data_agent.baselines.small_loss:SmallLoss",
+    "infobatch": "data_agent.baselines.infobatch:InfoBatch",
+    "infobatch-published": "data_agent.baselines.infobatch:InfoBatchPublished",
+    "seta": "data_agent.baselines.seta:SeTa",
 }
 
 

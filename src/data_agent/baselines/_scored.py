@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_agent._errors import InputError
 from data_agent._messages import Feedback
 from data_agent._random import Purpose, derived_seed
 from data_agent._selector import Selector
@@ -56,3 +57,23 @@ class Scored(Selector):
         """Take over the scores."""
         shape = (self.schedule.num_samples,)
         self.scores = require_tensor(state, "scores", shape=shape, dtype=torch.float32)
+
+
+def logits_of(feedback: Feedback, name: str, *, instead: str = "") -> Tensor:
+    """The batch's logits, float32 `[B, C]`.
+
+    Args:
+        feedback: a batch.
+        name: the method that needs them.
+        instead: what else could be passed, if anything.
+
+    Raises:
+        InputError: none came.
+    """
+    if feedback.logits is None:
+        raise InputError(
+            f"{name} reads the model's predictions, and no logits [B, C] came: call "
+            "selector.watch(head) before training, or pass logits= to learn() or Feedback(...)"
+            + (f"; a task without them passes {instead}." if instead else ".")
+        )
+    return feedback.logits.float()

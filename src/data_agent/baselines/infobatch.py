@@ -1,0 +1,135 @@
+"""InfoBatch: prune well-learned samples at random and weigh up those that stay.
+
+Qin et al. 2024, "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning",
+https://arxiv.org/abs/2303.04947, figure 2 (soft pruning, expectation rescaling) and annealing: of
+the samples whose last loss is below the mean a share r, drawn at random, is left out of the epoch;
+the others below the mean get the weight 1 / (1 - r), so that gradients stay unbiased; the last
+12.5 % of the epochs are full and unweighted.
+
+`infobatch` spends exactly our budget. To leave out P samples, r = P / L of the L samples below the
+mean are pruned, at most 0.75 of them, so that no weight is above four times another. Where L is
+too small for that, the lowest P / 0.75 losses take the place of those below the mean. (At a keep
+ratio of 0.25 or less that is everybody, and a uniform draw is what is left of the method.) Weights
+are divided by their mean, because all methods of a comparison have one learning-rate schedule for
+equally many steps.
+
+`infobatch-published` is the paper's method at r = 0.5: its cost is known when an epoch begins, its
+weights are not divided. It departs from the released code where that code is not the paper: there
+weights return to one before the final epochs only if 0.875 E is whole. As there, exactly
+floor((1 - r) L) of the L stay, while the paper prunes each with probability r.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from data_agent._messages import Feedback
+from data_agent._random import Purpose, derived_seed, permutation
+from data_agent._schedule import ScheduleKind
+from data_agent._topk import top_k_mask
+from data_agent.baselines._scored import Scored
+
+R_MAX = 0.75
+R_PUBLISHED = 0.5
+
+
+class InfoBatch(Scored):
+    """At the exact budget; the score is the last loss."""
+
+    name: ClassVar[str] = "infobatch"
+
+    def __init__(self, **base: Any) -> None:
+        super().__init__(**base)
+        # Written by each choose() for the weigh() that comes right after it; no state of the run.
+        self._weights: Tensor | None = None
+
+    def score(self, feedback: Feedback) -> Tensor:
+        """l_i, float `[B]`."""
+        return feedback.losses
+
+    def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
+        """All but those pruned, who were all visited, if enough were."""
+        num_pruned = int((~excluded).sum()) - count
+        tie_seed = derived_seed(self.seed, Purpose.TIE, epoch)
+        pool = pruning_pool(self.scores, num_pruned, excluded=excluded, tie_seed=tie_seed)
+        chosen = self._prune(epoch, pool, num_pruned) & ~excluded
+        self._weights = None
+        if num_pruned:
+            weights = rescaling(pool, num_pruned / int(pool.sum()))
+            self._weights = (weights / weights[chosen].mean()).masked_fill(excluded, 1)
+        return chosen.nonzero().squeeze(1)
+
+    def weigh(self, index: Tensor) -> Tensor | None:
+        """1 / (1 - r) for the samples of the pool, 1 for others, with mean one."""
+        return None if self._weights is None else self._weights[index]
+
+    def _prune(self, epoch: int, pool: Tensor, num_pruned: int) -> Tensor:
+        """Everybody but `num_pruned` of the pool, drawn at random: bool `[N]`."""
+        members = pool.nonzero().squeeze(1)
+        order = permutation(len(members), self.seed, Purpose.PRUNE, epoch)
+        kept = torch.ones(len(pool), dtype=torch.bool)
+        kept[members[order[:num_pruned]]] = False
+        return kept
+
+
+class InfoBatchPublished(InfoBatch):
+    """As published: half of those below the mean are pruned, whatever `keep_ratio` says."""
+
+    name: ClassVar[str] = "infobatch-published"
+    default_schedule: ClassVar[ScheduleKind] = "floating"
+
+    def __init__(self, *, keep_ratio: float = 1.0, **base: Any) -> None:
+        del keep_ratio
+        super().__init__(keep_ratio=1.0, schedule="floating", **base)
+
+    def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
+        """Fewer than `count`: all but half of those below the mean."""
+        del count, excluded  # everybody and nobody, in a floating schedule
+        pool = below_mean(self.scores)
+        num_pool = int(pool.sum())
+        num_pruned = num_pool - math.floor((1 - R_PUBLISHED) * num_pool)
+        self._weights = rescaling(pool, R_PUBLISHED)
+        return self._prune(epoch, pool, num_pruned).nonzero().squeeze(1)
+
+
+def below_mean(scores: Tensor) -> Tensor:
+    """Who is well learned, bool `[N]`: a score below the mean of those that are finite."""
+    return scores < scores[scores.isfinite()].double().mean()
+
+
+def pruning_pool(
+    scores: Tensor, num_pruned: int, *, excluded: Tensor, tie_seed: int, r_max: float = R_MAX
+) -> Tensor:
+    """Of whom `num_pruned` are pruned, bool `[N]`: at most the share `r_max` of them.
+
+    Those below the mean; where they are too few, the lowest scores.
+
+    Args:
+        scores: float32 `[N]`, infinite where a sample was never visited.
+        num_pruned: P, less than the samples that are not excluded.
+        excluded: bool `[N]`, samples that are never pruned.
+        tie_seed: draws among equal scores.
+        r_max: in (0, 1).
+    """
+    pool = below_mean(scores) & ~excluded
+    needed = min(math.ceil(num_pruned / r_max), int((~excluded).sum()))
+    if int(pool.sum()) >= needed:
+        return pool
+    return top_k_mask(-scores, needed, tie_seed=tie_seed, excluded=excluded)
+
+
+def rescaling(pool: Tensor, r: float) -> Tensor:
+    """The weights: 1 / (1 - r) in the pool, of which the share `r` is pruned, 1 elsewhere.
+
+    Args:
+        pool: bool `[N]`.
+        r: in [0, 1).
+
+    Returns:
+        float32 `[N]`.
+    """
+    return torch.ones(len(pool)).masked_fill(pool, 1 / (1 - r))

@@ -22,6 +22,18 @@ METHODS: Mapping[str, str] = {
     "infobatch": "data_agent.baselines.infobatch:InfoBatch",
     "infobatch-published": "data_agent.baselines.infobatch:InfoBatchPublished",
     "seta": "data_agent.baselines.seta:SeTa",
+    "static-random": "data_agent.baselines.static_random:StaticRandom",
+    "el2n": "data_agent.baselines.el2n:EL2N",
+    "grand": "data_agent.baselines.grand:GraNd",
+    "forgetting": "data_agent.baselines.forgetting:Forgetting",
+    "k-center": "data_agent.baselines.k_center:KCenter",
+    "d2-pruning": "data_agent.baselines.d2_pruning:D2Pruning",
+    "rl-selector": "data_agent.baselines.rl_selector:RLSelector",
+    "cluster-balanced-random": "data_agent.baselines.cluster_balanced_random:ClusterBalancedRandom",
+    "ucb": "data_agent.baselines.ucb:UCB",
+    "eps-greedy": "data_agent.baselines.eps_greedy:EpsGreedy",
+    "rcap": "data_agent.baselines.rcap:RCAP",
+    "divbs": "data_agent.baselines.divbs:DivBS",
 }
 
 

@@ -94,12 +94,15 @@ def law_coverage(make: Make) -> None:
 
 
 def law_same_seed_same_selection(make: Make) -> None:
-    """The same feedback, epoch and seed give the same selections; another seed gives others."""
+    """The same feedback, epoch and seed give the same selections; another seed gives others.
+
+    A subset of given scores is the same for every seed.
+    """
     first = [s.index for s in train(build(make, seed=5))]
     again = [s.index for s in train(build(make, seed=5))]
     other = [s.index for s in train(build(make, seed=6))]
     assert all_equal(first, again), "two runs with one seed differ"
-    if len(first[0]) < NUM_SAMPLES:
+    if len(first[0]) < NUM_SAMPLES and "scores" not in build(make).required:
         assert not all_equal(first, other), "another seed gives the same selections"
 
 

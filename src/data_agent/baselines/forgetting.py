@@ -1,0 +1,37 @@
+"""Forgetting: keep the samples that were learned and unlearned most often.
+
+Toneva et al. 2019, "An Empirical Study of Example Forgetting during Deep Neural Network Learning",
+https://arxiv.org/abs/1812.05159, section 3 and algorithm 1: a forgetting event is a sample that
+was classified right at one visit and wrong at the next. Samples with the fewest events are removed;
+one that was never right counts as forgotten infinitely often, so it stays.
+
+The paper counts over a full training. How the lab makes the scores, in a shorter one, is written in
+`data_agent.lab.scoring`. Many samples are never forgotten: among equal counts the subset is random.
+On noisy labels the samples that were never right are mostly the noise.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from data_agent.baselines._static import Static
+
+
+class Forgetting(Static):
+    """Keeps the highest counts of `forgetting_events`."""
+
+    name: ClassVar[str] = "forgetting"
+
+
+def forgetting_events(correct: Tensor, *, never_learned: float = torch.inf) -> Tensor:
+    """How often each sample went from right to wrong, float32 `[N]`.
+
+    Args:
+        correct: bool `[T, N]`, whether each sample was classified right at its visits 1 to T.
+        never_learned: the count of samples that were never right.
+    """
+    events = (correct[:-1] & ~correct[1:]).sum(0).float()
+    return events.masked_fill(~correct.any(0), never_learned)

@@ -1,0 +1,153 @@
+"""RL-Selector: a policy learns to drop samples that others of their class cover.
+
+Yang et al. 2025, "RL-Selector: Reinforcement Learning-Guided Data Selection via Redundancy
+Assessment" (ICCV), https://arxiv.org/abs/2506.21037. A sample is covered by another of its class
+whose features lie within epsilon; `E_i = sum_j ||h_i - h_j||` over its class is low for covered
+ones. While a target model trains, an actor and a critic of three linear layers each see the
+features h and learn by A2C which samples to keep. The reward is `r_1`, which punishes a share of
+kept samples other than the keep ratio, plus `r_2 = E_i a_i`; the losses are `-log pi(a|s) A` and
+`A^2`. At the end the policy's probabilities rank the samples. The target model is thrown away.
+
+Written from a summary of the paper; no code is public. What we could not know, and chose: the
+action is a Bernoulli draw with the actor's probability; A is one-step, `r - V(s)`; `r_1` is minus
+the deviation, divided by the largest that is possible on its side; E is standardised within each
+class (as a sum of distances it is positive, and "keep everything" would be optimal, see
+docs/decisions/0002); features are standardised; Adam at 1e-3, batches of 256. Instead of the
+threshold 0.5 with a tolerance of 1 % of the ratio, the K most probable samples are kept.
+
+`SelectionPolicy` is the learner: call `learn` with all features after each epoch of the target
+model, then give its `probabilities` to `rl-selector` as scores.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_agent._random import Purpose, generator
+from data_agent.agent.networks import _mlp
+from data_agent.baselines._static import Static
+
+_HIDDEN = 128
+_BATCH_SIZE = 256
+_LEARNING_RATE = 1e-3
+_ROWS = 1024  # of a distance matrix at a time
+
+
+class RLSelector(Static):
+    """Keeps the highest scores: the probabilities of a trained `SelectionPolicy`."""
+
+    name: ClassVar[str] = "rl-selector"
+
+
+class SelectionPolicy:
+    """Actor and critic, on the CPU.
+
+    Args:
+        width: D, of the features.
+        keep_ratio: the share of the samples to keep, in (0, 1].
+        seed: of weights, batches and actions.
+    """
+
+    def __init__(self, width: int, keep_ratio: float, *, seed: int) -> None:
+        self._keep_ratio = keep_ratio
+        self._seed = seed
+        self._num_updates = 0
+        self._actor, self._critic = (
+            _mlp(width, _HIDDEN, 1, seed=seed, network=number, gain=gain, dtype=torch.float32)
+            for number, gain in ((0, 0.01), (1, 1.0))
+        )
+        parameters = [*self._actor.parameters(), *self._critic.parameters()]
+        self._optimizer = torch.optim.Adam(parameters, lr=_LEARNING_RATE)
+
+    def learn(self, features: Tensor, labels: Tensor) -> None:
+        """One pass over all samples, in batches.
+
+        Args:
+            features: float `[N, D]`, as the target model sees them now.
+            labels: int64 `[N]`.
+        """
+        worth = standardised_within(class_distance(features, labels), labels)
+        state = _standardised(features)
+        draws = generator(self._seed, Purpose.ACTION, self._num_updates)
+        for index in torch.randperm(len(state), generator=draws).split(_BATCH_SIZE):
+            self._update(state[index], worth[index], draws)
+        self._num_updates += 1
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """The actor's probability to keep each sample, float32 `[N]`."""
+        with torch.no_grad():
+            return torch.sigmoid(self._actor(_standardised(features)).squeeze(1))
+
+    def _update(self, state: Tensor, worth: Tensor, draws: torch.Generator) -> None:
+        logits = self._actor(state).squeeze(1)
+        actions = torch.bernoulli(torch.sigmoid(logits.detach()), generator=draws)
+        reward = ratio_reward(actions, self._keep_ratio) + redundancy_reward(actions, worth)
+        advantage = reward - self._critic(state).squeeze(1)
+        log_probability = -F.binary_cross_entropy_with_logits(logits, actions, reduction="none")
+        loss = -(log_probability * advantage.detach()).mean() + advantage.square().mean()
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+
+
+def class_distance(features: Tensor, labels: Tensor) -> Tensor:
+    """E_i = sum_j ||h_i - h_j|| over the samples j of its class, float32 `[N]`.
+
+    Args:
+        features: float `[N, D]`.
+        labels: int64 `[N]`.
+    """
+    total = torch.zeros(len(labels))
+    for label in labels.unique():
+        members = (labels == label).nonzero().squeeze(1)
+        own = features[members].float()
+        rows = [torch.cdist(part, own).sum(1) for part in own.split(_ROWS)]
+        total[members] = torch.cat(rows).cpu()
+    return total
+
+
+def ratio_reward(actions: Tensor, keep_ratio: float) -> Tensor:
+    """r_1, a scalar in [-1, 0]: zero at the ratio, -1 where nobody or everybody is kept.
+
+    Args:
+        actions: float `[B]`, 1 where a sample is kept.
+        keep_ratio: in (0, 1].
+    """
+    deviation = actions.mean() - keep_ratio
+    too_many = deviation.clamp_min(0) / max(1 - keep_ratio, 1e-6)
+    return -(too_many + (-deviation).clamp_min(0) / keep_ratio)
+
+
+def redundancy_reward(actions: Tensor, worth: Tensor) -> Tensor:
+    """r_2 = E_i a_i, float `[B]`.
+
+    Args:
+        actions: float `[B]`, 1 where a sample is kept.
+        worth: E, float `[B]`, high for samples that nobody covers.
+    """
+    return worth * actions
+
+
+def standardised_within(values: Tensor, labels: Tensor) -> Tensor:
+    """Zero mean and unit variance in each class; zeros where all of a class are equal.
+
+    Args:
+        values: float `[N]`.
+        labels: int64 `[N]`.
+    """
+    result = torch.zeros_like(values)
+    for label in labels.unique():
+        is_own = labels == label
+        own = values[is_own] - values[is_own].mean()
+        result[is_own] = own / own.square().mean().sqrt().clamp_min(1e-6)
+    return result
+
+
+def _standardised(features: Tensor) -> Tensor:
+    features = features.float().cpu()
+    deviation = features.std(0, correction=0).clamp_min(1e-6)
+    return ((features - features.mean(0)) / deviation).clamp(-5, 5)

@@ -8,28 +8,27 @@ import io
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.table import Table
 
-from data_agent._errors import DataAgentError
-from data_agent.lab.compare import Outcome, pending_runs, run_all
-from data_agent.lab.config import CompareConfig, TrainConfig
-from data_agent.lab.report import (
-    COLUMNS,
-    Comparison,
-    reading_notes,
-    summarise,
-    table_cells,
-    write_report,
-)
+from data_agent._errors import DataAgentError, InputError
+from data_agent.lab.compare import Outcome, hold_output, pending_runs, run_all
+from data_agent.lab.config import Recipe, Setup, TrainConfig
+from data_agent.lab.devices import choose_device
+from data_agent.lab.environment import num_cpus
+from data_agent.lab.forecast import forecast
+from data_agent.lab.grid import Grid, Run, parse_keep_ratios, parse_names, parse_seeds
 from data_agent.lab.runs import RunFolder, check_resumable, open_run
+from data_agent.lab.suite import suite_recipes
 from data_agent.lab.tasks import load_task, recipe_for
 from data_agent.lab.terminal import progress_and_log, stdout, stop_requests
+from data_agent.lab.train import train
+
+logger = logging.getLogger(__name__)
 
 DONE, FAILED, STOPPED = 0, 1, 130
 _DEFAULT_TASK = "digits"
@@ -48,13 +47,47 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compare:
-    """Train several methods in one and the same loop, with several seeds, and compare them."""
+    """Train methods in one and the same loop, at several budgets, with several seeds, and compare.
 
-    config: CompareConfig
+    One task with the flags of its recipe, or a suite of tasks with recipes of their own.
+    """
+
+    setup: Setup
+    suite: str | None = None
+    """Tasks to compare on: quick or core; None is the one task of --task."""
+    tasks: str | None = None
+    """Some of the suite's tasks, separated by commas; without --suite, of all suites."""
+    data_root: Path = Path("data")
+    """Folder with the suite's data: cifar10, cifar10n, tiny_imagenet_32."""
+    methods: str = "full,full-short,random,data-agent"
+    """Methods to compare, separated by commas."""
+    keep_ratios: str = "0.5"
+    """Shares of the training samples visited in an epoch, in (0, 1], separated by commas."""
+    seeds: str = "3"
+    """A count (5 is 0 to 4) or seeds separated by commas; two or more give intervals, five are a
+    claim."""
+    jobs: int | None = None
+    """Runs that train at the same time; None is 1 on an accelerator, else one a processor core.
+    With more than one, a run computes on --num-threads threads, by default 1."""
     output: Path | None = None
-    """Folder of the comparison; None is runs/compare-TASK."""
+    """Folder of the comparison; None is runs/compare-TASK or runs/compare-SUITE."""
     resume: bool = False
     """Go on with unfinished runs in the folder; finished ones are never run again."""
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise InputError(f"--jobs is {self.jobs}; expected a number of processes, 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Say what the runs in a folder show, from what they wrote alone; run it again at any time."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder with runs, however deep; the report is written into it."""
+
+
+Command = Train | Compare | Report
 
 
 def run(argv: Sequence[str]) -> int:
@@ -65,10 +98,17 @@ def run(argv: Sequence[str]) -> int:
         SystemExit: --help, or flags that do not exist.
     """
     command = parse(argv)
-    return _train(command, argv) if isinstance(command, Train) else _compare(command, argv)
+    # Methods of one's own are found from where the command runs, behind everything installed.
+    sys.path.append(str(Path.cwd()))
+    try:
+        if isinstance(command, Train):
+            return _train(command, argv)
+        return _report(command) if isinstance(command, Report) else _compare(command, argv)
+    finally:
+        sys.path.remove(str(Path.cwd()))
 
 
-def parse(argv: Sequence[str]) -> Train | Compare:
+def parse(argv: Sequence[str]) -> Command:
     """Read the command line; the defaults of a task are the defaults of its flags.
 
     Raises:
@@ -76,10 +116,13 @@ def parse(argv: Sequence[str]) -> Train | Compare:
         SystemExit: --help, or flags that do not exist.
     """
     recipe = recipe_for(_task_in(argv))
-    train, compare = TrainConfig(recipe=recipe), CompareConfig(recipe=recipe)
+    shared = {field.name: getattr(recipe, field.name) for field in fields(Setup)}
+    train = Train(config=TrainConfig(recipe=recipe))
+    compare = Compare(setup=Setup(**shared))
     commands = tyro.conf.OmitArgPrefixes[
-        Annotated[Train, tyro.conf.subcommand("train", default=Train(config=train))]
-        | Annotated[Compare, tyro.conf.subcommand("compare", default=Compare(config=compare))]
+        Annotated[Train, tyro.conf.subcommand("train", default=train)]
+        | Annotated[Compare, tyro.conf.subcommand("compare", default=compare)]
+        | Annotated[Report, tyro.conf.subcommand("report")]
     ]
     said = io.StringIO()
     try:
@@ -108,8 +151,6 @@ def _task_in(argv: Sequence[str]) -> str:
 
 
 def _train(command: Train, argv: Sequence[str]) -> int:
-    from data_agent.lab.train import train
-
     config, recipe = command.config, command.config.recipe
     output = command.output or Path("runs") / f"{recipe.task}-{config.method}-seed{config.seed}"
     status = RunFolder(output).status(config.flat())
@@ -131,37 +172,97 @@ def _train(command: Train, argv: Sequence[str]) -> int:
 
 
 def _compare(command: Compare, argv: Sequence[str]) -> int:
-    config = command.config
-    output = command.output or Path("runs") / f"compare-{config.recipe.task}"
-    pending = pending_runs(config, output, resume=command.resume)
-    outcome = Outcome()
-    if pending:
-        with progress_and_log(logging.WARNING) as progress:
-            data = load_task(config.recipe, progress)
-            with stop_requests() as should_stop:
-                outcome = run_all(pending, data, output, progress=progress, should_stop=should_stop)
-    if outcome.is_stopped:
-        return _say_stopped(argv)
-    if len(outcome.failed) < len(config.runs()):
-        _show(summarise(config, output), output)
+    grid, jobs, name = _grid(command, argv)
+    output = command.output or Path("runs") / f"compare-{name}"
+    with hold_output(output):
+        pending = pending_runs(grid, output, resume=command.resume)
+        outcome = _run_pending(grid, pending, output, jobs) if pending else Outcome()
+        if outcome.is_stopped:
+            return _say_stopped(argv)
+        if len(outcome.failed) < len(grid.runs()):
+            _show(output)
     for name, reason in outcome.failed.items():
         stdout().print(f"{name} failed: {reason}")
     return FAILED if outcome.failed else DONE
 
 
-def _show(comparison: Comparison, output: Path) -> None:
-    from data_agent.lab.figure import draw
+def _grid(command: Compare, argv: Sequence[str]) -> tuple[Grid, int, str]:
+    """All runs that are asked for, how many train at a time, and a name for it."""
+    if command.suite is None and command.tasks is None:
+        recipe = Recipe(**asdict(command.setup))
+        recipes, name = {recipe.task: recipe}, recipe.task
+    else:
+        _refuse_recipe_flags(argv)
+        tasks = None if command.tasks is None else parse_names(command.tasks)
+        recipes = suite_recipes(command.suite, tasks=tasks, root=command.data_root)
+        name = command.suite or "tasks"
+    jobs = command.jobs or _default_jobs(recipes.values())
+    if jobs > 1:  # runs that share the processor must not each take all of it
+        recipes = {
+            task: replace(recipe, num_threads=recipe.num_threads or 1)
+            for task, recipe in recipes.items()
+        }
+    grid = Grid(
+        recipes=recipes,
+        methods=parse_names(command.methods),
+        keep_ratios=parse_keep_ratios(command.keep_ratios),
+        seeds=parse_seeds(command.seeds),
+    )
+    return grid, jobs, name
 
-    write_report(comparison, output)
-    draw(comparison, output / "comparison.png")
-    table = Table(*COLUMNS)
-    for row in comparison.rows:
-        table.add_row(*table_cells(row))
-    console = stdout()
-    console.print(table)
-    for note in reading_notes(comparison):
-        console.print(note)
-    console.print(f"Written to {output}: comparison.md, comparison.json, comparison.png.")
+
+def _refuse_recipe_flags(argv: Sequence[str]) -> None:
+    """The tasks of a suite have recipes of their own, so that their numbers can be compared."""
+    own = {f"--{field.name.replace('_', '-')}" for field in fields(Setup)}
+    given = [word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
+    refused = [flag for flag in given if flag in own]
+    if refused:
+        raise InputError(
+            f"{', '.join(refused)} cannot be changed in a suite: its tasks have recipes of their "
+            "own. To change one, compare on that task alone, with --task NAME instead of --suite "
+            "and --tasks."
+        )
+
+
+def _default_jobs(recipes: Iterable[Recipe]) -> int:
+    on_cpu = all(choose_device(recipe.device).type == "cpu" for recipe in recipes)
+    return num_cpus() if on_cpu else 1
+
+
+def _run_pending(grid: Grid, pending: Sequence[Run], output: Path, jobs: int) -> Outcome:
+    jobs = min(jobs, len(pending))
+    with progress_and_log(logging.WARNING) as progress, stop_requests() as should_stop:
+        expected = forecast(grid, pending, output, progress=progress)
+        for line in expected.in_words(jobs):
+            logger.info(line)
+        return run_all(
+            pending,
+            output,
+            jobs=jobs,
+            seconds=expected.seconds,
+            progress=progress,
+            should_stop=should_stop,
+        )
+
+
+def _report(command: Report) -> int:
+    if not command.folder.is_dir():
+        raise InputError(f"{command.folder} is no folder; expected one with runs of data-agent.")
+    _show(command.folder)
+    return DONE
+
+
+def _show(folder: Path) -> None:
+    """Write the report of a folder's runs, and show its tables."""
+    from data_agent.lab.figure import FIGURES, draw  # drawing takes long to import
+    from data_agent.lab.report import summarise
+    from data_agent.lab.writing import show, write
+
+    report = summarise(folder)
+    write(report, folder)
+    draw(report, folder / FIGURES)
+    show(report, stdout())
+    stdout().print(f"Written to {folder}: comparison.md, comparison.json, {FIGURES}.")
 
 
 def _in_words(result: dict[str, Any], output: Path) -> str:

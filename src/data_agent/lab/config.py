@@ -1,10 +1,10 @@
-"""What a run is: a recipe (task, model, optimisation, budget), a method and a seed."""
+"""What a run is: a recipe (task, data, model, optimisation, budget), a method and a seed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from data_agent._errors import InputError
@@ -20,17 +20,16 @@ _ADAMW_LIMIT = 0.05  # each of its steps moves every weight by about the rate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """How every method of a comparison trains: everything but the method and the seed.
-
-    In Python, `data_agent.lab.tasks.recipe_for(task)` makes one with the defaults of its task.
+class Setup:
+    """What all runs of a task have in common: everything but budget, method and seed.
 
     Raises:
         InputError: a value outside its range.
     """
 
     task: str
-    """digits (scikit-learn's, embedded), cifar10, or image (any images, named by --data)."""
+    """digits (scikit-learn's, embedded), cifar10, image (any images, named by --data), or one of
+    the suite's tasks."""
     data: str | None
     """Hub name (owner/name or owner/name:configuration), parquet file, folder of parquet files or
     image folder; None for a task that brings its own."""
@@ -40,16 +39,22 @@ class Recipe:
     """Column with the labels; None finds it by its type and name."""
     subset: int | None = None
     """Train on this many samples only, the same ones for every method and seed; None takes all."""
+    imbalance: float | None = None
+    """Long tail: how many times more samples the first class has than the last, 1 or more; the
+    sizes between fall exponentially. The evaluation samples stay as they are."""
+    duplicates: float = 0.0
+    """Share of the training samples that are near-copies of a few others, in [0, 1)."""
+    train_labels: str | None = None
+    """PARQUET:COLUMN with other training labels, one for each row of the training data in order;
+    None takes the data's own."""
     image_size: int
     """Side of the square images in pixels, 8 or more; all images are resized to it."""
     label_noise: float = 0.0
     """Share of the training labels replaced by a wrong one, in [0, 1)."""
     model: str
-    """cnn, resnet-small, resnet-18, resnet-34 or resnet-50."""
+    """cnn, resnet-tiny, resnet-small, resnet-18, resnet-34 or resnet-50."""
     width: int | None = None
     """Channels of the model's first stage, 1 or more; None takes the model's own."""
-    keep_ratio: float = 0.5
-    """Share of the training samples visited in an epoch, in (0, 1]."""
     epochs: int
     """Passes of the schedule, 1 or more."""
     batch_size: int
@@ -80,7 +85,8 @@ class Recipe:
     """Threads of the CPU's operations, 1 or more; None is torch's choice. Sums depend on it."""
 
     def __post_init__(self) -> None:
-        for name, is_valid, expected in _RULES:
+        for name in (field.name for field in fields(self) if field.name in _RULES):
+            is_valid, expected = _RULES[name]
             value = getattr(self, name)
             if not is_valid(value):
                 raise InputError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}.")
@@ -93,6 +99,20 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe(Setup):
+    """How every method of a comparison trains: everything but the method and the seed.
+
+    In Python, `data_agent.lab.tasks.recipe_for(task)` makes one with the defaults of its task.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    keep_ratio: float = 0.5
+    """Share of the training samples visited in an epoch, in (0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """One run.
 
@@ -102,8 +122,8 @@ class TrainConfig:
 
     recipe: Recipe
     method: str = "data-agent"
-    """What chooses the samples: data-agent, random, full, or full-short (all data, stopped at the
-    step at which the keep ratio's budget is spent)."""
+    """What chooses the samples: data-agent, random, another method, module:Class for one of your
+    own, full (all data), or full-short (all data, stopped where the keep ratio's budget ends)."""
     seed: int = 0
     """Seed of model, selection, augmentation and label noise, 0 or more."""
 
@@ -115,39 +135,6 @@ class TrainConfig:
     def flat(self) -> dict[str, Any]:
         """All fields by name, as stored in a run's folder."""
         return {**asdict(self.recipe), "method": self.method, "seed": self.seed}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CompareConfig:
-    """Several methods under one recipe, each with the same seeds.
-
-    Raises:
-        InputError: an unknown or repeated method, or no seed.
-    """
-
-    recipe: Recipe
-    methods: str = "full,full-short,random,data-agent"
-    """Methods to compare, separated by commas."""
-    seeds: int = 3
-    """Runs of each method, with seeds 0, 1, ...; two or more give intervals, five are a claim."""
-
-    def __post_init__(self) -> None:
-        check_methods(self.method_names)
-        if self.seeds < 1:
-            raise InputError(f"--seeds is {self.seeds}; expected 1 or more.")
-
-    @property
-    def method_names(self) -> list[str]:
-        """The methods in the order given."""
-        return [name.strip() for name in self.methods.split(",") if name.strip()]
-
-    def runs(self) -> list[TrainConfig]:
-        """All runs, seed by seed, so that a machine that slows down slows every method."""
-        return [
-            TrainConfig(recipe=self.recipe, method=method, seed=seed)
-            for seed in range(self.seeds)
-            for method in self.method_names
-        ]
 
 
 def _is_count(value: object, least: int = 1) -> bool:
@@ -165,27 +152,35 @@ def _is_share(value: Any) -> bool:
     return _is_number(value) and 0 <= value < 1
 
 
-_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("subset", lambda v: v is None or _is_count(v), "a number of samples, 1 or more"),
-    ("image_size", lambda v: _is_count(v, 8), "a whole number of pixels, 8 or more"),
-    ("label_noise", _is_share, "a share of the labels in [0, 1)"),
-    ("width", lambda v: v is None or _is_count(v), "a number of channels, 1 or more"),
-    (
-        "keep_ratio",
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "subset": (lambda v: v is None or _is_count(v), "a number of samples, 1 or more"),
+    "imbalance": (
+        lambda v: v is None or (_is_number(v) and v >= 1),
+        "a number, 1 or more; 50 makes the first class 50 times as large as the last",
+    ),
+    "duplicates": (_is_share, "a share of the training samples in [0, 1)"),
+    "train_labels": (
+        lambda v: v is None or (isinstance(v, str) and all(v.rpartition(":"))),
+        "PARQUET:COLUMN, a file and one of its columns",
+    ),
+    "image_size": (lambda v: _is_count(v, 8), "a whole number of pixels, 8 or more"),
+    "label_noise": (_is_share, "a share of the labels in [0, 1)"),
+    "width": (lambda v: v is None or _is_count(v), "a number of channels, 1 or more"),
+    "keep_ratio": (
         lambda v: _is_number(v) and 0 < v <= 1,
         "a share of the samples in (0, 1]; 0.5 visits half of them in an epoch",
     ),
-    ("epochs", _is_count, "a whole number, 1 or more"),
-    ("batch_size", _is_count, "a whole number, 1 or more"),
-    ("accumulation", _is_count, "a number of batches, 1 or more"),
-    ("optimizer", lambda v: v in ("sgd", "adamw"), "sgd or adamw"),
-    ("learning_rate", lambda v: _is_number(v) and v > 0, "a number above 0"),
-    ("schedule", lambda v: v in ("one-cycle", "cosine"), "one-cycle or cosine"),
-    ("weight_decay", lambda v: _is_number(v) and v >= 0, "a number, 0 or more"),
-    ("momentum", _is_share, "a number in [0, 1)"),
-    ("label_smoothing", _is_share, "a number in [0, 1)"),
-    ("precision", lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
-    ("augment", lambda v: v in ("none", "crop", "crop-flip"), "none, crop or crop-flip"),
-    ("num_evaluations", _is_count, "a whole number, 1 or more"),
-    ("num_threads", lambda v: v is None or _is_count(v), "a number of threads, 1 or more"),
-)
+    "epochs": (_is_count, "a whole number, 1 or more"),
+    "batch_size": (_is_count, "a whole number, 1 or more"),
+    "accumulation": (_is_count, "a number of batches, 1 or more"),
+    "optimizer": (lambda v: v in ("sgd", "adamw"), "sgd or adamw"),
+    "learning_rate": (lambda v: _is_number(v) and v > 0, "a number above 0"),
+    "schedule": (lambda v: v in ("one-cycle", "cosine"), "one-cycle or cosine"),
+    "weight_decay": (lambda v: _is_number(v) and v >= 0, "a number, 0 or more"),
+    "momentum": (_is_share, "a number in [0, 1)"),
+    "label_smoothing": (_is_share, "a number in [0, 1)"),
+    "precision": (lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
+    "augment": (lambda v: v in ("none", "crop", "crop-flip"), "none, crop or crop-flip"),
+    "num_evaluations": (_is_count, "a whole number, 1 or more"),
+    "num_threads": (lambda v: v is None or _is_count(v), "a number of threads, 1 or more"),
+}

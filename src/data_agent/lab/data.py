@@ -27,6 +27,8 @@ class ImageData:
         eval_labels: int64 `[M]`.
         class_names: one name a class, at least two.
         evaluation: where the evaluation samples come from, in words.
+        clean_labels: int64 `[N]`, the training labels before any noise; None where they are
+            `train_labels`.
 
     Raises:
         InputError: fewer than two classes, or no samples.
@@ -38,6 +40,7 @@ class ImageData:
     eval_labels: Tensor
     class_names: tuple[str, ...]
     evaluation: str
+    clean_labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -55,6 +58,11 @@ class ImageData:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    def num_noisy(self, labels: Tensor) -> int:
+        """How many of the training labels `labels` (int64 `[N]`) are not the clean ones."""
+        clean = self.train_labels if self.clean_labels is None else self.clean_labels
+        return int((labels != clean).sum())
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,14 +104,38 @@ def stratified(labels: Tensor, count: int, *, seed: int = DATA_SEED) -> Tensor:
     if not 1 <= count <= len(labels):
         raise InputError(f"{count} samples were asked for (--subset), of {len(labels)} there are.")
     sizes = np.bincount(labels.numpy())
-    exact = count * sizes / len(labels)
+    return draw_by_class(labels, largest_remainders(sizes, count), seed=seed)
+
+
+def largest_remainders(shares: np.ndarray, count: int) -> np.ndarray:
+    """Share out `count` in proportion, each part differing by less than one from its exact size.
+
+    Args:
+        shares: float or integer `[C]`, 0 or more, not all 0.
+        count: to share out, 0 or more.
+
+    Returns:
+        int64 `[C]` that add up to `count`; of equal remainders the first are rounded up.
+    """
+    exact = count * shares / shares.sum()
     quota = np.floor(exact).astype(np.int64)
     by_remainder = np.argsort(quota - exact, kind="stable")
     quota[by_remainder[: count - quota.sum()]] += 1
+    return quota
+
+
+def draw_by_class(labels: Tensor, quota: np.ndarray, *, seed: int = DATA_SEED) -> Tensor:
+    """Draw `quota[c]` samples of each class c: int64, distinct positions, ascending.
+
+    Args:
+        labels: int64 `[N]` in [0, C).
+        quota: int64 `[C]`, at most the classes' sizes.
+        seed: of the draws.
+    """
     generator = np.random.default_rng(seed)
     chosen = [
-        generator.permutation(np.flatnonzero(labels.numpy() == label))[: quota[label]]
-        for label in range(len(sizes))
+        generator.permutation(np.flatnonzero(labels.numpy() == label))[:size]
+        for label, size in enumerate(quota)
     ]
     return torch.from_numpy(np.sort(np.concatenate(chosen)))
 

@@ -56,20 +56,22 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._started: float | None = None
+        self._started: tuple[float, float] | None = None
         self.seconds = 0.0
+        self.cpu_seconds = 0.0  # of all threads of this process
 
     def start(self) -> None:
         """Begin to count."""
         self._wait()
-        self._started = time.perf_counter()
+        self._started = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
         """Add the time since the start; without a start, nothing."""
         if self._started is None:
             return
         self._wait()
-        self.seconds += time.perf_counter() - self._started
+        self.seconds += time.perf_counter() - self._started[0]
+        self.cpu_seconds += time.process_time() - self._started[1]
         self._started = None
 
     def _wait(self) -> None:

@@ -10,39 +10,46 @@ from PIL import Image
 from sklearn.datasets import load_digits as _load_digits
 from torch import Tensor
 
+from data_agent._errors import InputError
+from data_agent.lab.config import Setup
 from data_agent.lab.data import ImageData, stratified
 from data_agent.lab.images import fit
+from data_agent.lab.regimes import choose_rows, with_near_copies
 
 NUM_TRAIN = 448  # a quarter of the 1,797, 14 batches of 32: with more, every method is near 99 %
 
 
-def load_digits(*, image_size: int, subset: int | None = None) -> ImageData:
+def load_digits(recipe: Setup) -> ImageData:
     """The digits data set, a quarter to train on and the rest to evaluate; the same for every run.
 
     Args:
-        image_size: side in pixels; the originals have 8.
-        subset: training samples to use, each class in proportion; None takes all.
+        recipe: names the size of the images (the originals have 8 pixels) and the regime.
 
     Raises:
-        InputError: a subset larger than the training data.
+        InputError: a subset larger than the training data, or data and labels of one's own.
     """
+    if recipe.data is not None or recipe.train_labels is not None:
+        raise InputError(
+            f"the task digits has its own data, but --data is {recipe.data!r} and --train-labels "
+            f"{recipe.train_labels!r}. For other images use --task image."
+        )
     # UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), its test part.
     bunch = cast("Any", _load_digits())
-    images = _to_pixels(bunch.images, image_size)
+    images = _to_pixels(bunch.images, recipe.image_size)
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     train = stratified(labels, NUM_TRAIN)
     is_train = torch.zeros(len(labels), dtype=torch.bool)
     is_train[train] = True
-    if subset is not None:
-        train = train[stratified(labels[train], subset)]
-    return ImageData(
-        train_images=images[train],
-        train_labels=labels[train],
+    rows, num_copies = choose_rows(labels[train], recipe)
+    data = ImageData(
+        train_images=images[train[rows]],
+        train_labels=labels[train[rows]],
         eval_images=images[~is_train],
         eval_labels=labels[~is_train],
         class_names=tuple(str(name) for name in bunch.target_names),
         evaluation="the other three quarters of the digits",
     )
+    return with_near_copies(data, num_copies)
 
 
 def _to_pixels(levels: np.ndarray, size: int) -> Tensor:

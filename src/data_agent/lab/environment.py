@@ -31,9 +31,7 @@ def describe_environment(device: str) -> dict[str, Any]:
         "commit": commit_of_sources(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "num_cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "num_cpus": num_cpus(),
         "num_threads": torch.get_num_threads(),
         "device": device,
         "gpu": torch.cuda.get_device_name(device) if is_cuda else None,
@@ -42,6 +40,13 @@ def describe_environment(device: str) -> dict[str, Any]:
         "numpy": np.__version__,
         "data_agent": __version__,
     }
+
+
+def num_cpus() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _cpu_model() -> str:

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -19,9 +18,11 @@ from torch import Tensor
 
 from data_agent._errors import CheckpointError, InputError
 from data_agent.lab import checkpoint
-from data_agent.lab.data import ImageData, hold_out, stratified
+from data_agent.lab.config import Setup
+from data_agent.lab.data import ImageData, hold_out
 from data_agent.lab.progress import Progress
-from data_agent.lab.sources import EVAL_SPLITS, Split, open_splits, read_split
+from data_agent.lab.regimes import choose_rows, with_near_copies
+from data_agent.lab.sources import EVAL_SPLITS, Split, open_splits, read_labels, read_split
 
 logger = logging.getLogger(__name__)
 
@@ -29,45 +30,46 @@ _CHUNK = 256
 _Part = tuple[Split, Tensor]  # a split and the rows of it that are used
 
 
-def load_images(
-    data: str,
-    *,
-    image_size: int,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    subset: int | None = None,
-    progress: Progress,
-) -> ImageData:
-    """Load a data set of images with `datasets` and decode it into memory.
+def load_images(recipe: Setup, *, progress: Progress) -> ImageData:
+    """Load a recipe's images with `datasets` and decode them into memory.
+
+    Only the rows that the recipe uses are decoded, and cached; copies are made of them afterwards.
 
     Args:
-        data: hub name (`owner/name` or `owner/name:configuration`), parquet file, folder of parquet
-            files, or image folder.
-        image_size: side in pixels; images are scaled and their longer side is cropped.
-        image_column: None finds it.
-        label_column: None finds it.
-        subset: training samples to use, each class in proportion; None takes all.
+        recipe: names the data (hub name `owner/name` or `owner/name:configuration`, parquet file,
+            folder of parquet files, or image folder), its columns, size and regime. Images are
+            scaled and their longer side is cropped.
         progress: told about the decoding.
 
     Raises:
         InputError: data that cannot be found, read or understood; see the message.
     """
-    train, eval_, evaluation = _choose_rows(
-        open_splits(data), image_column=image_column, label_column=label_column
-    )
-    if subset is not None:
-        rows = train[1]
-        train = (train[0], rows[stratified(train[0].labels[rows], subset)])
-    names, train_labels, eval_labels = _number_classes(train, eval_)
-    train_images, eval_images = _decoded([train, eval_], image_size, progress)
-    return ImageData(
+    if recipe.data is None:
+        raise InputError(
+            f"the task {recipe.task} needs --data: the name of a data set on the Hugging Face hub, "
+            "a parquet file, a folder of parquet files, or an image folder."
+        )
+    (split, rows), (eval_split, eval_rows), evaluation = _find_parts(recipe)
+    names, values = _classes(split, eval_split)
+    clean_labels = _numbered(split.labels, values, recipe.data)
+    train_labels = clean_labels
+    if recipe.train_labels is not None:
+        other = read_labels(recipe.train_labels, num_rows=len(split.labels))
+        train_labels = _numbered(other, values, recipe.train_labels)
+    chosen, num_copies = choose_rows(clean_labels[rows], recipe)
+    rows = rows[chosen]
+    parts = [(split, rows), (eval_split, eval_rows)]
+    train_images, eval_images = _decoded(parts, recipe.image_size, progress)
+    data = ImageData(
         train_images=train_images,
-        train_labels=train_labels,
+        train_labels=train_labels[rows],
         eval_images=eval_images,
-        eval_labels=eval_labels,
+        eval_labels=_numbered(eval_split.labels, values, recipe.data)[eval_rows],
         class_names=names,
         evaluation=evaluation,
+        clean_labels=clean_labels[rows],
     )
+    return with_near_copies(data, num_copies)
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:
@@ -83,10 +85,10 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "data-agent"
 
 
-def _choose_rows(
-    splits: Mapping[str, datasets.Dataset], *, image_column: str | None, label_column: str | None
-) -> tuple[_Part, _Part, str]:
+def _find_parts(recipe: Setup) -> tuple[_Part, _Part, str]:
     """What to train and evaluate on, and where the latter comes from in words."""
+    assert recipe.data is not None
+    splits = open_splits(recipe.data)
     if "train" not in splits:
         raise InputError(
             f"the data has no split 'train', but {', '.join(splits)}. Name the training file "
@@ -94,7 +96,9 @@ def _choose_rows(
         )
 
     def read(name: str) -> Split:
-        return read_split(splits[name], image_column=image_column, label_column=label_column)
+        return read_split(
+            splits[name], image_column=recipe.image_column, label_column=recipe.label_column
+        )
 
     train = read("train")
     if bool((train.labels < 0).any()):
@@ -114,15 +118,24 @@ def _choose_rows(
     return (train, kept), (train, held), f"{len(held)} samples held out of 'train' (10 %)"
 
 
-def _number_classes(train: _Part, eval_: _Part) -> tuple[tuple[str, ...], Tensor, Tensor]:
-    """Class names, and the labels of both parts as positions in them."""
-    train_labels, eval_labels = (split.labels[rows] for split, rows in (train, eval_))
-    names = train[0].class_names
-    if names is not None:
-        return names, train_labels, eval_labels
-    values = torch.unique(torch.cat([train_labels, eval_labels]))
-    numbered = [torch.searchsorted(values, labels) for labels in (train_labels, eval_labels)]
-    return tuple(str(int(value)) for value in values), numbered[0], numbered[1]
+def _classes(train: Split, eval_: Split) -> tuple[tuple[str, ...], Tensor]:
+    """Class names, and the label int64 `[C]` that the files have for each."""
+    if train.class_names is not None:
+        return train.class_names, torch.arange(len(train.class_names))
+    values = torch.unique(torch.cat([train.labels, eval_.labels]))
+    return tuple(str(int(value)) for value in values), values
+
+
+def _numbered(labels: Tensor, values: Tensor, source: str) -> Tensor:
+    """Labels as numbers of classes: int64 `[N]` in [0, C)."""
+    numbers = torch.searchsorted(values, labels).clamp(max=len(values) - 1)
+    strange = labels[values[numbers] != labels]
+    if len(strange):
+        raise InputError(
+            f"{source} holds the label {int(strange[0])} ({len(strange)} such rows), which is no "
+            f"class of the training data: its labels are {int(values[0])} to {int(values[-1])}."
+        )
+    return numbers
 
 
 def _decoded(parts: Sequence[_Part], size: int, progress: Progress) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """How the name of a method becomes a run: the only place that knows one method from another.
 
-A method is a selector of the library at the recipe's keep ratio, or one of the two controls:
+A method is a selector (of the library, or "module:Class" of one's own) at the recipe's keep ratio,
+or one of the two controls:
 
     full        every sample in every epoch
     full-short  every sample in every epoch, in as many optimizer steps as the keep ratio's budget
@@ -13,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_agent import SelectionSchedule
+from data_agent import BatchSelector, SelectionSchedule
 from data_agent._errors import InputError
-from data_agent.baselines import METHODS
+from data_agent.baselines import METHODS, method_class
 
 FULL = "full"
 FULL_SHORT = "full-short"
@@ -71,13 +72,45 @@ def plan_run(
     return Plan(selector=FULL, keep_ratio=1.0, epochs=short, max_steps=budget)
 
 
+def ignores_keep_ratio(method: str) -> bool:
+    """Whether a method's cost is its own: full training, and methods with a floating schedule."""
+    if method == FULL_SHORT:
+        return False
+    return method == FULL or method_class(method).default_schedule == "floating"
+
+
+def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
+    """What a run will cost, as a share of full training.
+
+    An upper bound for floating schedules, and without what it costs to make the scores that some
+    methods must be given.
+    """
+    if method in (FULL, FULL_SHORT):
+        return 1.0 if method == FULL else keep_ratio
+    kind = method_class(method)
+    if issubclass(kind, BatchSelector):
+        return 1 / 3 + keep_ratio  # a forward pass over everything, then training on the chosen
+    schedule = SelectionSchedule(
+        num_samples=1000,
+        epochs=epochs,
+        keep_ratio=1.0 if kind.default_schedule == "floating" else keep_ratio,
+        kind=kind.default_schedule,
+    )
+    return schedule.total_visits / (1000 * epochs)
+
+
 def check_methods(methods: Sequence[str]) -> None:
     """Raise `InputError` if a method is unknown or named twice, or none is named."""
     if not methods:
         raise InputError("--methods is empty; expected names separated by commas.")
     known = (*METHODS, FULL_SHORT)
     for method in methods:
-        if method not in known:
-            raise InputError(f"method {method!r} is unknown; expected one of {', '.join(known)}.")
+        if method not in known and ":" not in method:
+            raise InputError(
+                f"method {method!r} is unknown; expected one of {', '.join(known)}, or "
+                "module:Class for one of your own."
+            )
+        if method != FULL_SHORT:
+            method_class(method)
         if methods.count(method) > 1:
             raise InputError(f"--methods names {method!r} twice; name each method once.")

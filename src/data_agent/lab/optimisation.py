@@ -40,7 +40,11 @@ def learning_rate(step: int, *, num_steps: int, peak: float, schedule: Schedule)
         peak: the highest rate.
         schedule: one-cycle or cosine.
     """
-    time = (step + 0.5) / num_steps
+    return rate_at((step + 0.5) / num_steps, peak=peak, schedule=schedule)
+
+
+def rate_at(time: float, *, peak: float, schedule: Schedule) -> float:
+    """Learning rate when the share `time`, in (0, 1), of a run is done; see `learning_rate`."""
     if schedule == "one-cycle":
         if time < _WARM_UP:
             return peak * (_START + (1 - _START) * (1 - _falling(time / _WARM_UP)))

@@ -1,44 +1,44 @@
-"""What a comparison shows, read from its runs' folders alone."""
+"""What the runs in a folder show, from what they wrote alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_agent._errors import InputError
-from data_agent.lab.compare import run_path
-from data_agent.lab.config import CompareConfig
-from data_agent.lab.files import write_json, write_text
 from data_agent.lab.methods import FULL, FULL_SHORT
-from data_agent.lab.runs import RunFolder
-from data_agent.lab.statistics import Estimate, estimate, paired_difference
-
-COLUMNS = (
-    "method",
-    "accuracy % (last epoch)",
-    "diff. to full",
-    "diff. to full-short",
-    "cost %",
-    "wall-clock / full",
-    "overhead %",
-    "seeds",
+from data_agent.lab.records import Group, Record, read_groups
+from data_agent.lab.statistics import (
+    Estimate,
+    Spread,
+    bootstrap_mean,
+    estimate,
+    mean_ranks,
+    paired_difference,
 )
+
+RANDOM = "random"
+CONTROLS = (FULL, FULL_SHORT, RANDOM)
+
+_Runs = Mapping[str, Mapping[int, Record]]  # by method and seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One method.
+    """One method on one task at one budget.
 
     Args:
         method: its name.
         value: metric of the last epoch, in percent, over seeds.
         to_full: difference to full training, paired by seed, in points; None where there is none.
         to_full_short: the same to the short control.
+        to_random: the same to random choice.
         cost: (forward visits + 2 x backward visits) / (3 N E), a share of full training.
-        wall_clock: training time relative to full training of the same seed.
-        overhead: share of the training time spent inside the selector.
+        time: training time relative to full training of the same seed; see `Cell.clock`.
+        overhead: share of the training time spent on selecting, the making of scores included.
+        cost_to_reach: cost at the first evaluation whose mean over seeds reaches what full-short
+            ends with, as a share of full training; None if there is none.
         by_seed: the metric of each seed.
     """
 
@@ -46,175 +46,281 @@ class Row:
     value: Estimate
     to_full: Estimate | None
     to_full_short: Estimate | None
+    to_random: Estimate | None
     cost: float
-    wall_clock: Estimate | None
+    time: Estimate | None
     overhead: float
+    cost_to_reach: float | None
     by_seed: dict[int, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
-    """A comparison's rows, and all that is needed to judge them.
+class Cell:
+    """The methods on one task at one budget.
 
     Args:
-        config: recipe, methods and number of seeds, flat.
-        rows: the methods that have finished runs, in the order asked for.
-        results: by run, what it wrote as its result.
-        sessions: by run, the environments it ran in.
+        task: the task's name.
+        keep_ratio: the budget, in (0, 1].
+        rows: the controls, then the other methods by their metric.
+        clock: what `Row.time` was measured on: "wall-clock", or "processor time" where several
+            runs shared the machine.
+        one_machine: whether all runs computed on the same kind of machine.
     """
 
-    config: dict[str, Any]
+    task: str
+    keep_ratio: float
     rows: list[Row]
-    results: dict[str, dict[str, Any]]
-    sessions: dict[str, list[dict[str, Any]]]
+    clock: str
+    one_machine: bool
+
+    def row(self, method: str) -> Row | None:
+        """The row of a method, if it is there."""
+        return next((row for row in self.rows if row.method == method), None)
+
+    @property
+    def tells_apart(self) -> bool | None:
+        """Whether full training beats full-short by more than the seeds' interval.
+
+        Where it does not, the budget is enough for anything, and all that a method can show is
+        that it does no harm. None where there is no interval.
+        """
+        full = self.row(FULL)
+        gain = None if full is None else full.to_full_short
+        if gain is None or gain.half_width is None:
+            return None
+        return gain.mean > gain.half_width
 
 
-def summarise(config: CompareConfig, output: Path) -> Comparison:
-    """Read the finished runs of a comparison.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One task: its recipe and its budgets.
+
+    Args:
+        name: its name.
+        config: its recipe.
+        facts: the numbers of samples, and where the evaluation samples come from.
+        cells: one a keep ratio, the largest first.
+    """
+
+    name: str
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """One method over all tasks at one budget.
+
+    Args:
+        method: its name.
+        rank: mean over tasks of the mean over seeds of its rank among the methods that all tasks
+            have, 1 is best; None if it is missing somewhere.
+        to_random: mean over tasks of the difference to random choice, in points.
+        to_full_short: the same to the short control.
+    """
+
+    method: str
+    rank: float | None
+    to_random: Spread | None
+    to_full_short: Spread | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Across:
+    """All methods over all tasks at one budget.
+
+    Args:
+        keep_ratio: the budget, in (0, 1].
+        tasks: names of the tasks that have it.
+        standings: the best rank first.
+    """
+
+    keep_ratio: float
+    tasks: list[str]
+    standings: list[Standing]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Everything that the runs in a folder show.
+
+    Args:
+        tasks: by name.
+        across: by keep ratio, the largest first; empty with a single task.
+        unfinished: folders of runs that have not finished.
+        environment: by title, the different machines, versions and commands of all sessions.
+    """
+
+    tasks: list[Task]
+    across: list[Across]
+    unfinished: list[str]
+    environment: dict[str, list[str]]
+
+
+def summarise(folder: Path) -> Report:
+    """Read all runs under a folder, however deep, and compare those of one recipe.
 
     Raises:
-        InputError: none has finished.
+        InputError: none has finished, a file is damaged, or a run is there twice.
     """
-    results: dict[str, dict[int, dict[str, Any]]] = {}
-    by_run: dict[str, dict[str, Any]] = {}
-    sessions: dict[str, list[dict[str, Any]]] = {}
-    for run in config.runs():
-        folder = RunFolder(run_path(output, run))
-        if folder.status(run.flat()) != "finished":
-            continue
-        result = folder.result()
-        results.setdefault(run.method, {})[run.seed] = result
-        by_run[folder.path.name] = result
-        sessions[folder.path.name] = folder.sessions()
-    if not results:
-        raise InputError(f"none of the runs in {output} has finished; there is nothing to compare.")
-    return Comparison(
-        config={**asdict(config.recipe), "methods": config.method_names, "seeds": config.seeds},
-        rows=[_row(m, results) for m in config.method_names if m in results],
-        results=by_run,
-        sessions=sessions,
+    groups, unfinished = read_groups(folder)
+    tasks = [_task(group) for group in groups]
+    sessions = [
+        session for group in groups for record in group.records for session in record.sessions
+    ]
+    return Report(
+        tasks=tasks,
+        across=_across(tasks) if len(tasks) > 1 else [],
+        unfinished=[str(path.relative_to(folder)) for path in unfinished],
+        environment=_environment(sessions),
     )
 
 
-def table_cells(row: Row) -> list[str]:
-    """The row's cells, in the order of `COLUMNS`."""
-    return [
-        row.method,
-        format_estimate(row.value),
-        format_estimate(row.to_full, sign=True),
-        format_estimate(row.to_full_short, sign=True),
-        f"{100 * row.cost:.1f}",
-        format_estimate(row.wall_clock),
-        f"{100 * row.overhead:.1f}",
-        str(row.value.count),
+def _task(group: Group) -> Task:
+    result = group.records[0].result
+    names = ("num_train_samples", "num_noisy_labels", "num_eval_samples", "evaluation")
+    return Task(
+        name=group.name,
+        config=dict(group.config),
+        facts={name: result[name] for name in names},
+        cells=[_cell(group, ratio) for ratio in group.keep_ratios()],
+    )
+
+
+def _cell(group: Group, keep_ratio: float) -> Cell:
+    runs = group.at(keep_ratio)
+    sessions = [
+        session
+        for by_seed in runs.values()
+        for record in by_seed.values()
+        for session in record.sessions
     ]
+    is_parallel = any(session.get("jobs", 1) > 1 for session in sessions)
+    seconds = "train_cpu_seconds" if is_parallel else "train_seconds"
+    rows = [_row(method, runs, seconds, epochs=group.config["epochs"]) for method in runs]
+    machine = ("cpu", "gpu", "num_threads", "device")
+    return Cell(
+        task=group.name,
+        keep_ratio=keep_ratio,
+        rows=sorted(rows, key=_place),
+        clock="processor time" if is_parallel else "wall-clock",
+        one_machine=len({tuple(session[name] for name in machine) for session in sessions}) == 1,
+    )
 
 
-def format_estimate(value: Estimate | None, *, sign: bool = False) -> str:
-    """`mean +- half-width` with two decimals; the mean alone without an interval, - for None."""
-    if value is None:
-        return "-"
-    mean = f"{value.mean:+.2f}" if sign else f"{value.mean:.2f}"
-    return mean if value.half_width is None else f"{mean} +- {value.half_width:.2f}"
+def _place(row: Row) -> tuple[int, float]:
+    """Controls first, then from the best to the worst."""
+    order = CONTROLS.index(row.method) if row.method in CONTROLS else len(CONTROLS)
+    return order, -row.value.mean
 
 
-def write_report(comparison: Comparison, output: Path) -> None:
-    """Write comparison.json and comparison.md."""
-    write_json(output / "comparison.json", asdict(comparison))
-    write_text(output / "comparison.md", to_markdown(comparison))
-
-
-def to_markdown(comparison: Comparison) -> str:
-    """The table, how to read it, and where its numbers come from."""
-    config = comparison.config
-    first = next(iter(comparison.results.values()))
-    lines = [
-        f"# {config['task']}: {', '.join(row.method for row in comparison.rows)}",
-        "",
-        f"{config['model']}, {first['num_train_samples']:,} training samples"
-        f" ({first['num_noisy_labels']:,} with a wrong label), {config['epochs']} epochs,"
-        f" keep ratio {config['keep_ratio']}; evaluated on {first['num_eval_samples']:,} samples"
-        f" ({first['evaluation']}).",
-        "",
-        _markdown_row(COLUMNS),
-        _markdown_row(["---"] * len(COLUMNS)),
-        *(_markdown_row(table_cells(row)) for row in comparison.rows),
-        "",
-        *reading_notes(comparison),
-        "",
-        "| | |",
-        "| --- | --- |",
-        *(_markdown_row([name, text]) for name, text in _provenance(comparison)),
-        "",
-        "Every number is in comparison.json and in the folder of its run.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def reading_notes(comparison: Comparison) -> list[str]:
-    """What the columns mean, and what this comparison cannot say."""
-    notes = [
-        "Intervals are 95 % (Student's t over seeds); differences are paired by seed. Cost is "
-        "(forward + 2 x backward visits) / (3 N E). Wall-clock is training without evaluation.",
-    ]
-    if any(row.value.count == 1 for row in comparison.rows):
-        notes.append("One seed has no interval: use --seeds 3 or more before drawing conclusions.")
-    if len(_distinct(comparison, "cpu", "gpu", "num_threads", "device")) > 1:
-        notes.append("The runs used different machines: their wall-clock times do not compare.")
-    return notes
-
-
-def _row(method: str, results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Row:
-    mine = results[method]
-    full = results.get(FULL, {})
+def _row(method: str, runs: _Runs, seconds: str, *, epochs: int) -> Row:
+    mine, full = runs[method], runs.get(FULL, {})
 
     def values(of: str) -> dict[int, float]:
-        return {seed: result["value"] for seed, result in results.get(of, {}).items()}
+        return {seed: record.value for seed, record in runs.get(of, {}).items()}
 
-    ratios = [
-        result["train_seconds"] / full[seed]["train_seconds"]
-        for seed, result in mine.items()
+    def difference(to: str) -> Estimate | None:
+        return None if method == to else paired_difference(values(method), values(to))
+
+    times = [
+        record.result[seconds] / full[seed].result[seconds]
+        for seed, record in mine.items()
         if seed in full and method != FULL
     ]
-    seconds = sum(result["train_seconds"] for result in mine.values())
+    results = [record.result for record in mine.values()]
+    target = values(FULL_SHORT)
     return Row(
         method=method,
         value=estimate(list(values(method).values())),
-        to_full=None if method == FULL else paired_difference(values(method), values(FULL)),
-        to_full_short=None
-        if method == FULL_SHORT
-        else paired_difference(values(method), values(FULL_SHORT)),
-        cost=sum(result["cost"] for result in mine.values()) / len(mine),
-        wall_clock=estimate(ratios) if ratios else None,
-        overhead=sum(result["overhead_seconds"] for result in mine.values()) / seconds,
+        to_full=difference(FULL),
+        to_full_short=difference(FULL_SHORT),
+        to_random=difference(RANDOM),
+        cost=sum(result["cost"] for result in results) / len(results),
+        time=estimate(times) if times else None,
+        overhead=sum(result["overhead_seconds"] for result in results)
+        / sum(result["train_seconds"] for result in results),
+        cost_to_reach=_cost_to_reach(
+            estimate(list(target.values())).mean, list(mine.values()), epochs=epochs
+        )
+        if target
+        else None,
         by_seed=values(method),
     )
 
 
-def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
-    rows = [
-        ("command", ("command",)),
-        ("commit", ("commit",)),
-        ("processor", ("cpu", "num_cpus", "num_threads")),
-        ("accelerator", ("gpu",)),
-        ("system", ("platform",)),
-        ("versions", ("data_agent", "torch", "numpy", "python")),
+def _cost_to_reach(target: float, records: Sequence[Record], *, epochs: int) -> float | None:
+    """The mean cost at the first evaluation whose mean over seeds is `target` or more."""
+    for lines in zip(*(record.evaluations for record in records), strict=False):
+        if estimate([line["accuracy"] for line in lines]).mean >= target:
+            visits = [line["num_forward"] + 2 * line["num_backward"] for line in lines]
+            num_samples = records[0].result["num_train_samples"]
+            return sum(visits) / len(visits) / (3 * num_samples * epochs)
+    return None
+
+
+def _across(tasks: Sequence[Task]) -> list[Across]:
+    ratios = {cell.keep_ratio for task in tasks for cell in task.cells}
+    return [
+        _across_at(
+            ratio, [cell for task in tasks for cell in task.cells if cell.keep_ratio == ratio]
+        )
+        for ratio in sorted(ratios, reverse=True)
     ]
-    return [(title, "; ".join(_distinct(comparison, *names))) for title, names in rows]
 
 
-def _distinct(comparison: Comparison, *names: str) -> list[str]:
-    """The different values that the runs' sessions have of these fields, in order."""
+def _across_at(keep_ratio: float, cells: Sequence[Cell]) -> Across:
+    everywhere = set.intersection(*({row.method for row in cell.rows} for cell in cells))
+    ranks = [
+        mean_ranks({row.method: row.by_seed for row in cell.rows if row.method in everywhere})
+        for cell in cells
+    ]
+    methods = dict.fromkeys(row.method for cell in cells for row in cell.rows)
+
+    def rank(method: str) -> float | None:
+        known = [by_method for by_method in ranks if by_method is not None]
+        if method not in everywhere or len(known) < len(cells):
+            return None
+        return sum(by_method[method] for by_method in known) / len(known)
+
+    def spread(method: str, difference: Callable[[Row], Estimate | None]) -> Spread | None:
+        rows = [row for cell in cells if (row := cell.row(method)) is not None]
+        means = [value.mean for row in rows if (value := difference(row)) is not None]
+        return bootstrap_mean(means) if means else None
+
+    standings = [
+        Standing(
+            method=method,
+            rank=rank(method),
+            to_random=spread(method, lambda row: row.to_random),
+            to_full_short=spread(method, lambda row: row.to_full_short),
+        )
+        for method in methods
+    ]
+    standings.sort(key=lambda standing: (standing.rank is None, standing.rank or 0.0))
+    return Across(keep_ratio=keep_ratio, tasks=[cell.task for cell in cells], standings=standings)
+
+
+def _environment(sessions: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    fields = {
+        "command": ("command",),
+        "commit": ("commit",),
+        "processor": ("cpu", "num_cpus", "num_threads", "jobs"),
+        "accelerator": ("gpu",),
+        "system": ("platform",),
+        "versions": ("data_agent", "torch", "numpy", "python"),
+    }
+    return {title: _distinct(sessions, names) for title, names in fields.items()}
+
+
+def _distinct(sessions: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """The different values that sessions have of these fields, in order."""
     texts = [
         ", ".join(
-            f"{name} {session[name]}" if len(names) > 1 else str(session[name]) for name in names
+            f"{name} {session.get(name)}" if len(names) > 1 else str(session.get(name))
+            for name in names
         )
-        for sessions in comparison.sessions.values()
         for session in sessions
     ]
     return list(dict.fromkeys(texts))
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -49,10 +49,20 @@ class RunFolder:
             return "new"
         if not self.path.is_dir():
             raise InputError(f"{self.path} is a file; the output must be a folder.")
-        if all(entry.name == _LOCK for entry in self.path.iterdir()):
+        # A session that died before it began leaves its lock, and half of a file.
+        if all(entry.name.startswith(".") for entry in self.path.iterdir()):
             return "new"
         _check_same(self.path, self.config(), config)
-        return "finished" if (self.path / "result.json").is_file() else "unfinished"
+        return "finished" if self.is_finished() else "unfinished"
+
+    def is_finished(self) -> bool:
+        """Whether there is a result."""
+        return (self.path / "result.json").is_file()
+
+    def is_run(self) -> bool:
+        """Whether the folder's config.json is one of ours, and not another program's."""
+        content: object = self._read("config.json")
+        return isinstance(content, dict) and content.get("format") == FORMAT
 
     def config(self) -> dict[str, Any]:
         """The run's configuration, flat.
@@ -84,15 +94,17 @@ class RunFolder:
         text = self._metrics.read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
-    def begin(self, config: Mapping[str, Any], *, device: str) -> None:
-        """Record what runs and, for each session, where."""
-        path = self.path / "environment.json"
-        sessions = self.sessions() if path.is_file() else []
-        write_json(path, {"sessions": [*sessions, describe_environment(device)]})
+    def begin(self, config: Mapping[str, Any], *, device: str, jobs: int = 1) -> None:
+        """Record what runs and, for each session, where, and how many runs shared the machine."""
+        # The configuration comes first: whatever else a crash leaves, the folder is known by it.
         write_json(
             self.path / "config.json",
             {"format": FORMAT, "version": VERSION, "config": dict(config)},
         )
+        path = self.path / "environment.json"
+        sessions = self.sessions() if path.is_file() else []
+        session = {**describe_environment(device), "jobs": jobs}
+        write_json(path, {"sessions": [*sessions, session]})
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line of metrics; it carries the optimizer step under `step`."""

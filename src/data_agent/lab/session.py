@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import copy
+import time
 import zlib
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from data_agent import Selector, make_selector, selection_loader
+from data_agent import BatchSelector, Selector, make_selector, selection_loader
 from data_agent._errors import CheckpointError
+from data_agent.baselines import method_class
 from data_agent.lab.batches import Batches
-from data_agent.lab.config import Recipe, TrainConfig
+from data_agent.lab.config import Recipe, Setup, TrainConfig
 from data_agent.lab.data import ImageData, corrupt_labels
-from data_agent.lab.devices import Stopwatch, choose_device
+from data_agent.lab.devices import Stopwatch
 from data_agent.lab.methods import Plan, plan_run
 from data_agent.lab.models import Network, build_model
 from data_agent.lab.optimisation import make_optimizer
+from data_agent.lab.progress import Progress, silent
 
+if TYPE_CHECKING:
+    from data_agent.lab.scoring import Preparation
+
+_SCORES = "scores.safetensors"  # in a run's folder
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -34,6 +42,7 @@ class Position:
     step: int = 0  # optimizer steps done
     num_forward: int = 0  # samples that went through the model to train it
     num_backward: int = 0  # samples that went through its backward pass
+    preparation_seconds: float = 0.0  # spent on what the method had to be given before training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -45,7 +54,7 @@ class Session:
         device: where it computes.
         batches: makes the images.
         eval_labels: int64 `[M]` on the device.
-        num_noisy_labels: training labels that noise has changed.
+        num_noisy_labels: training labels that are wrong.
         data_checksum: tells these data from others.
         model: the model.
         optimizer: its optimizer.
@@ -53,10 +62,11 @@ class Session:
         selector: chooses the samples.
         loader: delivers `(labels, index)` of them, the labels with noise; images are made from
             the index.
-        num_steps: optimizer steps of the whole run.
+        num_steps: optimizer steps of the whole run; with a floating schedule at most so many.
         position: how far it is.
         loss_sum: float32 scalar on the device, over the batches of this epoch.
-        stopwatch: seconds of training, without evaluation and checkpoints.
+        stopwatch: time of training, without evaluation and checkpoints.
+        eval_stopwatch: time of evaluation.
     """
 
     recipe: Recipe
@@ -74,55 +84,84 @@ class Session:
     position: Position
     loss_sum: Tensor
     stopwatch: Stopwatch
+    eval_stopwatch: Stopwatch
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether the size of an epoch, and so the number of steps, is known only as it begins."""
+        return self.selector.schedule.kind == "floating"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last epoch is over."""
+        return self.position.epoch == self.selector.schedule.epochs
 
     def autocast(self) -> torch.autocast:
         """The context of forward passes at the recipe's precision."""
         return _autocast(self.recipe, self.device)
 
 
-def start_session(config: TrainConfig, data: ImageData) -> Session:
-    """Build a run at its beginning.
-
-    It owns the process: torch's global generator is seeded, its number of threads is set.
+def start_session(
+    config: TrainConfig,
+    data: ImageData,
+    folder: Path,
+    *,
+    device: torch.device,
+    progress: Progress = silent,
+) -> Session:
+    """Build a run at its beginning; seeds torch's global generator.
 
     Args:
         config: the run.
         data: the data of its recipe, without label noise, which is added here.
+        folder: of the run; scores that its method must be given are kept there.
+        device: where it computes.
+        progress: told about the making of scores.
 
     Raises:
-        InputError: the device is not available.
+        InputError: the method needs what nobody here can make.
     """
     recipe, seed = config.recipe, config.seed
-    device = choose_device(recipe.device)
-    if recipe.num_threads is not None:
-        torch.set_num_threads(recipe.num_threads)
     labels = corrupt_labels(
         data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
     )
     batches = Batches(data, recipe, seed=seed, device=device)
     torch.manual_seed(seed)
-    model = build_model(
-        recipe.model,
-        in_channels=data.train_images.shape[1],
-        num_classes=data.num_classes,
-        image_size=recipe.image_size,
-        width=recipe.width,
-    ).to(device)
-    # The layout convolutions are fast in; torch's type stubs leave this overload out.
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = _make_model(recipe, data, device)
     with _autocast(recipe, device):
         _warm_up(model, batches, labels[: recipe.batch_size])
     torch.manual_seed(seed)  # so that dropout does not depend on the warm-up
-    plan, selector = _make_selector(config, num_samples=len(labels))
+    plan = _plan(config, num_samples=len(labels))
+    stopwatch, position, options = Stopwatch(device), Position(), {}
+    if method_class(plan.selector).required:
+        stopwatch.cpu_seconds -= time.process_time()
+        preparation = _prepare(config, data, labels, batches, folder / _SCORES, progress)
+        stopwatch.cpu_seconds += time.process_time()
+        stopwatch.seconds = position.preparation_seconds = preparation.seconds
+        position.num_forward, position.num_backward = (
+            preparation.num_forward,
+            preparation.num_backward,
+        )
+        options = preparation.options
+    selector = make_selector(
+        plan.selector,
+        num_samples=len(labels),
+        epochs=plan.epochs,
+        keep_ratio=plan.keep_ratio,
+        seed=seed,
+        **options,
+    )
     selector.watch(model.head)
-    loader = selection_loader(TensorDataset(labels), selector, batch_size=recipe.batch_size)
+    loader = selection_loader(
+        TensorDataset(labels), selector, batch_size=_loader_batch(recipe, selector)
+    )
     num_steps = selector.schedule.total_steps(accumulation=recipe.accumulation)
     return Session(
         recipe=recipe,
         device=device,
         batches=batches,
         eval_labels=data.eval_labels.to(device),
-        num_noisy_labels=int((labels != data.train_labels).sum()),
+        num_noisy_labels=data.num_noisy(labels),
         data_checksum=_checksum(data.train_images, labels),
         model=model,
         optimizer=make_optimizer(model, recipe),
@@ -130,9 +169,10 @@ def start_session(config: TrainConfig, data: ImageData) -> Session:
         selector=selector,
         loader=loader,
         num_steps=plan.max_steps or num_steps,
-        position=Position(),
+        position=position,
         loss_sum=torch.zeros((), device=device),
-        stopwatch=Stopwatch(device),
+        stopwatch=stopwatch,
+        eval_stopwatch=Stopwatch(device),
     )
 
 
@@ -151,6 +191,8 @@ def session_state(session: Session) -> dict[str, Any]:
         "position": asdict(session.position),
         "loss_sum": session.loss_sum,
         "train_seconds": session.stopwatch.seconds,
+        "train_cpu_seconds": session.stopwatch.cpu_seconds,
+        "eval_seconds": session.eval_stopwatch.seconds,
         "cpu_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
@@ -175,20 +217,35 @@ def restore_session(session: Session, state: dict[str, Any]) -> None:
         setattr(session.position, name, value)
     session.loss_sum.copy_(state["loss_sum"])
     session.stopwatch.seconds = state["train_seconds"]
+    session.stopwatch.cpu_seconds = state["train_cpu_seconds"]
+    session.eval_stopwatch.seconds = state["eval_seconds"]
     torch.set_rng_state(state["cpu_rng"])
     if session.device.type == "cuda" and state["cuda_rng"] is not None:
         torch.cuda.set_rng_state(state["cuda_rng"], session.device)
 
 
-def _autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+def _autocast(recipe: Setup, device: torch.device) -> torch.autocast:
     return torch.autocast(
         device.type, dtype=_DTYPES[recipe.precision], enabled=recipe.precision != "fp32"
     )
 
 
-def _make_selector(config: TrainConfig, *, num_samples: int) -> tuple[Plan, Selector]:
+def _make_model(recipe: Setup, data: ImageData, device: torch.device) -> Network:
+    """The recipe's model, freshly drawn from torch's global generator."""
+    model = build_model(
+        recipe.model,
+        in_channels=data.train_images.shape[1],
+        num_classes=data.num_classes,
+        image_size=recipe.image_size,
+        width=recipe.width,
+    ).to(device)
+    # The layout convolutions are fast in; torch's type stubs leave this overload out.
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def _plan(config: TrainConfig, *, num_samples: int) -> Plan:
     recipe = config.recipe
-    plan = plan_run(
+    return plan_run(
         config.method,
         num_samples=num_samples,
         epochs=recipe.epochs,
@@ -196,14 +253,41 @@ def _make_selector(config: TrainConfig, *, num_samples: int) -> tuple[Plan, Sele
         batch_size=recipe.batch_size,
         accumulation=recipe.accumulation,
     )
-    selector = make_selector(
-        plan.selector,
-        num_samples=num_samples,
-        epochs=plan.epochs,
-        keep_ratio=plan.keep_ratio,
+
+
+def _prepare(
+    config: TrainConfig,
+    data: ImageData,
+    labels: Tensor,
+    batches: Batches,
+    path: Path,
+    progress: Progress,
+) -> Preparation:
+    """What the method must be given besides the budget, made once in a run."""
+    # Importing these loads clustering and nearest neighbours, which few methods need.
+    from data_agent.lab.proxy import Proxy
+    from data_agent.lab.scoring import prepare_once
+
+    recipe, device = config.recipe, batches.device
+    proxy = Proxy(
+        recipe=recipe,
         seed=config.seed,
+        device=device,
+        labels=labels,
+        images=batches,
+        plain=batches.without_augmentation(),
+        make_model=lambda: _make_model(recipe, data, device),
+        autocast=lambda: _autocast(recipe, device),
+        progress=progress,
     )
-    return plan, selector
+    return prepare_once(path, config.method, proxy)
+
+
+def _loader_batch(recipe: Setup, selector: Selector) -> int:
+    """Samples that the loader delivers at once: of a batch selector, what leaves it a batch."""
+    if isinstance(selector, BatchSelector):
+        return round(recipe.batch_size / selector.keep_ratio)
+    return recipe.batch_size
 
 
 def _warm_up(model: Network, batches: Batches, labels: Tensor) -> None:

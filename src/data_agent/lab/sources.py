@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -88,6 +90,45 @@ def read_split(
     names = tuple(kind.names) if isinstance(kind, datasets.ClassLabel) else None
     encoded = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     return Split(encoded, image, labels, names)
+
+
+def read_labels(source: str, *, num_rows: int) -> Tensor:
+    """Labels of a file of its own, one for each row of the training data.
+
+    Args:
+        source: PARQUET:COLUMN.
+        num_rows: rows of the training data.
+
+    Returns:
+        int64 `[num_rows]`.
+
+    Raises:
+        InputError: no such file or column, no integers, an empty cell, or another number of rows.
+    """
+    name, _, column = source.rpartition(":")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(f"--train-labels {source}: the file {path} does not exist.")
+    try:
+        names = pq.read_schema(path).names
+        cells = pq.read_table(path, columns=[column]).column(column) if column in names else None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"--train-labels {source} could not be read: {error}.") from error
+    if cells is None:
+        raise InputError(
+            f"--train-labels {source}: {path} has no column {column!r}, but {', '.join(names)}."
+        )
+    if not pa.types.is_integer(cells.type) or cells.null_count:
+        raise InputError(
+            f"--train-labels {source}: the column holds {cells.type} and {cells.null_count} empty "
+            "cells; expected one integer a row."
+        )
+    if len(cells) != num_rows:
+        raise InputError(
+            f"--train-labels {source} holds {len(cells)} labels, but the training data has "
+            f"{num_rows} rows; row i must belong to row i."
+        )
+    return torch.from_numpy(cells.to_numpy().astype("int64"))
 
 
 _LOCAL_FORMS = (

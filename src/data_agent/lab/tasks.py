@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from data_agent._errors import InputError
-from data_agent.lab.config import Recipe
+from data_agent.lab.config import Recipe, Setup
 from data_agent.lab.data import ImageData
 from data_agent.lab.progress import Progress, silent
+from data_agent.lab.suite import RECIPES
 
 logger = logging.getLogger(__name__)
 
-_Load = Callable[[Recipe, Progress], ImageData]
+_Load = Callable[[Setup, Progress], ImageData]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ def recipe_for(task: str) -> Recipe:
     """The recipe with a task's defaults; change it with `dataclasses.replace`.
 
     Args:
-        task: digits, cifar10 or image.
+        task: digits, cifar10, image, or a task of the suite.
 
     Raises:
         InputError: an unknown task; the message lists those there are.
@@ -38,7 +39,7 @@ def recipe_for(task: str) -> Recipe:
     return TASKS[task].recipe
 
 
-def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData:
+def load_task(recipe: Setup, progress: Progress = silent) -> ImageData:
     """The data of a recipe.
 
     Raises:
@@ -54,33 +55,16 @@ def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData:
 
 
 # The libraries that load data take a second to import; commands that end in an error need not wait.
-def _load_digits(recipe: Recipe, progress: Progress) -> ImageData:  # noqa: ARG001 - a task's loader
+def _load_digits(recipe: Setup, progress: Progress) -> ImageData:  # noqa: ARG001 - a task's loader
     from data_agent.lab.digits import load_digits
 
-    if recipe.data is not None:
-        raise InputError(
-            f"the task digits has its own data, but --data is {recipe.data!r}. For other images "
-            "use --task image."
-        )
-    return load_digits(image_size=recipe.image_size, subset=recipe.subset)
+    return load_digits(recipe)
 
 
-def _load_images(recipe: Recipe, progress: Progress) -> ImageData:
+def _load_images(recipe: Setup, progress: Progress) -> ImageData:
     from data_agent.lab.images import load_images
 
-    if recipe.data is None:
-        raise InputError(
-            f"the task {recipe.task} needs --data: the name of a data set on the Hugging Face hub, "
-            "a parquet file, a folder of parquet files, or an image folder."
-        )
-    return load_images(
-        recipe.data,
-        image_size=recipe.image_size,
-        image_column=recipe.image_column,
-        label_column=recipe.label_column,
-        subset=recipe.subset,
-        progress=progress,
-    )
+    return load_images(recipe, progress=progress)
 
 
 def _photos(task: str, data: str | None) -> Recipe:
@@ -114,4 +98,5 @@ TASKS = {
     ),
     "cifar10": Task(_photos("cifar10", "uoft-cs/cifar10"), _load_images),
     "image": Task(_photos("image", None), _load_images),
+    **{task: Task(recipe, _load_images) for task, recipe in RECIPES.items()},
 }

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from data_agent import BatchSelector, Feedback
 from data_agent._errors import DataAgentError
 from data_agent.lab import checkpoint
-from data_agent.lab.config import TrainConfig
+from data_agent.lab.config import Recipe, TrainConfig
 from data_agent.lab.data import ImageData
-from data_agent.lab.optimisation import learning_rate
+from data_agent.lab.devices import Stopwatch, choose_device
+from data_agent.lab.methods import FULL
+from data_agent.lab.optimisation import learning_rate, rate_at
 from data_agent.lab.progress import Progress, silent
 from data_agent.lab.runs import RunFolder
 from data_agent.lab.session import Session, restore_session, session_state, start_session
@@ -35,17 +41,20 @@ def train(
     data: ImageData,
     folder: RunFolder,
     *,
+    jobs: int = 1,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
 ) -> dict[str, Any] | None:
     """Train one run to its end, from the checkpoint in its folder if there is one.
 
+    It owns the process: torch's global generator is seeded, its number of threads is set.
     A run that was stopped and continued is, on the CPU, bitwise the run that was not stopped.
 
     Args:
         config: the run.
         data: the data of its recipe, without label noise.
         folder: its folder, opened with `open_run`.
+        jobs: how many runs train at the same time on this machine, for the record.
         progress: told about every batch.
         should_stop: asked after every optimizer step; True ends the session with a checkpoint.
 
@@ -53,13 +62,14 @@ def train(
         The result, as written to the folder; None if the session was stopped before the end.
 
     Raises:
-        DataAgentError: training diverged, or the checkpoint does not fit.
+        DataAgentError: training diverged, the checkpoint does not fit, or the device is not there.
     """
-    session = start_session(config, data)
+    device = prepare_process(config.recipe)
+    folder.begin(config.flat(), device=str(device), jobs=jobs)
+    session = start_session(config, data, folder.path, device=device, progress=progress)
     if folder.checkpoint.is_file():
         restore_session(session, checkpoint.load(folder.checkpoint))
     folder.drop_metrics_after(session.position.step)
-    folder.begin(config.flat(), device=str(session.device))
     if not _run_epochs(session, folder, progress, should_stop):
         return None
     result = _result(session, data, folder.metrics()[-1])
@@ -67,25 +77,38 @@ def train(
     return result
 
 
+def prepare_process(recipe: Recipe) -> torch.device:
+    """Set the number of threads, and return the device to compute on.
+
+    Raises:
+        InputError: no such device here.
+    """
+    device = choose_device(recipe.device)
+    if recipe.num_threads is not None:
+        torch.set_num_threads(recipe.num_threads)
+    return device
+
+
 def _run_epochs(
     session: Session, folder: RunFolder, progress: Progress, should_stop: Callable[[], bool]
 ) -> bool:
     """Train epoch by epoch; False if stopped before the end."""
-    position = session.position
-    if position.step == session.num_steps:
+    if session.is_complete:
         return True  # only its result is missing
+    position = session.position
     session.stopwatch.start()  # what the selector does between epochs is part of training
     for epoch in session.selector.epochs():
-        is_complete = _run_epoch(session, epoch, progress, should_stop)
+        is_over = _run_epoch(session, epoch, progress, should_stop)
         session.stopwatch.stop()
-        if is_complete:
+        if is_over:
+            position.epoch = epoch + 1
             folder.append_metrics(_metrics(session, epoch))
-            position.epoch, position.batch = epoch + 1, 0
+            position.batch = 0
             session.loss_sum.zero_()
         checkpoint.save(folder.checkpoint, session_state(session))
-        if position.step == session.num_steps:
+        if session.is_complete:
             return True
-        if not is_complete or should_stop():
+        if not is_over or should_stop():
             return False
         session.stopwatch.start()
     return True
@@ -99,7 +122,7 @@ def _run_epoch(
     Stopping waits for the end of an accumulation group, whose gradients no checkpoint holds.
     """
     position, accumulation = session.position, session.recipe.accumulation
-    num_batches = session.selector.schedule.steps(epoch)
+    num_batches = len(session.loader)  # of a floating schedule, as it is in this epoch
     session.model.train()
     for labels, index in _batches(session):
         group_start = position.batch - position.batch % accumulation
@@ -109,7 +132,7 @@ def _run_epoch(
         progress(f"epoch {epoch + 1}", position.step, session.num_steps)
         if position.batch - group_start < group_size:
             continue
-        _step(session)
+        _step(session, _rate(session, epoch, num_batches))
         if position.step == session.num_steps:
             return True
         if should_stop() and position.batch < num_batches:
@@ -135,11 +158,10 @@ def _backward(
 ) -> None:
     images = session.batches.training(index, epoch=epoch)
     labels = labels.to(session.device)
+    if isinstance(session.selector, BatchSelector):
+        images, labels, index = _best_of_pool(session, session.selector, images, labels, index)
     with session.autocast():
-        logits = session.model(images)
-        losses = F.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=session.recipe.label_smoothing
-        )
+        losses = _losses(session, session.model(images), labels)
     loss = session.selector.learn(losses, index, labels=labels)
     session.scaler.scale(loss / group_size).backward()
     session.loss_sum.add_(loss.detach())
@@ -147,14 +169,64 @@ def _backward(
     session.position.num_backward += len(index)
 
 
-def _step(session: Session) -> None:
-    recipe = session.recipe
-    rate = learning_rate(
-        session.position.step,
-        num_steps=session.num_steps,
-        peak=recipe.learning_rate,
-        schedule=recipe.schedule,
-    )
+def _best_of_pool(
+    session: Session, selector: BatchSelector, images: Tensor, labels: Tensor, index: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a pool that the loader delivered, the batch to train on; costs a forward pass.
+
+    The pass runs in training mode, as in the training step, so that losses are those that training
+    would see; the statistics of batch normalisation and the random generators (dropout) are left
+    as they were.
+    """
+    cuda = [session.device] if session.device.type == "cuda" else []
+    with (
+        torch.no_grad(),
+        _statistics_kept(session.model),
+        torch.random.fork_rng(cuda),
+        session.autocast(),
+    ):
+        features = session.model.body(images)
+        logits = session.model.head(features)
+        losses = _losses(session, logits, labels)
+    keep = selector.select_batch(Feedback(index, losses, logits, features, labels))
+    session.position.num_forward += len(index)
+    chosen = images[keep].contiguous(memory_format=torch.channels_last)
+    return chosen, labels[keep], index[keep.cpu()]
+
+
+@contextmanager
+def _statistics_kept(model: nn.Module) -> Generator[None]:
+    """Forward passes in training mode leave running statistics of batch normalisation alone."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def _losses(session: Session, logits: Tensor, labels: Tensor) -> Tensor:
+    """Training losses `[B]` of logits `[B, C]`."""
+    smoothing = session.recipe.label_smoothing
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+
+
+def _rate(session: Session, epoch: int, num_batches: int) -> float:
+    """The learning rate of the next step: by steps, or by epochs where steps are not known."""
+    recipe, position = session.recipe, session.position
+    peak, schedule = recipe.learning_rate, recipe.schedule
+    if not session.is_floating:
+        return learning_rate(
+            position.step, num_steps=session.num_steps, peak=peak, schedule=schedule
+        )
+    step, num_steps = (math.ceil(n / recipe.accumulation) for n in (position.batch, num_batches))
+    time = (epoch + (step - 0.5) / num_steps) / session.selector.schedule.epochs
+    return rate_at(time, peak=peak, schedule=schedule)
+
+
+def _step(session: Session, rate: float) -> None:
     for group in session.optimizer.param_groups:
         group["lr"] = rate
     session.scaler.step(session.optimizer)
@@ -176,10 +248,13 @@ def _metrics(session: Session, epoch: int) -> dict[str, Any]:
         "num_forward": position.num_forward,
         "num_backward": position.num_backward,
         "train_seconds": session.stopwatch.seconds,
+        "train_cpu_seconds": session.stopwatch.cpu_seconds,
         "selector": session.selector.metrics(),
     }
     if _is_evaluation_due(session, epoch):
+        session.eval_stopwatch.start()
         accuracy, eval_loss = _evaluate(session)
+        session.eval_stopwatch.stop()
         _check_finite(session, eval_loss)
         line |= {"accuracy": accuracy, "eval_loss": eval_loss}
         logger.info(
@@ -200,26 +275,70 @@ def _check_finite(session: Session, loss: float) -> None:
 
 def _is_evaluation_due(session: Session, epoch: int) -> bool:
     """True at evenly spread epochs, and at the run's end."""
-    if session.position.step == session.num_steps:
+    if session.is_complete:
         return True
     count, epochs = session.recipe.num_evaluations, session.selector.schedule.epochs
     return (epoch + 1) * count // epochs > epoch * count // epochs
 
 
-@torch.inference_mode()
 def _evaluate(session: Session) -> tuple[float, float]:
     """Accuracy in percent, and mean loss, over the evaluation samples."""
+    count = len(session.eval_labels)
+    batches = [_evaluate_batch(session, index) for index in torch.arange(count).split(_EVAL_BATCH)]
+    num_correct, loss_sum = (sum(values) for values in zip(*batches, strict=True))
+    return 100 * num_correct / count, loss_sum / count
+
+
+@torch.inference_mode()
+def _evaluate_batch(session: Session, index: Tensor) -> tuple[int, float]:
+    """How many of the evaluation samples `index` are right, and the sum of their losses."""
     session.model.eval()
-    labels = session.eval_labels
-    num_correct, loss_sum = 0, 0.0
-    for index in torch.arange(len(labels)).split(_EVAL_BATCH):
-        expected = labels[index.to(labels.device)]
-        with session.autocast():
-            logits = session.model(session.batches.evaluation(index)).float()
-        num_correct += int((logits.argmax(1) == expected).sum())
-        loss_sum += float(F.cross_entropy(logits, expected, reduction="sum"))
+    labels = session.eval_labels[index.to(session.device)]
+    with session.autocast():
+        logits = session.model(session.batches.evaluation(index)).float()
     session.model.train()
-    return 100 * num_correct / len(labels), loss_sum / len(labels)
+    num_correct = int((logits.argmax(1) == labels).sum())
+    return num_correct, float(F.cross_entropy(logits, labels, reduction="sum"))
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds of training and of evaluation a sample."""
+
+    train_sample: float
+    eval_sample: float
+
+
+def measure_speed(recipe: Recipe, data: ImageData, *, seconds: float = 1.0) -> Speed:
+    """Time some steps of full training and a batch of evaluation; owns the process as `train` does.
+
+    Args:
+        recipe: how to train.
+        data: its data.
+        seconds: about how long to train.
+    """
+    device = prepare_process(recipe)
+    config = TrainConfig(recipe=replace(recipe, keep_ratio=1.0), method=FULL)
+    session = start_session(config, data, Path(), device=device)
+    session.selector.begin_epoch(0)
+    session.model.train()
+    watch, num_samples = Stopwatch(device), 0
+    for number, (labels, index) in enumerate(session.loader):
+        watch.start()
+        _backward(session, labels, index, epoch=0, group_size=1)
+        _step(session, recipe.learning_rate / 100)
+        if number == 0 and len(session.loader) > 1:
+            continue  # the first step allocates; starting again forgets it
+        watch.stop()
+        num_samples += len(index)
+        if watch.seconds >= seconds:
+            break
+    index = torch.arange(min(_EVAL_BATCH, len(session.eval_labels)))
+    _evaluate_batch(session, index)
+    session.eval_stopwatch.start()
+    _evaluate_batch(session, index)
+    session.eval_stopwatch.stop()
+    return Speed(watch.seconds / num_samples, session.eval_stopwatch.seconds / len(index))
 
 
 def _result(session: Session, data: ImageData, last: dict[str, Any]) -> dict[str, Any]:
@@ -243,6 +362,9 @@ def _result(session: Session, data: ImageData, last: dict[str, Any]) -> dict[str
         "num_steps": position.step,
         "cost": (position.num_forward + 2 * position.num_backward) / full_cost,
         "train_seconds": session.stopwatch.seconds,
-        "overhead_seconds": session.selector.overhead_seconds,
+        "train_cpu_seconds": session.stopwatch.cpu_seconds,
+        "eval_seconds": session.eval_stopwatch.seconds,
+        "overhead_seconds": session.selector.overhead_seconds + position.preparation_seconds,
+        "schedule": session.selector.schedule.kind,
         "device": str(session.device),
     }

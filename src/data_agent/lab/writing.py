@@ -1,0 +1,216 @@
+"""A report as text: tables on the terminal, comparison.md and comparison.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from data_agent.lab.figure import FIGURES, comparison_figure, frontier_figure
+from data_agent.lab.files import write_json, write_text
+from data_agent.lab.report import Across, Cell, Report, Row, Standing, Task
+from data_agent.lab.statistics import Estimate, Spread
+
+_Columns = Sequence[tuple[str, Callable[[Row], str]]]
+
+
+def format_estimate(value: Estimate | None, *, sign: bool = False) -> str:
+    """`mean +- half-width` with two decimals; the mean alone without an interval, - for None."""
+    if value is None:
+        return "-"
+    mean = f"{value.mean:+.2f}" if sign else f"{value.mean:.2f}"
+    return mean if value.half_width is None else f"{mean} +- {value.half_width:.2f}"
+
+
+def format_spread(value: Spread | None) -> str:
+    """`mean [low, high]` with signs; the mean alone without an interval, - for None."""
+    if value is None:
+        return "-"
+    if value.interval is None:
+        return f"{value.mean:+.2f}"
+    return f"{value.mean:+.2f} [{value.interval[0]:+.2f}, {value.interval[1]:+.2f}]"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+COLUMNS: _Columns = (
+    ("method", lambda row: row.method),
+    ("accuracy %", lambda row: format_estimate(row.value)),
+    ("to full", lambda row: format_estimate(row.to_full, sign=True)),
+    ("to full-short", lambda row: format_estimate(row.to_full_short, sign=True)),
+    ("to random", lambda row: format_estimate(row.to_random, sign=True)),
+    ("cost %", lambda row: _percent(row.cost)),
+    ("time / full", lambda row: format_estimate(row.time)),
+    ("select %", lambda row: _percent(row.overhead)),
+    ("reach %", lambda row: _percent(row.cost_to_reach)),
+    ("seeds", lambda row: str(row.value.count)),
+)
+"""The columns of a cell's table; on the terminal the interval of the time is left out."""
+
+# Broken where the words are wider than the numbers below them.
+_NARROW = {
+    "to full-short": "to\nfull-short",
+    "cost %": "cost\n%",
+    "time / full": "time\n/ full",
+    "select %": "select\n%",
+    "reach %": "reach\n%",
+}
+
+_STANDING_COLUMNS: Sequence[tuple[str, Callable[[Standing], str]]] = (
+    ("method", lambda s: s.method),
+    ("mean rank", lambda s: "-" if s.rank is None else f"{s.rank:.2f}"),
+    ("to random", lambda s: format_spread(s.to_random)),
+    ("to full-short", lambda s: format_spread(s.to_full_short)),
+    ("tasks", lambda s: str(max(v.count if v else 0 for v in (s.to_random, s.to_full_short)))),
+)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print every table; 120 columns hold them."""
+    for task in report.tasks:
+        for cell in task.cells:
+            title = f"{task.name}, keep ratio {cell.keep_ratio}"
+            table = _table(title, [_NARROW.get(name, name) for name, _ in COLUMNS])
+            for row in cell.rows:
+                table.add_row(*_narrow_cells(row))
+            console.print(table)
+            console.print(verdict(cell))
+            console.print()
+    for across in report.across:
+        table = _table(across_title(across), [name for name, _ in _STANDING_COLUMNS])
+        for standing in across.standings:
+            table.add_row(*(cell(standing) for _, cell in _STANDING_COLUMNS))
+        console.print(table)
+        console.print()
+    for note in notes(report):
+        console.print(note)
+
+
+def write(report: Report, folder: Path) -> None:
+    """Write comparison.json and comparison.md, each whole or not at all."""
+    write_json(folder / "comparison.json", asdict(report))
+    write_text(folder / "comparison.md", to_markdown(report))
+
+
+def to_markdown(report: Report) -> str:
+    """Tables and figures, how to read them, and where their numbers come from."""
+    lines = [f"# {', '.join(task.name for task in report.tasks)}", ""]
+    for across in report.across:
+        lines += [f"## {across_title(across)}", ""]
+        lines += _markdown_table(
+            [name for name, _ in _STANDING_COLUMNS],
+            [[cell(standing) for _, cell in _STANDING_COLUMNS] for standing in across.standings],
+        )
+    for task in report.tasks:
+        lines += [f"## {task.name}", "", describe(task), ""]
+        for cell in task.cells:
+            lines += [f"### {task.name}, keep ratio {cell.keep_ratio}", "", verdict(cell), ""]
+            lines += _markdown_table(
+                [name for name, _ in COLUMNS],
+                [[text(row) for _, text in COLUMNS] for row in cell.rows],
+            )
+            lines += [f"![{task.name}]({FIGURES}/{comparison_figure(cell)})", ""]
+        lines += [f"![{task.name}]({FIGURES}/{frontier_figure(task)})", ""]
+    lines += ["## How to read this", ""]
+    lines += [f"- {note}" for note in notes(report)]
+    lines += ["", "| | |", "| --- | --- |"]
+    lines += [
+        _markdown_row([title, "; ".join(found)]) for title, found in report.environment.items()
+    ]
+    lines += ["", "Every number is in comparison.json and in the folder of its run.", ""]
+    return "\n".join(lines)
+
+
+def describe(task: Task) -> str:
+    """A task's recipe in a sentence."""
+    config, facts = task.config, task.facts
+    return (
+        f"{config['model']}, {facts['num_train_samples']:,} training samples"
+        f" ({facts['num_noisy_labels']:,} with a wrong label), {config['epochs']} epochs;"
+        f" evaluated on {facts['num_eval_samples']:,} samples ({facts['evaluation']})."
+    )
+
+
+def verdict(cell: Cell) -> str:
+    """Whether this task at this budget can tell methods apart."""
+    if cell.tells_apart is None:
+        return (
+            "Whether it tells methods apart is not known: full and full-short need two seeds each."
+        )
+    if cell.tells_apart:
+        return (
+            "It can tell methods apart: full training beats full-short beyond the seeds' interval."
+        )
+    return (
+        "It is a never-worse check only: full training does not beat full-short beyond the seeds' "
+        "interval, so there is nothing to win."
+    )
+
+
+def across_title(across: Across) -> str:
+    """What the table over tasks covers."""
+    return f"Over {len(across.tasks)} tasks, keep ratio {across.keep_ratio}"
+
+
+def notes(report: Report) -> list[str]:
+    """What the columns mean, and what these runs cannot say."""
+    cells = [cell for task in report.tasks for cell in task.cells]
+    clocks = sorted({cell.clock for cell in cells})
+    found = [
+        "Accuracy is that of the last epoch. Intervals are 95 % (Student's t over seeds); "
+        "differences are in points and paired by seed.",
+        "Cost is (forward + 2 x backward visits) / (3 N E), all that a method needs included. "
+        "Reach is the cost at the first evaluation whose mean over seeds is what full-short ends "
+        "with, in % of full training; - if there is none.",
+        f"Time / full is {' or '.join(clocks)} of training without evaluation, relative to full "
+        "training of the same seed; select is the share of it spent on choosing samples.",
+    ]
+    if "processor time" in clocks:
+        found.append(
+            "Runs in parallel slow each other down, so the processor time that each spent in "
+            "training is given instead of the wall-clock."
+        )
+    if report.across:
+        found.append(
+            "Over tasks: ranks are averaged over seeds and then tasks, among the methods that all "
+            "tasks have (1 is best); differences are means over tasks with the 95 % percentile "
+            "interval of 9,999 bootstrap resamples of the tasks, given for three tasks or more."
+        )
+    if any(row.value.count == 1 for cell in cells for row in cell.rows):
+        found.append("One seed has no interval: use --seeds 3 or more before drawing conclusions.")
+    if not all(cell.one_machine for cell in cells):
+        found.append("Some tasks were run on different machines: their times do not compare.")
+    if report.unfinished:
+        found.append(f"Not finished, so not in here: {', '.join(report.unfinished)}.")
+    return found
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="left" if name == "method" else "right")
+    return table
+
+
+def _narrow_cells(row: Row) -> list[str]:
+    narrow = {"time / full": "-" if row.time is None else f"{row.time.mean:.2f}"}
+    return [narrow.get(name, text(row)) for name, text in COLUMNS]
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        _markdown_row(columns),
+        _markdown_row(["---"] * len(columns)),
+        *(_markdown_row(row) for row in rows),
+        "",
+    ]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -24,7 +24,10 @@ LAYERS = [
     {"lab"},
     {"cli"},
 ]
-OPTIONAL = {"datasets", "matplotlib", "PIL", "rich", "safetensors", "sklearn", "scipy", "tyro"}
+OPTIONAL = {
+    *("datasets", "matplotlib", "PIL", "pyarrow", "rich"),
+    *("safetensors", "sklearn", "scipy", "tyro"),
+}
 
 
 def layer_of(module):

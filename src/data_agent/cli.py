@@ -10,7 +10,17 @@ from data_agent._version import __version__
 
 _MISUSED = 2
 _INTERRUPTED = 130
-_EXTRAS = ("datasets", "matplotlib", "PIL", "pyarrow", "rich", "safetensors", "scipy", "sklearn", "tyro")
+_EXTRAS = (
+    "datasets",
+    "matplotlib",
+    "PIL",
+    "pyarrow",
+    "rich",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "tyro",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -98,7 +98,9 @@ def test_a_stopwatch_adds_up_what_lies_between_start_and_stop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     readings = iter([10.0, 12.5, 100.0, 101.0])
+    cpu_readings = iter([1.0, 5.0, 7.0, 7.5])  # several threads: more than the clock's
     monkeypatch.setattr("data_agent.lab.devices.time.perf_counter", lambda: next(readings))
+    monkeypatch.setattr("data_agent.lab.devices.time.process_time", lambda: next(cpu_readings))
     watch = Stopwatch(CPU)
     watch.stop()  # not running: nothing to add
     watch.start()
@@ -106,4 +108,4 @@ def test_a_stopwatch_adds_up_what_lies_between_start_and_stop(
     watch.start()
     watch.stop()
     watch.stop()
-    assert watch.seconds == 3.5
+    assert (watch.seconds, watch.cpu_seconds) == (3.5, 4.5)

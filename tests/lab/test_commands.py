@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 
 from data_agent import DataAgentError, __version__
 from data_agent.cli import main
-from data_agent.lab import compare as compare_module
+from data_agent.lab import checkpoint, commands, execution
 from data_agent.lab import images as images_module
 
 SMALL = ["--epochs", "8", "--subset", "64", "--batch-size", "16", "--width", "4", "--device", "cpu"]
@@ -24,10 +27,11 @@ RECIPE_FLAGS = [
     "--batch-size",
     "--data",
     "--device",
+    "--duplicates",
     "--epochs",
     "--image-column",
     "--image-size",
-    "--keep-ratio",
+    "--imbalance",
     "--label-column",
     "--label-noise",
     "--label-smoothing",
@@ -41,13 +45,25 @@ RECIPE_FLAGS = [
     "--schedule",
     "--subset",
     "--task",
+    "--train-labels",
     "--weight-decay",
     "--width",
 ]
 COMMON_FLAGS = ["--help", "--no-resume", "--output", "--resume"]
 FLAGS = {
-    "train": [*RECIPE_FLAGS, *COMMON_FLAGS, "--method", "--seed"],
-    "compare": [*RECIPE_FLAGS, *COMMON_FLAGS, "--methods", "--seeds"],
+    "train": [*RECIPE_FLAGS, *COMMON_FLAGS, "--keep-ratio", "--method", "--seed"],
+    "compare": [
+        *RECIPE_FLAGS,
+        *COMMON_FLAGS,
+        "--data-root",
+        "--jobs",
+        "--keep-ratios",
+        "--methods",
+        "--seeds",
+        "--suite",
+        "--tasks",
+    ],
+    "report": ["--help"],
 }
 
 
@@ -98,6 +114,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--task", "image"], "needs --data"),
         (["train", "--task", "image", "--data", "./nowhere"], "does not exist"),
         (["compare", "--task", "image", "--data", "./nowhere"], "does not exist"),
+        (["compare", "--keep-ratios", "0.5,0.5"], "--keep-ratios names 0.5 twice"),
+        (["compare", "--seeds", "1,1"], "--seeds names 1 twice"),
+        (["compare", "--jobs", "0"], "--jobs is 0"),
+        (["compare", "--suite", "huge"], "suite 'huge' is unknown"),
+        (["compare", "--suite", "core"], "needs the folder data/cifar10, which does not exist"),
+        (["compare", "--suite", "core", "--epochs", "3"], "--epochs cannot be changed in a suite"),
+        (["compare", "--tasks", "tiny-imagenet", "--batch_size=3"], "--batch-size cannot be"),
+        (["report", "nowhere"], "nowhere is no folder"),
+        (["report", "."], "no run under . has finished"),
     ],
 )
 def test_mistakes_are_one_clear_message_and_exit_code_2(
@@ -149,89 +174,223 @@ def test_train_on_local_images_end_to_end(
     assert "Already done" in capsys.readouterr().out
 
 
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the runs that are trained from now on."""
+    ran: list[str] = []
+    train = execution.train
+
+    def recording(config: Any, data: Any, folder: Any, **options: Any) -> Any:
+        ran.append(folder.path.name)
+        return train(config, data, folder, **options)
+
+    monkeypatch.setattr(execution, "train", recording)
+    return ran
+
+
 def test_compare_end_to_end_and_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "demo"
-    argv = ["compare", *SMALL, "--output", str(output)]
+    argv = ["compare", *SMALL, "--jobs", "1", "--output", str(output)]
     assert main([*argv, "--methods", "full,full-short,random", "--seeds", "1"]) == 0
-    table = capsys.readouterr().out
-    assert "full-short" in table
-    assert "One seed has no interval" in table
-    assert (output / "comparison.png").is_file()
+    captured = capsys.readouterr()
+    assert "full-short" in captured.out
+    assert "One seed has no interval" in captured.out
+    assert "3 runs to do, 0 finished" in captured.err
+    assert {path.name for path in output.iterdir()} == {
+        ".lock",
+        "comparison.json",
+        "comparison.md",
+        "digits",
+        "figures",
+    }
 
-    ran: list[str] = []
-    train = compare_module.train
-
-    def recording(config: Any, *args: Any, **kwargs: Any) -> Any:
-        ran.append(f"{config.method}-{config.seed}")
-        return train(config, *args, **kwargs)
-
-    monkeypatch.setattr(compare_module, "train", recording)
-    assert main([*argv, "--methods", "full,random,data-agent", "--seeds", "2"]) == 0
-    assert ran == ["data-agent-0", "full-1", "random-1", "data-agent-1"]
+    ran = recorded(monkeypatch)
+    more = [*argv, "--methods", "full,random,data-agent", "--seeds", "2"]
+    assert main(more) == 0
+    assert ran == [
+        "data-agent-keep0.5-seed0",
+        "full-seed1",
+        "random-keep0.5-seed1",
+        "data-agent-keep0.5-seed1",
+    ]
     ran.clear()
-    assert main([*argv, "--methods", "full,random,data-agent", "--seeds", "2"]) == 0
+    assert main(more) == 0
     assert ran == []
-    rows = json.loads((output / "comparison.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == ["full", "random", "data-agent"]
-    assert [round(row["cost"], 3) for row in rows] == [1.0, 0.5, 0.5]
+    assert main([*more, "--keep-ratios", "0.5,0.25", "--seeds", "0,"]) == 0
+    assert ran == ["random-keep0.25-seed0", "data-agent-keep0.25-seed0"]
+    (task,) = json.loads((output / "comparison.json").read_text())["tasks"]
+    half, quarter = task["cells"]
+    costs = {row["method"]: round(row["cost"], 3) for row in half["rows"]}
+    assert costs == {"full": 1.0, "full-short": 0.5, "random": 0.5, "data-agent": 0.5}
+    assert {row["method"] for row in quarter["rows"]} == {"full", "random", "data-agent"}
+
+    before = (output / "comparison.json").read_bytes()
+    (output / "comparison.json").unlink()
+    assert main(["report", str(output)]) == 0
+    assert (output / "comparison.json").read_bytes() == before
+
+
+def test_several_tasks_are_compared_and_ranked(
+    tmp_path: Path, parquet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suite of two small tasks: the parquet folder, and with wrong labels."""
+    from data_agent.lab import suite
+    from data_agent.lab.tasks import TASKS, Task
+
+    plain = TASKS["cifar10-underfit"]
+    small = {"epochs": 4, "subset": 32, "batch_size": 8, "width": 4, "model": "cnn"}
+    recipes = {
+        name: replace(plain.recipe, task=name, image_size=8, label_noise=noise, **small)
+        for name, noise in (("clean", 0.0), ("noisy", 0.3))
+    }
+    monkeypatch.setattr(suite, "RECIPES", recipes)
+    monkeypatch.setattr(suite, "SUITES", {"two": ("clean", "noisy")})
+    for name, recipe in recipes.items():
+        monkeypatch.setitem(TASKS, name, Task(recipe, plain.load))
+    parquet_folder.rename(tmp_path / "cifar10")
+    output = tmp_path / "out"
+    argv = ["compare", "--suite", "two", "--data-root", str(tmp_path), "--jobs", "1", "--seeds"]
+    argv += ["2", "--methods", "full,full-short,random", "--output", str(output)]
+    assert main(argv) == 0
+    report = json.loads((output / "comparison.json").read_text())
+    assert [task["name"] for task in report["tasks"]] == ["clean", "noisy"]
+    (across,) = report["across"]
+    assert sum(standing["rank"] for standing in across["standings"]) == pytest.approx(1 + 2 + 3)
+    assert (output / "clean" / "random-keep0.5-seed1" / "result.json").is_file()
 
 
 def test_a_failing_run_does_not_lose_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = compare_module.train
+    train = execution.train
 
     def failing(config: Any, *args: Any, **kwargs: Any) -> Any:
         if config.method == "full":
             raise DataAgentError("the disk is full")
         return train(config, *args, **kwargs)
 
-    monkeypatch.setattr(compare_module, "train", failing)
-    argv = ["compare", *SMALL, "--methods", "full,random", "--seeds", "1"]
+    monkeypatch.setattr(execution, "train", failing)
+    argv = ["compare", *SMALL, "--methods", "full,random", "--seeds", "1", "--jobs", "1"]
     argv += ["--output", str(tmp_path)]
     assert main(argv) == 1
     out = capsys.readouterr().out
-    assert "full-seed0 failed: DataAgentError: the disk is full" in out
-    assert (tmp_path / "random-seed0" / "result.json").is_file()
+    assert "digits/full-seed0 failed: DataAgentError: the disk is full" in out
+    assert (tmp_path / "digits" / "random-keep0.5-seed0" / "result.json").is_file()
 
 
 def test_a_comparison_with_another_recipe_is_refused_before_it_trains(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["compare", *SMALL, "--methods", "random", "--seeds", "1", "--output", str(tmp_path)]
+    argv = ["compare", *SMALL, "--methods", "random", "--seeds", "1", "--jobs", "1"]
+    argv += ["--output", str(tmp_path)]
     assert main(argv) == 0
-    assert main([*argv, "--keep-ratio", "0.25"]) == 2
-    assert "keep_ratio 0.5 there, 0.25 now" in capsys.readouterr().err
+    assert main([*argv, "--learning-rate", "0.25"]) == 2
+    assert "learning_rate 0.1 there, 0.25 now" in capsys.readouterr().err
 
 
-def test_ctrl_c_stops_with_a_checkpoint_and_resume_finishes(
+def test_a_method_of_ones_own_is_found_from_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from data_agent.baselines.random import Random\n\nclass Mine(Random):\n    name = 'mine'"
+    )
+    (tmp_path / "own_method_here.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    argv = ["compare", *SMALL, "--methods", "own_method_here:Mine", "--seeds", "1", "--jobs", "1"]
+    assert main(argv) == 0
+    assert sys.path == path
+    run = tmp_path / "runs" / "compare-digits" / "digits" / "own_method_here:Mine-keep0.5-seed0"
+    assert (run / "result.json").is_file()
+
+
+def test_runs_in_parallel_take_a_thread_each_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "num_cpus", lambda: 4)
+
+    def grid_of(*flags: str) -> tuple[int | None, int]:
+        argv = ["compare", "--task", "cifar10", "--device", "cpu", *flags]
+        command = commands.parse(argv)
+        assert isinstance(command, commands.Compare)
+        grid, jobs, _ = commands._grid(command, argv)
+        return grid.recipes["cifar10"].num_threads, jobs
+
+    assert grid_of() == (1, 4)
+    assert grid_of("--jobs", "1") == (None, 1)
+    assert grid_of("--jobs", "2", "--num-threads", "3") == (3, 2)
+
+
+def start(argv: list[str]) -> subprocess.Popen[str]:
+    """A comparison in a process and process group of its own, as in a terminal."""
+    code = "import sys; from data_agent.cli import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(is_true: Callable[[], bool], seconds: float = 60) -> None:
+    for _ in range(int(seconds / 0.02)):
+        if is_true():
+            return
+        time.sleep(0.02)
+    pytest.fail("waited in vain")
+
+
+def group_is_gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def outcome_of(folder: Path) -> tuple[Any, ...]:
+    result = json.loads((folder / "result.json").read_text())
+    model = checkpoint.load(folder / "checkpoint.safetensors")["model"]
+    return result["value"], result["eval_loss"], {k: v.tolist() for k, v in model.items()}
+
+
+def test_ctrl_c_stops_all_workers_with_checkpoints_and_resume_goes_on_exactly(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "demo"
-    argv = [sys.executable, "-c", "import sys; from data_agent.cli import main; sys.exit(main())"]
-    argv += ["compare", *SMALL, "--epochs", "150", "--methods", "random", "--seeds", "1"]
-    argv += ["--output", str(output)]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(argv, **pipes) as process:
-        checkpoint = output / "random-seed0" / "checkpoint.safetensors"
-        for _ in range(1500):
-            if checkpoint.is_file() or process.poll() is not None:
-                break
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+    argv = ["compare", *SMALL, "--epochs", "60", "--methods", "random,data-agent", "--seeds", "1"]
+    folders = ["random-keep0.5-seed0", "data-agent-keep0.5-seed0"]
+    with start([*argv, "--jobs", "2", "--output", str(output)]) as process:
+        checkpoints = [output / "digits" / name / "checkpoint.safetensors" for name in folders]
+        wait_for(lambda: process.poll() is not None or all(path.is_file() for path in checkpoints))
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everybody
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "Go on with: data-agent compare" in out
     assert "--resume" in out
-    lines = lines_of(output / "random-seed0" / "metrics.jsonl")
-    assert 0 < len(lines) < 150
+    wait_for(lambda: group_is_gone(process.pid), 10)
+    for name in folders:
+        assert 0 < len(lines_of(output / "digits" / name / "metrics.jsonl")) < 60
 
-    assert main(argv[3:]) == 2
+    assert main([*argv, "--output", str(output)]) == 2
     assert "Add --resume" in capsys.readouterr().err
-    assert main([*argv[3:], "--resume"]) == 0
-    assert [line["epoch"] for line in lines_of(output / "random-seed0" / "metrics.jsonl")] == list(
-        range(150)
-    )
+    assert main([*argv, "--jobs", "1", "--output", str(output), "--resume"]) == 0
+    assert main([*argv, "--jobs", "1", "--output", str(tmp_path / "undisturbed")]) == 0
+    for name in folders:
+        stopped, undisturbed = (tmp_path / o / "digits" / name for o in ("demo", "undisturbed"))
+        assert outcome_of(stopped) == outcome_of(undisturbed)
+        assert [line["epoch"] for line in lines_of(stopped / "metrics.jsonl")] == list(range(60))
+
+
+def test_workers_do_not_outlive_a_killed_parent_and_leave_checkpoints(tmp_path: Path) -> None:
+    argv = ["compare", *SMALL, "--epochs", "400", "--methods", "full,random", "--seeds", "1"]
+    runs = [tmp_path / "digits" / name for name in ("full-seed0", "random-keep0.5-seed0")]
+    with start([*argv, "--jobs", "2", "--output", str(tmp_path)]) as process:
+        wait_for(lambda: all((run / "metrics.jsonl").is_file() for run in runs))
+        process.kill()
+        process.communicate(timeout=60)
+    wait_for(lambda: group_is_gone(process.pid), 20)
+    for run in runs:
+        position = checkpoint.load(run / "checkpoint.safetensors")["position"]
+        assert position["step"] >= lines_of(run / "metrics.jsonl")[-1]["step"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from data_agent import DataAgentError
-from data_agent.lab.config import CompareConfig, TrainConfig
+from data_agent.lab.config import TrainConfig
 from data_agent.lab.tasks import TASKS, load_task, recipe_for
 
 
@@ -27,6 +27,12 @@ def test_an_unknown_task_is_answered_with_those_there_are() -> None:
         ("image_size", 7),
         ("label_noise", 1.0),
         ("label_noise", -0.1),
+        ("imbalance", 0.5),
+        ("imbalance", float("inf")),
+        ("duplicates", 1.0),
+        ("duplicates", -0.1),
+        ("train_labels", "labels.parquet"),
+        ("train_labels", ":column"),
         ("width", 0),
         ("keep_ratio", 0.0),
         ("keep_ratio", 1.5),
@@ -71,30 +77,22 @@ def test_an_unknown_method_is_answered_with_those_there_are() -> None:
         TrainConfig(recipe=recipe_for("digits"), method="toploss")
 
 
-@pytest.mark.parametrize(
-    ("methods", "message"),
-    [("", "--methods is empty"), ("full,full", "names 'full' twice"), ("full,x", "'x' is unknown")],
-)
-def test_methods_that_cannot_be_compared_are_refused(methods: str, message: str) -> None:
-    with pytest.raises(DataAgentError, match=message):
-        CompareConfig(recipe=recipe_for("digits"), methods=methods)
-
-
-def test_negative_seeds_and_no_seeds_are_refused() -> None:
+def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(DataAgentError, match=r"--seed is -1"):
         TrainConfig(recipe=recipe_for("digits"), seed=-1)
-    with pytest.raises(DataAgentError, match=r"--seeds is 0"):
-        CompareConfig(recipe=recipe_for("digits"), seeds=0)
 
 
-def test_runs_go_seed_by_seed() -> None:
-    config = CompareConfig(recipe=recipe_for("digits"), methods="full, random", seeds=2)
-    runs = [(run.method, run.seed) for run in config.runs()]
-    assert runs == [("full", 0), ("random", 0), ("full", 1), ("random", 1)]
+def test_a_method_of_ones_own_is_found_by_module_and_class() -> None:
+    own = "data_agent.baselines.random:Random"
+    assert TrainConfig(recipe=recipe_for("digits"), method=own).method == own
+    with pytest.raises(DataAgentError, match="'nowhere:Random' cannot be imported"):
+        TrainConfig(recipe=recipe_for("digits"), method="nowhere:Random")
 
 
 def test_digits_take_no_data_and_images_need_some() -> None:
     with pytest.raises(DataAgentError, match="digits has its own data"):
         load_task(replace(recipe_for("digits"), data="folder"))
+    with pytest.raises(DataAgentError, match="digits has its own data"):
+        load_task(replace(recipe_for("digits"), train_labels="a.parquet:b"))
     with pytest.raises(DataAgentError, match="the task image needs --data"):
         load_task(recipe_for("image"))

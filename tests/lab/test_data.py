@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from data_agent.lab.data import (
     stratified,
 )
 from data_agent.lab.digits import load_digits
+from data_agent.lab.tasks import recipe_for
 
 
 def labels_of(*sizes: int) -> torch.Tensor:
@@ -99,17 +102,20 @@ def test_one_class_is_no_classification() -> None:
         )
 
 
+DIGITS = recipe_for("digits")
+
+
 def test_digits_are_split_the_same_way_every_time() -> None:
-    data = load_digits(image_size=8)
+    data = load_digits(DIGITS)
     assert data.train_images.shape == (448, 1, 8, 8)
     assert data.eval_images.shape == (1349, 1, 8, 8)
     assert data.num_classes == 10
     assert int(data.train_images.max()) == 255
-    assert torch.equal(data.train_images, load_digits(image_size=8).train_images)
+    assert torch.equal(data.train_images, load_digits(DIGITS).train_images)
     assert int(torch.bincount(data.train_labels).min()) >= 43
 
 
 def test_digits_at_another_size_and_a_subset() -> None:
-    data = load_digits(image_size=12, subset=100)
+    data = load_digits(replace(DIGITS, image_size=12, subset=100))
     assert data.train_images.shape == (100, 1, 12, 12)
     assert len(data.eval_labels) == 1349

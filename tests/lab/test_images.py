@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from data_agent import DataAgentError
 from data_agent.lab import images as images_module
 from data_agent.lab.data import ImageData
 from data_agent.lab.images import cache_folder, fit, load_images
-from data_agent.lab.progress import silent
+from data_agent.lab.progress import Progress, silent
+from data_agent.lab.tasks import recipe_for
 
 MakeSplit = Callable[..., datasets.Dataset]
 
 
-def load(data: Path | str, **options: Any) -> ImageData:
-    return load_images(str(data), **{"image_size": 8, "progress": silent, **options})
+IMAGES = replace(recipe_for("image"), image_size=8, model="cnn")
+
+
+def load(data: Path | str, *, progress: Progress = silent, **changes: Any) -> ImageData:
+    return load_images(replace(IMAGES, data=str(data), **changes), progress=progress)
 
 
 def first_pixels(images: torch.Tensor) -> list[int]:
@@ -254,3 +259,93 @@ def test_an_oblong_image_is_cropped_to_its_middle() -> None:
     pixels = np.zeros((4, 12), dtype=np.uint8)
     pixels[:, 4:8] = 200
     assert np.asarray(fit(Image.fromarray(pixels), 4)).tolist() == [[200] * 4] * 4
+
+
+def with_labels(path: Path, labels: list[int], column: str = "worse") -> str:
+    datasets.Dataset.from_dict({column: labels}).to_parquet(path)
+    return f"{path}:{column}"
+
+
+def test_training_labels_of_another_file_belong_to_the_rows_before_the_subset(
+    parquet_folder: Path, tmp_path: Path
+) -> None:
+    # Rows alternate between two classes; the last 20 rows are relabelled as class 1.
+    other = [i % 2 for i in range(20)] + [1] * 20
+    source = with_labels(tmp_path / "noisy.parquet", other)
+    plain, data = (
+        load(parquet_folder, subset=10),
+        load(parquet_folder, subset=10, train_labels=source),
+    )
+    # The subset is that of the clean labels, so the images are the same.
+    assert torch.equal(plain.train_images, data.train_images)
+    values = first_pixels(data.train_images)  # 10 * clean label + row
+    clean = plain.train_labels.tolist()
+    rows = [value - 10 * label for value, label in zip(values, clean, strict=True)]
+    assert data.train_labels.tolist() == [other[row] for row in rows]
+    assert data.num_noisy(data.train_labels) == sum(row >= 20 and row % 2 == 0 for row in rows)
+    assert data.num_noisy(data.train_labels) > 0
+    assert torch.equal(data.eval_labels, plain.eval_labels)
+
+
+def test_training_labels_are_class_numbers_as_the_files_have_them(
+    tmp_path: Path, make_split: MakeSplit
+) -> None:
+    made = make_split(20).remove_columns("label").add_column("label", [7, 9] * 10)
+    (tmp_path / "data").mkdir()
+    made.to_parquet(tmp_path / "data" / "train.parquet")
+    source = with_labels(tmp_path / "other.parquet", [9] * 20)
+    data = load(tmp_path / "data", train_labels=source)
+    assert data.class_names == ("7", "9")
+    assert data.train_labels.tolist() == [1] * 18
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0] * 39, "holds 39 labels, but the training data has 40 rows"),
+        ([0] * 38 + [2, 2], r"holds the label 2 \(2 such rows\).*its labels are 0 to 1"),
+        ([-1] + [0] * 39, "holds the label -1"),
+        ([0] * 39 + [None], "1 empty cells; expected one integer a row"),
+        ([0.5] * 40, "the column holds double"),
+    ],
+)
+def test_training_labels_that_do_not_fit_are_refused(
+    parquet_folder: Path, tmp_path: Path, labels: list[Any], message: str
+) -> None:
+    source = with_labels(tmp_path / "other.parquet", labels)
+    with pytest.raises(DataAgentError, match=message):
+        load(parquet_folder, train_labels=source)
+
+
+def test_a_file_or_column_of_training_labels_that_is_missing_is_named(
+    parquet_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataAgentError, match=r"the file nowhere.parquet does not exist"):
+        load(parquet_folder, train_labels="nowhere.parquet:x")
+    with_labels(tmp_path / "other.parquet", [0] * 40)
+    with pytest.raises(DataAgentError, match=r"has no column 'x', but worse"):
+        load(parquet_folder, train_labels=f"{tmp_path / 'other.parquet'}:x")
+    path = tmp_path / "broken.parquet"
+    path.write_bytes(b"nonsense")
+    with pytest.raises(DataAgentError, match="could not be read"):
+        load(parquet_folder, train_labels=f"{path}:x")
+
+
+@pytest.mark.parametrize("changes", [{"imbalance": 4.0}, {"duplicates": 0.5}])
+def test_regimes_are_the_same_from_the_cache_and_leave_it_as_it_was(
+    parquet_folder: Path, changes: dict[str, float]
+) -> None:
+    first, again = (load(parquet_folder, **changes) for _ in range(2))
+    assert torch.equal(first.train_images, again.train_images)
+    assert torch.equal(first.train_labels, again.train_labels)
+    plain = load(parquet_folder)
+    assert first_pixels(plain.train_images) == [10 * (i % 2) + i for i in range(40)]
+
+
+def test_recipes_with_the_same_images_share_what_was_decoded(
+    parquet_folder: Path, tmp_path: Path
+) -> None:
+    load(parquet_folder, subset=10)
+    load(parquet_folder, subset=10, label_noise=0.2)
+    load(parquet_folder, subset=10, train_labels=with_labels(tmp_path / "o.parquet", [0] * 40))
+    assert len(list(cache_folder().iterdir())) == 1

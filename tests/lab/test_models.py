@@ -12,6 +12,7 @@ from data_agent.lab.models import build_model
     ("name", "size", "channels", "num_features"),
     [
         ("cnn", 8, 1, 128),
+        ("resnet-tiny", 16, 3, 64),
         ("resnet-small", 32, 3, 64),
         ("resnet-18", 16, 3, 512),
         ("resnet-50", 16, 1, 2048),
@@ -54,7 +55,9 @@ def test_a_seed_gives_the_same_model_again() -> None:
 
 
 def test_an_unknown_model_is_answered_with_those_there_are() -> None:
-    with pytest.raises(DataAgentError, match=r"unknown model 'vgg'.*cnn, resnet-small, resnet-18"):
+    with pytest.raises(
+        DataAgentError, match=r"unknown model 'vgg'.*cnn, resnet-tiny, resnet-small, resnet-18"
+    ):
         build_model("vgg", in_channels=3, num_classes=10, image_size=32)
 
 

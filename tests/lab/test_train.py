@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from data_agent import DataAgentError
+from data_agent import BatchSelector, DataAgentError
 from data_agent._errors import CheckpointError
-from data_agent.lab import checkpoint, devices
+from data_agent.baselines.random import Random
+from data_agent.lab import checkpoint, devices, scoring
 from data_agent.lab import train as train_module
 from data_agent.lab.config import Recipe, TrainConfig
 from data_agent.lab.data import ImageData
 from data_agent.lab.runs import RunFolder, open_run
+from data_agent.lab.session import start_session
 from data_agent.lab.tasks import load_task, recipe_for
 from data_agent.lab.train import train
 
 METHODS = ("full", "full-short", "random", "data-agent")
+# One that chooses within batches, one whose epochs have a size of their own, one that needs scores.
+OTHERS = ("selective-backprop", "infobatch-published", "el2n")
 NUM_SAMPLES, NUM_CLASSES = 62, 3
 
 
@@ -113,7 +118,7 @@ def assert_same_state(found: Any, expected: Any, where: str = "") -> None:
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *OTHERS])
 def test_a_run_stopped_anywhere_and_resumed_equals_one_that_was_not(
     tmp_path: Path, data: ImageData, recipe: Recipe, method: str, accumulation: int
 ) -> None:
@@ -184,7 +189,7 @@ def test_at_keep_ratio_one_every_method_is_full_training(
     tmp_path: Path, data: ImageData, recipe: Recipe
 ) -> None:
     models = []
-    for method in METHODS:
+    for method in (*METHODS, "selective-backprop"):
         _, folder = run(tmp_path / method, config_of(recipe, method, keep_ratio=1.0), data)
         models.append(checkpoint.load(folder.checkpoint)["model"])
     for model in models[1:]:
@@ -200,6 +205,119 @@ def test_selecting_costs_exactly_the_keep_ratio(
     assert result["cost"] == pytest.approx(0.5)
     state = checkpoint.load(tmp_path / "run" / "checkpoint.safetensors")
     assert state["selector"]["visits"] == 9 * 31
+
+
+def test_choosing_within_batches_costs_a_forward_pass_over_everything(
+    tmp_path: Path, data: ImageData, recipe: Recipe
+) -> None:
+    result = finish(tmp_path / "run", config_of(recipe, "selective-backprop"), data)
+    assert result["num_backward"] == 9 * 31
+    assert result["num_forward"] == 9 * (62 + 31)
+    assert result["cost"] == pytest.approx(0.5 + 1 / 3)
+    # Pools of 16 of 62 leave batches of 8: as many steps as other methods make.
+    assert (
+        result["num_steps"]
+        == finish(tmp_path / "r", config_of(recipe, "random"), data)["num_steps"]
+    )
+
+
+def test_scoring_a_pool_leaves_no_trace_in_the_model_or_the_random_generators(
+    tmp_path: Path, data: ImageData, recipe: Recipe
+) -> None:
+    device = train_module.prepare_process(recipe)
+    config = config_of(recipe, "selective-backprop")
+    session = start_session(config, data, tmp_path, device=device)
+    session.selector.begin_epoch(0)
+    session.model.train()
+    labels, index = next(iter(session.loader))
+    images = session.batches.training(index, epoch=0)
+    before = {name: value.clone() for name, value in session.model.state_dict().items()}
+    generator = torch.get_rng_state()
+    assert isinstance(session.selector, BatchSelector)
+    chosen = train_module._best_of_pool(session, session.selector, images, labels, index)
+    assert [len(part) for part in chosen] == [8, 8, 8]
+    assert torch.equal(chosen[0], images[torch.isin(index, chosen[2])])
+    assert_same_state(session.model.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_a_floating_schedule_decays_over_the_epochs_it_has(
+    tmp_path: Path, data: ImageData, recipe: Recipe
+) -> None:
+    config = config_of(recipe, "infobatch-published", schedule="cosine")
+    result, folder = run(tmp_path / "run", config, data)
+    assert result is not None
+    assert 0.5 < result["cost"] < 1  # half of those below the mean are left out
+    assert result["num_steps"] < 9 * 8
+    assert result["schedule"] == "floating"
+    lines = folder.metrics()
+    steps = [line["step"] for line in lines]
+    assert len(lines) == 9
+    for epoch, (line, before) in enumerate(zip(lines, [0, *steps], strict=False)):
+        # The last step of an epoch of n is at (epoch + (n - 1/2) / n) / 9 of the run.
+        time = (epoch + 1 - 0.5 / (line["step"] - before)) / 9
+        rate = recipe.learning_rate * (1 + math.cos(math.pi * time)) / 2
+        assert line["learning_rate"] == pytest.approx(rate)
+
+
+def test_making_scores_is_on_the_bill_and_done_once(
+    tmp_path: Path, data: ImageData, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(recipe, "el2n")
+    run(tmp_path / "run", config, data, should_stop=stop_after(2))
+    monkeypatch.setattr(scoring, "prepare", lambda *_: pytest.fail("made again"))
+    result = finish(tmp_path / "run", config, data)
+    # Two networks of an epoch (9 // 10, at least one), a look of each, and nine half epochs.
+    assert result["num_backward"] == 2 * 62 + 9 * 31
+    assert result["num_forward"] == 4 * 62 + 9 * 31
+    assert result["overhead_seconds"] > 0
+    assert result["train_seconds"] > result["overhead_seconds"]
+    preparation = checkpoint.load(tmp_path / "run" / "scores.safetensors")["preparation"]
+    assert result["train_cpu_seconds"] > preparation["cpu_seconds"] > 0
+
+
+class Labelled(Random):
+    """A method of one's own that must be given the labels."""
+
+    required = ("labels",)
+
+    def __init__(self, *, labels: torch.Tensor, **base: Any) -> None:
+        super().__init__(**base)
+        self.labels = labels
+
+
+def test_labels_that_a_method_needs_are_those_it_trains_on(
+    tmp_path: Path, data: ImageData, recipe: Recipe
+) -> None:
+    config = config_of(recipe, f"{__name__}:Labelled", label_noise=0.2)
+    session = start_session(config, data, tmp_path, device=torch.device("cpu"))
+    assert session.num_noisy_labels == 12
+    assert isinstance(session.selector, Labelled)
+    session.selector.begin_epoch(0)
+    for labels, index in session.loader:
+        assert torch.equal(session.selector.labels[index], labels)
+
+
+def test_a_run_records_how_many_trained_beside_it(
+    tmp_path: Path, data: ImageData, recipe: Recipe
+) -> None:
+    _, folder = run(tmp_path / "run", config_of(recipe, "random"), data, jobs=3)
+    assert [session["jobs"] for session in folder.sessions()] == [3]
+
+
+def test_wrong_labels_are_counted_against_the_clean_ones(
+    tmp_path: Path, data: ImageData, recipe: Recipe
+) -> None:
+    labels = data.train_labels.clone()
+    labels[:5] = (labels[:5] + 1) % 3
+    noisy = replace(data, train_labels=labels, clean_labels=data.train_labels)
+    result = finish(tmp_path / "run", config_of(recipe, "random", label_noise=0.0), noisy)
+    assert result["num_noisy_labels"] == 5
+
+
+def test_speed_is_measured_in_a_moment(data: ImageData, recipe: Recipe) -> None:
+    speed = train_module.measure_speed(recipe, data, seconds=0.01)
+    assert 0 < speed.eval_sample < speed.train_sample < 1
 
 
 def test_full_training_costs_one(tmp_path: Path, data: ImageData, recipe: Recipe) -> None:
@@ -232,8 +350,9 @@ def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end(
 def test_training_time_leaves_evaluation_and_checkpoints_out(
     tmp_path: Path, data: ImageData, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock that only moves where we say: one second a step, and an hour for all else."""
+    """On clocks that only move where we say: one second a step, and an hour for all else."""
     now = [0.0]
+    clocks = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: 2 * now[0])
 
     def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
         def slowed(*args: Any, **kwargs: Any) -> Any:
@@ -242,7 +361,7 @@ def test_training_time_leaves_evaluation_and_checkpoints_out(
 
         return slowed
 
-    monkeypatch.setattr(devices, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(devices, "time", clocks)
     monkeypatch.setattr(train_module, "_step", taking(1, train_module._step))
     monkeypatch.setattr(train_module, "_evaluate", taking(3600, train_module._evaluate))
     monkeypatch.setattr(checkpoint, "save", taking(3600, checkpoint.save))
@@ -251,6 +370,8 @@ def test_training_time_leaves_evaluation_and_checkpoints_out(
     now[0] += 3600  # the pause before it is resumed
     result = finish(tmp_path / "run", config, data)
     assert result["train_seconds"] == result["num_steps"] == 36
+    assert result["train_cpu_seconds"] == 72
+    assert result["eval_seconds"] == 9 * 3600
 
 
 def test_label_noise_reaches_the_training_labels_only(

@@ -8,7 +8,7 @@ import io
 import logging
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -97,15 +97,22 @@ def run(argv: Sequence[str]) -> int:
         DataAgentError: what is asked for cannot be done; the message says why.
         SystemExit: --help, or flags that do not exist.
     """
-    command = parse(argv)
-    # Methods of one's own are found from where the command runs, behind everything installed.
-    sys.path.append(str(Path.cwd()))
-    try:
+    with _modules_here():
+        command = parse(argv)
         if isinstance(command, Train):
             return _train(command, argv)
         return _report(command) if isinstance(command, Report) else _compare(command, argv)
+
+
+@contextlib.contextmanager
+def _modules_here() -> Generator[None]:
+    """Find methods of one's own where the command runs, behind everything that is installed."""
+    before = list(sys.path)
+    sys.path.append(str(Path.cwd()))
+    try:
+        yield
     finally:
-        sys.path.remove(str(Path.cwd()))
+        sys.path[:] = before
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -231,18 +238,19 @@ def _default_jobs(recipes: Iterable[Recipe]) -> int:
 
 def _run_pending(grid: Grid, pending: Sequence[Run], output: Path, jobs: int) -> Outcome:
     jobs = min(jobs, len(pending))
-    with progress_and_log(logging.WARNING) as progress, stop_requests() as should_stop:
+    with progress_and_log(logging.WARNING) as progress:
         expected = forecast(grid, pending, output, progress=progress)
         for line in expected.in_words(jobs):
             logger.info(line)
-        return run_all(
-            pending,
-            output,
-            jobs=jobs,
-            seconds=expected.seconds,
-            progress=progress,
-            should_stop=should_stop,
-        )
+        with stop_requests() as should_stop:
+            return run_all(
+                pending,
+                output,
+                jobs=jobs,
+                seconds=expected.seconds,
+                progress=progress,
+                should_stop=should_stop,
+            )
 
 
 def _report(command: Report) -> int:

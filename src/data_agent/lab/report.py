@@ -81,8 +81,8 @@ class Cell:
     def tells_apart(self) -> bool | None:
         """Whether full training beats full-short by more than the seeds' interval.
 
-        Where it does not, the budget is enough for anything, and all that a method can show is
-        that it does no harm. None where there is no interval.
+        Where it does not, the budget is enough, and a method can mostly show that it does no harm
+        (with wrong labels, also that it leaves out what does). None where there is no interval.
         """
         full = self.row(FULL)
         gain = None if full is None else full.to_full_short
@@ -311,15 +311,15 @@ def _environment(sessions: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         "system": ("platform",),
         "versions": ("data_agent", "torch", "numpy", "python"),
     }
-    return {title: _distinct(sessions, names) for title, names in fields.items()}
+    complete = [{"jobs": 1, **session} for session in sessions]  # older versions had one at a time
+    return {title: _distinct(complete, names) for title, names in fields.items()}
 
 
 def _distinct(sessions: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
     """The different values that sessions have of these fields, in order."""
     texts = [
         ", ".join(
-            f"{name} {session.get(name)}" if len(names) > 1 else str(session.get(name))
-            for name in names
+            f"{name} {session[name]}" if len(names) > 1 else str(session[name]) for name in names
         )
         for session in sessions
     ]

@@ -60,12 +60,14 @@ class Preparation:
         num_forward: samples that went through a model.
         num_backward: samples that went through its backward pass.
         seconds: of all of it.
+        cpu_seconds: processor time of all of it.
     """
 
     options: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     num_forward: int = 0
     num_backward: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 def prepare(method: str, proxy: Proxy) -> Preparation:
@@ -101,6 +103,7 @@ def prepare(method: str, proxy: Proxy) -> Preparation:
         num_forward=work.num_forward,
         num_backward=work.num_backward,
         seconds=stopwatch.seconds,
+        cpu_seconds=stopwatch.cpu_seconds,
     )
 
 

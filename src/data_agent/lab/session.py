@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,15 +133,11 @@ def start_session(
     plan = _plan(config, num_samples=len(labels))
     stopwatch, position, options = Stopwatch(device), Position(), {}
     if method_class(plan.selector).required:
-        stopwatch.cpu_seconds -= time.process_time()
-        preparation = _prepare(config, data, labels, batches, folder / _SCORES, progress)
-        stopwatch.cpu_seconds += time.process_time()
-        stopwatch.seconds = position.preparation_seconds = preparation.seconds
-        position.num_forward, position.num_backward = (
-            preparation.num_forward,
-            preparation.num_backward,
+        preparation = _prepare(
+            config, data, labels, batches, path=folder / _SCORES, progress=progress
         )
         options = preparation.options
+        _put_on_bill(preparation, position, stopwatch)
     selector = make_selector(
         plan.selector,
         num_samples=len(labels),
@@ -260,6 +255,7 @@ def _prepare(
     data: ImageData,
     labels: Tensor,
     batches: Batches,
+    *,
     path: Path,
     progress: Progress,
 ) -> Preparation:
@@ -281,6 +277,15 @@ def _prepare(
         progress=progress,
     )
     return prepare_once(path, config.method, proxy)
+
+
+def _put_on_bill(preparation: Preparation, position: Position, stopwatch: Stopwatch) -> None:
+    """Making scores is part of the run's cost and of its time."""
+    position.num_forward += preparation.num_forward
+    position.num_backward += preparation.num_backward
+    position.preparation_seconds = preparation.seconds
+    stopwatch.seconds += preparation.seconds
+    stopwatch.cpu_seconds += preparation.cpu_seconds
 
 
 def _loader_batch(recipe: Setup, selector: Selector) -> int:

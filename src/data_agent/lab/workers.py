@@ -13,6 +13,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -84,6 +85,7 @@ class _Worker:
         self._is_asked = False
         # Ctrl-C reaches every process of a terminal. A worker inherits what is blocked here, for
         # good: it stops when its parent asks. The parent gets what came meanwhile a little later.
+        resource_tracker.ensure_running()  # starting a first process would, and unblock signals
         blocked = {signal.SIGINT, signal.SIGTERM}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:

@@ -130,10 +130,15 @@ def to_markdown(report: Report) -> str:
 def describe(task: Task) -> str:
     """A task's recipe in a sentence."""
     config, facts = task.config, task.facts
+    regime = f"{facts['num_noisy_labels']:,} with a wrong label"
+    if config["imbalance"] is not None:
+        regime += f", the first class {config['imbalance']:g} times the last"
+    if config["duplicates"]:
+        regime += f", {100 * config['duplicates']:g} % near-copies of others"
     return (
-        f"{config['model']}, {facts['num_train_samples']:,} training samples"
-        f" ({facts['num_noisy_labels']:,} with a wrong label), {config['epochs']} epochs;"
-        f" evaluated on {facts['num_eval_samples']:,} samples ({facts['evaluation']})."
+        f"{config['model']}, {facts['num_train_samples']:,} training samples ({regime}),"
+        f" {config['epochs']} epochs; evaluated on {facts['num_eval_samples']:,} samples"
+        f" ({facts['evaluation']})."
     )
 
 
@@ -149,7 +154,7 @@ def verdict(cell: Cell) -> str:
         )
     return (
         "It is a never-worse check only: full training does not beat full-short beyond the seeds' "
-        "interval, so there is nothing to win."
+        "interval, so more visits buy nothing; what is left to win is leaving out what harms."
     )
 
 

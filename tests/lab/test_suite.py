@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_agent import DataAgentError
+from data_agent.lab.suite import RECIPES, SUITES, suite_recipes
+from data_agent.lab.tasks import recipe_for
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("cifar10", "cifar10n", "tiny_imagenet_32"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def test_suites_hold_tasks_that_exist_and_quick_is_part_of_core() -> None:
+    assert set(SUITES["quick"]) < set(SUITES["core"]) == set(RECIPES)
+    assert len(SUITES["quick"]) == 3
+
+
+def test_recipes_are_named_by_their_task_and_find_their_data_under_the_root(root: Path) -> None:
+    recipes = suite_recipes("core", root=root)
+    assert list(recipes) == list(SUITES["core"])
+    assert all(recipe.task == name for name, recipe in recipes.items())
+    assert recipes["cifar10-underfit"].data == str(root / "cifar10")
+    worse = recipes["cifar10n-worse"].train_labels
+    assert worse == f"{root / 'cifar10n' / 'train.parquet'}:worse_label"
+
+
+def test_a_task_of_the_suite_is_a_task_like_any_other() -> None:
+    assert recipe_for("cifar10-noise30").label_noise == 0.3
+
+
+def test_tasks_narrow_a_suite_or_come_from_all(root: Path) -> None:
+    assert list(suite_recipes("quick", tasks=["cifar10-noise30"], root=root)) == ["cifar10-noise30"]
+    assert list(suite_recipes(None, tasks=["tiny-imagenet"], root=root)) == ["tiny-imagenet"]
+
+
+@pytest.mark.parametrize(
+    ("suite", "tasks", "message"),
+    [
+        ("huge", None, r"suite 'huge' is unknown; expected one of quick, core"),
+        ("quick", ["tiny-imagenet"], r"no task 'tiny-imagenet' in suite 'quick'; expected cifar10"),
+        (None, ["mnist"], r"no task 'mnist'; expected cifar10-underfit"),
+        ("core", ["tiny-imagenet"] * 2, r"--tasks names 'tiny-imagenet' twice"),
+    ],
+)
+def test_unknown_names_are_answered_with_those_there_are(
+    root: Path, suite: str | None, tasks: list[str] | None, message: str
+) -> None:
+    with pytest.raises(DataAgentError, match=message):
+        suite_recipes(suite, tasks=tasks, root=root)
+
+
+@pytest.mark.parametrize(
+    ("missing", "task"), [("cifar10n", "cifar10n-worse"), ("tiny_imagenet_32", "tiny-imagenet")]
+)
+def test_missing_data_are_named_with_the_task_that_needs_them(
+    root: Path, missing: str, task: str
+) -> None:
+    (root / missing).rmdir()
+    with pytest.raises(DataAgentError, match=rf"task {task} needs the folder .*{missing}"):
+        suite_recipes("core", root=root)

@@ -215,7 +215,7 @@ class Weighted(Selector):
     def choose(self, epoch, count, excluded):
         return (~excluded).nonzero().squeeze(1)[:count]
 
-    def weigh(self, index):
+    def weigh(self, epoch, index, excluded):
         return torch.tensor([0.5, 1.5]).repeat(len(index))[: len(index)]
 
 

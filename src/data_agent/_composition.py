@@ -36,17 +36,17 @@ class Composition:
         """A mask `[N]` of the samples of `epoch` that no method chooses; None where all are so."""
         return self._taken(epoch) if self._schedule.plan(epoch).num_selected else None
 
-    def samples(self, epoch: int, choose: Choose) -> Tensor:
-        """int64 `[K]`, ascending: all samples of `epoch`.
+    def samples(self, epoch: int, choose: Choose) -> tuple[Tensor, Tensor | None]:
+        """int64 `[K]`, ascending: all samples of `epoch`; and what `uniform` returns.
 
         Raises:
             StateError: `choose` returned samples that repeat or are excluded.
         """
         plan = self._schedule.plan(epoch)
-        taken = self._taken(epoch)
-        size = plan.size
+        taken, uniform, size = self._taken(epoch), None, plan.size
         if plan.num_selected:
-            chosen = choose(epoch, plan.num_selected, taken.clone())
+            uniform = taken.clone()
+            chosen = choose(epoch, plan.num_selected, uniform.clone())
             if self._schedule.kind == "floating":
                 size = plan.num_uniform + len(chosen)
             taken[chosen] = True
@@ -56,7 +56,7 @@ class Composition:
                 f"choose() returned samples that repeat or are excluded: epoch {epoch} has "
                 f"{len(index)} samples, not {size}."
             )
-        return index
+        return index, uniform
 
     def _taken(self, epoch: int) -> Tensor:
         mask = torch.zeros(self._schedule.num_samples, dtype=torch.bool)

@@ -65,9 +65,18 @@ class Method:
         """
         del index, values
 
-    def weigh(self, index: Tensor) -> Tensor | None:
-        """float32 `[K]` with mean one for the chosen `index` (ascending), or None for ones."""
-        del index
+    def weigh(self, epoch: int, index: Tensor, excluded: Tensor) -> Tensor | None:
+        """The factor of each sample's loss in `epoch`, changing no state; None for ones.
+
+        Args:
+            epoch: the epoch, in [0, E); one in which `choose` was asked.
+            index: int64 `[K]`, all its samples, ascending.
+            excluded: bool `[N]`, those of them that `choose` did not choose.
+
+        Returns:
+            float32 `[K]`, not negative, with mean one.
+        """
+        del epoch, index, excluded
         return None
 
     def method_state(self) -> dict[str, Any]:

@@ -132,9 +132,9 @@ class Selector(Method):
             index, values = _distributed.gather_rows(*self._staging.rows())
             if values.shape[1:].numel():
                 self.merge(*keep_last(index, values))
-            selection = self._compute_selection(epoch)
+            selection, uniform = self._compute_selection(epoch)
             self._staging.clear()
-            self._running = RunningEpoch(epoch, selection, self._composition.uniform(epoch))
+            self._running = RunningEpoch(epoch, selection, uniform)
         self._just_restored = False
 
     def set_epoch(self, epoch: int) -> None:
@@ -155,7 +155,7 @@ class Selector(Method):
         """The samples of `epoch`, from the table as it is now; changes no state."""
         if self._running is not None and self._running.epoch == epoch:
             return self._running.selection
-        return self._compute_selection(epoch)
+        return self._compute_selection(epoch)[0]
 
     # Batches.
 
@@ -378,10 +378,10 @@ class Selector(Method):
             "settings": self.settings(),
         }
 
-    def _compute_selection(self, epoch: int) -> Selection:
-        index = self._composition.samples(epoch, self.choose)
-        is_chosen = self.schedule.plan(epoch).num_selected > 0
-        return Selection(index, self.weigh(index) if is_chosen else None)
+    def _compute_selection(self, epoch: int) -> tuple[Selection, Tensor | None]:
+        index, uniform = self._composition.samples(epoch, self.choose)
+        weights = None if uniform is None else self.weigh(epoch, index, uniform)
+        return Selection(index, weights), uniform
 
     def _next_epoch(self) -> int:
         if self._running is None:

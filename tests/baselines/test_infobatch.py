@@ -68,7 +68,7 @@ def test_a_table_by_hand():
     for epoch in range(200):
         index = selector.choose(epoch, 4, NOBODY)
         assert index[2:].tolist() == [6, 7]
-        assert selector.weigh(index).tolist() == [1.5, 1.5, 0.5, 0.5]
+        assert selector.weigh(epoch, index, NOBODY).tolist() == [1.5, 1.5, 0.5, 0.5]
         drawn.add(tuple(index[:2].tolist()))
     assert len(drawn) == 15  # every pair of six
 
@@ -76,7 +76,7 @@ def test_a_table_by_hand():
 def test_at_a_quarter_it_is_a_uniform_draw():
     selector = with_scores([0.0, 1, 2, 3, 4, 5, 6, 7], keep_ratio=0.25)
     index = selector.choose(9, 2, NOBODY)
-    assert selector.weigh(index).tolist() == [1, 1]
+    assert selector.weigh(9, index, NOBODY).tolist() == [1, 1]
 
 
 def test_unselected_samples_of_a_warm_up_epoch_weigh_one():
@@ -86,13 +86,13 @@ def test_unselected_samples_of_a_warm_up_epoch_weigh_one():
     assert index[1:].tolist() == [6, 7]
     everybody = torch.cat([torch.tensor([0, 1]), index])
     # 4, 1, 1 with mean 2, beside two ones
-    assert selector.weigh(everybody).tolist() == [1, 1, 2, 0.5, 0.5]
+    assert selector.weigh(1, everybody, excluded).tolist() == [1, 1, 2, 0.5, 0.5]
 
 
 def test_nothing_pruned_is_no_weights():
     selector = with_scores([0.0, 1, 2, 3, 4, 5, 6, 7], keep_ratio=1.0)
     assert len(selector.choose(3, 8, NOBODY)) == 8
-    assert selector.weigh(torch.arange(8)) is None
+    assert selector.weigh(3, torch.arange(8), NOBODY) is None
 
 
 @pytest.mark.parametrize("keep_ratio", [0.25, 0.5, 0.75])
@@ -105,7 +105,7 @@ def test_the_weighted_mean_is_that_of_all_samples(keep_ratio):
     means, plain = [], []
     for epoch in range(1500):
         index = selector.choose(epoch, round(40 * keep_ratio), nobody)
-        weights = selector.weigh(index)
+        weights = selector.weigh(epoch, index, nobody)
         assert weights is not None
         means.append(float((weights * gradients[index]).mean()))
         plain.append(float(gradients[index].mean()))

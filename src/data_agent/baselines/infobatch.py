@@ -42,11 +42,6 @@ class InfoBatch(Scored):
 
     name: ClassVar[str] = "infobatch"
 
-    def __init__(self, **base: Any) -> None:
-        super().__init__(**base)
-        # Written by each choose() for the weigh() that comes right after it; no state of the run.
-        self._weights: Tensor | None = None
-
     def score(self, feedback: Feedback) -> Tensor:
         """l_i, float `[B]`."""
         return feedback.losses
@@ -54,18 +49,23 @@ class InfoBatch(Scored):
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """All but those pruned, who were all visited, if enough were."""
         num_pruned = int((~excluded).sum()) - count
-        tie_seed = derived_seed(self.seed, Purpose.TIE, epoch)
-        pool = pruning_pool(self.scores, num_pruned, excluded=excluded, tie_seed=tie_seed)
+        pool = self._pool(epoch, num_pruned, excluded)
         chosen = self._prune(epoch, pool, num_pruned) & ~excluded
-        self._weights = None
-        if num_pruned:
-            weights = rescaling(pool, num_pruned / int(pool.sum()))
-            self._weights = (weights / weights[chosen].mean()).masked_fill(excluded, 1)
         return chosen.nonzero().squeeze(1)
 
-    def weigh(self, index: Tensor) -> Tensor | None:
-        """1 / (1 - r) for the samples of the pool, 1 for others, with mean one."""
-        return None if self._weights is None else self._weights[index]
+    def weigh(self, epoch: int, index: Tensor, excluded: Tensor) -> Tensor | None:
+        """1 / (1 - r) for the samples of the pool, 1 for others, with mean one; 1 unselected."""
+        num_pruned = len(excluded) - len(index)
+        if not num_pruned:
+            return None
+        pool = self._pool(epoch, num_pruned, excluded)
+        weights = rescaling(pool, num_pruned / int(pool.sum()))[index]
+        is_chosen = ~excluded[index]
+        return torch.where(is_chosen, weights / weights[is_chosen].mean(), 1)
+
+    def _pool(self, epoch: int, num_pruned: int, excluded: Tensor) -> Tensor:
+        tie_seed = derived_seed(self.seed, Purpose.TIE, epoch)
+        return pruning_pool(self.scores, num_pruned, excluded=excluded, tie_seed=tie_seed)
 
     def _prune(self, epoch: int, pool: Tensor, num_pruned: int) -> Tensor:
         """Everybody but `num_pruned` of the pool, drawn at random: bool `[N]`."""
@@ -92,8 +92,12 @@ class InfoBatchPublished(InfoBatch):
         pool = below_mean(self.scores)
         num_pool = int(pool.sum())
         num_pruned = num_pool - math.floor((1 - R_PUBLISHED) * num_pool)
-        self._weights = rescaling(pool, R_PUBLISHED)
         return self._prune(epoch, pool, num_pruned).nonzero().squeeze(1)
+
+    def weigh(self, epoch: int, index: Tensor, excluded: Tensor) -> Tensor:
+        """2 for those below the mean, 1 for others: not divided by their mean, as published."""
+        del epoch, excluded
+        return rescaling(below_mean(self.scores), R_PUBLISHED)[index]
 
 
 def below_mean(scores: Tensor) -> Tensor:

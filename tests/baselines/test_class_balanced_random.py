@@ -101,12 +101,12 @@ def test_a_loader_that_changes_the_budget_changes_the_quotas():
 @pytest.mark.parametrize(
     ("labels", "text"),
     [
-        (LABELS.tolist(), "int64 tensor .* got list"),
+        (LABELS.tolist(), "tensor, int64 .* got list"),
         (LABELS.float(), "float32; expected torch.int64"),
         (LABELS.int(), r"labels\.long\(\)"),
         (LABELS[1:], r"shape \[9\]; expected \[10\]"),
         (LABELS.unsqueeze(1), r"shape \[10, 1\]"),
-        (LABELS - 1, "labels hold -1; expected classes from 0 on"),
+        (LABELS - 1, "labels hold -1; expected numbers from 0 on"),
         (None, r"needs labels=\[N\]"),
     ],
 )

@@ -10,7 +10,6 @@ class nothing is drawn again until all of it was seen, as `random` does with the
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -18,10 +17,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from data_agent._errors import InputError
 from data_agent._random import Purpose, derived_seed, permutation
 from data_agent._schedule import PermutationStream, ScheduleKind, SelectionSchedule
 from data_agent._selector import Selector
+from data_agent.baselines._inputs import checked_classes, checksum
 
 
 class ClassBalancedRandom(Selector):
@@ -41,9 +40,8 @@ class ClassBalancedRandom(Selector):
 
     def __init__(self, *, labels: Tensor, **base: Any) -> None:
         super().__init__(schedule="static", **base)
-        _check_labels(labels, self.schedule.num_samples)
-        labels = labels.cpu()
-        self._checksum = zlib.crc32(labels.numpy().tobytes())
+        labels = checked_classes("labels", labels, self.schedule.num_samples)
+        self._checksum = checksum(labels)
         sizes = labels.unique(return_counts=True)[1]
         self._members = labels.argsort(stable=True).split(sizes.tolist())
         self._count = 0
@@ -125,26 +123,3 @@ def is_its_turn(turn: int, rest: int, num_classes: int, epoch: int) -> bool:
     `rest` classes do in each epoch, and go on where the last epoch stopped.
     """
     return (turn - epoch * rest) % num_classes < rest
-
-
-def _check_labels(labels: object, num_samples: int) -> None:
-    if not isinstance(labels, Tensor):
-        raise InputError(
-            f"labels must be an int64 tensor [N], got {type(labels).__name__}. Use "
-            "torch.tensor(list_of_labels), in the order of the dataset."
-        )
-    if labels.dtype != torch.int64:
-        raise InputError(
-            f"labels came as {labels.dtype}; expected torch.int64, one class a sample "
-            "(integers of another width: labels.long())."
-        )
-    if tuple(labels.shape) != (num_samples,):
-        raise InputError(
-            f"labels came with shape {list(labels.shape)}; expected [{num_samples}], one class "
-            "for each sample of the dataset."
-        )
-    if int(labels.min()) < 0:
-        raise InputError(
-            f"labels hold {int(labels.min())}; expected classes from 0 on. Give samples without a "
-            "label a class of their own, or leave them out of the dataset."
-        )

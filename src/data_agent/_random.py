@@ -31,7 +31,10 @@ class Purpose(IntEnum):
 
 
 def derived_seed(seed: int, purpose: Purpose, *position: int) -> int:
-    """A 63-bit seed for the draw at `position` (for example an epoch and a block)."""
+    """A 63-bit seed for the draw at `position` (for example an epoch and a block).
+
+    Positions of one purpose have one length: a position that is left out counts as 0.
+    """
     words = np.random.SeedSequence([seed, int(purpose), *position]).generate_state(2, np.uint32)
     return (int(words[0]) << 31) ^ int(words[1])
 

@@ -358,7 +358,7 @@ def test_ctrl_c_stops_all_workers_with_checkpoints_and_resume_goes_on_exactly(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "demo"
-    argv = ["compare", *SMALL, "--epochs", "60", "--methods", "random,data-agent", "--seeds", "1"]
+    argv = ["compare", *SMALL, "--epochs", "120", "--methods", "random,data-agent", "--seeds", "1"]
     folders = ["random-keep0.5-seed0", "data-agent-keep0.5-seed0"]
     with start([*argv, "--jobs", "2", "--output", str(output)]) as process:
         checkpoints = [output / "digits" / name / "checkpoint.safetensors" for name in folders]
@@ -370,8 +370,10 @@ def test_ctrl_c_stops_all_workers_with_checkpoints_and_resume_goes_on_exactly(
     assert "Go on with: data-agent compare" in out
     assert "--resume" in out
     wait_for(lambda: group_is_gone(process.pid), 10)
-    for name in folders:
-        assert 0 < len(lines_of(output / "digits" / name / "metrics.jsonl")) < 60
+    # The worker that started last has only just written its first checkpoint; the other, which may
+    # have started seconds before, can be at its end.
+    done = [len(lines_of(output / "digits" / name / "metrics.jsonl")) for name in folders]
+    assert 0 < min(done) < 120
 
     assert main([*argv, "--output", str(output)]) == 2
     assert "Add --resume" in capsys.readouterr().err
@@ -380,7 +382,7 @@ def test_ctrl_c_stops_all_workers_with_checkpoints_and_resume_goes_on_exactly(
     for name in folders:
         stopped, undisturbed = (tmp_path / o / "digits" / name for o in ("demo", "undisturbed"))
         assert outcome_of(stopped) == outcome_of(undisturbed)
-        assert [line["epoch"] for line in lines_of(stopped / "metrics.jsonl")] == list(range(60))
+        assert [line["epoch"] for line in lines_of(stopped / "metrics.jsonl")] == list(range(120))
 
 
 def test_workers_do_not_outlive_a_killed_parent_and_leave_checkpoints(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from data_agent.lab.figure import FIGURES, comparison_figure, frontier_figure
 from data_agent.lab.files import write_json, write_text
+from data_agent.lab.methods import FULL
 from data_agent.lab.report import Across, Cell, Report, Row, Standing, Task
 from data_agent.lab.statistics import Estimate, Spread
 
@@ -152,9 +153,12 @@ def verdict(cell: Cell) -> str:
         return (
             "It can tell methods apart: full training beats full-short beyond the seeds' interval."
         )
+    full = cell.row(FULL)
+    gain = format_estimate(None if full is None else full.to_full_short, sign=True)
     return (
-        "It is a never-worse check only: full training does not beat full-short beyond the seeds' "
-        "interval, so more visits buy nothing; what is left to win is leaving out what harms."
+        "With these seeds it is a never-worse check only: full training does not beat full-short "
+        f"beyond their interval ({gain}). Where that holds with more seeds, more visits buy "
+        "nothing, and what is left to win is leaving out what harms."
     )
 
 

@@ -15,7 +15,7 @@ for: such a run costs `1/3 + keep_ratio` of full training, not `keep_ratio`.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +26,21 @@ from data_agent._messages import Feedback, check_range
 from data_agent._nonfinite import without_nonfinite
 from data_agent._schedule import ScheduleKind, SelectionSchedule
 from data_agent._selector import Selector
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Offer:
+    """A pool whose chosen samples are to be observed next.
+
+    Args:
+        pool: what was offered.
+        chosen: int64 `[count]`, the samples taken of it, ascending.
+        place: the epoch, and how many of its samples had been offered before.
+    """
+
+    pool: Feedback
+    chosen: Tensor
+    place: tuple[int, int]
 
 
 class BatchSelector(Selector):
@@ -48,7 +63,7 @@ class BatchSelector(Selector):
         self._budget = SelectionSchedule(
             num_samples=self.schedule.num_samples, epochs=1, keep_ratio=keep_ratio
         )
-        self._pool: Feedback | None = None
+        self._offer: _Offer | None = None
 
     @property
     def keep_ratio(self) -> float:
@@ -90,7 +105,7 @@ class BatchSelector(Selector):
                 that its share is less than one sample.
             StateError: no epoch has begun, or the running one is over.
         """
-        offered = self._open_epoch().num_observed
+        place = self._place()
         check_range(feedback.index, self.schedule.num_samples)
         size = len(feedback)
         with (
@@ -101,12 +116,13 @@ class BatchSelector(Selector):
         ):
             feedback = replace(feedback, index=feedback.index.cpu())
             feedback = without_nonfinite(feedback, self._on_nonfinite)
-            count = self._quota(offered, size)
+            count = self._quota(place[1], size)
             # A stable sort gives equal scores to the first in the pool, which is in random order.
             best = self.score(feedback).argsort(descending=True, stable=True)[:count]
             mask = torch.zeros(size, dtype=torch.bool, device=feedback.losses.device)
             mask[best] = True
-        self._pool = feedback
+        chosen = feedback.index[mask.cpu()].sort().values
+        self._offer = _Offer(feedback, chosen, place)
         return mask
 
     def observe(self, feedback: Feedback) -> None:
@@ -114,25 +130,42 @@ class BatchSelector(Selector):
 
         Raises:
             StateError: no pool was offered since the last call.
-            InputError: samples that are not of the pool, and as `Selector.observe`.
+            InputError: others than the chosen samples, and as `Selector.observe`.
         """
-        pool = self._pool
-        if pool is None:
+        offer = self._offer
+        if offer is None or offer.place != self._place():  # of another epoch, or before a restore
             raise StateError(
                 f"{self.name} chooses within each batch, and none was offered: call "
                 "keep = selector.select_batch(Feedback(index, losses)) and train on batch[keep]."
             )
+        pool = offer.pool
         index = feedback.index.cpu()
         if not torch.isin(index, pool.index).all():
             raise InputError(
                 "index holds samples that are not of the pool which select_batch() saw last. Pass "
                 "index[keep], and offer one pool at a time."
             )
+        if not torch.equal(index.sort().values, offer.chosen):
+            raise InputError(
+                f"{len(offer.chosen)} of the pool's {len(pool)} samples were chosen, but others "
+                f"came ({len(index)} in all). Train on batch[keep], and pass losses of these and "
+                "index[keep]."
+            )
         super().observe(feedback)
-        running = self._open_epoch()
-        running.num_observed += len(pool) - len(feedback)
+        self._open_epoch().num_observed += len(pool) - len(feedback)
         self.remember(pool)
-        self._pool = None
+        self._offer = None
+
+    def metrics(self) -> dict[str, float]:
+        """As `Selector.metrics`; the planned cost is that of the share, without forward passes."""
+        return {
+            **super().metrics(),
+            "planned_cost": self._budget.total_visits / self._budget.num_samples,
+        }
+
+    def _place(self) -> tuple[int, int]:
+        running = self._open_epoch()
+        return running.epoch, running.num_observed
 
     def _quota(self, offered: int, size: int) -> int:
         """Samples to take of a pool: what the epoch's budget has grown by since the last one."""

@@ -143,3 +143,45 @@ def test_the_history_holds_the_last_losses_only():
         build(num_samples=3000).load_state_dict(
             {**selector.state_dict(), "method": {"history": torch.zeros(HISTORY + 1)}}
         )
+
+
+@pytest.mark.parametrize("wrong", [slice(None), slice(0, 1)])
+def test_other_samples_of_the_pool_than_those_chosen_are_refused(wrong):
+    """The forgotten [keep] would train on everything at the price of everything."""
+    selector = build()
+    selector.begin_epoch(0)
+    offered = pool(range(10))
+    keep = selector.select_batch(offered)
+    with pytest.raises(InputError, match=r"5 of the pool's 10 samples were chosen.*index\[keep\]"):
+        selector.observe(Feedback(offered.index[wrong], offered.losses[wrong]))
+    assert selector.visits == 0
+    backwards = offered.index[keep].flip(0)  # in whatever order they come
+    selector.observe(Feedback(backwards, torch.rand(5)))
+    assert selector.visits == 5
+
+
+def test_a_pool_is_forgotten_with_its_epoch():
+    selector = build()
+    selector.begin_epoch(0)
+    train_on(selector, pool(range(10)))
+    keep = selector.select_batch(pool(range(10, 20)))
+    selector.begin_epoch(1)
+    with pytest.raises(StateError, match="none was offered"):
+        selector.observe(Feedback(torch.arange(10, 20)[keep], torch.rand(5)))
+
+
+def test_a_pool_is_forgotten_by_a_restore():
+    selector = build()
+    selector.begin_epoch(0)
+    state = selector.state_dict()
+    train_on(selector, pool(range(10)))
+    keep = selector.select_batch(pool(range(10, 20)))
+    selector.load_state_dict(state)
+    with pytest.raises(StateError, match="none was offered"):
+        selector.observe(Feedback(torch.arange(10, 20)[keep], torch.rand(5)))
+
+
+def test_the_planned_cost_is_that_of_the_share():
+    selector = build(keep_ratio=0.3)
+    assert selector.metrics()["planned_cost"] == 0.3
+    assert "plan: 30.0%" in selector.summary()

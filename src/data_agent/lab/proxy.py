@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_agent._errors import DataAgentError
 from data_agent._random import Purpose, derived_seed, permutation
@@ -109,15 +109,14 @@ class Work:
         Raises:
             DataAgentError: they are not finite.
         """
-        head = _Head(model)
         model.eval()
         logits: list[Tensor] = []
         features: list[Tensor] = []
         for index in torch.arange(len(self.proxy.labels)).split(_LOOK_BATCH):
             with self.proxy.autocast():
-                logits.append(model(self.proxy.plain.training(index, epoch=0)).float().cpu())
-            features.append(head.take().float().cpu())
-        head.remove()
+                seen = model.body(self.proxy.plain.training(index, epoch=0))
+                logits.append(model.head(seen).float().cpu())
+            features.append(seen.float().cpu())
         self.num_forward += len(self.proxy.labels)
         all_logits = torch.cat(logits)
         if not all_logits.isfinite().all():
@@ -132,11 +131,11 @@ class Work:
         optimizer = make_optimizer(model, recipe)
         scaler = torch.amp.GradScaler(proxy.device.type, enabled=recipe.precision == "fp16")
         batches = _batches(len(proxy.labels), recipe.batch_size, epochs, seed)
-        head = _Head(model)
         model.train()
         for step, (epoch, index) in enumerate(batches):
             with proxy.autocast():
-                logits = model(proxy.images.training(index, epoch=epoch))
+                features = model.body(proxy.images.training(index, epoch=epoch))
+                logits = model.head(features)
                 loss = F.cross_entropy(
                     logits,
                     proxy.labels[index].to(proxy.device),
@@ -154,8 +153,7 @@ class Work:
             self.num_forward += len(index)
             self.num_backward += len(index)
             proxy.progress("scores", step + 1, len(batches))
-            yield Visit(epoch, index, logits.detach().float(), head.take().float())
-        head.remove()
+            yield Visit(epoch, index, logits.detach().float(), features.detach().float())
 
 
 def _batches(size: int, batch_size: int, epochs: int, seed: int) -> list[tuple[int, Tensor]]:
@@ -167,25 +165,3 @@ def _batches(size: int, batch_size: int, epochs: int, seed: int) -> list[tuple[i
             -(-size // batch_size)
         )
     ]
-
-
-class _Head:
-    """Keeps the input of a model's last layer, detached."""
-
-    def __init__(self, model: Network) -> None:
-        self._features: Tensor | None = None
-        self._handle = model.head.register_forward_hook(self._keep)
-
-    def take(self) -> Tensor:
-        """The features of the last forward pass."""
-        assert self._features is not None
-        features, self._features = self._features, None
-        return features
-
-    def remove(self) -> None:
-        """Detach the hook."""
-        self._handle.remove()
-
-    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        del module, output
-        self._features = inputs[0].detach()

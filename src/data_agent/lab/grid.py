@@ -89,7 +89,7 @@ class Grid:
 
 def parse_names(text: str) -> list[str]:
     """Names separated by commas."""
-    return _parts(text)
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def parse_keep_ratios(text: str) -> list[float]:
@@ -117,13 +117,9 @@ def parse_seeds(text: str) -> list[int]:
 
 def _numbers(flag: str, text: str, kind: Callable[[str], _T], expected: str) -> list[_T]:
     try:
-        return [kind(part) for part in _parts(text)]
+        return [kind(part) for part in parse_names(text)]
     except ValueError as error:
         raise InputError(f"{flag} is {text!r}; expected {expected}.") from error
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _check_list(flag: str, values: Sequence[object]) -> None:

@@ -20,11 +20,14 @@ LAYERS = [
     {"_selector"},
     {"_batch_selector"},
     {"_sampler"},
-    {"agent", "baselines", "testing"},
+    {"_files"},
+    {"agent", "baselines", "testing", "_checkpoint"},
+    {"integrations"},
     {"lab"},
     {"cli"},
 ]
 OPTIONAL = {
+    *("accelerate", "lightning", "peft", "pytorch_lightning", "transformers", "trl"),
     *("datasets", "matplotlib", "PIL", "pyarrow", "rich"),
     *("safetensors", "sklearn", "scipy", "tyro"),
 }
@@ -61,14 +64,17 @@ def test_imports_point_downward(path, name):
         if imported.startswith("data_agent."):
             part = imported.removeprefix("data_agent.").split(".")[0]
             if part[0].isupper() or part in ("make_selector", "selection_loader", "__version__"):
-                assert own >= layer_of("data_agent.lab"), f"{name} imports the public front"
+                assert own >= layer_of("data_agent.integrations"), f"{name} imports the front"
             else:
                 assert layer_of(imported) <= own, f"{name} imports {imported}"
 
 
 @each_module
 def test_the_core_imports_torch_and_numpy_only(path, name):
-    if layer_of(f"data_agent.{name}") >= layer_of("data_agent.lab"):
+    if layer_of(f"data_agent.{name}") >= layer_of("data_agent.integrations"):
+        return
+    if name == "_checkpoint":  # what writes state to disk is loaded by those who write it only
+        assert "data_agent._checkpoint" not in loaded_by("import data_agent", whole=True)
         return
     allowed = {"data_agent", "torch", "numpy", *sys.stdlib_module_names}
     outside = {module.split(".")[0] for module in imports_of(path)} - allowed
@@ -81,12 +87,13 @@ def test_only_one_file_talks_to_other_ranks(path, name):
     assert name == "_distributed" or not any("torch.distributed" in i for i in imported)
 
 
-def loaded_by(statement):
+def loaded_by(statement, *, whole=False):
     code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    return {module.split(".")[0] for module in result.stdout.split()}
+    modules = result.stdout.split()
+    return set(modules if whole else [module.split(".")[0] for module in modules])
 
 
 def test_importing_the_core_loads_no_optional_package():

@@ -1,20 +1,27 @@
 """Two real processes: disjoint batches, equal policies, feedback of both in one table."""
 
-import os
 from itertools import chain
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from data_agent import DataAgent, DataAgentConfig, make_selector, selection_loader
+from data_agent import (
+    DataAgent,
+    DataAgentConfig,
+    Feedback,
+    SelectionSampler,
+    make_selector,
+    selection_loader,
+)
 from data_agent._distributed import gather_rows
+from data_agent._errors import StateError
+from data_agent.testing.runs import equal_states
+from ranks import join_group, run_ranks
 
-SIZE, EPOCHS, BATCH_SIZE, WORLD = 101, 10, 6, 2
+SIZE, EPOCHS, BATCH_SIZE = 101, 10, 6
 
 
 def train(method, rank):
@@ -22,14 +29,7 @@ def train(method, rank):
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(SIZE, 8, generator=draws)
     data = TensorDataset(x, (x[:, 0] > 0).long())
-    options = {"config": DataAgentConfig(update_every=2, rollout_rows=24)}
-    selector = make_selector(
-        method,
-        num_samples=SIZE,
-        epochs=EPOCHS,
-        keep_ratio=0.5,
-        **(options if method == "data-agent" else {}),
-    )
+    selector = build(method)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     model = nn.parallel.DistributedDataParallel(net)
@@ -49,6 +49,17 @@ def train(method, rank):
     return {"seen": seen, "state": selector.state_dict(), "kept": selector.schedule.num_kept}
 
 
+def build(method):
+    options = {"config": DataAgentConfig(update_every=2, rollout_rows=24)}
+    return make_selector(
+        method,
+        num_samples=SIZE,
+        epochs=EPOCHS,
+        keep_ratio=0.5,
+        **(options if method == "data-agent" else {}),
+    )
+
+
 def gather(rank):
     """Ranks with different numbers of rows, one of them without any."""
     index = torch.arange(3) + 2**53 if rank == 0 else torch.empty(0, dtype=torch.int64)
@@ -56,27 +67,15 @@ def gather(rank):
     return gather_rows(index, values)
 
 
-def work(rank, method, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD
-    )
-    try:
-        result = gather(rank) if method == "gather" else train(method, rank)
-        torch.save(result, f"{folder}/rank{rank}.pt")
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-    # A thread of gloo that still releases a Python object while the interpreter shuts down ends
-    # the process with SIGABRT (seen once): all is written, so leave without shutting down.
-    os._exit(0)
+def work(rank, method):
+    join_group()
+    return gather(rank) if method == "gather" else train(method, rank)
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("method", ["data-agent", "random"])
 def test_two_ranks(method, tmp_path):
-    mp.start_processes(work, args=(method, str(tmp_path)), nprocs=WORLD, start_method="spawn")
-    first, second = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(WORLD))
+    first, second = run_ranks(work, tmp_path, method)
     assert first["kept"] == 51  # 4 rounds of 12 and a rest of 3 = 2 + 1
 
     for (mine, selection), (yours, other) in zip(first["seen"], second["seen"], strict=True):
@@ -98,11 +97,139 @@ def test_two_ranks(method, tmp_path):
         assert written.all()
 
 
+def feedback_of(index, epoch):
+    """What a model could have shown: a function of sample and epoch alone."""
+    draws = torch.rand(SIZE, 12, generator=torch.Generator().manual_seed(epoch))
+    rows = draws[index]
+    return Feedback(index, rows[:, 0], logits=rows[:, 1:4] * 3, features=rows[:, 4:])
+
+
+def observe(selector, loader, log, stop=None):
+    """Observe the rest of the run, or up to batch `stop[1]` of epoch `stop[0]`."""
+    for epoch in selector.epochs():
+        for number, (_, index) in enumerate(loader):
+            if (epoch, number) == stop:
+                return
+            selector.observe(feedback_of(index, epoch))
+            log.append((epoch, index.tolist()))
+
+
+def stop_and_go_on(rank, method, batch_size, state=None):
+    """The whole run, and one that is stopped, saved, restored into a new selector and finished."""
+    join_group()
+    data = TensorDataset(torch.arange(SIZE))
+    results = []
+    for stop in (None, (6, 2)):
+        selector, log = build(method), []
+        loader = selection_loader(data, selector, batch_size=batch_size)
+        observe(selector, loader, log, stop)
+        saved = state = selector.state_dict()
+        if stop:
+            selector = build(method)
+            loader = selection_loader(data, selector, batch_size=batch_size)
+            selector.load_state_dict(saved)
+            observe(selector, loader, log)
+            state = selector.state_dict()
+        results.append((log, {**state, "overhead_seconds": 0.0}))
+    return results, saved
+
+
+def go_on(method, state, batch_size):
+    """Finish a run from a state that another number of ranks saved."""
+    selector, log = build(method), []
+    loader = selection_loader(TensorDataset(torch.arange(SIZE)), selector, batch_size=batch_size)
+    selector.load_state_dict(state)
+    observe(selector, loader, log)
+    return log, {**selector.state_dict(), "overhead_seconds": 0.0}
+
+
+def go_on_together(rank, method, state, batch_size):
+    join_group()
+    return go_on(method, state, batch_size)
+
+
+def counted(logs, epoch):
+    return sorted(index for log in logs for e, batch in log if e == epoch for index in batch)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("method", ["data-agent", "top-loss"])
+def test_two_ranks_stop_and_go_on_to_the_same_end_and_on_another_number_too(method, tmp_path):
+    (first, saved), (second, also_saved) = run_ranks(stop_and_go_on, tmp_path, method, 6)
+    for whole, resumed in (first, second):
+        assert whole[0] == resumed[0]  # the same batches, none twice
+        assert equal_states(whole[1], resumed[1])
+    assert equal_states(first[0][1], second[0][1])  # every rank holds the state of all
+    times = {"overhead_seconds": 0.0}
+    assert equal_states({**saved, **times}, {**also_saved, **times})
+
+    seen = [[(6, b) for e, b in resumed[0] if e == 6][:2] for _, resumed in (first, second)]
+    alone, end = go_on(method, saved, 12)  # the same global batch in one process
+    assert counted([*seen, alone], 6) == counted([first[0][0], second[0][0]], 6)
+    assert end["visits"] == first[0][1]["visits"] == 51 * EPOCHS
+    if method == "top-loss":  # no policy whose draws depend on the rank
+        for epoch in range(7, EPOCHS):
+            assert counted([alone], epoch) == counted([first[0][0], second[0][0]], epoch)
+
+    three = run_ranks(go_on_together, tmp_path, method, saved, 4, world=3)
+    assert counted([*seen, *(log for log, _ in three)], 6) == counted([*seen, alone], 6)
+    assert [len(log) for log, _ in three] == [len(alone)] * 3
+    ends = [{**state, "overhead_seconds": 0.0} for _, state in three]
+    assert all(equal_states(state, ends[0]) for state in ends)
+
+
+def dealt_by_a_framework(rank, _):
+    """Batches of one sampler dealt in turn, the last ones filled up from the start."""
+    join_group()
+    selector = build("top-loss")
+    sampler = SelectionSampler(selector, batch_size=6, rank=None, world=2, skip_observed=False)
+    log = []
+    for epoch in range(EPOCHS):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        order += order[: -len(order) % 12]
+        for start in range(6 * rank, len(order), 12):
+            index = torch.tensor(order[start : start + 6])
+            selector.observe(feedback_of(index, epoch))
+            log.append((epoch, index.tolist()))
+    restored = build("top-loss")
+    SelectionSampler(restored, batch_size=6, rank=None, world=2, skip_observed=False)
+    restored.load_state_dict(selector.state_dict())
+    return log, len(sampler), restored.metrics()["visits"], list(restored.epochs())
+
+
+@pytest.mark.distributed
+@pytest.mark.filterwarnings("ignore:all 10 epochs are done")
+def test_a_framework_may_deal_the_batches_and_pad_them(tmp_path):
+    first, second = run_ranks(dealt_by_a_framework, tmp_path, None)
+    assert first[1:] == second[1:] == (51, 60 * EPOCHS, [])  # 51 samples are 5 rounds of 12
+    for epoch in range(EPOCHS):
+        assert len(set(counted([first[0], second[0]], epoch))) == 51
+
+
+def dealt_twice(rank, _):
+    join_group()
+    selector = build("random")
+    loader = selection_loader(TensorDataset(torch.arange(SIZE)), selector, batch_size=6)
+    selector.begin_epoch(0)
+    for number, (_, index) in enumerate(loader):
+        if number % 2 == rank:  # as Accelerate deals what it believes to be the whole epoch
+            selector.observe(feedback_of(index, 0))
+    try:
+        selector.begin_epoch(1)
+    except StateError as error:
+        return str(error)
+
+
+@pytest.mark.distributed
+def test_an_epoch_that_is_dealt_out_twice_is_refused(tmp_path):
+    for message in run_ranks(dealt_twice, tmp_path, None):
+        assert "dealt out again by a framework" in message
+
+
 @pytest.mark.distributed
 def test_a_rank_without_rows_still_takes_part_and_indices_stay_exact(tmp_path):
-    mp.start_processes(work, args=("gather", str(tmp_path)), nprocs=WORLD, start_method="spawn")
-    for rank in range(WORLD):
-        index, values = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+    for index, values in run_ranks(work, tmp_path, "gather"):
         assert index.tolist() == [2**53, 2**53 + 1, 2**53 + 2]  # a float would round these
         assert torch.equal(values, torch.ones(3, 2))
 

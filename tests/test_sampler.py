@@ -15,8 +15,15 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from data_agent import DataAgent, IndexedDataset, SelectionSampler, make_selector, selection_loader
-from data_agent._errors import InputError
+from data_agent import (
+    DataAgent,
+    Feedback,
+    IndexedDataset,
+    SelectionSampler,
+    make_selector,
+    selection_loader,
+)
+from data_agent._errors import InputError, StateError
 
 Pair = namedtuple("Pair", "x y")
 KINDS = {
@@ -238,3 +245,58 @@ def test_drop_last_reaches_the_budget():
     loader = selection_loader(TensorDataset(torch.arange(20)), agent, batch_size=4, drop_last=True)
     assert [len(batch[-1]) for batch in loader] == [4, 4]
     assert agent.schedule.total_visits == 8 * 8
+
+
+def restored_after(num_batches, batch_size=4):
+    """A selector restored in the middle of epoch 0 of 10 samples, and its order."""
+    chosen = selector()
+    loader = selection_loader(Revealing(), chosen, batch_size=batch_size)
+    chosen.begin_epoch(0)
+    order = list(loader.sampler)
+    for start in range(0, num_batches * batch_size, batch_size):
+        index = torch.tensor(order[start : start + batch_size])
+        chosen.observe(Feedback(index, torch.ones(len(index))))
+    restored = selector()
+    selection_loader(Revealing(), restored, batch_size=batch_size)
+    restored.load_state_dict(chosen.state_dict())
+    return restored, order
+
+
+def observe_from(chosen, order, start, batch_size=4):
+    chosen.begin_epoch(0)
+    index = torch.tensor(order[start : start + batch_size])
+    chosen.observe(Feedback(index, torch.ones(len(index))))
+
+
+def test_a_loader_that_begins_a_restored_epoch_again_is_refused():
+    restored, order = restored_after(1)
+    with pytest.raises(StateError, match=r"behind 4 observed samples \(1 batches\).*began the epo"):
+        observe_from(restored, order, 0)
+    observe_from(restored, order, 4)  # nothing was lost: the right batch is taken
+    assert restored.visits == 8
+
+
+def test_batches_that_are_skipped_twice_after_a_restore_are_refused():
+    restored, order = restored_after(1)
+    with pytest.raises(StateError, match="4 samples further on: batches were skipped twice"):
+        observe_from(restored, order, 8)
+    assert restored.visits == 4
+
+
+def test_a_framework_that_skips_by_itself_gets_the_whole_epoch():
+    restored, order = restored_after(1)
+    own = SelectionSampler(restored, batch_size=4)
+    whole = SelectionSampler(restored, batch_size=4, skip_observed=False)
+    assert list(own) == order[4:]
+    assert list(whole) == order
+
+
+def test_where_a_framework_deals_the_batches_every_rank_gets_the_whole_epoch():
+    chosen = selector(size=46)
+    sampler = SelectionSampler(chosen, batch_size=5, rank=None, world=3)
+    assert sorted(sampler) == chosen.select(0).index.tolist()
+    assert len(sampler) == 23
+    assert chosen.schedule.steps(0) == 2
+    chosen.begin_epoch(0)
+    list(sampler)
+    assert chosen._running.num_delivered == 23 // 3

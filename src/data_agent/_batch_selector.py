@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from data_agent._errors import InputError, StateError
-from data_agent._messages import Feedback, check_range
+from data_agent._messages import Feedback, check_range, plain_arithmetic
 from data_agent._nonfinite import without_nonfinite
 from data_agent._schedule import ScheduleKind, SelectionSchedule
 from data_agent._selector import Selector
@@ -108,12 +108,7 @@ class BatchSelector(Selector):
         place = self._place()
         check_range(feedback.index, self.schedule.num_samples)
         size = len(feedback)
-        with (
-            self._clock.running(),
-            torch.inference_mode(False),
-            torch.no_grad(),
-            torch.autocast(feedback.losses.device.type, enabled=False),
-        ):
+        with self._clock.running(), plain_arithmetic(feedback):
             feedback = replace(feedback, index=feedback.index.cpu())
             feedback = without_nonfinite(feedback, self._on_nonfinite)
             count = self._quota(place[1], size)

@@ -45,6 +45,29 @@ def gather_rows(*columns: Tensor) -> tuple[Tensor, ...]:
     return tuple(gathered)
 
 
+def parts_to_resume(num_parts: int) -> range:
+    """Of a state that `num_parts` ranks saved, whose parts this rank goes on from.
+
+    As many ranks as then: its own. Another number: rank 0 takes all parts, so that nothing is lost
+    and nothing is counted twice.
+    """
+    if num_parts == world_size():
+        return range(rank(), rank() + 1)
+    return range(num_parts) if rank() == 0 else range(0)
+
+
+def rows_to_resume(column: Tensor, sizes: list[int]) -> Tensor:
+    """Of rows `[sum of sizes, ...]` in rank order, as `gather_rows` made them, this rank's."""
+    parts = column.split(sizes)
+    own = [parts[part] for part in parts_to_resume(len(sizes))]
+    return torch.cat(own) if own else column[:0].clone()
+
+
+def total(count: int) -> int:
+    """The sum of a number over all ranks; a collective call."""
+    return int(gather_rows(torch.tensor([count]))[0].sum())
+
+
 def _gather_column(column: Tensor, sizes: list[int], rest: list[int]) -> Tensor:
     """Rows of all ranks; a rank without rows may not know how wide they are (`rest`)."""
     padded = column.new_zeros((max(sizes), *rest))

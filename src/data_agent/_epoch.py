@@ -1,4 +1,4 @@
-"""The epoch that has begun: its selection, and what became of it on this rank."""
+"""The epoch that has begun: its selection, its order, and what became of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
+from data_agent import _distributed
 from data_agent._errors import CheckpointError, DataAgentWarning, StateError
 from data_agent._messages import Selection
+from data_agent._random import Purpose, permutation
 from data_agent._schedule import SelectionSchedule
 from data_agent._state import pack_mask, unpack_mask
 
 OBSERVED_SHARE = 0.9  # below it a loop forgets to observe some of its batches
+
+
+def delivery_order(selection: Selection, seed: int, epoch: int) -> Tensor:
+    """int64 `[K]`: the samples of `epoch` in the order of their batches, over all ranks."""
+    return selection.index[permutation(len(selection), seed, Purpose.ORDER, epoch)]
 
 
 @dataclass(slots=True)
@@ -26,7 +33,9 @@ class RunningEpoch:
         uniform: bool `[N]`, those that are in it whatever the method thinks of them; None for all.
         num_observed: samples observed on this rank.
         num_delivered: samples that a loader took on this rank.
-        resume_at: samples that were observed before a restore; the sampler begins behind them.
+        resume_at: samples of the order that all ranks had observed when the loop last stopped.
+        observed_before: those of them that this rank observed.
+        is_restored: whether nothing was observed since a restore.
     """
 
     epoch: int
@@ -35,32 +44,78 @@ class RunningEpoch:
     num_observed: int = 0
     num_delivered: int = 0
     resume_at: int = 0
+    observed_before: int = 0
+    is_restored: bool = False
 
-    def is_complete(self, schedule: SelectionSchedule, rank: int) -> bool:
-        """Whether all of this rank's samples were observed."""
-        return self.num_observed >= schedule.rank_size(len(self.selection), rank)
+    def position(self, schedule: SelectionSchedule) -> int:
+        """Samples of the order that were observed over all ranks; a collective call.
 
-    def check_open(self, limit: int) -> None:
-        """An epoch that is over must not be fed for ever.
+        Where no loader shares the epoch, every rank is taken to see all of it.
+        """
+        since = self.num_observed - self.observed_before
+        if schedule.world > 1:
+            since = _distributed.total(since)
+        return min(len(self.selection), self.resume_at + since)
 
-        Args:
-            limit: this rank's samples, and those that a framework may repeat to fill batches.
+    def resume_here(self, position: int) -> None:
+        """Let the next loader begin behind `position` samples of the order."""
+        self.resume_at, self.observed_before = position, self.num_observed
+
+    def check_open(self, schedule: SelectionSchedule) -> None:
+        """An epoch that is over must not be fed for ever; what frameworks repeat is let through.
 
         Raises:
-            StateError: so many were observed already.
+            StateError: all of this rank's samples were observed already.
         """
-        if self.num_observed >= limit:
+        padding = 2 * (schedule.batch_size or 1)
+        if self.num_observed >= len(self.selection) // schedule.world + padding:
             raise StateError(
                 f"epoch {self.epoch} has {len(self.selection)} samples and all were observed; more "
                 "came. The next epoch was never begun: loop over agent.epochs(), or call "
                 "agent.set_epoch(epoch) once an epoch."
             )
 
-    def check_observed(self) -> None:
+    def check_resumed(self, index: Tensor, schedule: SelectionSchedule, seed: int) -> None:
+        """The first batch after a restore must be the first one that was not observed.
+
+        Args:
+            index: int64 `[B]`, the samples of that batch on this rank.
+            schedule: tells the size of a round, a batch on each rank.
+            seed: of the order.
+
+        Raises:
+            StateError: the loader began the epoch again, or batches were skipped twice.
+        """
+        if not (self.is_restored and self.resume_at and schedule.batch_size):
+            return
+        found = (delivery_order(self.selection, seed, self.epoch) == index[0]).nonzero()
+        if not len(found):
+            return
+        place, round_size = int(found[0]), schedule.batch_size * schedule.world
+        where = (
+            f"epoch {self.epoch} was restored behind {self.resume_at} observed samples "
+            f"({self.resume_at // round_size} batches), but the first batch that came"
+        )
+        if place < self.resume_at:
+            raise StateError(
+                f"{where} was observed before: the loader began the epoch again. Let it go on: "
+                "loaders of selection_loader() do so by themselves; where a framework skips "
+                "batches, switch that on (Trainer: ignore_data_skip=False; a loop of one's own: "
+                f"skip_first_batches(loader, {self.resume_at // round_size}))."
+            )
+        if 2 * self.resume_at <= place < 2 * self.resume_at + round_size:
+            raise StateError(
+                f"{where} lies {place - self.resume_at} samples further on: batches were skipped "
+                "twice, by the loader, which goes on by itself, and by the loop. Remove "
+                "skip_first_batches() (or build the sampler with skip_observed=False)."
+            )
+
+    def check_observed(self, schedule: SelectionSchedule) -> None:
         """A forgotten learn() must not switch the product off silently.
 
         Raises:
-            StateError: batches were delivered and none was observed.
+            StateError: batches were delivered and none was observed, or ranks shared the epoch
+                twice.
         """
         if self.num_delivered and not self.num_observed:
             raise StateError(
@@ -71,17 +126,29 @@ class RunningEpoch:
         if not self.num_delivered and not self.num_observed:
             warn(f"epoch {self.epoch} had no batch: is the loader made for this selector?")
         elif self.num_observed < OBSERVED_SHARE * self.num_delivered:
-            warn(
-                f"in epoch {self.epoch} {self.num_delivered} samples were delivered, but only "
-                f"{self.num_observed} observed. Call agent.learn(losses, index) for every batch."
-            )
+            self._complain_of_missed_batches(schedule)
 
-    def state_dict(self, num_samples: int) -> dict[str, Any]:
-        """The selection as one bit a sample, and the position."""
+    def _complain_of_missed_batches(self, schedule: SelectionSchedule) -> None:
+        counts = (
+            f"in epoch {self.epoch} {self.num_delivered} samples were delivered, but only "
+            f"{self.num_observed} observed"
+        )
+        share = self.num_delivered / schedule.world
+        if schedule.world > 1 and self.num_observed <= share + (schedule.batch_size or 0):
+            raise StateError(
+                f"{counts}, one in {schedule.world}: the loader, which deals batches to ranks by "
+                "itself, was dealt out again by a framework. Use the selection_loader of "
+                "data_agent.integrations, or leave the loader as it is (Accelerate: no prepare(); "
+                "Lightning: use_distributed_sampler=False)."
+            )
+        warn(f"{counts}. Call agent.learn(losses, index) for every batch.")
+
+    def state_dict(self, schedule: SelectionSchedule) -> dict[str, Any]:
+        """The selection as one bit a sample, and the position; a collective call."""
         return {
             "epoch": self.epoch,
-            "num_observed": self.num_observed,
-            "selection": pack_mask(self.selection.index, num_samples),
+            "position": self.position(schedule),
+            "selection": pack_mask(self.selection.index, schedule.num_samples),
             "weights": self.selection.weights,
         }
 
@@ -89,23 +156,32 @@ class RunningEpoch:
     def from_state(
         cls, state: dict[str, Any], schedule: SelectionSchedule, uniform: Tensor | None
     ) -> RunningEpoch:
-        """Take over what `state_dict` returned.
+        """Take over what `state_dict` returned, on any number of ranks.
 
         Raises:
             CheckpointError: the selection has another size than the epoch.
         """
-        epoch, observed = int(state["epoch"]), int(state["num_observed"])
+        epoch, position = int(state["epoch"]), int(state["position"])
         index = unpack_mask(state["selection"], schedule.num_samples)
         expected = schedule.epoch_size(epoch)
         if len(index) > expected or (len(index) < expected and schedule.kind != "floating"):
             raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")
-        if observed < 0:
-            raise CheckpointError(f"its position in epoch {epoch} is {observed}.")
+        if not 0 <= position <= len(index):
+            raise CheckpointError(f"its position in epoch {epoch} is {position}.")
         weights = state["weights"]
         if weights is not None and weights.shape != index.shape:
             raise CheckpointError(f"its selection of epoch {epoch} has {len(weights)} weights.")
-        selection = Selection(index, weights)
-        return cls(epoch, selection, uniform, observed, observed, observed)
+        own = position // schedule.world
+        return cls(
+            epoch,
+            Selection(index, weights),
+            uniform,
+            num_observed=own,
+            num_delivered=own,
+            resume_at=position,
+            observed_before=own,
+            is_restored=True,
+        )
 
 
 def warn(message: str) -> None:

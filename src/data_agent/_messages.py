@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -142,6 +143,30 @@ class Selection:
     def __len__(self) -> int:
         """Number of samples in the epoch."""
         return self.index.shape[0]
+
+    def weights_of(self, index: Tensor) -> Tensor | None:
+        """The weights float32 `[B]` of the samples `index`, int64 `[B]`; None means ones.
+
+        Raises:
+            InputError: a sample that is not in the selection.
+        """
+        if self.weights is None:
+            return None
+        at = torch.searchsorted(self.index, index).clamp(max=len(self) - 1)
+        if not torch.equal(self.index[at], index):
+            raise InputError("index holds samples that are not in the running epoch's selection.")
+        return self.weights[at]
+
+
+@contextmanager
+def plain_arithmetic(feedback: Feedback) -> Generator[None]:
+    """Work on a batch without gradients, autocast or inference mode, whatever the loop is in."""
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast(feedback.losses.device.type, enabled=False),
+    ):
+        yield
 
 
 def check_range(index: Tensor, num_samples: int) -> None:

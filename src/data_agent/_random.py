@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_agent._errors import InputError
+
 
 class Purpose(IntEnum):
     """What a draw is for; draws of different purposes are independent."""
@@ -28,6 +30,16 @@ class Purpose(IntEnum):
     BATCH = 9
     PRUNE = 10
     SUBSET = 11
+
+
+def check_seed(seed: object) -> None:
+    """A seed is a whole number >= 0.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InputError(f"seed is {seed!r}; expected a whole number >= 0.")
 
 
 def derived_seed(seed: int, purpose: Purpose, *position: int) -> int:

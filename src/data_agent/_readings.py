@@ -15,11 +15,10 @@ def progress_metrics(
     Args:
         schedule: the budget.
         running: the epoch that has begun, if any.
-        visits: samples observed on this rank.
+        visits: samples observed so far, over all ranks.
         clock: the selector's time.
     """
     full = schedule.num_samples * schedule.epochs
-    visits *= schedule.world  # ranks share an epoch evenly
     return {
         "epoch": float(-1 if running is None else running.epoch),
         "visits": float(visits),

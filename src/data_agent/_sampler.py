@@ -14,14 +14,13 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
-    Sampler,
     SequentialSampler,
     default_collate,
 )
 
 from data_agent import _distributed
+from data_agent._epoch import delivery_order
 from data_agent._errors import InputError
-from data_agent._random import Purpose, permutation
 from data_agent._selector import Selector
 
 INDEX_KEY = "sample_index"
@@ -117,17 +116,19 @@ class CollateWithIndex:
         return with_index(batch, index)
 
 
-class SelectionSampler(Sampler[int]):
+class SelectionSampler(DistributedSampler[int]):
     """The running epoch's samples, shuffled by (seed, epoch), as indices.
 
     Its length is one and the same all through a run of the exact schedule. `iter()` changes no
-    state: before the first epoch begins it is a preview of epoch 0.
+    state: before the first epoch begins it is a preview of epoch 0. It deals the epoch to ranks
+    itself, which makes it one of torch's distributed samplers (Lightning wraps any other).
 
     Args:
         selector: the method; its running epoch is what is iterated.
-        batch_size: samples a step on each rank; None where a framework makes the batches.
-        rank: this process among those that share the epoch.
-        world: how many share it; 1 leaves sharding to a framework.
+        batch_size: samples a step on each rank; None where it is not known.
+        rank: this process among those that share the epoch. None: every rank goes through the
+            whole epoch, and a framework deals its batches to them (Accelerate, Trainer).
+        world: how many ranks share the epoch.
         drop_last: leave out a last batch that is not full.
         skip_observed: after a restore begin behind what was observed; False where the framework
             skips batches itself.
@@ -138,13 +139,13 @@ class SelectionSampler(Sampler[int]):
         selector: Selector,
         *,
         batch_size: int | None = None,
-        rank: int = 0,
+        rank: int | None = 0,
         world: int = 1,
         drop_last: bool = False,
         skip_observed: bool = True,
     ) -> None:
         _check_selector(selector)
-        if not 0 <= rank < world:
+        if rank is not None and not 0 <= rank < world:
             raise InputError(f"rank {rank} does not exist among {world}.")
         if batch_size is not None:
             selector.use_loader(batch_size, world=world, drop_last=drop_last)
@@ -160,16 +161,13 @@ class SelectionSampler(Sampler[int]):
         size = self.selector.schedule.epoch_size(self._epoch())
         if self.selector.schedule.kind == "floating":
             size = len(self.selector.select(self._epoch()))
-        return self.selector.schedule.rank_size(size, self._rank)
+        return size if self._rank is None else self.selector.schedule.rank_size(size, self._rank)
 
     def __iter__(self) -> Iterator[int]:
         epoch = self._epoch()
-        index = self.selector.select(epoch).index
-        seed = self.selector.seed
-        order = index[permutation(len(index), seed, Purpose.ORDER, epoch)]
+        order = delivery_order(self.selector.select(epoch), self.selector.seed, epoch)
         done = self.selector.position(epoch) if self._skip_observed else 0
-        share = self._share(order[done * self._world :])
-        return self._deliver(share.tolist(), epoch, done)
+        return self._deliver(self._share(order[done:]).tolist(), epoch, done)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch`; frameworks that count epochs call this."""
@@ -180,7 +178,7 @@ class SelectionSampler(Sampler[int]):
 
     def _share(self, order: Tensor) -> Tensor:
         """This rank's part: its batch of each round, then its part of the last, smaller round."""
-        if self._world == 1 or self._batch_size is None:
+        if self._rank is None or self._batch_size is None:
             return order
         round_size = self._batch_size * self._world
         num_full = len(order) // round_size
@@ -189,8 +187,10 @@ class SelectionSampler(Sampler[int]):
         return torch.cat([full[:, self._rank].flatten(), rest])
 
     def _deliver(self, share: list[int], epoch: int, done: int) -> Iterator[int]:
-        for count, index in enumerate(share, start=done + 1):
-            self.selector.note_delivered(epoch, count)
+        own = done // self._world  # of what was observed before, this rank's part
+        dealt_to = self._world if self._rank is None else 1
+        for count, index in enumerate(share, start=1):
+            self.selector.note_delivered(epoch, own + count // dealt_to)
             yield index
 
 

@@ -20,19 +20,26 @@ from data_agent._clock import Stopwatch
 from data_agent._composition import Composition
 from data_agent._epoch import RunningEpoch, warn
 from data_agent._errors import CheckpointError, InputError, StateError
-from data_agent._messages import Feedback, Selection, check_range, require_graph
+from data_agent._messages import (
+    Feedback,
+    Selection,
+    check_range,
+    plain_arithmetic,
+    require_graph,
+)
 from data_agent._method import Method
 from data_agent._nonfinite import OnNonfinite, without_nonfinite
+from data_agent._random import check_seed
 from data_agent._readings import progress_metrics, progress_summary
 from data_agent._schedule import ScheduleKind, SelectionSchedule
 from data_agent._staging import Staging, keep_last
 from data_agent._state import STATE_VERSION, check_header
-from data_agent._taps import HeadTap
+from data_agent._taps import Watcher
 
 logger = logging.getLogger("data_agent")
 
 
-class Selector(Method):
+class Selector(Watcher, Method):
     """Chooses the samples of each epoch; every method, ours and each baseline, is one.
 
     To write one, define what `Method` lists.
@@ -59,8 +66,7 @@ class Selector(Method):
         schedule: ScheduleKind | None = None,
         on_nonfinite: OnNonfinite = "raise",
     ) -> None:
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise InputError(f"seed is {seed!r}; expected a whole number >= 0.")
+        check_seed(seed)
         if on_nonfinite not in ("raise", "skip"):
             raise InputError(f"on_nonfinite is {on_nonfinite!r}; expected 'raise' or 'skip'.")
         self.schedule = SelectionSchedule(
@@ -71,7 +77,8 @@ class Selector(Method):
             explore=self.explore,
         )
         self.seed = seed
-        self.visits = 0
+        self._visits = 0
+        self._visits_before = 0
         self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
         self._staging = Staging(on_nonfinite)
@@ -79,10 +86,14 @@ class Selector(Method):
         self._running: RunningEpoch | None = None
         self._just_restored = False
         self._epoch_shift = 0
-        self._tap: HeadTap | None = None
         self.schedule.warn_if_nothing_is_selected()
 
     # Epochs.
+
+    @property
+    def visits(self) -> int:
+        """Samples observed so far, each visit counted; other ranks are taken to keep step."""
+        return self._visits_before + self._visits * self.schedule.world
 
     @property
     def overhead_seconds(self) -> float:
@@ -95,17 +106,20 @@ class Selector(Method):
         return None if self._running is None else self._running.epoch
 
     def epochs(self) -> Iterator[int]:
-        """Begin each epoch still to do and yield its number; after a restore, from there on."""
+        """Begin each epoch still to do and yield its number; after a restore, from there on.
+
+        On several ranks every rank calls it.
+        """
         first = self._next_epoch()
         if self._running is not None and first == self._running.epoch:
-            self._running.resume_at = self._running.num_observed
+            self._running.resume_here(self._running.position(self.schedule))
         if first == self.schedule.epochs:
             warn(f"all {first} epochs are done; for another training run build a new selector.")
         for epoch in range(first, self.schedule.epochs):
             self.begin_epoch(epoch)
             yield epoch
         if self._running is not None:
-            self._running.check_observed()
+            self._running.check_observed(self.schedule)
 
     def begin_epoch(self, epoch: int) -> None:
         """Merge the last epoch's feedback and choose the samples of `epoch`.
@@ -126,7 +140,7 @@ class Selector(Method):
                     f"epoch {epoch} cannot begin: epoch {self._running.epoch} is running and "
                     "epochs only go forward. For another training run build a new selector."
                 )
-            self._running.check_observed()
+            self._running.check_observed(self.schedule)
         self._staging.check()
         with self._clock.running():
             index, values = _distributed.gather_rows(*self._staging.rows())
@@ -158,21 +172,6 @@ class Selector(Method):
         return self._compute_selection(epoch)[0]
 
     # Batches.
-
-    def watch(self, module: torch.nn.Module) -> None:
-        """Read features and logits from `module`, the model's last layer, at each training forward.
-
-        Call it before a compiled model's first call. A second call moves the watch.
-        """
-        tap = HeadTap(module)
-        self.unwatch()
-        self._tap = tap
-
-    def unwatch(self) -> None:
-        """Remove the hook of `watch`, if there is one."""
-        if self._tap is not None:
-            self._tap.remove()
-        self._tap = None
 
     def learn(
         self,
@@ -206,10 +205,9 @@ class Selector(Method):
         try:
             feedback = Feedback(index, losses, logits, features, labels, uncertainty, signals)
             loss = self.weighted_mean(losses, index)
-            self.observe(feedback if self._tap is None else self._tap.complete(feedback))
+            self.observe(self.complete(feedback))
         finally:
-            if self._tap is not None:
-                self._tap.forget()  # after an error too: the next forward is another batch's
+            self.forget_forward()  # after an error too: the next forward is another batch's
         return loss
 
     def observe(self, feedback: Feedback) -> None:
@@ -221,14 +219,10 @@ class Selector(Method):
             StateError: no epoch has begun, or the running one is over.
         """
         running = self._open_epoch()
-        with (
-            self._clock.running(),
-            torch.inference_mode(False),
-            torch.no_grad(),
-            torch.autocast(feedback.losses.device.type, enabled=False),
-        ):
+        with self._clock.running(), plain_arithmetic(feedback):
             index = feedback.index.cpu()
             check_range(index, self.schedule.num_samples)
+            running.check_resumed(index, self.schedule, self.seed)
             feedback = without_nonfinite(replace(feedback, index=index), self._on_nonfinite)
             values = self.record(feedback)
             if values is None:
@@ -238,20 +232,22 @@ class Selector(Method):
                 valid = torch.ones(len(feedback), dtype=torch.bool, device=values.device)
             self._staging.append(index, values, valid)
             running.num_observed += len(feedback)
-            self.visits += len(feedback)
+            running.is_restored = False
+            self._visits += len(feedback)
             self.after_observe(len(feedback))
 
     def weighted_mean(self, losses: Tensor, index: Tensor) -> Tensor:
         """`sum(w_i l_i) / B` in the dtype of `losses`; `losses.mean()` where weights are one."""
         require_graph(losses)
-        selection = self._open_epoch().selection
-        if selection.weights is None:
+        weights = self.weights_of(index)
+        if weights is None:
             return losses.mean()
-        at = torch.searchsorted(selection.index, index.cpu()).clamp(max=len(selection) - 1)
-        if not torch.equal(selection.index[at], index.cpu()):
-            raise InputError("index holds samples that are not in the running epoch's selection.")
-        weights = selection.weights[at].to(losses.device, losses.dtype, non_blocking=True)
+        weights = weights.to(losses.device, losses.dtype, non_blocking=True)
         return (weights * losses).sum() / len(losses)
+
+    def weights_of(self, index: Tensor) -> Tensor | None:
+        """Weights float32 `[B]` of samples of the running epoch, on the host; None means ones."""
+        return self._open_epoch().selection.weights_of(index.cpu())
 
     # Loaders.
 
@@ -276,12 +272,12 @@ class Selector(Method):
         self._composition = Composition(self.schedule, self.seed)
 
     def note_delivered(self, epoch: int, count: int) -> None:
-        """Tell how many samples of `epoch` a loader has taken so far; see `begin_epoch`."""
+        """Tell how many samples of `epoch` a loader has taken on this rank; see `begin_epoch`."""
         if self._running is not None and self._running.epoch == epoch:
             self._running.num_delivered = max(self._running.num_delivered, count)
 
     def position(self, epoch: int) -> int:
-        """Samples of `epoch` on this rank that were observed before a restore."""
+        """Samples of the order of `epoch`, over all ranks, that were observed before a restore."""
         if self._running is None or self._running.epoch != epoch:
             return 0
         return self._running.resume_at
@@ -311,24 +307,24 @@ class Selector(Method):
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on; loads with `torch.load(weights_only=True)`.
 
-        On several ranks each rank holds its own.
+        On several ranks a collective call: every rank makes it and holds the state of all; one of
+        them writes it. It loads on every rank, on any number of ranks.
         """
-        index, values = self._staging.rows()
         running = self._running
         return {
             "version": STATE_VERSION,
             **self._header(),
-            "visits": self.visits,
+            "visits": self._total_visits(),
             "overhead_seconds": self.overhead_seconds,
-            "num_skipped": self._staging.num_skipped,
-            "staged_index": index.clone(),
-            "staged_values": values.clone(),
-            "running": running and running.state_dict(self.schedule.num_samples),
+            **self._staging.state_dict(),
+            "running": running and running.state_dict(self.schedule),
             "method": self.method_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; after an error our state is as before.
+
+        On several ranks every rank calls it, with the same state.
 
         Raises:
             CheckpointError: the state is damaged, newer than this version, or of another run.
@@ -340,8 +336,8 @@ class Selector(Method):
         except Exception as error:  # whatever a damaged state leads to
             self._load(before)
             raise CheckpointError(f"this state cannot be loaded: {error}") from error
-        # An epoch that was observed to its end has nothing to deliver: whoever asks for batches
-        # before beginning an epoch (Lightning does) must get those of the next one.
+        # After an epoch that was observed to its end, a loader that is asked for batches before the
+        # next one begins (by Lightning) must deliver those of the next one.
         if self._just_restored and self.epoch != (due := self._next_epoch()):
             if due < self.schedule.epochs:
                 self.begin_epoch(due)
@@ -349,10 +345,8 @@ class Selector(Method):
 
     def _load(self, state: dict[str, Any]) -> None:
         self.load_method_state(state["method"])
-        self._staging.load(state["staged_index"], state["staged_values"])
-        check_range(state["staged_index"], self.schedule.num_samples)
-        self._staging.num_skipped = int(state["num_skipped"])
-        self.visits = int(state["visits"])
+        self._staging.load_state_dict(state, self.schedule.num_samples)
+        self._visits, self._visits_before = 0, int(state["visits"])
         self._clock.seconds = float(state["overhead_seconds"])
         self._epoch_shift = 0
         saved = state["running"]
@@ -373,7 +367,6 @@ class Selector(Method):
             "keep_ratio": self.schedule.keep_ratio,
             "num_kept": self.schedule.num_kept,
             "schedule": self.schedule.kind,
-            "world": self.schedule.world,
             "seed": self.seed,
             "settings": self.settings(),
         }
@@ -384,10 +377,16 @@ class Selector(Method):
         return Selection(index, weights), uniform
 
     def _next_epoch(self) -> int:
-        if self._running is None:
+        """The running epoch, or the one after it where all was observed; a collective call."""
+        running = self._running
+        if running is None:
             return 0
-        is_complete = self._running.is_complete(self.schedule, _distributed.rank())
-        return self._running.epoch + int(is_complete)
+        is_complete = running.position(self.schedule) >= len(running.selection)
+        return running.epoch + int(is_complete)
+
+    def _total_visits(self) -> int:
+        """Visits of all ranks, exactly; a collective call."""
+        return self._visits_before + _distributed.total(self._visits)
 
     def _open_epoch(self) -> RunningEpoch:
         if self._running is None:
@@ -395,6 +394,5 @@ class Selector(Method):
                 "no epoch has begun, so there is nothing to learn from: loop over "
                 "`for epoch in agent.epochs():` around your batches, or call agent.set_epoch()."
             )
-        size = self.schedule.rank_size(len(self._running.selection), _distributed.rank())
-        self._running.check_open(size + 2 * (self.schedule.batch_size or 1))
+        self._running.check_open(self.schedule)
         return self._running

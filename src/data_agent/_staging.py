@@ -6,11 +6,15 @@ needs them there: nothing waits for the host in between.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from data_agent import _distributed
 from data_agent._errors import CheckpointError
+from data_agent._messages import check_range
 from data_agent._nonfinite import OnNonfinite, nonfinite_error
 
 
@@ -60,22 +64,41 @@ class Staging:
         self._pending.clear()
         self._settled.clear()
 
-    def load(self, index: Tensor, values: Tensor) -> None:
-        """Take over rows that `rows` returned.
+    def state_dict(self) -> dict[str, Any]:
+        """The rows of all ranks, in rank order; a collective call on several ranks."""
+        index, values = self.rows()
+        (sizes,) = _distributed.gather_rows(torch.tensor([len(index)]))
+        index, values = _distributed.gather_rows(index, values)
+        return {
+            "staged_index": index.clone(),
+            "staged_values": values.clone(),
+            "staged_sizes": sizes.tolist(),
+            "num_skipped": _distributed.total(self.num_skipped),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], num_samples: int) -> None:
+        """Take over this rank's part of what `state_dict` returned.
 
         Raises:
             CheckpointError: index and values do not belong together.
+            InputError: an index outside of the dataset.
         """
+        index, values, sizes = (state[f"staged_{name}"] for name in ("index", "values", "sizes"))
         if index.dtype != torch.int64 or index.ndim != 1:
             raise CheckpointError("the staged samples are not int64 [M].")
         if values.dtype != torch.float32 or values.ndim != 2 or len(values) != len(index):
             raise CheckpointError(f"the staged values are not float32 [{len(index)}, width].")
         if not values.isfinite().all():
             raise CheckpointError("the staged values are not all finite.")
+        check_range(index, num_samples)
+        num_skipped = int(state["num_skipped"])
+        own_index = _distributed.rows_to_resume(index, sizes)
+        own_values = _distributed.rows_to_resume(values, sizes)
         self.clear()
         self._refused.clear()
-        if len(index):
-            self._settled = [(index.clone(), values.clone())]
+        if len(own_index):
+            self._settled = [(own_index, own_values)]
+        self.num_skipped = num_skipped if _distributed.rank() == 0 else 0
 
     def _settle(self) -> None:
         """Move what is pending to the host in one transfer."""

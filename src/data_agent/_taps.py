@@ -102,6 +102,36 @@ class HeadTap:
             self._features, self._logits = inputs[0].detach(), output.detach()
 
 
+class Watcher:
+    """Reads features and logits of a model's last layer, once it was told which one that is."""
+
+    _tap: HeadTap | None = None
+
+    def watch(self, module: nn.Module) -> None:
+        """Read features and logits from `module`, the model's last layer, at each training forward.
+
+        Call it before a compiled model's first call. A second call moves the watch.
+        """
+        tap = HeadTap(module)
+        self.unwatch()
+        self._tap = tap
+
+    def unwatch(self) -> None:
+        """Remove the hook of `watch`, if there is one."""
+        if self._tap is not None:
+            self._tap.remove()
+        self._tap = None
+
+    def complete(self, feedback: Feedback) -> Feedback:
+        """The feedback, with what it lacks of features and logits where a module is watched."""
+        return feedback if self._tap is None else self._tap.complete(feedback)
+
+    def forget_forward(self) -> None:
+        """Drop what the watched module's last forward left."""
+        if self._tap is not None:
+            self._tap.forget()
+
+
 def _inside_backward() -> bool:
     """True while autograd runs: a forward made there recomputes one that was already kept."""
     if torch.compiler.is_compiling():

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from data_agent import DataAgentError, __version__
+from data_agent import _checkpoint as checkpoint
 from data_agent.cli import main
-from data_agent.lab import checkpoint, commands, execution
+from data_agent.lab import commands, execution
 from data_agent.lab import images as images_module
 
 SMALL = ["--epochs", "8", "--subset", "64", "--batch-size", "16", "--width", "4", "--device", "cpu"]

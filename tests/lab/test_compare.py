@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from data_agent import DataAgentError
-from data_agent.lab import checkpoint, compare, execution
+from data_agent import _checkpoint as checkpoint
+from data_agent.lab import compare, execution
 from data_agent.lab.compare import Outcome, hold_output, pending_runs, run_all
 from data_agent.lab.grid import Grid, Run
 from data_agent.lab.runs import RunFolder, open_run

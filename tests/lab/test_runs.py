@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from data_agent import DataAgentError
-from data_agent.lab import checkpoint
-from data_agent.lab.files import replacing, write_json
+from data_agent import _checkpoint as checkpoint
+from data_agent._files import replacing, write_json
 from data_agent.lab.runs import RunFolder, open_run
 
 CONFIG: dict[str, Any] = {"method": "full", "seed": 0, "epochs": 3, "data": None}

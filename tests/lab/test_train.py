@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from data_agent import BatchSelector, DataAgentError
+from data_agent import _checkpoint as checkpoint
 from data_agent._errors import CheckpointError
 from data_agent.baselines.random import Random
-from data_agent.lab import checkpoint, devices, scoring
+from data_agent.lab import devices, scoring
 from data_agent.lab import train as train_module
 from data_agent.lab.config import Recipe, TrainConfig
 from data_agent.lab.data import ImageData

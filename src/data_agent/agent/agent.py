@@ -165,9 +165,6 @@ class DataAgent(Selector):
             "num_steps": self._num_steps,
             "num_updates": self._num_updates,
             "update_interval": self._update_interval,
-            "reward_weights": None
-            if self._reward_weights is None
-            else self._reward_weights.cpu().clone(),
         }
 
     def load_method_state(self, state: dict[str, Any]) -> None:
@@ -176,7 +173,7 @@ class DataAgent(Selector):
         self._num_steps = int(state["num_steps"])
         self._num_updates = int(state["num_updates"])
         self._update_interval = int(state["update_interval"])
-        self._reward_weights = state["reward_weights"]
+        self._reward_weights = None  # a reading of the last batch, no state
         if state["learner"] is None:
             self._learner = None
             return
@@ -232,8 +229,7 @@ class DataAgent(Selector):
     def _update(self) -> None:
         assert self._learner is not None
         self._staging.check()
-        (visits,) = _distributed.gather_rows(torch.tensor([self.visits]))
-        done = float(visits.sum()) / self.schedule.total_visits
+        done = self._total_visits() / self.schedule.total_visits
         self._learner.update(progress=min(1.0, done))
         self._num_updates += 1
 

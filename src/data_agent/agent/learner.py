@@ -72,7 +72,7 @@ class Learner:
         self.actor = Actor(state_width, config.hidden, seed=seed, dtype=self._dtype).to(device)
         self.critic = Critic(state_width, config.hidden, seed=seed, dtype=self._dtype).to(device)
         self._optimizers = [self._adam(self.actor), self._adam(self.critic)]
-        self.rollout = Rollout(config.rollout_rows)
+        self.rollout = Rollout(config.rollout_rows, state_width, dtype=self._dtype, device=device)
 
     def state_of(self, features: Tensor) -> Tensor:
         """What the policy sees of float `[B, width]`: reduced, standardised, clipped at +-5.
@@ -175,12 +175,13 @@ class Learner:
         self.rollout.to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that learns, on the host."""
+        """Everything that learns, of all ranks, on the host. A collective call."""
+        (uniform,) = _distributed.gather_rows(self._uniform_actions.unsqueeze(0))
         return {
             "width": self.width,
             "tau": self.tau,
             "mean_action": self.mean_action,
-            "uniform_actions": self._uniform_actions.cpu().clone(),
+            "uniform_actions": uniform.cpu().clone(),
             "actor": _on_host(self.actor.state_dict()),
             "critic": _on_host(self.critic.state_dict()),
             "actor_adam": _adam_state(self._optimizers[0]),
@@ -200,8 +201,10 @@ class Learner:
         tau, mean_action = state["tau"], state["mean_action"]
         self.tau = None if tau is None else float(tau)
         self.mean_action = None if mean_action is None else float(mean_action)
-        uniform = require_tensor(state, "uniform_actions", shape=(2,), dtype=self._dtype)
-        self._uniform_actions = uniform.to(self._device)
+        num_parts = len(state["uniform_actions"])
+        uniform = require_tensor(state, "uniform_actions", shape=(num_parts, 2), dtype=self._dtype)
+        own = list(_distributed.parts_to_resume(num_parts))
+        self._uniform_actions = uniform[own].sum(0).to(self._device)
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
         _load_adam(self._optimizers[0], state["actor_adam"])
@@ -209,7 +212,7 @@ class Learner:
         self._moments.load_state_dict(state["moments"])
         reward_moments = require_tensor(state, "reward_moments", shape=(3, 1), dtype=self._dtype)
         self._reward_moments = reward_moments.to(self._device)
-        self.rollout.load_state_dict(state["rollout"], device=self._device)
+        self.rollout.load_state_dict(state["rollout"])
         self.diagnostics = dict(state["diagnostics"])
 
     def _estimate_mean_action(self) -> None:

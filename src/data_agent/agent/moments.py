@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_agent._distributed import gather_rows
+from data_agent._distributed import gather_rows, parts_to_resume
 from data_agent._errors import CheckpointError
 from data_agent._state import require_tensor
 
@@ -58,22 +58,28 @@ class Moments:
         self._settled, self._pending = self._settled.to(device), self._pending.to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and a flag."""
+        """Tensors and a flag; pending sums of all ranks, `[ranks, 3, D]`. A collective call."""
+        (pending,) = gather_rows(self._pending.unsqueeze(0))
         return {
             "settled": self._settled.cpu().clone(),
-            "pending": self._pending.cpu().clone(),
+            "pending": pending.cpu().clone(),
             "is_settled": self._is_settled,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over this rank's part of what `state_dict` returned."""
         if not isinstance(state.get("is_settled"), bool):
             raise CheckpointError("the running moments have no flag 'is_settled'.")
+        num_parts = len(state["pending"])
         shape, dtype = tuple(self._settled.shape), self._settled.dtype
         device = self._settled.device
         settled = require_tensor(state, "settled", shape=shape, dtype=dtype)
-        pending = require_tensor(state, "pending", shape=shape, dtype=dtype)
-        self._settled, self._pending = settled.to(device), pending.to(device)
+        parts = require_tensor(state, "pending", shape=(num_parts, *shape), dtype=dtype).to(device)
+        self._settled = settled.to(device)
+        own = parts_to_resume(num_parts)
+        self._pending = torch.zeros_like(self._settled) if not own else parts[own[0]]
+        for part in own[1:]:
+            self._pending = merged(self._pending, parts[part])
         self._is_settled = state["is_settled"]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_agent._distributed import gather_rows
-from data_agent._errors import CheckpointError
+from data_agent._distributed import gather_rows, rows_to_resume
+from data_agent._state import require_tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,15 +46,32 @@ class RolloutRows:
 
 
 class Rollout:
-    """Keeps the `max_rows` rows with the smallest keys of all that were added since `take`."""
+    """Keeps the `max_rows` rows with the smallest keys of all that were added since `take`.
 
-    def __init__(self, max_rows: int) -> None:
+    Args:
+        max_rows: the bound.
+        width: D, width of the states.
+        dtype: of states, actions and utilities.
+        device: where the rows come from.
+    """
+
+    def __init__(
+        self, max_rows: int, width: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self._max_rows = max_rows
-        self._rows: RolloutRows | None = None
+        none = torch.empty(0, dtype=dtype, device=device)
+        self._rows = RolloutRows(
+            key=none.float(),
+            step=none.long(),
+            state=none.new_empty(0, width),
+            action=none,
+            log_prob=none,
+            utility=none,
+        )
 
     def add(self, rows: RolloutRows) -> None:
         """Add a batch's rows; which ones stay is decided by their keys alone."""
-        if self._rows is not None:
+        if len(self._rows):
             pairs = zip(self._rows.columns(), rows.columns(), strict=True)
             rows = RolloutRows(*(torch.cat(pair) for pair in pairs))
         self._rows = smallest_keys(rows, self._max_rows)
@@ -64,34 +81,38 @@ class Rollout:
 
         A collective call on several ranks. None if there are fewer than two rows to learn from.
         """
-        if self._rows is None:
-            return None
         rows = RolloutRows(*gather_rows(*self._rows.columns()))
-        self._rows = None
+        self._rows = RolloutRows(*(column[:0] for column in self._rows.columns()))
         rows = smallest_keys(rows, self._max_rows)
         rows = rows.at(rows.key.isfinite())
         return rows if len(rows) > 1 else None
 
-    def state_dict(self) -> dict[str, Any] | None:
-        """The rows, on the host."""
-        if self._rows is None:
-            return None
-        return {f.name: getattr(self._rows, f.name).cpu().clone() for f in fields(RolloutRows)}
+    def state_dict(self) -> dict[str, Any]:
+        """The rows of all ranks, in rank order, on the host. A collective call."""
+        (sizes,) = gather_rows(torch.tensor([len(self._rows)]))
+        columns = gather_rows(*self._rows.columns())
+        names = [field.name for field in fields(RolloutRows)]
+        rows = {name: column.cpu().clone() for name, column in zip(names, columns, strict=True)}
+        return {"sizes": sizes.tolist(), "rows": rows}
 
-    def load_state_dict(self, state: dict[str, Any] | None, *, device: torch.device) -> None:
-        """Take over what `state_dict` returned."""
-        if state is None:
-            self._rows = None
-            return
-        rows = RolloutRows(*(state[field.name].to(device) for field in fields(RolloutRows)))
-        if any(len(column) != len(rows) for column in rows.columns()):
-            raise CheckpointError("the rollout's columns differ in length.")
-        self._rows = rows
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over this rank's part of what `state_dict` returned.
+
+        Raises:
+            CheckpointError: a column of another length, width or dtype.
+        """
+        sizes, columns = state["sizes"], state["rows"]
+        num_rows = sum(sizes)
+        rows = [
+            require_tensor(columns, f.name, shape=(num_rows, *own.shape[1:]), dtype=own.dtype)
+            for f, own in zip(fields(RolloutRows), self._rows.columns(), strict=True)
+        ]
+        device = self._rows.key.device
+        self._rows = RolloutRows(*(rows_to_resume(column, sizes).to(device) for column in rows))
 
     def to(self, device: torch.device) -> None:
         """Move to `device`."""
-        if self._rows is not None:
-            self._rows = RolloutRows(*(column.to(device) for column in self._rows.columns()))
+        self._rows = RolloutRows(*(column.to(device) for column in self._rows.columns()))
 
 
 def smallest_keys(rows: RolloutRows, count: int) -> RolloutRows:

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from data_agent.lab.files import replacing
+from data_agent._files import replacing
 from data_agent.lab.methods import FULL
 from data_agent.lab.report import CONTROLS, Cell, Report, Row, Task
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from data_agent import _checkpoint as checkpoint
 from data_agent._errors import CheckpointError, InputError
-from data_agent.lab import checkpoint
 from data_agent.lab.config import Setup
 from data_agent.lab.data import ImageData, hold_out
 from data_agent.lab.progress import Progress

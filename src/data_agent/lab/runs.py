@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_agent._errors import InputError
+from data_agent._files import write_json, write_text
 from data_agent.lab.environment import describe_environment
-from data_agent.lab.files import write_json, write_text
 
 FORMAT = "data-agent-run"
 VERSION = 1

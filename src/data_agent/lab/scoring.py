@@ -30,6 +30,7 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
+from data_agent import _checkpoint as checkpoint
 from data_agent._errors import CheckpointError, InputError
 from data_agent._random import Purpose, derived_seed, permutation
 from data_agent.baselines import method_class
@@ -41,7 +42,6 @@ from data_agent.baselines.forgetting import forgetting_events
 from data_agent.baselines.grand import last_layer_grand
 from data_agent.baselines.k_center import greedy_centers
 from data_agent.baselines.rl_selector import SelectionPolicy
-from data_agent.lab import checkpoint
 from data_agent.lab.devices import Stopwatch
 from data_agent.lab.models import Network
 from data_agent.lab.proxy import Proxy, Work

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_agent import BatchSelector, Feedback
+from data_agent import _checkpoint as checkpoint
 from data_agent._errors import DataAgentError
-from data_agent.lab import checkpoint
 from data_agent.lab.config import Recipe, TrainConfig
 from data_agent.lab.data import ImageData
 from data_agent.lab.devices import Stopwatch, choose_device

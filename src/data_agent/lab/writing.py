@@ -10,8 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from data_agent._files import write_json, write_text
 from data_agent.lab.figure import FIGURES, comparison_figure, frontier_figure
-from data_agent.lab.files import write_json, write_text
 from data_agent.lab.methods import FULL
 from data_agent.lab.report import Across, Cell, Report, Row, Standing, Task
 from data_agent.lab.statistics import Estimate, Spread

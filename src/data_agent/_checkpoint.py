@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_agent._errors import CheckpointError, InputError
-from data_agent.lab.files import replacing
+from data_agent._files import replacing
 
 FORMAT = "data-agent-checkpoint"
 VERSION = 1

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from data_agent import _checkpoint as checkpoint
 from data_agent._errors import CheckpointError, InputError
-from data_agent.lab import checkpoint
 
 
 def assert_same(found: Any, expected: Any) -> None:

@@ -19,6 +19,7 @@ LAYERS = [
     {"_readings"},
     {"_selector"},
     {"_batch_selector"},
+    {"_indexed"},
     {"_sampler"},
     {"_files"},
     {"agent", "baselines", "testing", "_checkpoint"},

@@ -1,6 +1,7 @@
 """What the documentation says, runs; what it links to, exists."""
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 from data_agent import Feedback, make_selector
 from data_agent._errors import InputError
@@ -70,6 +71,38 @@ def test_rewards_of_ones_own():
     assert agent.metrics()["reward_weight/small_margin"] > 0
     assert fresh.metrics()["reward_weight/freshness"] > 0
     assert regression.metrics()["reward_weight/difficulty"] == 1
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        for _ in range(4 * 128):
+            x = torch.randn(6)
+            yield x, x[:3].argmax()
+
+
+def test_the_loop_over_a_stream():
+    model = Model()
+    names: dict[str, Any] = {
+        **{"F": F, "torch": torch, "stream": Stream(), "steps": 4, "model": model},
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+    }
+    (block,) = blocks_of(ROOT / "docs" / "streaming.md")
+    exec(block, names)
+    assert names["agent"].visits == 4 * 32
+    assert names["agent"].metrics()["planned_cost"] == pytest.approx(0.58, abs=0.005)
+
+
+def test_the_streaming_example(capsys):
+    names = runpy.run_path(str(ROOT / "examples" / "streaming.py"))
+    agent = names["main"]()
+    assert agent.visits == names["STEPS"] * names["POOL"] // 4
+    assert "data-agent-in-batch: epoch 1/1" in capsys.readouterr().out
+
+
+def test_examples_are_short():
+    for path in ROOT.glob("examples/*.py"):
+        if path.name != "single_file_reference.py":
+            assert len(path.read_text().splitlines()) <= 60, path.name
 
 
 def test_a_signal_takes_less_than_ten_lines():

@@ -129,7 +129,7 @@ def test_mixed_precision_and_compile(compiled):
             assert loss.dtype == losses.dtype
             loss.backward()
     assert agent.metrics()["policy_updates"] == 4 * 3
-    assert all(p.dtype == torch.float32 for p in agent._learner.actor.parameters())
+    assert all(p.dtype == torch.float32 for p in agent.policy.learner.actor.parameters())
     assert torch.isfinite(agent.expected_actions()).all()
 
 

@@ -47,7 +47,7 @@ def test_the_package_chooses_the_samples_of_the_reference():
     selected = [ours for ours, _ in selections[3:-2]]
     assert any(not torch.equal(a, b) for a, b in itertools.pairwise(selected))
 
-    learner = package.agent._learner
+    learner = package.agent.policy.learner
     assert learner.tau is not None
     assert abs(learner.tau - plain.tau) < 1e-7
     for ours, theirs in (

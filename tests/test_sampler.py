@@ -257,8 +257,9 @@ def restored_after(num_batches, batch_size=4):
         index = torch.tensor(order[start : start + batch_size])
         chosen.observe(Feedback(index, torch.ones(len(index))))
     restored = selector()
-    selection_loader(Revealing(), restored, batch_size=batch_size)
+    loader = selection_loader(Revealing(), restored, batch_size=batch_size)
     restored.load_state_dict(chosen.state_dict())
+    next(iter(loader))
     return restored, order
 
 

@@ -150,7 +150,7 @@ def test_non_finite_rows_can_be_skipped_and_are_counted():
     written = (one._table.state_dict()["parameters"] != 1).any(1)  # the others are at the prior
     assert not written[skipped].any()
     assert written.sum() == 7 * len(skipped)
-    assert all(torch.isfinite(p).all() for p in one._learner.actor.parameters())
+    assert all(torch.isfinite(p).all() for p in one.policy.learner.actor.parameters())
 
 
 def test_a_batch_of_which_nothing_is_finite_is_skipped_too():
@@ -329,7 +329,7 @@ def test_a_sampler_of_a_framework_leaves_the_batches_to_it():
     SelectionSampler(one)
     assert one.schedule.batch_size is None
     observe_epoch(one, 0)
-    assert one._update_interval == 32  # 256 rows in batches of 8
+    assert one.policy.update_interval == 32  # 256 rows in batches of 8
 
 
 def test_a_second_loader_with_other_batches_is_refused_once_training_runs():

@@ -2,9 +2,9 @@
 
 from data_agent._batch_selector import BatchSelector as BatchSelector
 from data_agent._errors import DataAgentError as DataAgentError
+from data_agent._indexed import IndexedDataset as IndexedDataset
 from data_agent._messages import Feedback as Feedback
 from data_agent._messages import Selection as Selection
-from data_agent._sampler import IndexedDataset as IndexedDataset
 from data_agent._sampler import SelectionSampler as SelectionSampler
 from data_agent._sampler import selection_loader as selection_loader
 from data_agent._schedule import SelectionSchedule as SelectionSchedule

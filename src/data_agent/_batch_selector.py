@@ -27,6 +27,8 @@ from data_agent._nonfinite import without_nonfinite
 from data_agent._schedule import ScheduleKind, SelectionSchedule
 from data_agent._selector import Selector
 
+FORWARD_COST = 1 / 3  # of a training visit: a backward pass costs as much as two forward passes
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Offer:
@@ -148,15 +150,22 @@ class BatchSelector(Selector):
             )
         super().observe(feedback)
         self._open_epoch().num_observed += len(pool) - len(feedback)
-        self.remember(pool)
+        with self._clock.running(), plain_arithmetic(pool):
+            self.remember(pool)
         self._offer = None
 
     def metrics(self) -> dict[str, float]:
-        """As `Selector.metrics`; the planned cost is that of the share, without forward passes."""
-        return {
-            **super().metrics(),
-            "planned_cost": self._budget.total_visits / self._budget.num_samples,
-        }
+        """As `Selector.metrics`; the planned cost counts the forward pass over every pool."""
+        return {**super().metrics(), "planned_cost": FORWARD_COST + self.keep_ratio}
+
+    def progress(self) -> float:
+        """Share in [0, 1] of the samples that will be offered, over all ranks; a collective call.
+
+        Counts the pool that is being observed as well.
+        """
+        running, schedule = self._open_epoch(), self.schedule
+        epochs = running.epoch + running.position(schedule) / len(running.selection)
+        return min(1.0, epochs / schedule.epochs)
 
     def _place(self) -> tuple[int, int]:
         running = self._open_epoch()

@@ -36,6 +36,7 @@ class RunningEpoch:
         resume_at: samples of the order that all ranks had observed when the loop last stopped.
         observed_before: those of them that this rank observed.
         is_restored: whether nothing was observed since a restore.
+        is_ordered: whether a sampler delivers the epoch in its order; streams have their own.
     """
 
     epoch: int
@@ -46,6 +47,7 @@ class RunningEpoch:
     resume_at: int = 0
     observed_before: int = 0
     is_restored: bool = False
+    is_ordered: bool = False
 
     def position(self, schedule: SelectionSchedule) -> int:
         """Samples of the order that were observed over all ranks; a collective call.
@@ -56,6 +58,11 @@ class RunningEpoch:
         if schedule.world > 1:
             since = _distributed.total(since)
         return min(len(self.selection), self.resume_at + since)
+
+    def note_delivered(self, count: int) -> None:
+        """A sampler has taken `count` samples of the order on this rank so far."""
+        self.num_delivered = max(self.num_delivered, count)
+        self.is_ordered = True
 
     def resume_here(self, position: int) -> None:
         """Let the next loader begin behind `position` samples of the order."""
@@ -86,7 +93,7 @@ class RunningEpoch:
         Raises:
             StateError: the loader began the epoch again, or batches were skipped twice.
         """
-        if not (self.is_restored and self.resume_at and schedule.batch_size):
+        if not (self.is_restored and self.is_ordered and self.resume_at and schedule.batch_size):
             return
         found = (delivery_order(self.selection, seed, self.epoch) == index[0]).nonzero()
         if not len(found):

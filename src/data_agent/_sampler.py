@@ -1,16 +1,15 @@
-"""From a selector to batches: the dataset that tells its index, the sampler, the loader."""
+"""From a selector to batches: the sampler, and the loader."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence, Sized
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
-    Dataset,
     DistributedSampler,
     IterableDataset,
     RandomSampler,
@@ -19,101 +18,18 @@ from torch.utils.data import (
 )
 
 from data_agent import _distributed
+from data_agent._batch_selector import BatchSelector
 from data_agent._epoch import delivery_order
 from data_agent._errors import InputError
+from data_agent._indexed import INDEX_KEY as INDEX_KEY
+from data_agent._indexed import CollateWithIndex, IndexedDataset, IndexedStream
 from data_agent._selector import Selector
-
-INDEX_KEY = "sample_index"
 
 _REFUSED = {
     "shuffle": "the selector shuffles: each epoch's order is drawn from its seed",
     "sampler": "the selector decides which samples are visited",
     "batch_sampler": "the selector decides which samples are visited; pass batch_size",
 }
-
-
-class IndexedSample(NamedTuple):
-    """A sample that is neither a sequence nor a mapping, with its index."""
-
-    sample: Any
-    index: Any
-
-
-class IndexedDataset(Dataset[Any]):
-    """A map-style dataset whose samples carry their own index, whoever loads them.
-
-    Tuples and lists get it as a further last element (named tuples become plain ones), mappings
-    under the key "sample_index", anything else becomes the pair (sample, index).
-
-    Args:
-        dataset: has `__getitem__` and `__len__`; `__getitems__` is used where it exists.
-        as_pairs: make every sample the pair `IndexedSample(sample, index)`, itself unchanged.
-
-    Raises:
-        InputError: not a map-style dataset.
-    """
-
-    def __init__(self, dataset: Any, *, as_pairs: bool = False) -> None:
-        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
-            raise InputError(
-                f"{type(dataset).__name__} is not a map-style dataset: samples are selected by "
-                "their position, so dataset[i] and len(dataset) are needed. Streams without "
-                "positions cannot be selected from across epochs."
-            )
-        if not isinstance(dataset, Sized):
-            raise InputError(f"{type(dataset).__name__} has no length; len(dataset) is needed.")
-        self.dataset: Any = dataset
-        self._with_index = IndexedSample if as_pairs else with_index
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._with_index(self.dataset[index], index)
-
-    def __getitems__(self, indices: list[int]) -> list[Any]:
-        fetch = getattr(self.dataset, "__getitems__", None)
-        samples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
-        return [self._with_index(sample, i) for sample, i in zip(samples, indices, strict=True)]
-
-
-def with_index(sample: Any, index: Any) -> Any:
-    """`sample` with its index added, as `IndexedDataset` describes."""
-    if isinstance(sample, Mapping):
-        if INDEX_KEY in sample:
-            raise InputError(f"the samples have a {INDEX_KEY!r} of their own; rename that field.")
-        return {**sample, INDEX_KEY: index}
-    if isinstance(sample, list):
-        return [*cast("list[Any]", sample), index]
-    if isinstance(sample, tuple):
-        return (*cast("tuple[Any, ...]", sample), index)
-    return IndexedSample(sample, index)
-
-
-class CollateWithIndex:
-    """Calls a collate function of one's own with the plain samples and adds the index to its batch.
-
-    Args:
-        collate_fn: list of samples -> batch (a mapping, list, tuple or tensor).
-    """
-
-    def __init__(self, collate_fn: Callable[[list[Any]], Any]) -> None:
-        self.collate_fn = collate_fn
-
-    def __call__(self, samples: list[IndexedSample]) -> Any:
-        """The batch, with the int64 `[B]` index as last element or under "sample_index"."""
-        batch = self.collate_fn([sample for sample, _ in samples])
-        index = torch.tensor([index for _, index in samples], dtype=torch.int64)
-        if isinstance(batch, MutableMapping):  # of its own type, such as BatchEncoding
-            batch[INDEX_KEY] = index
-            return cast("Any", batch)
-        if not isinstance(batch, Mapping | list | tuple | Tensor):
-            raise InputError(
-                f"the collate function returned {type(batch).__name__}; the index can ride in a "
-                "mapping, list, tuple or beside a tensor. Pass IndexedDataset(dataset) instead of "
-                "the dataset: your collate function then gets the index and carries it itself."
-            )
-        return with_index(batch, index)
 
 
 class SelectionSampler(DistributedSampler[int]):
@@ -207,7 +123,8 @@ def selection_loader(
     Under `torch.distributed` each rank gets its share; every rank makes the same number of steps.
 
     Args:
-        data: a map-style dataset, or a `DataLoader` whose settings are kept.
+        data: a map-style dataset, or a `DataLoader` whose settings are kept. For a batch selector
+            an iterable dataset too: a stream of pools, see `IndexedStream`.
         selector: decides which samples are visited; `num_samples` is the dataset's length.
         batch_size: samples a step on each rank; default 1, or the given loader's.
         drop_last: leave out a last batch that is not full, which lowers the budget accordingly.
@@ -235,14 +152,11 @@ def selection_loader(
     options.pop("batch_size", None)
     options.pop("drop_last", None)
     _check_selector(selector)
-    collate_fn = options.get("collate_fn")
-    if isinstance(data, IndexedDataset):  # its samples and its collate function carry the index
-        dataset = data
-    elif collate_fn is None or collate_fn is default_collate:
-        dataset = IndexedDataset(data)
-    else:
-        dataset = IndexedDataset(data, as_pairs=True)
-        options["collate_fn"] = CollateWithIndex(collate_fn)
+    batch_size = 1 if batch_size is None else batch_size
+    if isinstance(data, IterableDataset) and isinstance(selector, BatchSelector):
+        stream = cast("IterableDataset[Any]", data)
+        return _stream_loader(stream, selector, batch_size, bool(drop_last), options)
+    dataset = _indexed(data, options)
     if len(dataset) != selector.schedule.num_samples:
         raise InputError(
             f"the dataset has {len(dataset)} samples, but the selector was built for num_samples="
@@ -250,18 +164,59 @@ def selection_loader(
         )
     sampler = SelectionSampler(
         selector,
-        batch_size=1 if batch_size is None else batch_size,
+        batch_size=batch_size,
         rank=_distributed.rank(),
         world=_distributed.world_size(),
         drop_last=bool(drop_last),
     )
     return DataLoader(
-        dataset,
-        batch_size=1 if batch_size is None else batch_size,
-        drop_last=bool(drop_last),
-        sampler=sampler,
-        **options,
+        dataset, batch_size=batch_size, drop_last=bool(drop_last), sampler=sampler, **options
     )
+
+
+def _indexed(data: Any, options: dict[str, Any]) -> IndexedDataset:
+    """The dataset with indices; a collate function of one's own, in `options`, never sees them."""
+    if isinstance(data, IndexedDataset):  # its samples and its collate function carry the index
+        return data
+    return IndexedDataset(data, as_pairs=_hide_index(options))
+
+
+def _hide_index(options: dict[str, Any]) -> bool:
+    """Whether a collate function of one's own must be given samples without their index."""
+    collate_fn = options.get("collate_fn")
+    if collate_fn is None or collate_fn is default_collate:
+        return False
+    options["collate_fn"] = CollateWithIndex(collate_fn)
+    return True
+
+
+def _stream_loader(
+    stream: IterableDataset[Any],
+    selector: BatchSelector,
+    batch_size: int,
+    drop_last: bool,
+    options: dict[str, Any],
+) -> DataLoader[Any]:
+    rank, world = _distributed.rank(), _distributed.world_size()
+    num_samples, epochs = selector.schedule.num_samples, selector.schedule.epochs
+    round_size = batch_size * world * max(1, options.get("num_workers", 0))
+    if num_samples % round_size:
+        fitting = max(1, num_samples // round_size) * round_size
+        raise InputError(
+            f"num_samples={num_samples} of a stream must be whole pools of each worker process on "
+            f"each rank, that is a multiple of {round_size}. Use for example {fitting}."
+        )
+    if options.get("persistent_workers") and epochs > 1:
+        raise InputError(
+            "persistent_workers=True keeps copies of the stream that know nothing of a restore; "
+            "with more than one epoch leave it off."
+        )
+    selector.use_loader(batch_size, world=world, drop_last=drop_last)
+    as_pairs = _hide_index(options)
+    dataset = IndexedStream(
+        stream, selector, batch_size=batch_size, rank=rank, world=world, as_pairs=as_pairs
+    )
+    return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, **options)
 
 
 def _check_selector(selector: object) -> None:

@@ -274,7 +274,7 @@ class Selector(Watcher, Method):
     def note_delivered(self, epoch: int, count: int) -> None:
         """Tell how many samples of `epoch` a loader has taken on this rank; see `begin_epoch`."""
         if self._running is not None and self._running.epoch == epoch:
-            self._running.num_delivered = max(self._running.num_delivered, count)
+            self._running.note_delivered(count)
 
     def position(self, epoch: int) -> int:
         """Samples of the order of `epoch`, over all ranks, that were observed before a restore."""

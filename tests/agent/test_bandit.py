@@ -61,7 +61,7 @@ def play(bandit, agent, until):
 
 def policy_means(bandit, agent):
     """The policy's mean action on good and on bad states."""
-    learner = agent._learner
+    learner = agent.policy.learner
     with torch.no_grad():
         state = learner._moments.standardised(bandit.features).clamp(-5, 5)
         alpha, beta = learner.actor(state)

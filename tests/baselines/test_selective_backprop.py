@@ -181,7 +181,7 @@ def test_a_pool_is_forgotten_by_a_restore():
         selector.observe(Feedback(torch.arange(10, 20)[keep], torch.rand(5)))
 
 
-def test_the_planned_cost_is_that_of_the_share():
+def test_the_planned_cost_counts_the_forward_pass_over_every_pool():
     selector = build(keep_ratio=0.3)
-    assert selector.metrics()["planned_cost"] == 0.3
+    assert selector.metrics()["planned_cost"] == pytest.approx(0.3 + 1 / 3)
     assert "plan: 30.0%" in selector.summary()

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from data_agent import _distributed
-from data_agent._errors import InputError
 from data_agent._messages import Feedback
 from data_agent._nonfinite import OnNonfinite
 from data_agent._random import Purpose, derived_seed
 from data_agent._selector import Selector
 from data_agent._topk import top_k_mask
 from data_agent.agent.config import DataAgentConfig
-from data_agent.agent.learner import Learner
-from data_agent.agent.reward import adaptive_weights, utility
+from data_agent.agent.policy import Policy
 from data_agent.agent.table import ActionTable, ParameterTable, SampleTable
 
 
@@ -54,8 +50,7 @@ class DataAgent(Selector):
         on_nonfinite: OnNonfinite = "raise",
     ) -> None:
         self.config = DataAgentConfig() if config is None else config
-        if not isinstance(self.config, DataAgentConfig):
-            raise InputError(f"config is {type(config).__name__}; expected a DataAgentConfig(...).")
+        self.policy = Policy(self.config, seed=seed, keep_ratio=keep_ratio)
         self.explore = self.config.explore
         super().__init__(
             num_samples=num_samples,
@@ -66,11 +61,6 @@ class DataAgent(Selector):
             on_nonfinite=on_nonfinite,
         )
         self._table = self._make_table()
-        self._learner: Learner | None = None
-        self._num_steps = 0
-        self._num_updates = 0
-        self._update_interval = 0
-        self._reward_weights: Tensor | None = None
 
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """The samples of highest action; equal actions are drawn at random."""
@@ -80,34 +70,14 @@ class DataAgent(Selector):
 
     def record(self, feedback: Feedback) -> Tensor:
         """Let the policy act on the batch; its action or its parameters go to the table."""
-        if feedback.features is None:
-            raise InputError(
-                "the policy sees features [B, D], and none came. learn() reads them from the layer "
-                "given to agent.watch(head); observe() takes them as Feedback(..., features=...)."
-            )
-        signals = self._signals(feedback)
-        weights = adaptive_weights(signals)
-        learner = self._learner_for(feedback.features)
-        state = learner.state_of(feedback.features)
-        worth = utility(signals, weights)
-        alpha, beta, action = learner.act(
-            state,
-            worth,
-            step=self._num_steps,
-            uniform=self.uniform_rows(feedback.index).to(state.device, non_blocking=True),
-            valid=feedback.valid,
-        )
-        self._learner = learner
-        self._reward_weights = weights
+        alpha, beta, action = self.policy.act(feedback, self.uniform_rows(feedback.index))
         return self._table.rows(alpha, beta, action)
 
     def after_observe(self, num_rows: int) -> None:
         """Update the policy where it is due."""
-        if self._num_steps == 0:
-            self._update_interval = self._steps_between_updates(num_rows)
-        self._num_steps += 1
-        if self._num_steps % self._update_interval == 0:
-            self._update()
+        if self.policy.count_step(self.schedule.batch_size or num_rows):
+            self._staging.check()
+            self.policy.update(self._total_visits() / self.schedule.total_visits)
 
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Take the last epoch's rows into the table."""
@@ -115,16 +85,7 @@ class DataAgent(Selector):
 
     def metrics(self) -> dict[str, float]:
         """As every selector; and tau, actions, reward weights, PPO diagnostics, kept/unkept."""
-        metrics = super().metrics()
-        metrics["policy_updates"] = float(self._num_updates)
-        for name in ("tau", "mean_action"):
-            if (value := getattr(self._learner, name, None)) is not None:
-                metrics[name] = value
-        if self._reward_weights is not None:
-            for signal, weight in zip(self.config.signals, self._reward_weights, strict=True):
-                metrics[f"reward_weight/{_name_of(signal)}"] = float(weight)
-        if self._learner is not None:
-            metrics.update({k: float(v) for k, v in self._learner.diagnostics.items()})
+        metrics = {**super().metrics(), **self.policy.metrics()}
         if self._running is not None:
             kept, unkept = self._kept_and_unkept()
             metrics["kept_mean_action"] = float(kept.mean())
@@ -133,12 +94,7 @@ class DataAgent(Selector):
 
     def summary(self) -> str:
         """One line for a person."""
-        line = super().summary()
-        if self._learner is not None and self._learner.mean_action is not None:
-            line += f", mean action {self._learner.mean_action:.2f}"
-        if self._learner is not None and self._learner.tau is not None:
-            line += f", tau {self._learner.tau:.3f}"
-        return line
+        return super().summary() + self.policy.summary()
 
     def expected_actions(self) -> Tensor:
         """float32 `[N]`: E[a_i] of each sample under the policy at its last visit.
@@ -154,84 +110,21 @@ class DataAgent(Selector):
 
     def settings(self) -> dict[str, Any]:
         """The configuration, signals by name."""
-        plain = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
-        return {**plain, "signals": [_name_of(signal) for signal in self.config.signals]}
+        return self.policy.settings()
 
     def method_state(self) -> dict[str, Any]:
         """Table, learner, counters."""
-        return {
-            "table": self._table.state_dict(),
-            "learner": None if self._learner is None else self._learner.state_dict(),
-            "num_steps": self._num_steps,
-            "num_updates": self._num_updates,
-            "update_interval": self._update_interval,
-        }
+        return {"table": self._table.state_dict(), **self.policy.state_dict()}
 
     def load_method_state(self, state: dict[str, Any]) -> None:
         """Take over what `method_state` returned."""
         self._table.load_state_dict(state["table"])
-        self._num_steps = int(state["num_steps"])
-        self._num_updates = int(state["num_updates"])
-        self._update_interval = int(state["update_interval"])
-        self._reward_weights = None  # a reading of the last batch, no state
-        if state["learner"] is None:
-            self._learner = None
-            return
-        learner = self._make_learner(int(state["learner"]["width"]), torch.device("cpu"))
-        learner.load_state_dict(state["learner"])
-        self._learner = learner
-
-    def _signals(self, feedback: Feedback) -> Tensor:
-        """`[S, B]`, one row a signal, in the precision of the policy."""
-        dtype = torch.float64 if self.config.dtype == "float64" else torch.float32
-        rows = [signal(feedback).detach().to(dtype) for signal in self.config.signals]
-        for signal, values in zip(self.config.signals, rows, strict=True):
-            if values.shape != feedback.losses.shape:
-                raise InputError(
-                    f"signal {_name_of(signal)!r} returned shape {list(values.shape)}; expected "
-                    f"[{len(feedback)}], one value a sample."
-                )
-            on_host = values.device.type == "cpu"  # elsewhere a look at the values would wait
-            if on_host and not (values.min() >= 0 and values.max() <= 1):
-                raise InputError(
-                    f"signal {_name_of(signal)!r} returned values in [{values.min():.3g}, "
-                    f"{values.max():.3g}]; expected [0, 1]. Scale it, for example by the batch's "
-                    "range."
-                )
-        return torch.stack(rows)
-
-    def _learner_for(self, features: Tensor) -> Learner:
-        if self._learner is None:
-            return self._make_learner(features.shape[1], features.device)
-        self._learner.to(features.device)
-        return self._learner
-
-    def _make_learner(self, width: int, device: torch.device) -> Learner:
-        return Learner(
-            self.config,
-            width,
-            seed=self.seed,
-            keep_ratio=self.schedule.keep_ratio,
-            device=device,
-        )
+        self.policy.load_state_dict(state)
 
     def _make_table(self) -> SampleTable:
         if self.config.ranking == "last-action":
             return ActionTable(self.schedule.num_samples)
         return ParameterTable(self.schedule.num_samples, seed=self.seed, drift=self.config.drift)
-
-    def _steps_between_updates(self, num_rows: int) -> int:
-        """Steps between updates: enough to fill a rollout. The same number on every rank."""
-        rows_a_step = self.schedule.batch_size or num_rows
-        rows_a_step *= _distributed.world_size()
-        return max(self.config.update_every, math.ceil(self.config.rollout_rows / rows_a_step))
-
-    def _update(self) -> None:
-        assert self._learner is not None
-        self._staging.check()
-        done = self._total_visits() / self.schedule.total_visits
-        self._learner.update(progress=min(1.0, done))
-        self._num_updates += 1
 
     def _kept_and_unkept(self) -> tuple[Tensor, Tensor]:
         assert self._running is not None
@@ -239,7 +132,3 @@ class DataAgent(Selector):
         kept = torch.zeros(len(actions), dtype=torch.bool)
         kept[self._running.selection.index] = True
         return actions[kept], actions[~kept]
-
-
-def _name_of(signal: object) -> str:
-    return getattr(signal, "__name__", type(signal).__name__)

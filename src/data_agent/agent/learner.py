@@ -82,16 +82,15 @@ class Learner:
         Raises:
             InputError: features of another width than before.
         """
-        if features.shape[1] != self.width:
-            raise InputError(
-                f"features came {features.shape[1]} wide; so far they were {self.width} wide. The "
-                "policy is built for one width: watch the same layer throughout the run."
-            )
-        rows = features.to(self._dtype)
-        if self._projection is not None:
-            rows = rows @ self._projection
+        rows = self._reduced(features)
         self._moments.add(rows)
         return self._moments.standardised(rows).clamp(-STATE_CLIP, STATE_CLIP)
+
+    def preview(self, features: Tensor, *, step: int) -> Tensor:
+        """The actions `[B]` for float `[B, width]` in batch `step`, changing no state."""
+        rows = self._moments.standardised(self._reduced(features)).clamp(-STATE_CLIP, STATE_CLIP)
+        alpha, beta = self.actor(rows)
+        return self._draw(alpha, beta, step)
 
     def act(
         self,
@@ -115,12 +114,8 @@ class Learner:
             `[3, B]`: alpha, beta and the sampled action.
         """
         alpha, beta = self.actor(state)
-        rank = _distributed.rank()
-        draws = generator(self._seed, Purpose.ACTION, rank, step, device=state.device)
-        first = torch._standard_gamma(alpha, generator=draws)
-        second = torch._standard_gamma(beta, generator=draws)
-        action = (first / (first + second)).clamp(ACTION_MARGIN, 1 - ACTION_MARGIN)
-        key_draws = generator(self._seed, Purpose.ROLLOUT, rank, step)
+        action = self._draw(alpha, beta, step)
+        key_draws = generator(self._seed, Purpose.ROLLOUT, _distributed.rank(), step)
         key = torch.rand(len(state), generator=key_draws, dtype=torch.float32)
         key = key.to(state.device, non_blocking=True)
         if valid is not None:
@@ -214,6 +209,24 @@ class Learner:
         self._reward_moments = reward_moments.to(self._device)
         self.rollout.load_state_dict(state["rollout"])
         self.diagnostics = dict(state["diagnostics"])
+
+    def _reduced(self, features: Tensor) -> Tensor:
+        if features.shape[1] != self.width:
+            raise InputError(
+                f"features came {features.shape[1]} wide; so far they were {self.width} wide. The "
+                "policy is built for one width: watch the same layer throughout the run."
+            )
+        rows = features.to(self._dtype)
+        return rows if self._projection is None else rows @ self._projection
+
+    def _draw(self, alpha: Tensor, beta: Tensor, step: int) -> Tensor:
+        """Actions from Beta(alpha, beta), a function of seed, rank and step."""
+        draws = generator(
+            self._seed, Purpose.ACTION, _distributed.rank(), step, device=alpha.device
+        )
+        first = torch._standard_gamma(alpha, generator=draws)
+        second = torch._standard_gamma(beta, generator=draws)
+        return (first / (first + second)).clamp(ACTION_MARGIN, 1 - ACTION_MARGIN)
 
     def _estimate_mean_action(self) -> None:
         """What the policy would do with all samples, from those that no choice brought."""

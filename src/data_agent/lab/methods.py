@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_agent import BatchSelector, SelectionSchedule
+from data_agent._batch_selector import FORWARD_COST
 from data_agent._errors import InputError
 from data_agent.baselines import METHODS, method_class
 
@@ -89,7 +90,7 @@ def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
         return 1.0 if method == FULL else keep_ratio
     kind = method_class(method)
     if issubclass(kind, BatchSelector):
-        return 1 / 3 + keep_ratio  # a forward pass over everything, then training on the chosen
+        return FORWARD_COST + keep_ratio
     schedule = SelectionSchedule(
         num_samples=1000,
         epochs=epochs,

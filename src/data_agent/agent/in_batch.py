@@ -1,0 +1,73 @@
+"""The agent inside each batch: for a single pass over the data, and for streams.
+
+Where samples never come back, no table can be kept and no epoch planned: the policy acts on the
+features of each pool, the highest actions are trained on, and it learns from the whole pool, whose
+losses and uncertainties one forward pass has shown. That pass is paid for: a run costs
+`1/3 + keep_ratio` of training on everything.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from data_agent._batch_selector import BatchSelector
+from data_agent._messages import Feedback
+from data_agent.agent.config import DataAgentConfig
+from data_agent.agent.policy import Policy
+
+
+class InBatchAgent(BatchSelector):
+    """The same policy, rewards and learning as `DataAgent`, choosing inside each batch.
+
+    Of the configuration, what concerns epochs and the table has no effect here: `schedule`,
+    `ranking`, `explore`, `drift`.
+
+    Args:
+        config: the agent's settings.
+        base: as `BatchSelector`; for a stream, `num_samples` is what it will offer in the whole
+            run and `epochs` is 1.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    name: ClassVar[str] = "data-agent-in-batch"
+
+    def __init__(self, *, config: DataAgentConfig | None = None, **base: Any) -> None:
+        super().__init__(**base)
+        self.config = DataAgentConfig() if config is None else config
+        self.policy = Policy(self.config, seed=self.seed, keep_ratio=self.keep_ratio)
+
+    def score(self, feedback: Feedback) -> Tensor:
+        """The policy's actions."""
+        return self.policy.preview(feedback)
+
+    def remember(self, pool: Feedback) -> None:
+        """Learn from the whole pool: nobody chose it, so all of it is a fair sample."""
+        self.policy.act(pool, torch.ones(len(pool), dtype=torch.bool))
+        if self.policy.count_step(len(pool)):
+            self._staging.check()
+            self.policy.update(self.progress())
+
+    def metrics(self) -> dict[str, float]:
+        """As every batch selector; and tau, actions, reward weights, PPO diagnostics."""
+        return {**super().metrics(), **self.policy.metrics()}
+
+    def summary(self) -> str:
+        """One line for a person."""
+        return super().summary() + self.policy.summary()
+
+    def settings(self) -> dict[str, Any]:
+        """The share and the configuration."""
+        return {**super().settings(), **self.policy.settings()}
+
+    def method_state(self) -> dict[str, Any]:
+        """Learner and counters."""
+        return self.policy.state_dict()
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Take over what `method_state` returned."""
+        self.policy.load_state_dict(state)

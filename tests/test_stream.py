@@ -8,6 +8,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from data_agent import DataAgentConfig, Feedback, make_selector, selection_loader
 from data_agent._errors import DataAgentWarning, InputError, StateError
+from data_agent.agent.in_batch import InBatchAgent
 from ranks import join_group, run_ranks
 
 NUM_SAMPLES, POOL = 96, 8
@@ -26,14 +27,12 @@ class Stream(IterableDataset):
             yield torch.tensor(value)
 
 
-def agent(num_samples=NUM_SAMPLES, keep_ratio=0.5, epochs=1, **options):
-    options = {"config": DataAgentConfig(update_every=2, rollout_rows=16), **options}
-    return make_selector(
-        "data-agent-in-batch",
+def agent(num_samples=NUM_SAMPLES, keep_ratio=0.5, epochs=1, config=None):
+    return InBatchAgent(
         num_samples=num_samples,
         epochs=epochs,
         keep_ratio=keep_ratio,
-        **options,
+        config=config or DataAgentConfig(update_every=2, rollout_rows=16),
     )
 
 

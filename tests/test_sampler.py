@@ -284,6 +284,14 @@ def test_batches_that_are_skipped_twice_after_a_restore_are_refused():
     assert restored.visits == 4
 
 
+def test_an_epoch_whose_rest_was_skipped_twice_does_not_end_silently():
+    restored, _ = restored_after(2)
+    for _ in selection_loader(Revealing(), restored, batch_size=4):
+        pass  # what skip_first_batches(loader, 2) leaves of the last batch: nothing
+    with pytest.raises(StateError, match="the rest was delivered, and not one batch of it was ob"):
+        restored.begin_epoch(1)
+
+
 def test_a_framework_that_skips_by_itself_gets_the_whole_epoch():
     restored, order = restored_after(1)
     own = SelectionSampler(restored, batch_size=4)

@@ -106,9 +106,9 @@ class RunningEpoch:
         if place < self.resume_at:
             raise StateError(
                 f"{where} was observed before: the loader began the epoch again. Let it go on: "
-                "loaders of selection_loader() do so by themselves; where a framework skips "
-                "batches, switch that on (Trainer: ignore_data_skip=False; a loop of one's own: "
-                f"skip_first_batches(loader, {self.resume_at // round_size}))."
+                "loaders of selection_loader() do so by themselves; a framework that skips batches "
+                "must be let to (Trainer: ignore_data_skip=False); a sampler of your own for one "
+                "that does not needs skip_observed=True."
             )
         if 2 * self.resume_at <= place < 2 * self.resume_at + round_size:
             raise StateError(
@@ -124,6 +124,13 @@ class RunningEpoch:
             StateError: batches were delivered and none was observed, or ranks shared the epoch
                 twice.
         """
+        if self.is_restored and self.num_delivered > self.observed_before:
+            raise StateError(
+                f"epoch {self.epoch} was restored behind {self.resume_at} of its "
+                f"{len(self.selection)} samples, the rest was delivered, and not one batch of it "
+                "was observed. Were batches skipped twice, by the loader, which goes on by itself, "
+                "and by the loop? Remove skip_first_batches()."
+            )
         if self.num_delivered and not self.num_observed:
             raise StateError(
                 f"epoch {self.epoch} delivered {self.num_delivered} samples and not one batch was "

@@ -202,6 +202,8 @@ class Selector(Watcher, Method):
             InputError: a tensor of another shape, dtype or range; our state is as before.
             StateError: no epoch has begun, or losses carry no graph.
         """
+        if isinstance(index, Tensor):
+            index = index.cpu()  # once: where a framework moved it, each look at it waits
         try:
             feedback = Feedback(index, losses, logits, features, labels, uncertainty, signals)
             loss = self.weighted_mean(losses, index)

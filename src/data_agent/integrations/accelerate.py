@@ -1,0 +1,232 @@
+"""Accelerate: a loader of selected samples for `accelerator.prepare` to deal to the processes.
+
+    loader = selection_loader(train_set, agent, accelerator, batch_size=32)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    agent.watch(accelerator.unwrap_model(model).head)
+
+    for epoch in agent.epochs():
+        for inputs, labels, index in loader:
+            ...
+            accelerator.backward(agent.learn(losses, index))
+
+`accelerator.save_state` and `load_state` hold the selector. After `load_state` the same loop goes
+on behind the last observed batch, without `skip_first_batches`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, cycle, islice
+from typing import Any, cast
+
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+import data_agent._sampler as core
+from data_agent._errors import InputError, StateError
+from data_agent._selector import Selector
+
+try:
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType, ParallelismConfig
+except ImportError as error:
+    raise ImportError(
+        "data_agent.integrations.accelerate needs the package accelerate (1.12 or newer), which "
+        f"cannot be imported ({error}). Install it: pip install 'data-agent[accelerate]'"
+    ) from error
+
+
+def selection_loader(
+    data: Any,
+    selector: Selector,
+    accelerator: Accelerator,
+    *,
+    batch_size: int | None = None,
+    drop_last: bool | None = None,
+    **options: Any,
+) -> DataLoader[Any]:
+    """A loader over the samples that `selector` chooses; hand it to `accelerator.prepare`.
+
+    The selector is registered with the accelerator: `save_state` and `load_state` hold it. Several
+    processes make the same number of steps on full batches: the last round is filled with the
+    epoch's first samples, as Accelerate's `even_batches` does, also after a restore.
+
+    Args:
+        data: a map-style dataset, or a `DataLoader` (not a prepared one) whose settings are kept.
+        selector: decides which samples are visited; `num_samples` is the dataset's length.
+        accelerator: whose `prepare` the loader goes through; its dataloader_config is honoured.
+        batch_size: samples a step on each process, or on all together with `split_batches`;
+            default 1, or the given loader's.
+        drop_last: leave out a last round that is not full, which lowers the budget accordingly.
+        options: further arguments of `DataLoader` (`num_workers`, `collate_fn`, ...).
+
+    Returns:
+        A loader as `data_agent.selection_loader`; iterating it unprepared is an error.
+
+    Raises:
+        InputError: as `data_agent.selection_loader`, or a setting of the accelerator under which
+            the processes would not share the selection.
+    """
+    _check_accelerator(accelerator)
+    if isinstance(data, IterableDataset):
+        raise InputError(
+            f"{type(data).__name__} is a stream, which data_agent.selection_loader shares among "
+            "the processes by itself (for a batch selector). Use that, and do not prepare it."
+        )
+    num_processes = accelerator.num_processes
+    if batch_size is None and isinstance(data, DataLoader):
+        batch_size = cast("DataLoader[Any]", data).batch_size
+    share = _share(batch_size, accelerator)
+    plain = core.selection_loader(data, selector, batch_size=share, drop_last=drop_last, **options)
+    settings = core._settings(plain)
+    sampler = _DealtSampler(
+        selector,
+        plain.dataset,
+        settings["batch_size"],
+        num_processes,
+        drop_last=settings["drop_last"],
+    )
+    _check_even(accelerator, sampler)
+    if accelerator.split_batches:
+        settings["batch_size"] *= num_processes
+    accelerator.register_for_checkpointing(selector)
+    dataset = _SizedByEpoch(plain.dataset, sampler)
+    return _UnpreparedLoader(dataset, sampler=sampler, **settings)
+
+
+class _DealtSampler(core.SelectionSampler):
+    """The whole epoch in whole rounds, the same on every process, for Accelerate to deal.
+
+    Accelerate fills a last round itself, but with the first batches that it sees: after a restore
+    those would be others.
+    """
+
+    def __init__(
+        self,
+        selector: Selector,
+        dataset: Any,
+        batch_size: int,
+        num_processes: int,
+        *,
+        drop_last: bool,
+    ) -> None:
+        settings: dict[str, Any] = {
+            "batch_size": batch_size,
+            "rank": None,
+            "world": num_processes,
+            "drop_last": drop_last,
+        }
+        super().__init__(selector, **settings)
+        self._from_the_start = core.SelectionSampler(selector, skip_observed=False, **settings)
+        self._tell_epoch = getattr(dataset.dataset, "set_epoch", None)
+        self._round_size = batch_size * num_processes if num_processes > 1 else 1
+
+    def __len__(self) -> int:
+        return self.num_selected + self.num_repeated
+
+    def __iter__(self) -> Iterator[int]:
+        selected = super().__iter__()
+        if not self.num_repeated:
+            return selected
+        return chain(selected, islice(cycle(self._from_the_start), self.num_repeated))
+
+    @property
+    def num_selected(self) -> int:
+        """Samples of the running epoch."""
+        return super().__len__()
+
+    @property
+    def num_repeated(self) -> int:
+        """Samples that come twice, to fill the last round."""
+        return -self.num_selected % self._round_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell a dataset that wants to know it the running epoch.
+
+        `epoch` is how often Accelerate's loader ran out since it was built: after a restore, or an
+        epoch left early, not the run's. The agent counts.
+        """
+        del epoch
+        if self._tell_epoch is not None:
+            self._tell_epoch(self._epoch())
+
+
+class _SizedByEpoch(Dataset[Any]):
+    """The dataset; Accelerate's `gather_for_metrics` learns from it how long the epoch is."""
+
+    def __init__(self, dataset: Any, sampler: _DealtSampler) -> None:
+        self.dataset: Any = dataset
+        self._sampler: _DealtSampler | None = sampler
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return self.dataset.__getitems__(indices)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_sampler": None}  # worker processes need the samples only
+
+    @property
+    def total_dataset_length(self) -> int:
+        """Samples of the running epoch: where repeated ones begin."""
+        return len(self) if self._sampler is None else self._sampler.num_selected
+
+
+class _UnpreparedLoader(DataLoader[Any]):
+    """Accelerate takes its parts and builds another one; who iterates this one forgot that."""
+
+    def __iter__(self) -> Any:
+        raise StateError(
+            "this loader was not prepared: each process would visit the whole epoch, and no batch "
+            "would move to its device. Write loader = accelerator.prepare(loader)."
+        )
+
+
+def _check_accelerator(accelerator: object) -> None:
+    if not isinstance(accelerator, Accelerator):
+        raise InputError(
+            f"the third argument is the Accelerator that prepares the loader, got {accelerator!r}."
+        )
+    if accelerator.use_stateful_dataloader:
+        raise InputError(
+            "DataLoaderConfiguration(use_stateful_dataloader=True) would restore the position in "
+            "an epoch a second time; the selector's state holds it. Leave it False."
+        )
+    if accelerator.distributed_type == DistributedType.MEGATRON_LM:
+        raise InputError(
+            "Megatron-LM computes the loss inside its train_step, so no losses of single samples "
+            "reach learn(). Use DDP, FSDP or DeepSpeed."
+        )
+    parallelism: ParallelismConfig | None = accelerator.parallelism_config
+    if parallelism is not None and parallelism.non_data_parallel_size > 1:
+        raise InputError(
+            f"ParallelismConfig has tp_size={parallelism.tp_size}, cp_size={parallelism.cp_size}, "
+            f"sp_size={parallelism.sp_size}: several processes would report one and the same "
+            "batch. Only data parallelism is supported (dp_replicate_size, dp_shard_size)."
+        )
+
+
+def _share(batch_size: int | None, accelerator: Accelerator) -> int | None:
+    """Samples a step on each process."""
+    if not accelerator.split_batches or batch_size is None:
+        return batch_size
+    if batch_size % accelerator.num_processes:
+        raise InputError(
+            f"split_batches=True splits batches of {batch_size} among "
+            f"{accelerator.num_processes} processes; batch_size must be a multiple of that."
+        )
+    return batch_size // accelerator.num_processes
+
+
+def _check_even(accelerator: Accelerator, sampler: _DealtSampler) -> None:
+    if accelerator.even_batches or not sampler.num_repeated:
+        return
+    raise InputError(
+        f"even_batches=False forbids to repeat samples, but {sampler.num_selected} samples an "
+        f"epoch do not fill the {accelerator.num_processes} processes' last batches: they would "
+        "make different numbers of steps and wait for each other for ever. Use drop_last=True, or "
+        "leave even_batches=True."
+    )

@@ -227,6 +227,19 @@ def test_an_epoch_that_is_dealt_out_twice_is_refused(tmp_path):
         assert "dealt out again by a framework" in message
 
 
+def build_too_early(rank, _):
+    selector = build("random")
+    selection_loader(TensorDataset(torch.arange(SIZE)), selector, batch_size=6)
+    join_group()
+    with pytest.raises(StateError, match=r"deals an epoch to 1 rank\(s\), but 2 take part"):
+        selector.begin_epoch(0)
+
+
+@pytest.mark.distributed
+def test_a_loader_from_before_the_process_group_is_refused(tmp_path):
+    run_ranks(build_too_early, tmp_path, None)
+
+
 @pytest.mark.distributed
 def test_a_rank_without_rows_still_takes_part_and_indices_stay_exact(tmp_path):
     for index, values in run_ranks(work, tmp_path, "gather"):

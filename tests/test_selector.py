@@ -1,6 +1,7 @@
 """What a user meets when calls come at the wrong time or batches are bad."""
 
 import logging
+import pickle
 
 import numpy as np
 import pytest
@@ -111,6 +112,26 @@ def test_epoch_zero_after_a_restore_from_a_complete_epoch_zero_is_the_next_one()
     restored.load_state_dict(first.state_dict())
     restored.set_epoch(0)
     assert restored.epoch == 1
+
+
+def test_while_the_agent_counts_a_frameworks_count_changes_nothing():
+    one = agent()
+    observe_epoch(one, 0)
+    restored = agent()
+    restored.load_state_dict(one.state_dict())
+    for epoch in restored.epochs():
+        restored.set_epoch(0)  # Fabric and Accelerate tell how often their loader ran out
+        restored.set_epoch(epoch + 1)
+        assert restored.epoch == epoch
+        observe_epoch(restored, epoch)
+    assert restored.epoch == 15
+
+
+def test_a_selector_travels_to_another_process():
+    one = agent()
+    observe_epoch(one, 0)
+    other = pickle.loads(pickle.dumps(one))
+    assert torch.equal(other.select(1).index, one.select(1).index)
 
 
 def test_a_framework_that_counts_on_by_itself_is_not_shifted():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -26,10 +27,8 @@ class Composition:
     def __init__(self, schedule: SelectionSchedule, seed: int) -> None:
         self._schedule = schedule
         self._streams = (
-            PermutationStream(
-                schedule, seed, Purpose.PERMUTATION, lambda plan: plan.num_unselected
-            ),
-            PermutationStream(schedule, seed, Purpose.EXPLORE, lambda plan: plan.num_explored),
+            PermutationStream(schedule, seed, Purpose.PERMUTATION, attrgetter("num_unselected")),
+            PermutationStream(schedule, seed, Purpose.EXPLORE, attrgetter("num_explored")),
         )
 
     def uniform(self, epoch: int) -> Tensor | None:

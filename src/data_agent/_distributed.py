@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data_agent._errors import StateError
+
 
 def world_size() -> int:
     """Number of ranks; 1 where no process group is initialised."""
@@ -19,6 +21,24 @@ def world_size() -> int:
 def rank() -> int:
     """This process's rank; 0 where no process group is initialised."""
     return dist.get_rank() if _is_distributed() else 0
+
+
+def check_world(world: int, *, is_known: bool) -> None:
+    """A loader that was built before the process group does not share the epoch.
+
+    Args:
+        world: how many ranks the loader deals to.
+        is_known: whether there is a loader.
+
+    Raises:
+        StateError: several ranks would each train on everything.
+    """
+    if is_known and world < world_size():
+        raise StateError(
+            f"the loader deals an epoch to {world} rank(s), but {world_size()} take part: it was "
+            "built before the process group. Build it after dist.init_process_group() "
+            "(Fabric: after launch(); Lightning: in train_dataloader())."
+        )
 
 
 def gather_rows(*columns: Tensor) -> tuple[Tensor, ...]:

@@ -117,6 +117,19 @@ class RunningEpoch:
                 "skip_first_batches() (or build the sampler with skip_observed=False)."
             )
 
+    def check_next(self, epoch: int, schedule: SelectionSchedule) -> None:
+        """Another epoch may begin: a later one, after one that was observed.
+
+        Raises:
+            StateError: an earlier one, or as `check_observed`.
+        """
+        if epoch < self.epoch:
+            raise StateError(
+                f"epoch {epoch} cannot begin: epoch {self.epoch} is running and epochs only go "
+                "forward. For another training run build a new selector."
+            )
+        self.check_observed(schedule)
+
     def check_observed(self, schedule: SelectionSchedule) -> None:
         """A forgotten learn() must not switch the product off silently.
 
@@ -152,8 +165,7 @@ class RunningEpoch:
             raise StateError(
                 f"{counts}, one in {schedule.world}: the loader, which deals batches to ranks by "
                 "itself, was dealt out again by a framework. Use the selection_loader of "
-                "data_agent.integrations, or leave the loader as it is (Accelerate: no prepare(); "
-                "Lightning: use_distributed_sampler=False)."
+                "data_agent.integrations, or leave the loader as it is (no accelerator.prepare())."
             )
         warn(f"{counts}. Call agent.learn(losses, index) for every batch.")
 

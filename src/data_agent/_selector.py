@@ -86,6 +86,7 @@ class Selector(Watcher, Method):
         self._running: RunningEpoch | None = None
         self._just_restored = False
         self._epoch_shift = 0
+        self._is_counting = False
         self.schedule.warn_if_nothing_is_selected()
 
     # Epochs.
@@ -115,9 +116,13 @@ class Selector(Watcher, Method):
             self._running.resume_here(self._running.position(self.schedule))
         if first == self.schedule.epochs:
             warn(f"all {first} epochs are done; for another training run build a new selector.")
-        for epoch in range(first, self.schedule.epochs):
-            self.begin_epoch(epoch)
-            yield epoch
+        self._is_counting = True
+        try:
+            for epoch in range(first, self.schedule.epochs):
+                self.begin_epoch(epoch)
+                yield epoch
+        finally:
+            self._is_counting = False
         if self._running is not None:
             self._running.check_observed(self.schedule)
 
@@ -132,15 +137,11 @@ class Selector(Watcher, Method):
             StateError: `epoch` has passed, or no batch of the last epoch was observed.
         """
         self.schedule.plan(epoch)
+        _distributed.check_world(self.schedule.world, is_known=self.schedule.batch_size is not None)
         if self._running is not None:
             if epoch == self._running.epoch:
                 return
-            if epoch < self._running.epoch:
-                raise StateError(
-                    f"epoch {epoch} cannot begin: epoch {self._running.epoch} is running and "
-                    "epochs only go forward. For another training run build a new selector."
-                )
-            self._running.check_observed(self.schedule)
+            self._running.check_next(epoch, self.schedule)
         self._staging.check()
         with self._clock.running():
             index, values = _distributed.gather_rows(*self._staging.rows())
@@ -154,9 +155,11 @@ class Selector(Watcher, Method):
     def set_epoch(self, epoch: int) -> None:
         """`begin_epoch` for frameworks that count epochs themselves.
 
-        The first call after a restore may start again from 0 (Accelerate does): it and all later
-        ones are then shifted by the difference.
+        The first call after a restore may start again from 0: it and all later ones are then
+        shifted by the difference. Inside a loop over `epochs()` it does nothing: the loop counts.
         """
+        if self._is_counting:
+            return
         if self._just_restored:
             self._just_restored = False
             due = self._next_epoch()
@@ -280,16 +283,13 @@ class Selector(Watcher, Method):
 
     def position(self, epoch: int) -> int:
         """Samples of the order of `epoch`, over all ranks, that were observed before a restore."""
-        if self._running is None or self._running.epoch != epoch:
-            return 0
-        return self._running.resume_at
+        running = self._running
+        return running.resume_at if running is not None and running.epoch == epoch else 0
 
     def uniform_rows(self, index: Tensor) -> Tensor:
         """Bool `[B]`: which samples of the running epoch are there by no choice of the method."""
         uniform = self._open_epoch().uniform
-        if uniform is None:
-            return torch.ones(len(index), dtype=torch.bool)
-        return uniform[index]
+        return torch.ones(len(index), dtype=torch.bool) if uniform is None else uniform[index]
 
     # Readings.
 

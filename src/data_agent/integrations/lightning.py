@@ -1,0 +1,236 @@
+"""Lightning: a selector inside `lightning.pytorch.Trainer`.
+
+    agent = DataAgent(num_samples=len(train_set), epochs=20, keep_ratio=0.5)
+    trainer = L.Trainer(max_epochs=20, callbacks=[SelectionCallback(agent)])
+
+The module returns `selection_loader(train_set, agent, batch_size=...)` from `train_dataloader` and
+`agent.learn(losses, index)` from `training_step`. Lightning itself tells the loader's sampler when
+an epoch begins; the callback carries the state in Lightning's checkpoints and refuses settings
+under which a selection would silently be another one.
+
+Fabric needs nothing from here: `fabric.setup_dataloaders(loader)`, and the agent among the objects
+given to `fabric.save` and `fabric.load`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sized
+from typing import Any, cast
+
+from torch.utils.data import DataLoader
+
+from data_agent._errors import CheckpointError, InputError, StateError
+from data_agent._sampler import SelectionSampler
+from data_agent._selector import Selector
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise ImportError(
+        "data_agent.integrations.lightning needs the package lightning (2.6 or newer), which "
+        f"cannot be imported ({error}). Install it: pip install 'data-agent[lightning]'"
+    ) from error
+
+
+class SelectionCallback(Callback):
+    """Carries a selector through `Trainer.fit`: checks, checkpoints, metrics.
+
+    Before the first batch it checks that the Trainer runs the epochs that the selector plans. A
+    checkpoint holds the selector's state; `fit(ckpt_path=...)` restores it. Each epoch's
+    `agent.metrics()` go to the module's log, named "data_agent/...".
+
+    Args:
+        agent: the selector whose loader `train_dataloader` returns.
+
+    Raises:
+        InputError: at construction, not a selector; when training starts, a setting of the Trainer
+            or a loader under which the planned epochs would not be trained as planned.
+        StateError: when training starts, selector and Trainer stand at different places; when it
+            ends, no batch of the last epoch was observed.
+        CheckpointError: a checkpoint without this selector's state.
+    """
+
+    def __init__(self, agent: Selector) -> None:
+        if not isinstance(agent, Selector):
+            raise InputError(
+                f"a selector is needed (DataAgent(...), make_selector(...)), got {agent!r}."
+            )
+        self.agent = agent
+
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint's "callbacks" hold the state."""
+        return "data_agent"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that what follows is what the selector planned."""
+        del pl_module
+        _check_loader(trainer, self.agent)
+        if not _is_trial(trainer):
+            _check_length(trainer, self.agent)
+        # Lightning counts epochs through: nothing is to be guessed from its first set_epoch().
+        self.agent._just_restored = False
+        self.agent._epoch_shift = _check_position(trainer, self.agent)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the selector's metrics."""
+        del trainer
+        self.agent._epoch_shift = 0
+        metrics = {f"data_agent/{name}": value for name, value in self.agent.metrics().items()}
+        pl_module.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the last epoch, which no other one follows: a forgotten learn() is an error."""
+        del pl_module
+        running = self.agent._running
+        if running is None or not trainer.is_last_batch:  # stopped inside an epoch, on purpose
+            return
+        if not (_is_trial(trainer) and running.num_observed):  # workers read on behind its end
+            running.check_observed(self.agent.schedule)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Count back a batch whose step was cut short; callbacks that save now run after this."""
+        del pl_module, exception
+        running, batch_size = self.agent._running, self.agent.schedule.batch_size
+        if running is not None and batch_size is not None:
+            lost = max(0, running.num_observed - _num_trained(trainer) * batch_size)
+            running.num_observed -= lost
+            self.agent._visits -= lost
+
+    def state_dict(self) -> dict[str, Any]:
+        """The selector's state, and how its loader deals; Lightning asks on every rank."""
+        schedule = self.agent.schedule
+        return {
+            "agent": self.agent.state_dict(),
+            "batch_size": schedule.batch_size,
+            "drop_last": schedule.drop_last,
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restore the selector, where training goes on: `validate` and `test` leave it alone."""
+        del pl_module
+        if trainer.state.fn != "fit":
+            return
+        state = checkpoint["callbacks"].get(self.state_key)
+        if state is None:
+            raise CheckpointError(
+                "this checkpoint holds no state of a selector: it was written by a Trainer without "
+                "SelectionCallback. Its weights can be loaded with load_from_checkpoint(), for a "
+                "training run from the start."
+            )
+        _check_loads_first(trainer)
+        # A position is one in a loader's batches, and Lightning asks for the loader only later.
+        if self.agent.schedule.batch_size is None and state["batch_size"] is not None:
+            self.agent.use_loader(
+                state["batch_size"], world=_num_replicas(trainer), drop_last=state["drop_last"]
+            )
+        self.agent.load_state_dict(state["agent"])
+
+
+def _is_trial(trainer: Any) -> bool:
+    return bool(trainer.fast_dev_run)
+
+
+def _num_replicas(trainer: Trainer) -> int:
+    """Processes that train on different batches."""
+    # A strategy such as tensor parallelism gives several processes the same batch.
+    options = cast("dict[str, int] | None", trainer.distributed_sampler_kwargs)
+    return 1 if options is None else options["num_replicas"]
+
+
+def _check_loads_first(trainer: Trainer) -> None:
+    if trainer.train_dataloader is not None:
+        raise StateError(
+            f"with {type(trainer.strategy).__name__} Lightning restores after "
+            "configure_optimizers(), where trainer.estimated_stepping_batches has already made the "
+            "train loader begin. Use agent.schedule.total_steps(batch_size, "
+            "accumulation=trainer.accumulate_grad_batches) there."
+        )
+
+
+def _check_loader(trainer: Any, agent: Selector) -> None:
+    """The one train loader must be the selector's own, dealt for as many processes as train."""
+    loader = cast("object", trainer.train_dataloader)
+    if not isinstance(loader, DataLoader):
+        raise InputError(
+            f"train_dataloader came as {type(loader).__name__}; a selection needs one loader, "
+            "selection_loader(dataset, agent, batch_size=...). Several loaders would repeat or cut "
+            "its epochs: put the data sets together (ConcatDataset) and select from all of them."
+        )
+    sampler = cast("object", loader.sampler)
+    if trainer.overfit_batches:
+        raise InputError(
+            f"Trainer(overfit_batches={trainer.overfit_batches}) replaces the sampler, so nothing "
+            "would be selected. Select from a torch.utils.data.Subset of a few samples instead."
+        )
+    if not isinstance(sampler, SelectionSampler) or sampler.selector is not agent:
+        whose = "another selector's" if isinstance(sampler, SelectionSampler) else "not a selection"
+        raise InputError(
+            f"the train loader samples by {type(sampler).__name__}, which is {whose}. Return "
+            "selection_loader(dataset, agent, batch_size=...) from train_dataloader(), with the "
+            "agent given to SelectionCallback."
+        )
+    world = _num_replicas(trainer)
+    if agent.schedule.world != world:
+        raise InputError(
+            f"the train loader was built for {agent.schedule.world} process(es), but "
+            f"{type(trainer.strategy).__name__} trains {world} on different batches. Build it "
+            "inside train_dataloader() of the module or data module, not before fit(): only there "
+            "the processes know each other. Strategies that give several processes the same batch "
+            "(tensor parallelism) are not supported."
+        )
+
+
+def _check_length(trainer: Trainer, agent: Selector) -> None:
+    """The Trainer must run all epochs to their end, and no more."""
+    epochs, num_batches = agent.schedule.epochs, len(cast("Sized", trainer.train_dataloader))
+    if trainer.max_epochs != epochs or trainer.max_steps != -1:
+        raise InputError(
+            f"Trainer(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}), but the "
+            f"selector plans epochs={epochs}, on which warm-up and final phase depend. Use "
+            f"max_epochs={epochs} and no max_steps, with which Lightning resumes behind an epoch "
+            "that it never trained. To stop early: EarlyStopping, max_time, trainer.should_stop."
+        )
+    if trainer.num_training_batches < num_batches:
+        raise InputError(
+            f"Trainer(limit_train_batches={trainer.limit_train_batches}) cuts each epoch's "
+            f"{num_batches} batches to {trainer.num_training_batches}, and what was selected would "
+            "not be trained on. For a smaller budget lower the selector's keep_ratio."
+        )
+
+
+def _check_position(trainer: Any, agent: Selector) -> int:
+    """Selector and Trainer must stand at the same batch of the same epoch.
+
+    Returns:
+        1 where the Trainer still has to end the epoch that the selector has left behind, else 0.
+    """
+    running, due, schedule = agent._running, agent._next_epoch(), agent.schedule
+    is_open = running is not None and running.epoch == due
+    position = running.position(schedule) if running is not None and is_open else 0
+    batch = math.ceil(position / ((schedule.batch_size or 1) * schedule.world))
+    # Without a checkpoint, a second fit() begins an epoch that was stopped anew.
+    trained = _num_trained(trainer) if trainer.fit_loop.restarting else 0
+    num_batches = int(trainer.num_training_batches)
+    epoch: int = trainer.fit_loop.epoch_progress.current.processed
+    # Saved by the validation after an epoch's last batch: the Trainer ends that epoch first.
+    ends_one = int(trained == num_batches and epoch == due - 1)
+    if (due, batch) != (epoch + ends_one, trained % num_batches):
+        raise StateError(
+            f"the selector stands at batch {batch} of epoch {due}, the Trainer starts at batch "
+            f"{trained} of epoch {epoch}. A new training run needs a new selector (also after "
+            "fast_dev_run or a tuner). To go on with one pass fit(ckpt_path=...), which restores "
+            "both; inside an epoch with the same batch size and number of processes."
+        )
+    return ends_one if is_open else 0
+
+
+def _num_trained(trainer: Any) -> int:
+    """Batches of the running epoch that were trained on."""
+    # Not `completed`, which is counted after the hooks that save a checkpoint.
+    return trainer.fit_loop.epoch_loop.batch_progress.current.processed

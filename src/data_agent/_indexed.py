@@ -114,8 +114,9 @@ class IndexedStream(IterableDataset[Any]):
         selector: chooses inside each batch.
         batch_size: samples in a pool on each rank.
         rank: this process among those that read a part of the stream each.
-        world: how many these are.
+        world: how many these are; 1 where a framework reads on one process for all.
         as_pairs: make every sample the pair `IndexedSample(sample, index)`, itself unchanged.
+        skip_observed: after a restore drop what was offered; False where the framework does.
     """
 
     def __init__(
@@ -127,11 +128,13 @@ class IndexedStream(IterableDataset[Any]):
         rank: int = 0,
         world: int = 1,
         as_pairs: bool = False,
+        skip_observed: bool = True,
     ) -> None:
         self._stream = stream
         self._selector: BatchSelector | None = selector
         self._num_samples = selector.schedule.num_samples
         self._num_done = 0  # what a copy without selector, in a worker process, is to skip
+        self._skip_observed = skip_observed
         self._batch_size = batch_size
         self._rank = rank
         self._world = world
@@ -147,21 +150,22 @@ class IndexedStream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         number, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        # Workers make whole batches in turn; this one's share of those that were observed:
-        num_batches = self._done() // (self._batch_size * self._world)
-        num_skipped = max(0, -((number - num_batches) // num_workers)) * self._batch_size
-        first, step = number * self._world + self._rank, num_workers * self._world
-        index = first
+        num_done, count = self._done(), 0
         for count, sample in enumerate(self._stream):
-            index = first + count * step
+            # Workers make whole batches in turn, and in each turn every rank has one.
+            batch, place = divmod(count, self._batch_size)
+            batch = (batch * num_workers + number) * self._world + self._rank
+            index = batch * self._batch_size + place
             if index >= self._num_samples:
                 return
-            if count >= num_skipped:
+            if index >= num_done:
                 yield self._with_index(sample, index)
-        if index + step < self._num_samples:
+        count += 1
+        if count * num_workers * self._world < self._num_samples:
             warnings.warn(
-                f"the stream ended after about {index + 1} samples, but the selector was built "
-                f"for num_samples={self._num_samples}: its budget is not used up.",
+                f"the stream ended after {count} samples (in each of {num_workers} worker(s) on "
+                f"each of {self._world} rank(s)), but the selector was built for num_samples="
+                f"{self._num_samples}: its budget is not used up.",
                 DataAgentWarning,
                 stacklevel=2,
             )
@@ -171,7 +175,7 @@ class IndexedStream(IterableDataset[Any]):
         return {**self.__dict__, "_selector": None, "_num_done": self._done()}
 
     def _done(self) -> int:
-        if self._selector is None:
+        if self._selector is None or not self._skip_observed:
             return self._num_done
         epoch = self._selector.epoch
         return 0 if epoch is None else self._selector.position(epoch)

@@ -199,12 +199,11 @@ def _stream_loader(
 ) -> DataLoader[Any]:
     rank, world = _distributed.rank(), _distributed.world_size()
     num_samples, epochs = selector.schedule.num_samples, selector.schedule.epochs
-    round_size = batch_size * world * max(1, options.get("num_workers", 0))
-    if num_samples % round_size:
-        fitting = max(1, num_samples // round_size) * round_size
+    if num_samples % (batch_size * world):
+        fitting = max(1, num_samples // (batch_size * world)) * batch_size * world
         raise InputError(
-            f"num_samples={num_samples} of a stream must be whole pools of each worker process on "
-            f"each rank, that is a multiple of {round_size}. Use for example {fitting}."
+            f"num_samples={num_samples} of a stream must be whole pools on each rank, that is a "
+            f"multiple of {batch_size * world}. Use for example {fitting}."
         )
     if options.get("persistent_workers") and epochs > 1:
         raise InputError(

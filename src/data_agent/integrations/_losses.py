@@ -1,0 +1,228 @@
+"""What a batch's logits and labels say of each of its samples: pure functions.
+
+Everything runs in float32, whatever the logits are. Logits of sequences are read in chunks, so
+that no second `[B, T, V]` tensor comes to life (without a graph; with one, log-probabilities stay).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_agent._errors import InputError
+
+IGNORE_INDEX = -100  # what transformers puts where a label does not count
+_OVERRIDE = "Override compute_sample_losses(inputs, outputs) to return them."
+_CHUNK_ELEMENTS = 2**24  # logits read at a time: 64 MiB in float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleLosses:
+    """One row for each of the `B` samples of a batch.
+
+    A sample's loss is the mean of its terms: one term for a class label, one for each token that
+    counts, one for each output of a multi-label model or a regression.
+
+    Args:
+        sums: float `[B]`, the sum of each sample's terms; with a graph where gradients are enabled.
+        counts: `[B]`, how many terms each sample has; may be zero.
+        logits: float `[B, C]` with C >= 2, where there is one distribution a sample.
+        labels: int64 `[B]`, where there is one label a sample.
+        uncertainty: float `[B]` in [0, 1], where it cannot be read from `logits`.
+        features: float `[B, D]`; None takes the input of the model's head.
+        mask: bool `[B, T]`, the positions of the head's input that count; None leaves it to the
+            attention mask.
+
+    Raises:
+        InputError: `sums` and `counts` are not `[B]`.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+    uncertainty: Tensor | None = None
+    features: Tensor | None = None
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.sums.ndim != 1 or self.sums.shape != self.counts.shape:
+            raise InputError(
+                f"sums came with shape {list(self.sums.shape)} and counts with "
+                f"{list(self.counts.shape)}; expected [B] both, one row a sample."
+            )
+
+    @property
+    def losses(self) -> Tensor:
+        """Float `[B]`: each sample's mean; zero where nothing counts."""
+        return self.sums / self.counts.clamp(min=1)
+
+
+def sample_losses(
+    inputs: Mapping[str, Any], outputs: Any, *, problem: str | None, predicts_next: bool
+) -> SampleLosses:
+    """The terms of the loss that models of transformers compute from "logits" and "labels".
+
+    Args:
+        inputs: has "labels": `[B]`, `[B, C]` or `[B, T]`; or, made for the loss, "shift_labels".
+        outputs: has "logits": `[B, C]` or `[B, T, V]`.
+        problem: config.problem_type, which tells regressions and several labels from classes.
+        predicts_next: whether position t predicts label t + 1.
+
+    Raises:
+        InputError: one of them is missing, or they have shapes that we do not know.
+    """
+    logits = _tensor(outputs, "logits", "the model's output")
+    labels = _tensor(inputs, "labels", "the batch").to(logits.device)
+    if logits.ndim == 3 and labels.ndim == 2:
+        if "shift_labels" in inputs:
+            labels = _tensor(inputs, "shift_labels", "the batch").to(logits.device)
+        elif predicts_next:
+            labels = next_tokens(labels)
+        return token_losses(logits, labels)
+    if problem == "regression":
+        return regression_losses(logits, labels)
+    if problem == "multi_label_classification":
+        return multi_label_losses(logits, labels)
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.is_floating_point():
+        raise InputError(
+            f"logits came with shape {list(logits.shape)} and labels with {list(labels.shape)}, "
+            f"{labels.dtype}; we know [B, C] with [B], [B, T, V] with [B, T], and what "
+            f"config.problem_type names. {_OVERRIDE}"
+        )
+    return class_losses(logits, labels)
+
+
+def auxiliary_loss(outputs: Any, coefficient: float) -> Tensor | float:
+    """What a mixture of experts adds to its loss for the balance of its router."""
+    value = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
+    return 0.0 if value is None else coefficient * value.detach()
+
+
+def class_losses(logits: Tensor, labels: Tensor) -> SampleLosses:
+    """Cross entropy of logits `[B, C]` and int64 labels `[B]`; a label of -100 does not count."""
+    sums = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
+    return SampleLosses(sums, (labels != IGNORE_INDEX).long(), logits=logits, labels=labels)
+
+
+def multi_label_losses(logits: Tensor, labels: Tensor) -> SampleLosses:
+    """Binary cross entropy of logits and float labels in [0, 1], both `[B, C]`.
+
+    Uncertainty is the mean entropy of the outputs, in units of one fair coin.
+    """
+    terms = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+    with torch.no_grad():
+        p = logits.float().sigmoid()
+        entropy = (torch.special.entr(p) + torch.special.entr(1 - p)).mean(1) / math.log(2)
+    return SampleLosses(
+        terms.sum(1),
+        torch.full_like(labels[:, 0], terms.shape[1]).long(),
+        uncertainty=entropy.clamp(0, 1),
+    )
+
+
+def regression_losses(outputs: Tensor, labels: Tensor) -> SampleLosses:
+    """Squared errors of outputs and labels, `[B]`, `[B, 1]` or `[B, D]`.
+
+    A regression says nothing about its uncertainty: it is zero, so that a reward which weighs its
+    signals by their variance is left with the loss.
+    """
+    terms = (
+        outputs.float().reshape(len(labels), -1) - labels.float().reshape(len(labels), -1)
+    ) ** 2
+    counts = torch.full((len(labels),), terms.shape[1], device=terms.device)
+    return SampleLosses(
+        terms.sum(1), counts, uncertainty=torch.zeros_like(counts, dtype=torch.float32)
+    )
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> SampleLosses:
+    """Cross entropy of logits `[B, T, V]` and int64 targets `[B, T]`, -100 where none counts.
+
+    Uncertainty is the mean entropy over the tokens that count, divided by log V.
+
+    Raises:
+        InputError: logits and targets are not about the same positions.
+    """
+    if logits.shape[:2] != targets.shape:
+        raise InputError(
+            f"the model's logits are about {list(logits.shape[:2])} (rows, positions), the labels "
+            f"about {list(targets.shape)}. Something adds or removes positions inside of the model "
+            "(virtual tokens of prompt tuning?): override compute_sample_losses."
+        )
+    size = max(1, _CHUNK_ELEMENTS // logits.shape[-1])
+    chunks = zip(logits.flatten(0, 1).split(size), targets.flatten().split(size), strict=True)
+    rows = [_loss_and_entropy(*chunk) for chunk in chunks]
+    losses, entropies = (
+        torch.cat(column).view(targets.shape) for column in zip(*rows, strict=True)
+    )
+    mask = targets != IGNORE_INDEX
+    counts = mask.sum(1)
+    entropy = (entropies * mask).sum(1) / counts.clamp(min=1) / math.log(logits.shape[-1])
+    return SampleLosses(losses.sum(1), counts, uncertainty=entropy.clamp(0, 1), mask=mask)
+
+
+def next_tokens(labels: Tensor) -> Tensor:
+    """Targets `[B, T]` of a causal model: position t predicts label t + 1, the last one nothing."""
+    return F.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
+
+
+def _loss_and_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of rows `[M, V]`: each row's loss (zero where ignored) and entropy in nats."""
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    losses = F.nll_loss(log_p, targets, ignore_index=IGNORE_INDEX, reduction="none")
+    with torch.no_grad():
+        entropies = torch.special.entr(log_p.exp()).sum(-1)
+    return losses, entropies
+
+
+class LossScale:
+    """The factor between the sum of a batch's terms and the loss that a trainer made of them.
+
+    Transformers divides either by the terms of this batch or by those of all batches of a step
+    (`num_items_in_batch`), and its models do not say which: the first batches tell.
+
+    Args:
+        accumulation: batches of a step.
+    """
+
+    def __init__(self, accumulation: int) -> None:
+        self._accumulation = accumulation
+        self._found: int | None = None
+
+    def find(self, loss: Tensor, total: Tensor, scales: list[Tensor]) -> Tensor | None:
+        """The one of `scales` by which `total` gives `loss`, or None. All are scalars.
+
+        Waits for the host until it is known which one it is.
+        """
+        if self._found is not None:
+            return scales[self._found]
+        if not (torch.isfinite(loss) and torch.isfinite(total)):
+            return scales[0]  # nothing can be told from it, and the selector refuses such a batch
+        fitting = [i for i, scale in enumerate(scales) if _is_close(total * scale, loss)]
+        if not fitting:
+            return None
+        if self._accumulation == 1 or len(fitting) < len(scales):
+            self._found = fitting[0]
+        return scales[fitting[0]]
+
+
+def _tensor(values: Any, name: str, where: str) -> Tensor:
+    value = values.get(name) if isinstance(values, Mapping) else None
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"{where} has no tensor {name!r}, so each sample's loss cannot be told. {_OVERRIDE}"
+        )
+    return value
+
+
+def _is_close(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal up to the order of summation, or up to rounding where the loss is in half precision."""
+    tolerance = 1e-4 if theirs.dtype == torch.float32 else 2e-2
+    return bool(torch.isclose(ours.float(), theirs.float(), rtol=tolerance, atol=1e-6))

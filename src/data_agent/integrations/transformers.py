@@ -1,0 +1,227 @@
+"""Hugging Face Trainer with a selector: `Trainer(...)` becomes `SelectiveTrainer(...)`.
+
+    trainer = SelectiveTrainer(model, args, train_dataset=train_set, keep_ratio=0.5)
+    trainer.train()
+
+The model trains on the loss that the Trainer computes, whatever that is: we choose the samples and
+read from the same forward pass how each of them did. Where a method weighs its samples, weighted
+less unweighted terms are added, at the scale that the Trainer's loss turns out to have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from data_agent import _checkpoint as files
+from data_agent._batch_selector import BatchSelector
+from data_agent._errors import InputError
+from data_agent._indexed import INDEX_KEY, CollateWithIndex, IndexedDataset, IndexedStream
+from data_agent._sampler import SelectionSampler
+from data_agent._selector import Selector
+from data_agent.integrations._head import HeadInput, find_head
+from data_agent.integrations._losses import LossScale, SampleLosses
+from data_agent.integrations._recipe import Recipe, num_samples_of
+from data_agent.integrations._refusals import (
+    STATE_FILE,
+    check_resumed,
+    refuse_what_would_be_wrong,
+    state_file,
+)
+
+try:
+    from transformers import Trainer
+
+    from data_agent.integrations._observing import ObservesBatches
+except ImportError as error:
+    raise ImportError(
+        "data_agent.integrations.transformers needs Hugging Face Transformers and Accelerate: "
+        "pip install 'data-agent[transformers]'"
+    ) from error
+
+__all__ = ["SampleLosses", "SelectiveTrainer", "SelectiveTrainerMixin"]
+
+
+class SelectiveTrainerMixin(ObservesBatches):
+    """Gives a Trainer a selector: `class MyTrainer(SelectiveTrainerMixin, TheirTrainer)`.
+
+    Each `train()` begins with a selector of its own, made from a name or by a callable. A
+    `Selector` that is handed over ready made serves for one run.
+
+    Args:
+        args: positional arguments of the Trainer.
+        selector: a method's name; or a callable that is called with `num_samples=` and `epochs=`,
+            such as `functools.partial(DataAgent, keep_ratio=0.5)`; or a selector.
+        keep_ratio: share of the dataset visited in an epoch, in (0, 1]; default 0.5. With a name.
+        head: the layer whose input is a sample's feature; by default the model's output embeddings,
+            or its last linear layer that has one output for each label.
+        kwargs: further arguments of the Trainer.
+
+    Raises:
+        InputError: arguments under which selection would be wrong; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        selector: Selector | Callable[..., Selector] | str = "data-agent",
+        keep_ratio: float | None = None,
+        head: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.selector = selector if isinstance(selector, Selector) else None
+        self._recipe = Recipe(selector, keep_ratio)
+        self._given_head = head
+        self._tap: HeadInput | None = None
+        self._index: Tensor | None = None
+        self._run_has_begun = self._run_resumes = False
+        super().__init__(*args, **kwargs)
+        refuse_what_would_be_wrong(self)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if Trainer in order and order.index(Trainer) < order.index(SelectiveTrainerMixin):
+            raise InputError(
+                f"{cls.__name__} lists SelectiveTrainerMixin behind a Trainer, whose methods hide "
+                "it. Write it first: class MyTrainer(SelectiveTrainerMixin, TheirTrainer)."
+            )
+
+    # The Trainer's public methods.
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds the selector's metrics, as "data_agent/...", to what training steps log."""
+        if self.selector is not None and "loss" in logs:
+            metrics = self.selector.metrics().items()
+            # Without what is not known yet (NaN): the Trainer writes its logs to a JSON file.
+            logs.update({f"data_agent/{k}": v for k, v in metrics if not math.isnan(v)})
+        super().log(logs, *args, **kwargs)
+
+    def num_examples(self, dataloader: Any) -> int:
+        """Samples in an epoch, for the Trainer's speed figures: in training the selected ones."""
+        if (
+            isinstance(getattr(dataloader, "dataset", None), IndexedDataset)
+            and self.selector is not None
+        ):
+            return self.selector.schedule.num_kept
+        return super().num_examples(dataloader)
+
+    # The Trainer's private methods.
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self._run_has_begun = False  # auto_find_batch_size may call this several times
+        self._run_resumes = kwargs.get("resume_from_checkpoint") is not None
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self._unhook()
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, *args: Any, is_training: bool = False, **options: Any
+    ) -> Any:
+        if not is_training:
+            return super()._get_dataloader(dataset, description, *args, **options)
+        collator = self.data_collator
+        if hasattr(dataset, "remove_columns"):  # what the Trainer does to a datasets.Dataset
+            dataset, collate = self._remove_unused_columns(dataset, description), collator
+        else:
+            collate = self._get_collator_with_removed_columns(collator, description)
+        is_stream = isinstance(dataset, IterableDataset)
+        self.data_collator = CollateWithIndex(collate) if is_stream else _CollateWithIndex(collate)
+        try:
+            return super()._get_dataloader(
+                self._indexed_stream(dataset)
+                if is_stream
+                else IndexedDataset(dataset, as_pairs=True),
+                description,
+                *args,
+                is_training=True,
+                **options,
+            )
+        finally:
+            self.data_collator = collator
+
+    def _indexed_stream(self, stream: IterableDataset[Any]) -> IndexedStream:
+        if not self._run_has_begun:
+            self._begin_run()
+        selector = cast("BatchSelector", self.selector)
+        return IndexedStream(
+            stream,
+            selector,
+            batch_size=self._train_batch_size,
+            as_pairs=True,
+            skip_observed=False,  # Accelerate reads on one process for all, the Trainer skips
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SelectionSampler:
+        del train_dataset
+        if not self._run_has_begun:
+            self._begin_run()
+        assert self.selector is not None
+        return SelectionSampler(
+            self.selector,
+            batch_size=self._train_batch_size,
+            rank=None,  # Accelerate deals our batches to the processes
+            world=self.accelerator.num_processes,
+            drop_last=self.args.dataloader_drop_last,
+            skip_observed=False,  # the Trainer skips
+        )
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.selector is None:
+            return
+        state = self.selector.state_dict()  # on every rank: a collective call
+        if self.args.should_save:
+            # trainer_state.json comes later: no checkpoint looks complete without our file.
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            files.save(Path(output_dir) / STATE_FILE, state)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.selector is None:
+            return
+        self.selector.load_state_dict(files.load(state_file(checkpoint, self.args)))
+        check_resumed(self.selector, self.args, self.state.global_step)
+
+    # Ours.
+
+    def _begin_run(self) -> None:
+        """A selector for this run, and the hook on its model's head."""
+        world = self.accelerator.num_processes
+        self.selector = self._recipe.build(
+            self.args,
+            num_samples=num_samples_of(self.train_dataset, self.args, world),
+            batch_size=self._train_batch_size,
+            world=world,
+            is_stream=isinstance(self.train_dataset, IterableDataset),
+            resumes=self._run_resumes,
+        )
+        self._run_has_begun = True
+        self._loss_scale = LossScale(self.args.gradient_accumulation_steps)
+        self._unhook()
+        head = find_head(self._inner_model()) if self._given_head is None else self._given_head
+        self._tap = None if head is None else HeadInput(head)
+
+    def _unhook(self) -> None:
+        if self._tap is not None:
+            self._tap.remove()
+        self._tap = None
+
+
+class SelectiveTrainer(SelectiveTrainerMixin, Trainer):
+    """`transformers.Trainer` with a selector; see `SelectiveTrainerMixin`."""
+
+
+class _CollateWithIndex(CollateWithIndex):
+    """The index as an array: Accelerate moves tensors to the device, and it is needed here."""
+
+    def __call__(self, samples: list[Any]) -> Any:
+        batch = super().__call__(samples)
+        batch[INDEX_KEY] = batch[INDEX_KEY].numpy()
+        return batch

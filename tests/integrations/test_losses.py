@@ -1,0 +1,164 @@
+"""Terms of a batch's loss, sample by sample, against hand-computed numbers and torch's own."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from data_agent._errors import InputError
+from data_agent.integrations import _losses
+from data_agent.integrations._head import HeadInput, find_head, pool
+from data_agent.integrations._losses import LossScale, SampleLosses, sample_losses
+
+
+def of(logits, labels, *, problem=None, predicts_next=False, **inputs):
+    return sample_losses(
+        {"labels": labels, **inputs},
+        {"logits": logits},
+        problem=problem,
+        predicts_next=predicts_next,
+    )
+
+
+def test_classes():
+    samples = of(torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]), torch.tensor([1, 1]))
+    torch.testing.assert_close(samples.sums, torch.tensor([math.log(2), math.log(4)]))
+    assert samples.counts.tolist() == [1, 1]
+    assert samples.logits.shape == (2, 2)
+
+
+def test_a_label_that_does_not_count_is_no_term():
+    samples = of(torch.randn(2, 3), torch.tensor([1, -100]))
+    assert samples.counts.tolist() == [1, 0]
+    assert samples.losses[1] == 0
+
+
+def test_several_labels():
+    samples = of(
+        torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]]), problem="multi_label_classification"
+    )
+    torch.testing.assert_close(samples.sums, torch.tensor([2 * math.log(2)]))
+    assert samples.counts.tolist() == [2]
+    assert samples.uncertainty.tolist() == [1.0]  # two fair coins
+
+
+def test_regression_of_one_and_of_two_outputs():
+    one = of(torch.tensor([[1.0], [2.0]]), torch.tensor([3.0, 2.0]), problem="regression")
+    assert one.sums.tolist() == [4.0, 0.0]
+    two = of(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 1.0]]), problem="regression")
+    assert two.losses.tolist() == [2.5]
+    assert two.uncertainty.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("chunk", [2**24, 7, 1])
+def test_tokens_in_chunks_of_any_size(chunk, monkeypatch):
+    monkeypatch.setattr(_losses, "_CHUNK_ELEMENTS", chunk)
+    logits, labels = torch.randn(3, 5, 4, requires_grad=True), torch.randint(0, 4, (3, 5))
+    labels[0, 2:] = -100
+    labels[2] = -100
+    samples = of(logits, labels)
+    each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(3, 5)
+    torch.testing.assert_close(samples.sums, each.sum(1))
+    assert samples.counts.tolist() == [2, 5, 0]
+    assert samples.losses[2] == samples.uncertainty[2] == 0
+    p = logits[1].softmax(-1)
+    entropy = -(p * p.log()).sum(-1).mean() / math.log(4)
+    torch.testing.assert_close(samples.uncertainty[1], entropy)
+    assert samples.sums.requires_grad
+    assert not samples.uncertainty.requires_grad
+
+
+def test_a_causal_model_predicts_the_next_token():
+    logits = torch.randn(2, 4, 6)
+    labels = torch.tensor([[1, 2, 3, 4], [5, 4, 3, -100]])
+    samples = of(logits, labels, predicts_next=True)
+    expected = [
+        F.cross_entropy(logits[0, :3], labels[0, 1:]),
+        F.cross_entropy(logits[1, :2], labels[1, 1:3]),
+    ]
+    torch.testing.assert_close(samples.losses, torch.stack(expected))
+    assert samples.mask.tolist() == [[True, True, True, False], [True, True, False, False]]
+    shifted = F.pad(labels, (0, 1), value=-100)[:, 1:]
+    given = of(logits, labels, predicts_next=True, shift_labels=shifted)
+    assert torch.equal(given.sums, samples.sums)
+
+
+def test_logits_of_minus_infinity_have_no_entropy():
+    logits = torch.tensor([[[0.0, 0.0, -math.inf]]])
+    samples = of(logits, torch.tensor([[0]]))
+    torch.testing.assert_close(samples.uncertainty, torch.tensor([math.log(2) / math.log(3)]))
+
+
+def test_half_precision_is_read_in_float32():
+    logits = torch.randn(4, 3, dtype=torch.bfloat16)
+    assert of(logits, torch.tensor([0, 1, 2, 0])).sums.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        ({}, {"logits": torch.randn(2, 3)}, "the batch has no tensor 'labels'"),
+        ({"labels": torch.ones(2)}, (torch.randn(2, 3),), "model's output has no tensor 'logits'"),
+        ({"labels": torch.rand(2, 3)}, {"logits": torch.randn(2, 3)}, "config.problem_type"),
+        (
+            {"labels": torch.ones(2, 3, dtype=torch.int64)},
+            {"logits": torch.randn(2, 5, 4)},
+            r"\[2, 5\] \(rows, positions\), the labels about \[2, 3\]",
+        ),
+    ],
+)
+def test_what_cannot_be_told_is_refused(inputs, outputs, message):
+    with pytest.raises(InputError, match=message):
+        sample_losses(inputs, outputs, problem=None, predicts_next=False)
+
+
+def test_rows_must_be_samples():
+    with pytest.raises(InputError, match=r"sums came with shape \[2, 3\]"):
+        SampleLosses(torch.ones(2, 3), torch.ones(2, 3))
+
+
+def test_pooling_counts_only_what_the_mask_names():
+    features = torch.tensor([[[1.0], [3.0], [100.0]], [[5.0], [7.0], [9.0]]])
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    assert pool(features, mask).tolist() == [[2.0], [0.0]]
+    assert pool(features, None)[1].tolist() == [7.0]
+    with pytest.raises(InputError, match=r"input is about \[2, 3\]"):
+        pool(features, mask[:, :2])
+
+
+def test_the_scale_is_known_once_the_candidates_differ():
+    scale = LossScale(accumulation=2)
+    total, both = torch.tensor(6.0), [torch.tensor(0.5), torch.tensor(0.5)]
+    assert scale.find(torch.tensor(3.0), total, both) == 0.5  # either: not decided
+    apart = [torch.tensor(0.5), torch.tensor(0.25)]
+    assert scale.find(torch.tensor(1.5), total, apart) == 0.25
+    assert scale.find(torch.tensor(99.0), total, apart) == 0.25  # decided: no further look
+    assert LossScale(accumulation=1).find(torch.tensor(9.0), total, apart) is None
+    assert LossScale(accumulation=1).find(torch.tensor(math.nan), total, apart) == 0.5
+
+
+def test_the_head_is_the_layer_that_makes_the_logits():
+    class Model(torch.nn.Module):
+        def __init__(self, num_labels):
+            super().__init__()
+            self.config = type("Config", (), {"num_labels": num_labels})
+            self.body, self.classifier = torch.nn.Linear(4, 8), torch.nn.Linear(8, 3)
+
+    model = Model(3)
+    assert find_head(model) is model.classifier
+    assert find_head(Model(5)) is None
+
+
+def test_only_training_forwards_are_kept_and_no_hook_stays():
+    head = torch.nn.Linear(4, 2)
+    tap, x = HeadInput(head), torch.randn(3, 4)
+    head.eval()(x)
+    with torch.no_grad():
+        head.train()(x)
+    assert tap.take() is None
+    head(x)
+    assert torch.equal(tap.take(), x)
+    assert tap.take() is None
+    tap.remove()
+    assert not head._forward_pre_hooks

@@ -1,0 +1,172 @@
+"""One process, one seed, one batch size: every loop selects and learns the same."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import Dataset
+
+from data_agent import DataAgent, DataAgentConfig, selection_loader
+
+SIZE, EPOCHS, BATCH_SIZE = 53, 8, 4
+agent_of = partial(
+    DataAgent, keep_ratio=0.5, seed=3, config=DataAgentConfig(update_every=2, rollout_rows=16)
+)
+
+
+class Rows(Dataset):
+    """Vectors with a class each; as dictionaries, which every framework takes."""
+
+    def __init__(self):
+        self.x = torch.randn(SIZE, 6, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self):
+        return SIZE
+
+    def __getitem__(self, index):
+        return {"x": self.x[index], "labels": index % 3}
+
+
+class Net(nn.Module):
+    """Called as frameworks call models."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Linear(6, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x, labels=None):
+        logits = self.head(torch.relu(self.body(x)))
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+
+class Noting(DataAgent):
+    """Notes the batches that it observes."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.batches = []
+
+    def observe(self, feedback):
+        super().observe(feedback)
+        self.batches.append((self.epoch, feedback.index.tolist()))
+
+
+make = partial(Noting, **agent_of.keywords)
+
+
+def by_hand(folder, accelerator=None):
+    net, agent = Net(), make(num_samples=SIZE, epochs=EPOCHS)
+    model: nn.Module = net
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    agent.watch(net.head)
+    if accelerator is None:
+        loader = selection_loader(Rows(), agent, batch_size=BATCH_SIZE)
+    else:
+        from data_agent.integrations.accelerate import selection_loader as for_accelerate
+
+        loader = for_accelerate(Rows(), agent, accelerator, batch_size=BATCH_SIZE)
+        model, optimizer, loader = accelerator.prepare(net, optimizer, loader)
+    for _ in agent.epochs():
+        for batch in loader:
+            logits = model(batch["x"])["logits"]
+            losses = F.cross_entropy(logits, batch["labels"], reduction="none")
+            loss = agent.learn(losses, batch["sample_index"])
+            loss.backward() if accelerator is None else accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+    return net, agent
+
+
+def by_accelerate(folder):
+    accelerate = pytest.importorskip("accelerate", reason="needs the extra [accelerate]")
+    return by_hand(folder, accelerate.Accelerator(cpu=True))
+
+
+def by_trainer(folder):
+    transformers = pytest.importorskip("transformers", reason="needs the extra [transformers]")
+    from data_agent.integrations.transformers import SelectiveTrainer
+
+    net = Net()
+    args = transformers.TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=EPOCHS,
+        per_device_train_batch_size=BATCH_SIZE,
+        use_cpu=True,
+        max_grad_norm=0,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    constant = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    trainer = SelectiveTrainer(
+        model=net,
+        args=args,
+        train_dataset=Rows(),
+        optimizers=(optimizer, constant),
+        selector=make,
+        head=net.head,
+    )
+    trainer.train()
+    return net, trainer.selector
+
+
+def by_lightning(folder):
+    lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra [lightning]")
+    from data_agent.integrations.lightning import SelectionCallback
+
+    net, agent = Net(), make(num_samples=SIZE, epochs=EPOCHS)
+    agent.watch(net.head)
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def training_step(self, batch, _):
+            logits = self.net(batch["x"])["logits"]
+            losses = F.cross_entropy(logits, batch["labels"], reduction="none")
+            return agent.learn(losses, batch["sample_index"])
+
+        def train_dataloader(self):
+            return selection_loader(Rows(), agent, batch_size=BATCH_SIZE)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+    lightning.Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[SelectionCallback(agent)],
+    ).fit(Module())
+    return net, agent
+
+
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX`")
+@pytest.mark.parametrize("loop", [by_accelerate, by_trainer, by_lightning])
+def test_every_loop_selects_and_learns_the_same(loop, tmp_path):
+    net, agent = by_hand(tmp_path)
+    other_net, other = loop(tmp_path)
+    assert other.batches == agent.batches
+    assert len(agent.batches) == EPOCHS * 7
+    for mine, yours in zip(net.parameters(), other_net.parameters(), strict=True):
+        assert torch.equal(mine, yours)
+    assert agent.policy.num_updates == EPOCHS * 7 // 4
+    ours = agent.policy.learner.actor.state_dict()
+    for name, value in other.policy.learner.actor.state_dict().items():
+        assert torch.equal(ours[name], value)

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test unit lint types format wheel clean
+.PHONY: demo test unit lint types format wheel floor clean
 
 demo: $(STAMP)  ## a real comparison on an embedded data set, and a report to look at
 	$(BIN)/data-agent compare --task digits --methods full,full-short,random,data-agent --seeds 3 --output runs/demo
@@ -28,6 +28,12 @@ format: $(STAMP)
 wheel: $(STAMP)  ## build the wheel, install it elsewhere, use it from another directory
 	PYTHON=$(PYTHON) bash tests/check_wheel.sh
 
+floor:  ## test the integrations on the oldest supported versions of their frameworks
+	$(PYTHON) -m venv .venv-floor
+	.venv-floor/bin/python -m pip install --quiet --upgrade pip
+	.venv-floor/bin/python -m pip install --quiet -c constraints.txt -c floor.txt -e '.[dev]'
+	.venv-floor/bin/python -m pytest tests/integrations
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -35,4 +41,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-floor dist build .pytest_cache .ruff_cache

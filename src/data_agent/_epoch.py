@@ -99,6 +99,8 @@ class RunningEpoch:
         if not len(found):
             return
         place, round_size = int(found[0]), schedule.batch_size * schedule.world
+        if schedule.world > 1 and len(self.selection) - self.resume_at < round_size:
+            return  # a last round that a framework may have filled with samples seen before
         where = (
             f"epoch {self.epoch} was restored behind {self.resume_at} observed samples "
             f"({self.resume_at // round_size} batches), but the first batch that came"

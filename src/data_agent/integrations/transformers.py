@@ -35,7 +35,8 @@ from data_agent.integrations._refusals import (
 )
 
 try:
-    from transformers import Trainer
+    from transformers import Trainer, TrainerState
+    from transformers.trainer import TRAINER_STATE_NAME
 
     from data_agent.integrations._observing import ObservesBatches
 except ImportError as error:
@@ -66,6 +67,9 @@ class SelectiveTrainerMixin(ObservesBatches):
         InputError: arguments under which selection would be wrong; the message says what to do.
     """
 
+    _is_for_trl = False
+    """Whether a subclass knows how TRL's trainers compute their loss."""
+
     def __init__(
         self,
         *args: Any,
@@ -90,6 +94,13 @@ class SelectiveTrainerMixin(ObservesBatches):
             raise InputError(
                 f"{cls.__name__} lists SelectiveTrainerMixin behind a Trainer, whose methods hide "
                 "it. Write it first: class MyTrainer(SelectiveTrainerMixin, TheirTrainer)."
+            )
+        of_trl = [base.__name__ for base in order if base.__module__.startswith("trl.")]
+        if of_trl and not cls._is_for_trl:
+            raise InputError(
+                f"{cls.__name__} has TRL's {of_trl[0]} among its bases. For SFTTrainer use "
+                "data_agent.integrations.trl.SelectiveSFTTrainer; preference and reinforcement "
+                "trainers do not train on one loss for each row of their dataset."
             )
 
     # The Trainer's public methods.
@@ -187,7 +198,8 @@ class SelectiveTrainerMixin(ObservesBatches):
         if checkpoint is None or self.selector is None:
             return
         self.selector.load_state_dict(files.load(state_file(checkpoint, self.args)))
-        check_resumed(self.selector, self.args, self.state.global_step)
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        check_resumed(self.selector, self.args, state.global_step)
 
     # Ours.
 
@@ -205,8 +217,12 @@ class SelectiveTrainerMixin(ObservesBatches):
         self._run_has_begun = True
         self._loss_scale = LossScale(self.args.gradient_accumulation_steps)
         self._unhook()
+        self._tap = self._make_tap()
+
+    def _make_tap(self) -> HeadInput | None:
+        """The hook that reads features of this run's model."""
         head = find_head(self._inner_model()) if self._given_head is None else self._given_head
-        self._tap = None if head is None else HeadInput(head)
+        return None if head is None else HeadInput(head)
 
     def _unhook(self) -> None:
         if self._tap is not None:

@@ -1,0 +1,286 @@
+"""TRL's SFTTrainer with a selector: `SFTTrainer(...)` becomes `SelectiveSFTTrainer(...)`.
+
+    trainer = SelectiveSFTTrainer(model, args, train_dataset=train_set, keep_ratio=0.5)
+    trainer.train()
+
+SFTTrainer computes log-probabilities and entropies token by token without ever holding logits. We
+read both from that one forward pass, as they are on their way to its loss and its metrics.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sized
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from data_agent._errors import DataAgentWarning, InputError
+from data_agent._selector import Selector
+from data_agent.integrations import _losses
+from data_agent.integrations._head import HeadInput, pool
+from data_agent.integrations._losses import SampleLosses
+
+try:
+    from trl.trainer.base_trainer import _BaseTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    from data_agent.integrations._observing import ObservesBatches
+    from data_agent.integrations.transformers import SelectiveTrainerMixin
+except ImportError as error:
+    raise ImportError(
+        "data_agent.integrations.trl needs TRL 1.16 or newer: pip install -U 'data-agent[trl]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["SampleLosses", "SelectiveSFTTrainer"]
+LENGTHS_KEY = "sample_lengths"
+_EMPTY_ROW = (
+    "a row of train_dataset has no token that counts for the loss: it costs budget and teaches "
+    "nothing. Remove rows whose labels behind the first are all -100 (an empty completion, a "
+    "prompt as long as max_length)."
+)
+
+
+class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
+    """`trl.SFTTrainer` with a selector; see `SelectiveTrainerMixin` for its arguments.
+
+    A sample is a row of `trainer.train_dataset`, which SFTTrainer prepares: under packing a pack.
+    Its loss is the mean over its tokens that count, its feature the mean of what the model's head
+    gets at these tokens. A row in which no token counts has loss zero, and a warning says so.
+
+    For a subclass of SFTTrainer: `class MyTrainer(SelectiveSFTTrainer, TheirSFTTrainer)`.
+
+    Raises:
+        InputError: arguments under which selection would be wrong; the message says what to do.
+    """
+
+    args: SFTConfig
+    _is_for_trl = True
+    _lengths: list[int] | None = None
+    """Tokens of each sample of the batch at hand, where the collator puts all into one row."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        for base in cls.__mro__:
+            is_of_trl = issubclass(base, _BaseTrainer) and base is not _BaseTrainer
+            if is_of_trl and not issubclass(base, SFTTrainer):
+                raise InputError(
+                    f"{cls.__name__} has {base.__name__} among its bases, but SelectiveSFTTrainer "
+                    "is for SFTTrainer and its subclasses: preference and reinforcement trainers "
+                    "do not train on one loss for each row of their dataset."
+                )
+        super().__init_subclass__(**kwargs)
+
+    def compute_sample_losses(self, inputs: Mapping[str, Any], outputs: Any) -> SampleLosses:
+        """Each sample's loss, from what SFTTrainer's fused head returned.
+
+        Args:
+            inputs: the batch as the model got it, and its labels.
+            outputs: has "log_probs", "entropy" and "label_mask", `[B, T - 1]`, or `[1, T - 1]` of
+                a padding-free batch. They have no graph where `label_smoothing_factor` or
+                `compute_loss_func` train on logits.
+
+        Returns:
+            One row for each sample, in the order in which they were collated.
+
+        Raises:
+            InputError: something in the model added positions to a padding-free batch.
+        """
+        self._check_positions(inputs, outputs)
+        terms = -outputs.log_probs
+        if self.args.loss_type == "dft":
+            terms = terms * outputs.log_probs.exp().detach()
+        terms, mask, entropies = (
+            _rows(values, self._lengths)
+            for values in (terms, outputs.label_mask, outputs.entropy.detach())
+        )
+        counts = mask.sum(1)
+        if not counts.all():  # waits for the host, as SFTTrainer's own metrics just did
+            warnings.warn(_EMPTY_ROW, DataAgentWarning, stacklevel=2)
+        vocabulary = cast("Any", self._inner_model()).config.get_text_config().vocab_size
+        entropy = entropies.sum(1) / counts.clamp(min=1) / math.log(vocabulary)
+        return SampleLosses(
+            terms.sum(1),
+            counts,
+            uncertainty=entropy.clamp(0, 1),
+            features=self._pooled(mask),
+        )
+
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Takes the samples' index and lengths out of the batch, for `compute_loss` to use."""
+        lengths = inputs.pop(LENGTHS_KEY, None)
+        self._lengths = None if lengths is None else lengths.tolist()
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    # What the mixin asks for.
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, *args: Any, is_training: bool = False, **options: Any
+    ) -> Any:
+        collator = self.data_collator
+        if is_training and getattr(collator, "padding_free", False):
+            self.data_collator = _CollateWithLengths(collator)
+        try:
+            return super()._get_dataloader(
+                dataset, description, *args, is_training=is_training, **options
+            )
+        finally:
+            self.data_collator = collator
+
+    def _begin_run(self) -> None:
+        given, dataset = self._recipe.selector, self.train_dataset
+        num_rows = len(dataset) if isinstance(dataset, Sized) else None
+        if num_rows and isinstance(given, Selector) and given.schedule.num_samples != num_rows:
+            raise InputError(
+                f"the selector was built for num_samples={given.schedule.num_samples}, but "
+                f"SFTTrainer made {num_rows} rows of the dataset (packing joins samples, "
+                "max_length removes those whose tokens all became prompt). Hand over a callable, "
+                "which is told: selector=functools.partial(DataAgent, keep_ratio=0.5)."
+            )
+        super()._begin_run()
+
+    def _make_tap(self) -> HeadInput | None:
+        model = cast("PreTrainedModel", self._inner_model())
+        if self._given_head is None:
+            return _LastHiddenState(model.base_model)
+        if self._given_head is model.get_output_embeddings():
+            raise InputError(
+                "head= is the model's lm_head, which SFTTrainer's fused loss never calls. Leave it "
+                "out: the feature is what would go into the lm_head."
+            )
+        return super()._make_tap()
+
+    def _loss_and_outputs(self, model: nn.Module, inputs: Any, num_items: Any) -> Any:
+        if not model.training:  # scoring a pool, which SFTTrainer would book as an evaluation
+            return None, model(**inputs, fused_lm_head=True)
+        with _fused_outputs_of(model) as seen:
+            loss = super(ObservesBatches, self).compute_loss(
+                model, inputs, num_items_in_batch=num_items
+            )
+        if not seen:
+            raise InputError(
+                f"{type(self).__name__} computes its loss without SFTTrainer's fused head, so each "
+                "sample's loss cannot be told. Call super().compute_loss(), or "
+                "model(**inputs, fused_lm_head=True)."
+            )
+        return loss, seen[-1]
+
+    def _scale(
+        self, loss: Tensor, samples: SampleLosses, outputs: Any, num_items: Any, *, weighs: bool
+    ) -> Tensor | None:
+        """The factor between the samples' terms and SFTTrainer's loss."""
+        if not weighs:
+            return None
+        num_tokens = outputs.label_mask.sum() if num_items is None else num_items
+        scale = 1 / torch.as_tensor(num_tokens, device=loss.device).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items is not None:
+            scale = scale * self.accelerator.num_processes  # DDP averages gradients over them
+        expected = samples.sums.detach().sum() * scale + self._router_loss(outputs, num_items)
+        if not samples.sums.requires_grad or not _losses._is_close(expected, loss.detach()):
+            raise InputError(
+                f"the loss is {float(loss.detach()):.6g}, but SFTTrainer's token by token comes to "
+                f"{float(expected):.6g}: label_smoothing_factor, compute_loss_func or a "
+                "compute_loss of your own train on another objective, which cannot be weighed "
+                "sample by sample. Leave them out, or take a method without weights."
+            )
+        return scale
+
+    def _router_loss(self, outputs: Any, num_items: Any) -> Tensor | float:
+        if not self.aux_loss_enabled:
+            return 0.0
+        steps = 1 if num_items is None else self.current_gradient_accumulation_steps
+        return self.router_aux_loss_coef * outputs.aux_loss.detach() / steps
+
+    def _check_positions(self, inputs: Mapping[str, Any], outputs: Any) -> None:
+        num_tokens, num_positions = inputs["input_ids"].shape[1], outputs.log_probs.shape[1] + 1
+        if self._lengths is not None and num_positions != num_tokens:
+            raise InputError(
+                f"a padding-free batch of {num_tokens} tokens came to {num_positions} positions in "
+                "the model: virtual tokens of prompt tuning would stand before its first sample "
+                "only. Set padding_free=False and packing=False, or use LoRA."
+            )
+
+    def _pooled(self, mask: Tensor) -> Tensor | None:
+        """Of the last hidden states `[B, T, D]` the mean where mask `[B, T']` is true, `[B, D]`."""
+        hidden = None if self._tap is None else self._tap.take()
+        if hidden is None or hidden.ndim != 3:
+            return hidden
+        if self._lengths is None:
+            return pool(hidden[:, : mask.shape[1]], mask)
+        parts = hidden[0, : sum(self._lengths)].split(self._lengths)
+        rows = zip(parts, mask, strict=True)
+        return torch.cat([pool(part[None], row[None, : len(part)]) for part, row in rows])
+
+
+class _LastHiddenState(HeadInput):
+    """Keeps what the model's body handed to its head, which a fused head is never called with."""
+
+    def __init__(self, body: nn.Module) -> None:
+        self._kept = None
+        self._handle = body.register_forward_hook(self._keep_output)
+
+    def _keep_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        del inputs
+        self._keep(module, (output.last_hidden_state,))
+
+
+class _CollateWithLengths:
+    """Adds the int64 `[B]` lengths of samples that a collator puts into one row.
+
+    Args:
+        collate_fn: list of rows with "input_ids" -> batch with "position_ids".
+    """
+
+    def __init__(self, collate_fn: Callable[[list[Any]], Any]) -> None:
+        self._collate_fn = collate_fn
+
+    def __call__(self, samples: list[Any]) -> Any:
+        batch = self._collate_fn(samples)
+        lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
+        positions = batch["position_ids"][0]
+        starts = lengths.cumsum(0) - lengths
+        if lengths.sum() > len(positions) or positions[starts].any():
+            raise InputError(
+                f"{type(self._collate_fn).__name__} put {len(samples)} rows of {lengths.tolist()} "
+                f"tokens into one of {len(positions)}, in which they do not begin where they "
+                "should. Truncate rows before the collator gets them."
+            )
+        batch[LENGTHS_KEY] = lengths.numpy()  # Accelerate moves tensors to the device
+        return batch
+
+
+@contextmanager
+def _fused_outputs_of(model: nn.Module) -> Generator[list[Any]]:
+    """Collects what forwards of `model` return that went through the fused head."""
+    seen: list[Any] = []
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        del module, inputs
+        if isinstance(output, FusedCausalLMOutput):
+            seen.append(output)
+
+    handle = model.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _rows(values: Tensor, lengths: list[int] | None) -> Tensor:
+    """One row a sample: `[B, T - 1]` as it is, `[1, T - 1]` cut into `[B, L]`, filled with zeros.
+
+    Cut behind a sample's last token, whose prediction, the next sample's first, never counts.
+    """
+    if lengths is None:
+        return values
+    flat = F.pad(values[0], (0, 1))
+    return pad_sequence(list(flat[: sum(lengths)].split(lengths)), batch_first=True)

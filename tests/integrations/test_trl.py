@@ -19,6 +19,8 @@ pytest.importorskip("trl", reason="needs pip install 'data-agent[trl]'")
 
 import datasets
 import peft
+import transformers
+from packaging.version import Version
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -48,6 +50,8 @@ pytestmark = [
     # SFTConfig and peft call checkpointing by a name that is going away.
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    # peft 0.18, of a model that was never on a hub.
+    pytest.mark.filterwarnings("ignore:Could not find a config file in  - will assume"),
 ]
 
 SIZE, EPOCHS, BATCH, WIDTH, VOCAB = 24, 3, 4, 16, 50
@@ -552,6 +556,10 @@ def weighed_on_rank(folder):
 
 
 @pytest.mark.distributed
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.19"),
+    reason="transformers before 5.19 cannot resume on several CPU processes",
+)
 def test_two_processes(tmp_path):
     (first, first_resumed, weighed), (second, second_resumed, _) = run_ranks(
         two_ranks, tmp_path, str(tmp_path / "run")

@@ -1,9 +1,16 @@
 """Two real processes: disjoint batches, equal policies, feedback of both in one table."""
 
+import contextlib
+import os
+import time
+from datetime import timedelta
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -16,10 +23,10 @@ from data_agent import (
     make_selector,
     selection_loader,
 )
-from data_agent._distributed import gather_rows
-from data_agent._errors import StateError
+from data_agent._distributed import gather_rows, world_size
+from data_agent._errors import InputError, StateError
 from data_agent.testing.runs import equal_states
-from ranks import join_group, run_ranks
+from ranks import _free_port, _run, join_group, run_ranks
 
 SIZE, EPOCHS, BATCH_SIZE = 101, 10, 6
 
@@ -245,6 +252,147 @@ def test_a_rank_without_rows_still_takes_part_and_indices_stay_exact(tmp_path):
     for index, values in run_ranks(work, tmp_path, "gather"):
         assert index.tolist() == [2**53, 2**53 + 1, 2**53 + 2]  # a float would round these
         assert torch.equal(values, torch.ones(3, 2))
+
+
+def train_on_equal_feedback(rank):
+    """96 samples, 48 of them an epoch, in batches of 12 over all ranks; SGD on their mean loss."""
+    if "RANK" in os.environ:
+        join_group()
+    x = torch.randn(96, 8, generator=torch.Generator().manual_seed(0))
+    selector = make_selector("top-loss", num_samples=96, epochs=EPOCHS, keep_ratio=0.5)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    model = nn.parallel.DistributedDataParallel(net) if "RANK" in os.environ else net
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    loader = selection_loader(
+        TensorDataset(x, (x[:, 0] > 0).long()), selector, batch_size=12 // world_size()
+    )
+    selections, steps = [], 0
+    for epoch in selector.epochs():
+        selections.append(selector.select(epoch).index.tolist())
+        for inputs, labels, index in loader:
+            losses = F.cross_entropy(model(inputs), labels, reduction="none")
+            losses.mean().backward()
+            selector.observe(feedback_of(index, epoch))
+            optimizer.step()
+            optimizer.zero_grad()
+            steps += 1
+    return selections, steps, net.state_dict(), selector.state_dict()["visits"]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_same_global_batch_gives_the_same_run_on_any_number_of_ranks(world, tmp_path):
+    selections, steps, weights, visits = train_on_equal_feedback(0)
+    for found in run_ranks(train_on_equal_feedback, tmp_path, world=world):
+        assert found[0] == selections
+        assert found[1] == steps == 4 * EPOCHS
+        assert found[3] == visits == 48 * EPOCHS
+        for name, value in weights.items():
+            torch.testing.assert_close(found[2][name], value, rtol=1e-4, atol=1e-5)
+
+
+def skipping(rank, _):
+    """Rank 1 does not observe a batch; what each rank says to that."""
+    join_group()
+    said = []
+    for method in ("top-loss", "data-agent"):
+        selector = build(method)
+        loader = selection_loader(TensorDataset(torch.arange(SIZE)), selector, batch_size=6)
+        try:
+            for epoch in selector.epochs():
+                for number, (_, index) in enumerate(loader):
+                    if rank == 0 or (epoch, number) != (1, 2):
+                        selector.observe(feedback_of(index, epoch))
+        except StateError as error:
+            said.append(str(error))
+        else:
+            said.append(selector.metrics()["epoch"])
+    return said
+
+
+@pytest.mark.distributed
+@pytest.mark.filterwarnings("ignore:in epoch 1")
+def test_a_rank_that_sees_no_feedback_in_a_while(tmp_path):
+    for table, policy in run_ranks(skipping, tmp_path, None):
+        assert table == EPOCHS - 1  # nothing is exchanged between epochs: all went on
+        assert "the ranks make different calls" in policy
+        assert "rank 0 in a policy update" in policy
+        assert "rank 1 in begin_epoch(2)" in policy
+
+
+def save_early(rank, _):
+    """A state of ranks of which one has seen no feedback yet; and too small a data set."""
+    join_group()
+    with pytest.raises(InputError, match="do not fill one batch of 1 on 2 rank"):
+        selection_loader(
+            TensorDataset(torch.arange(1)), make_selector("random", num_samples=1, **SHORT)
+        )
+    agent = build("data-agent")
+    selection_loader(TensorDataset(torch.arange(SIZE)), agent, batch_size=6)
+    agent.begin_epoch(0)
+    if rank == 0:
+        agent.observe(feedback_of(torch.arange(6), 0))
+    state = agent.state_dict()
+    agent.load_state_dict(state)
+    return {**state, "overhead_seconds": 0.0, "method": agent.state_dict()["method"]}
+
+
+SHORT = {"epochs": 1, "keep_ratio": 1.0}
+
+
+@pytest.mark.distributed
+def test_a_state_of_ranks_of_which_one_has_seen_nothing(tmp_path):
+    first, second = run_ranks(save_early, tmp_path, None)
+    steps = [state["method"].pop("num_steps") for state in (first, second)]
+    assert steps == [1, 0]  # a rank's own batches
+    assert equal_states(first["method"]["learner"], second["method"]["learner"])
+    assert first["visits"] == second["visits"] == 6
+
+
+def leave(rank, how, folder):
+    """Rank 1 dies, hangs, or trains on while rank 0 saves; what rank 0 says, and when."""
+    os.environ["GLOO_LOG_LEVEL"] = "ERROR"
+    dist.init_process_group("gloo", timeout=timedelta(seconds=5))
+    agent = build("data-agent")
+    loader = selection_loader(TensorDataset(torch.arange(SIZE)), agent, batch_size=6)
+    agent.begin_epoch(0)
+    agent.observe(feedback_of(next(iter(loader))[1], 0))
+    agent.state_dict()
+    if rank == 1:
+        if how == "dies":
+            os._exit(1)
+        if how == "trains on":  # as DDP does; its gradients must not be taken for rows
+            with contextlib.suppress(RuntimeError):
+                dist.all_reduce(torch.ones(128, dtype=torch.int64))
+                (folder / "mixed up").touch()
+        time.sleep(600)
+    start = time.monotonic()
+    try:
+        agent.state_dict()
+    except StateError as error:
+        (folder / how).write_text(f"{time.monotonic() - start:.0f} {error}")
+    os._exit(0)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("how", ["dies", "hangs", "trains on"])
+def test_a_rank_that_is_gone_ends_the_others_within_the_timeout(how, tmp_path):
+    context: Any = mp.start_processes(
+        _run,
+        args=(leave, tmp_path, 2, _free_port(), (how, tmp_path)),
+        nprocs=2,
+        join=False,
+        start_method="spawn",
+    )
+    rank_0, rank_1 = context.processes
+    rank_0.join(120)
+    rank_1.kill()
+    rank_1.join()
+    seconds, _, message = (tmp_path / how).read_text().partition(" ")
+    assert message.startswith("rank 0 waited for the other ranks in state_dict(), and they did not")
+    assert int(seconds) <= 10
+    assert not (tmp_path / "mixed up").exists()
 
 
 def test_agents_are_ordinary_in_one_process():

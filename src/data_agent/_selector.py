@@ -129,8 +129,7 @@ class Selector(Watcher, Method):
     def begin_epoch(self, epoch: int) -> None:
         """Merge the last epoch's feedback and choose the samples of `epoch`.
 
-        Beginning the running epoch again changes nothing. On several ranks this is a collective
-        call.
+        Beginning the running epoch again changes nothing. On several ranks a collective call.
 
         Raises:
             InputError: no such epoch.
@@ -142,8 +141,8 @@ class Selector(Watcher, Method):
             if epoch == self._running.epoch:
                 return
             self._running.check_next(epoch, self.schedule)
-        self._staging.check()
-        with self._clock.running():
+        with self._clock.running(), _distributed.together(f"begin_epoch({epoch})"):
+            self._staging.check()
             index, values = _distributed.gather_rows(*self._staging.rows())
             if values.shape[1:].numel():
                 self.merge(*keep_last(index, values))
@@ -295,10 +294,8 @@ class Selector(Watcher, Method):
 
     def metrics(self) -> dict[str, float]:
         """Numbers for any logger: where the run stands and what it saved."""
-        progress = progress_metrics(
-            self.schedule, self._running, visits=self.visits, clock=self._clock
-        )
-        return {**progress, "skipped_nonfinite": float(self._staging.num_skipped)}
+        now = progress_metrics(self.schedule, self._running, visits=self.visits, clock=self._clock)
+        return {**now, "skipped_nonfinite": float(self._staging.num_skipped)}
 
     def summary(self) -> str:
         """One line for a person."""
@@ -306,6 +303,7 @@ class Selector(Watcher, Method):
 
     # State.
 
+    @_distributed.together("state_dict()")
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on; loads with `torch.load(weights_only=True)`.
 
@@ -323,6 +321,7 @@ class Selector(Watcher, Method):
             "method": self.method_state(),
         }
 
+    @_distributed.together("load_state_dict()")
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; after an error our state is as before.
 
@@ -378,6 +377,7 @@ class Selector(Watcher, Method):
         weights = None if uniform is None else self.weigh(epoch, index, uniform)
         return Selection(index, weights), uniform
 
+    @_distributed.together("epochs()")
     def _next_epoch(self) -> int:
         """The running epoch, or the one after it where all was observed; a collective call."""
         running = self._running

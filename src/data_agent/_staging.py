@@ -96,7 +96,7 @@ class Staging:
         own_values = _distributed.rows_to_resume(values, sizes)
         self.clear()
         self._refused.clear()
-        if len(own_index):
+        if len(own_index) or own_values.shape[1]:  # how wide no rows are is state as well
             self._settled = [(own_index, own_values)]
         self.num_skipped = num_skipped if _distributed.rank() == 0 else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run(argv)
     except DataAgentError as error:
-        print(f"data-agent: {error}", file=sys.stderr)
+        number = os.environ.get("RANK", "0")
+        who = "data-agent" if number == "0" else f"data-agent, rank {number}"
+        print(f"{who}: {error}", file=sys.stderr)
         return _MISUSED
     except KeyboardInterrupt:
         print("data-agent: interrupted.", file=sys.stderr)
@@ -55,3 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return _MISUSED
+
+
+if __name__ == "__main__":  # torchrun -m data_agent.cli
+    sys.exit(main())

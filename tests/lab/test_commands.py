@@ -52,7 +52,7 @@ RECIPE_FLAGS = [
 ]
 COMMON_FLAGS = ["--help", "--no-resume", "--output", "--resume"]
 FLAGS = {
-    "train": [*RECIPE_FLAGS, *COMMON_FLAGS, "--keep-ratio", "--method", "--seed"],
+    "train": [*RECIPE_FLAGS, *COMMON_FLAGS, "--keep-ratio", "--method", "--seed", "--sharding"],
     "compare": [
         *RECIPE_FLAGS,
         *COMMON_FLAGS,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from data_agent import _distributed
 from data_agent._messages import Feedback
 from data_agent._nonfinite import OnNonfinite
 from data_agent._random import Purpose, derived_seed
@@ -76,8 +77,9 @@ class DataAgent(Selector):
     def after_observe(self, num_rows: int) -> None:
         """Update the policy where it is due."""
         if self.policy.count_step(self.schedule.batch_size or num_rows):
-            self._staging.check()
-            self.policy.update(self._total_visits() / self.schedule.total_visits)
+            with _distributed.together("a policy update"):
+                self._staging.check()
+                self.policy.update(self._total_visits() / self.schedule.total_visits)
 
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Take the last epoch's rows into the table."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from data_agent import _distributed
 from data_agent._batch_selector import BatchSelector
 from data_agent._messages import Feedback
 from data_agent.agent.config import DataAgentConfig
@@ -49,8 +50,9 @@ class InBatchAgent(BatchSelector):
         """Learn from the whole pool: nobody chose it, so all of it is a fair sample."""
         self.policy.act(pool, torch.ones(len(pool), dtype=torch.bool))
         if self.policy.count_step(len(pool)):
-            self._staging.check()
-            self.policy.update(self.progress())
+            with _distributed.together("a policy update"):
+                self._staging.check()
+                self.policy.update(self.progress())
 
     def metrics(self) -> dict[str, float]:
         """As every batch selector; and tau, actions, reward weights, PPO diagnostics."""

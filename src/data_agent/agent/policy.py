@@ -129,8 +129,9 @@ class Policy:
 
     def state_dict(self) -> dict[str, Any]:
         """Learner and counters; a collective call on several ranks."""
+        learner = self._learner_of_all()
         return {
-            "learner": None if self.learner is None else self.learner.state_dict(),
+            "learner": None if learner is None else learner.state_dict(),
             "num_steps": self.num_steps,
             "num_updates": self.num_updates,
             "update_interval": self.update_interval,
@@ -172,6 +173,14 @@ class Policy:
         if self.learner is None:
             return self._make_learner(features.shape[1], features.device)
         self.learner.to(features.device)
+        return self.learner
+
+    def _learner_of_all(self) -> Learner | None:
+        """This rank's learner; a new one where only other ranks have seen features so far."""
+        width = 0 if self.learner is None else self.learner.width
+        width = int(_distributed.gather_rows(torch.tensor([width]))[0].max())
+        if self.learner is None and width:
+            return self._make_learner(width, torch.device("cpu"))
         return self.learner
 
     def _make_learner(self, width: int, device: torch.device) -> Learner:

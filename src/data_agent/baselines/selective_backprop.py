@@ -90,6 +90,6 @@ def selection_probability(losses: Tensor, past: Tensor, beta: float) -> Tensor:
         past: float `[R]`, R at least 1.
         beta: selectivity, 0 or more.
     """
-    at_most = torch.searchsorted(past.sort().values, losses, right=True)
+    at_most = torch.searchsorted(past.sort().values, losses.contiguous(), right=True)
     share = (at_most / len(past)).clamp_min(1 / (len(past) + 1))
     return share**beta

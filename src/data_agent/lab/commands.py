@@ -9,12 +9,14 @@ import logging
 import shlex
 import sys
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from data_agent._distributed import failing_together, rank
 from data_agent._errors import DataAgentError, InputError
 from data_agent.lab.compare import Outcome, hold_output, pending_runs, run_all
 from data_agent.lab.config import Recipe, Setup, TrainConfig
@@ -22,7 +24,15 @@ from data_agent.lab.devices import choose_device
 from data_agent.lab.environment import num_cpus
 from data_agent.lab.forecast import forecast
 from data_agent.lab.grid import Grid, Run, parse_keep_ratios, parse_names, parse_seeds
-from data_agent.lab.runs import RunFolder, check_resumable, open_run
+from data_agent.lab.progress import silent
+from data_agent.lab.ranks import (
+    Sharding,
+    is_restart,
+    joined_ranks,
+    num_started,
+    open_run_together,
+)
+from data_agent.lab.runs import RunFolder, check_resumable
 from data_agent.lab.suite import suite_recipes
 from data_agent.lab.tasks import load_task, recipe_for
 from data_agent.lab.terminal import progress_and_log, stdout, stop_requests
@@ -36,13 +46,16 @@ _DEFAULT_TASK = "digits"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Train:
-    """Train a model with one method of choosing samples."""
+    """Train a model with one method of choosing samples; under torchrun, on several ranks."""
 
     config: TrainConfig
     output: Path | None = None
     """Folder of the run; None is runs/TASK-METHOD-seedSEED."""
     resume: bool = False
-    """Go on with the unfinished run in the folder."""
+    """Go on with the unfinished run in the folder; on after a restart by torchrun."""
+    sharding: Sharding = "ddp"
+    """How the ranks of torchrun share the model: ddp (each holds all of it) or fsdp (each holds a
+    part, FSDP2). A run may go on with the other, and on another number of ranks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +113,14 @@ def run(argv: Sequence[str]) -> int:
     with _modules_here():
         command = parse(argv)
         if isinstance(command, Train):
-            return _train(command, argv)
+            with joined_ranks(command.config.recipe):
+                return _train(command, argv)
+        if num_started() > 1:
+            raise InputError(
+                f"torchrun started {num_started()} processes, and only train shares its work among "
+                "them: compare starts processes itself (--jobs), report needs one. Run it without "
+                "torchrun."
+            )
         return _report(command) if isinstance(command, Report) else _compare(command, argv)
 
 
@@ -160,22 +180,37 @@ def _task_in(argv: Sequence[str]) -> str:
 def _train(command: Train, argv: Sequence[str]) -> int:
     config, recipe = command.config, command.config.recipe
     output = command.output or Path("runs") / f"{recipe.task}-{config.method}-seed{config.seed}"
-    status = RunFolder(output).status(config.flat())
+    resume = command.resume or is_restart()
+    with failing_together():
+        status = RunFolder(output).status(config.flat())
+        if status != "finished":
+            check_resumable(output, status, resume=resume)
     if status == "finished":
-        stdout().print(f"Already done: {_in_words(RunFolder(output).result(), output)}")
+        _say(f"Already done: {_in_words(RunFolder(output).result(), output)}")
         return DONE
-    check_resumable(output, status, resume=command.resume)
-    with progress_and_log(logging.INFO) as progress:
-        data = load_task(recipe, progress)
+    with nullcontext(silent) if rank() else progress_and_log(logging.INFO) as progress:
+        with failing_together():
+            data = load_task(recipe, progress)
         with (
-            open_run(output, config.flat(), resume=command.resume) as folder,
+            open_run_together(output, config.flat(), resume=resume) as folder,
             stop_requests() as should_stop,
         ):
-            result = train(config, data, folder, progress=progress, should_stop=should_stop)
+            result = train(
+                *(config, data, folder),
+                progress=progress,
+                should_stop=should_stop,
+                sharding=command.sharding,
+            )
     if result is None:
         return _say_stopped(argv)
-    stdout().print(_in_words(result, output))
+    _say(_in_words(result, output))
     return DONE
+
+
+def _say(line: str, *, soft_wrap: bool = False) -> None:
+    """Print a line of a run's outcome, once however many ranks there are."""
+    if rank() == 0:
+        stdout().print(line, soft_wrap=soft_wrap)
 
 
 def _compare(command: Compare, argv: Sequence[str]) -> int:
@@ -286,5 +321,5 @@ def _in_words(result: dict[str, Any], output: Path) -> str:
 def _say_stopped(argv: Sequence[str]) -> int:
     words = [*argv] if "--resume" in argv else [*argv, "--resume"]
     command = shlex.join(["data-agent", *words])
-    stdout().print(f"Stopped; a checkpoint is written. Go on with: {command}", soft_wrap=True)
+    _say(f"Stopped; a checkpoint is written. Go on with: {command}", soft_wrap=True)
     return STOPPED

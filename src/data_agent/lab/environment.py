@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_agent import _distributed
 from data_agent._version import __version__
 
 
@@ -32,6 +33,7 @@ def describe_environment(device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "num_cpus": num_cpus(),
+        "num_ranks": _distributed.world_size(),
         "num_threads": torch.get_num_threads(),
         "device": device,
         "gpu": torch.cuda.get_device_name(device) if is_cuda else None,

@@ -1,23 +1,37 @@
 """The folder of one run: what was asked, where it ran, what happened, and where to go on.
 
-config.json             the resolved configuration
-environment.json        machine, versions, commit and command of every session
-metrics.jsonl           one line an epoch, appended
-checkpoint.safetensors  where to go on; at the end the trained model
-result.json             written last; a run without it is unfinished
+config.json                      the resolved configuration
+environment.json                 machine, versions, commit and command of every session
+metrics.jsonl                    one line an epoch, appended
+checkpoint.safetensors           where to go on; at the end the trained model
+checkpoint-previous.safetensors  the one before it, until the run has finished
+result.json                      written last; a run without it is unfinished
+
+All of it is data: nothing in a folder is executed or imported. Links are refused, so that nothing
+outside of it is read or written.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from data_agent import _checkpoint as checkpoint
 from data_agent._errors import InputError
-from data_agent._files import write_json, write_text
+from data_agent._files import (
+    append_line,
+    check_no_link,
+    parse_json,
+    read_text,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 from data_agent.lab.environment import describe_environment
 
 FORMAT = "data-agent-run"
@@ -37,7 +51,9 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoint = path / "checkpoint.safetensors"
+        self._previous = path / "checkpoint-previous.safetensors"
         self._metrics = path / "metrics.jsonl"
+        self._is_damaged = False  # the checkpoint that `load_checkpoint` found
 
     def status(self, config: Mapping[str, Any]) -> RunStatus:
         """How far the run of `config` in this folder is.
@@ -61,7 +77,7 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether the folder's config.json is one of ours, and not another program's."""
-        content: object = self._read("config.json")
+        content: object = self._parse("config.json")
         return isinstance(content, dict) and content.get("format") == FORMAT
 
     def config(self) -> dict[str, Any]:
@@ -77,7 +93,7 @@ class RunFolder:
                 f"{content.get('format')!r}, version {content.get('version')!r}). Choose another "
                 "--output."
             )
-        return content["config"]
+        return self._entry("config.json", "config", dict)
 
     def result(self) -> dict[str, Any]:
         """What the finished run reached."""
@@ -85,14 +101,26 @@ class RunFolder:
 
     def sessions(self) -> list[dict[str, Any]]:
         """The environment of each session that worked on the run."""
-        return self._read("environment.json")["sessions"]
+        return self._entry("environment.json", "sessions", list)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics so far; a line that a crash cut short is left out."""
-        if not self._metrics.is_file():
+        """The lines of metrics so far; a line that a crash cut short is left out.
+
+        Raises:
+            InputError: another line is damaged.
+        """
+        if not self._metrics.exists():
             return []
-        text = self._metrics.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        try:
+            whole, _, _ = read_text(self._metrics).rpartition("\n")
+            lines = [parse_json(line) for line in whole.split("\n")] if whole else []
+        except InputError:
+            raise
+        except (ValueError, OSError) as error:
+            raise self._damaged("metrics.jsonl", error) from error
+        if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in lines):
+            raise self._damaged("metrics.jsonl", "a line is no dictionary with a step")
+        return lines
 
     def begin(self, config: Mapping[str, Any], *, device: str, jobs: int = 1) -> None:
         """Record what runs and, for each session, where, and how many runs shared the machine."""
@@ -108,31 +136,75 @@ class RunFolder:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line of metrics; it carries the optimizer step under `step`."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self._metrics, json.dumps(line))
 
     def drop_metrics_after(self, step: int) -> None:
         """Forget lines that a session wrote after its last checkpoint: they will come again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
         write_text(self._metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write where to go on; the checkpoint so far becomes the previous one."""
+        if self._is_damaged:  # must not push the good previous one out
+            self.checkpoint.replace(self.path / "checkpoint-damaged.safetensors")
+            self._is_damaged = False
+        checkpoint.save(self.checkpoint, state, previous=self._previous)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Where to go on: the last checkpoint, or the one before it if that is damaged.
+
+        Returns:
+            What was saved; None if nothing was yet. Changes nothing on disk, so every rank may call
+            it.
+
+        Raises:
+            CheckpointError: none of the two can be used; the message names them.
+        """
+        paths = [self.checkpoint, self._previous]  # a crash between two renames leaves the second
+        for path in paths:
+            check_no_link(path)
+        if not any(path.exists() for path in paths):
+            return None
+        found, state = checkpoint.load_newest(*paths)
+        self._is_damaged = found != self.checkpoint and self.checkpoint.exists()
+        return state
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result, last of all files."""
+        self._previous.unlink(missing_ok=True)
         write_json(self.path / "result.json", dict(result))
 
+    def _entry(self, name: str, key: str, kind: type) -> Any:
+        """An entry of a file that must be there, and be a dictionary or a list."""
+        value = self._read(name).get(key)
+        if not isinstance(value, kind):
+            raise self._damaged(name, f"{key!r} is {type(value).__name__}, not {kind.__name__}")
+        return value
+
     def _read(self, name: str) -> dict[str, Any]:
+        content = self._parse(name)
+        if not isinstance(content, dict):
+            raise self._damaged(name, f"expected a dictionary, found {type(content).__name__}")
+        return content
+
+    def _damaged(self, name: str, reason: object) -> InputError:
+        return InputError(
+            f"{self.path / name} is damaged ({reason}). Delete its folder to start over."
+        )
+
+    def _parse(self, name: str) -> Any:
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return parse_json(read_text(path))
+        except InputError:
+            raise
         except FileNotFoundError as error:
             raise InputError(
                 f"{self.path} is not a folder of data-agent (it has no {name}). Choose another "
                 "--output, or delete it."
             ) from error
-        except ValueError as error:
-            raise InputError(
-                f"{path} is damaged ({error}). Delete its folder to start over."
-            ) from error
+        except (ValueError, OSError) as error:
+            raise self._damaged(name, error) from error
 
 
 @contextmanager
@@ -149,20 +221,42 @@ def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Generato
 
     Raises:
         InputError: foreign content, another configuration, finished already, unfinished without
-            `resume`, or another process at work in it.
+            `resume`, another process at work in it, or no right to write there.
     """
     folder = RunFolder(path)
     folder.status(config)  # before making anything
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / _LOCK).open("w") as lock:
+    with _lock(path):
+        remove_leftovers(path)  # of sessions that were killed while they wrote
+        check_resumable(path, folder.status(config), resume=resume)
+        yield folder
+
+
+@contextmanager
+def _lock(path: Path) -> Generator[None]:
+    """Hold a folder, made if needed; the lock ends with its process, however that ends."""
+    check_no_link(path / _LOCK)  # opening it would make a file wherever the link leads
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}). Choose another --output."
+        ) from error
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(
                 f"another process is working in {path}. Wait for it, or choose another --output."
             ) from error
-        check_resumable(path, folder.status(config), resume=resume)
-        yield folder
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be locked ({error.strerror}): its file system has no locks. Choose "
+                "another --output."
+            ) from error
+        yield
+    finally:
+        os.close(lock)
 
 
 def check_resumable(path: Path, status: RunStatus, *, resume: bool) -> None:

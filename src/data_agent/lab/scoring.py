@@ -31,6 +31,7 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from data_agent import _checkpoint as checkpoint
+from data_agent import _distributed
 from data_agent._errors import CheckpointError, InputError
 from data_agent._random import Purpose, derived_seed, permutation
 from data_agent.baselines import method_class
@@ -111,7 +112,7 @@ def prepare_once(path: Path, method: str, proxy: Proxy) -> Preparation:
     """`prepare`, or what it returned when it was called before for this run.
 
     Args:
-        path: file in the run's folder; written whole or not at all.
+        path: file in the run's folder; written whole or not at all, by rank 0.
         method: name for `make_selector`.
         proxy: how to train.
 
@@ -129,7 +130,7 @@ def prepare_once(path: Path, method: str, proxy: Proxy) -> Preparation:
             )
         return Preparation(**state["preparation"])
     preparation = prepare(method, proxy)
-    if preparation.num_forward:
+    if preparation.num_forward and _distributed.rank() == 0:
         checkpoint.save(path, {"origin": origin, "preparation": asdict(preparation)})
     return preparation
 

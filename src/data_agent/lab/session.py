@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from data_agent import BatchSelector, Selector, make_selector, selection_loader
-from data_agent._errors import CheckpointError
+from data_agent import BatchSelector, Selector, _distributed, make_selector, selection_loader
+from data_agent._errors import InputError
+from data_agent._random import Purpose, derived_seed
 from data_agent.baselines import method_class
 from data_agent.lab.batches import Batches
 from data_agent.lab.config import Recipe, Setup, TrainConfig
@@ -24,6 +25,7 @@ from data_agent.lab.methods import Plan, plan_run
 from data_agent.lab.models import Network, build_model
 from data_agent.lab.optimisation import make_optimizer
 from data_agent.lab.progress import Progress, silent
+from data_agent.lab.ranks import Sharding, batch_of_rank, spread
 
 if TYPE_CHECKING:
     from data_agent.lab.scoring import Preparation
@@ -56,6 +58,7 @@ class Session:
         num_noisy_labels: training labels that are wrong.
         data_checksum: tells these data from others.
         model: the model.
+        forward: what is called to train it: the model, or around it what averages over ranks.
         optimizer: its optimizer.
         scaler: keeps fp16 gradients in range; does nothing at other precisions.
         selector: chooses the samples.
@@ -75,6 +78,7 @@ class Session:
     num_noisy_labels: int
     data_checksum: int
     model: Network
+    forward: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     selector: Selector
@@ -95,6 +99,11 @@ class Session:
         """Whether the last epoch is over."""
         return self.position.epoch == self.selector.schedule.epochs
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank holds a part of the model only."""
+        return _distributed.world_size() > 1 and self.forward is self.model
+
     def autocast(self) -> torch.autocast:
         """The context of forward passes at the recipe's precision."""
         return _autocast(self.recipe, self.device)
@@ -107,8 +116,11 @@ def start_session(
     *,
     device: torch.device,
     progress: Progress = silent,
+    sharding: Sharding = "ddp",
 ) -> Session:
     """Build a run at its beginning; seeds torch's global generator.
+
+    On several ranks a collective call; the recipe's batch is the one of all ranks together.
 
     Args:
         config: the run.
@@ -116,11 +128,13 @@ def start_session(
         folder: of the run; scores that its method must be given are kept there.
         device: where it computes.
         progress: told about the making of scores.
+        sharding: how several ranks share the model, see `spread`.
 
     Raises:
-        InputError: the method needs what nobody here can make.
+        InputError: the method needs what nobody here can make, or ranks cannot share the run.
     """
     recipe, seed = config.recipe, config.seed
+    batch_size = batch_of_rank(recipe.batch_size)
     labels = corrupt_labels(
         data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
     )
@@ -129,14 +143,14 @@ def start_session(
     model = _make_model(recipe, data, device)
     with _autocast(recipe, device):
         _warm_up(model, batches, labels[: recipe.batch_size])
-    torch.manual_seed(seed)  # so that dropout does not depend on the warm-up
+    seed_rank(seed)  # so that dropout does not depend on the warm-up
     plan = _plan(config, num_samples=len(labels))
     stopwatch, position, options = Stopwatch(device), Position(), {}
     if method_class(plan.selector).required:
         preparation = _prepare(
             config, data, labels, batches, path=folder / _SCORES, progress=progress
         )
-        options = preparation.options
+        options = {name: _distributed.from_first(v) for name, v in preparation.options.items()}
         _put_on_bill(preparation, position, stopwatch)
     selector = make_selector(
         plan.selector,
@@ -147,8 +161,10 @@ def start_session(
         **options,
     )
     selector.watch(model.head)
+    _check_sharding(recipe, selector, sharding)
+    forward = spread(model, sharding)
     loader = selection_loader(
-        TensorDataset(labels), selector, batch_size=_loader_batch(recipe, selector)
+        TensorDataset(labels), selector, batch_size=_loader_batch(batch_size, selector)
     )
     num_steps = selector.schedule.total_steps(accumulation=recipe.accumulation)
     return Session(
@@ -159,6 +175,7 @@ def start_session(
         num_noisy_labels=data.num_noisy(labels),
         data_checksum=_checksum(data.train_images, labels),
         model=model,
+        forward=forward,
         optimizer=make_optimizer(model, recipe),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
         selector=selector,
@@ -169,54 +186,6 @@ def start_session(
         stopwatch=stopwatch,
         eval_stopwatch=Stopwatch(device),
     )
-
-
-def session_state(session: Session) -> dict[str, Any]:
-    """All that the rest of the run depends on, and what it has cost so far.
-
-    Valid between optimizer steps: gradients are not part of it.
-    """
-    device = session.device
-    return {
-        "data_checksum": session.data_checksum,
-        "model": session.model.state_dict(),
-        "optimizer": session.optimizer.state_dict(),
-        "scaler": session.scaler.state_dict(),
-        "selector": session.selector.state_dict(),
-        "position": asdict(session.position),
-        "loss_sum": session.loss_sum,
-        "train_seconds": session.stopwatch.seconds,
-        "train_cpu_seconds": session.stopwatch.cpu_seconds,
-        "eval_seconds": session.eval_stopwatch.seconds,
-        "cpu_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def restore_session(session: Session, state: dict[str, Any]) -> None:
-    """Continue where `session_state` was taken.
-
-    Raises:
-        CheckpointError: the data or the model are not those of the checkpoint.
-    """
-    if state["data_checksum"] != session.data_checksum:
-        raise CheckpointError(
-            "the data have changed since the checkpoint was written: images or labels differ. "
-            "Restore the data, or start over in another --output."
-        )
-    session.selector.load_state_dict(state["selector"])
-    session.model.load_state_dict(state["model"])
-    session.optimizer.load_state_dict(state["optimizer"])
-    session.scaler.load_state_dict(state["scaler"])
-    for name, value in state["position"].items():
-        setattr(session.position, name, value)
-    session.loss_sum.copy_(state["loss_sum"])
-    session.stopwatch.seconds = state["train_seconds"]
-    session.stopwatch.cpu_seconds = state["train_cpu_seconds"]
-    session.eval_stopwatch.seconds = state["eval_seconds"]
-    torch.set_rng_state(state["cpu_rng"])
-    if session.device.type == "cuda" and state["cuda_rng"] is not None:
-        torch.cuda.set_rng_state(state["cuda_rng"], session.device)
 
 
 def _autocast(recipe: Setup, device: torch.device) -> torch.autocast:
@@ -288,11 +257,32 @@ def _put_on_bill(preparation: Preparation, position: Position, stopwatch: Stopwa
     stopwatch.cpu_seconds += preparation.cpu_seconds
 
 
-def _loader_batch(recipe: Setup, selector: Selector) -> int:
-    """Samples that the loader delivers at once: of a batch selector, what leaves it a batch."""
+def seed_rank(seed: int, step: int = 0) -> None:
+    """Seed torch's global generator, on each rank with another seed: dropout is drawn from it."""
+    number = _distributed.rank()
+    torch.manual_seed(derived_seed(seed, Purpose.NETWORK, number, step) if number else seed)
+
+
+def _check_sharding(recipe: Setup, selector: Selector, sharding: Sharding) -> None:
+    if sharding == "ddp" or _distributed.world_size() == 1:
+        return
     if isinstance(selector, BatchSelector):
-        return round(recipe.batch_size / selector.keep_ratio)
-    return recipe.batch_size
+        raise InputError(
+            f"{selector.name} looks at each pool through the model's body, which a sharded model "
+            "does not hold. Use --sharding ddp."
+        )
+    if recipe.precision == "fp16":
+        raise InputError(
+            "--precision fp16 scales gradients by what one rank sees of them. Use --precision bf16 "
+            "or --sharding ddp."
+        )
+
+
+def _loader_batch(batch_size: int, selector: Selector) -> int:
+    """Samples that a loader delivers at once: of a batch selector, what leaves it a batch."""
+    if isinstance(selector, BatchSelector):
+        return round(batch_size / selector.keep_ratio)
+    return batch_size
 
 
 def _warm_up(model: Network, batches: Batches, labels: Tensor) -> None:

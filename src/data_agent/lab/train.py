@@ -14,21 +14,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_agent import BatchSelector, Feedback
-from data_agent import _checkpoint as checkpoint
+from data_agent import BatchSelector, Feedback, _distributed
 from data_agent._errors import DataAgentError
 from data_agent.lab.config import Recipe, TrainConfig
 from data_agent.lab.data import ImageData
-from data_agent.lab.devices import Stopwatch, choose_device
+from data_agent.lab.devices import Stopwatch
+from data_agent.lab.evaluation import EVAL_BATCH, evaluate_batch
+from data_agent.lab.evaluation import evaluate as _evaluate
 from data_agent.lab.methods import FULL
 from data_agent.lab.optimisation import learning_rate, rate_at
 from data_agent.lab.progress import Progress, silent
+from data_agent.lab.ranks import (
+    Sharding,
+    added_up,
+    check_same_place,
+    choose_rank_device,
+    rows_of_all,
+)
 from data_agent.lab.runs import RunFolder
-from data_agent.lab.session import Session, restore_session, session_state, start_session
+from data_agent.lab.session import Session, start_session
+from data_agent.lab.snapshot import restore_session, session_state
 
 logger = logging.getLogger(__name__)
-
-_EVAL_BATCH = 512
 
 
 def never() -> bool:
@@ -36,6 +43,8 @@ def never() -> bool:
     return False
 
 
+@_distributed.together("training")
+@_distributed.explained()
 def train(
     config: TrainConfig,
     data: ImageData,
@@ -44,11 +53,13 @@ def train(
     jobs: int = 1,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
+    sharding: Sharding = "ddp",
 ) -> dict[str, Any] | None:
     """Train one run to its end, from the checkpoint in its folder if there is one.
 
     It owns the process: torch's global generator is seeded, its number of threads is set.
     A run that was stopped and continued is, on the CPU, bitwise the run that was not stopped.
+    On several ranks all call it, and any of them may be asked to stop.
 
     Args:
         config: the run.
@@ -57,20 +68,26 @@ def train(
         jobs: how many runs train at the same time on this machine, for the record.
         progress: told about every batch.
         should_stop: asked after every optimizer step; True ends the session with a checkpoint.
+        sharding: how several ranks share the model, see `lab.ranks.spread`.
 
     Returns:
         The result, as written to the folder; None if the session was stopped before the end.
 
     Raises:
-        DataAgentError: training diverged, the checkpoint does not fit, or the device is not there.
+        DataAgentError: training diverged, the checkpoint does not fit, the device is not there, or
+            another rank died or hangs.
     """
     device = prepare_process(config.recipe)
     folder.begin(config.flat(), device=str(device), jobs=jobs)
-    session = start_session(config, data, folder.path, device=device, progress=progress)
-    if folder.checkpoint.is_file():
-        restore_session(session, checkpoint.load(folder.checkpoint))
+    session = start_session(
+        config, data, folder.path, device=device, progress=progress, sharding=sharding
+    )
+    state = folder.load_checkpoint()
+    check_same_place(state)
+    if state is not None:
+        restore_session(session, state)
     folder.drop_metrics_after(session.position.step)
-    if not _run_epochs(session, folder, progress, should_stop):
+    if not _run_epochs(session, folder, progress, _of_all_ranks(should_stop)):
         return None
     result = _result(session, data, folder.metrics()[-1])
     folder.finish(result)
@@ -83,10 +100,17 @@ def prepare_process(recipe: Recipe) -> torch.device:
     Raises:
         InputError: no such device here.
     """
-    device = choose_device(recipe.device)
+    device = choose_rank_device(recipe.device)
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
     return device
+
+
+def _of_all_ranks(should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether any rank was asked to stop: all stop after the same step."""
+    if _distributed.world_size() == 1:
+        return should_stop
+    return lambda: _distributed.total(int(should_stop())) > 0
 
 
 def _run_epochs(
@@ -105,7 +129,7 @@ def _run_epochs(
             folder.append_metrics(_metrics(session, epoch))
             position.batch = 0
             session.loss_sum.zero_()
-        checkpoint.save(folder.checkpoint, session_state(session))
+        folder.save_checkpoint(session_state(session))
         if session.is_complete:
             return True
         if not is_over or should_stop():
@@ -127,7 +151,8 @@ def _run_epoch(
     for labels, index in _batches(session):
         group_start = position.batch - position.batch % accumulation
         group_size = min(accumulation, num_batches - group_start)
-        _backward(session, labels, index, epoch=epoch, group_size=group_size)
+        with _distributed.together("a step"), _distributed.explained():
+            _backward(session, labels, index, epoch=epoch, group_size=group_size)
         position.batch += 1
         progress(f"epoch {epoch + 1}", position.step, session.num_steps)
         if position.batch - group_start < group_size:
@@ -161,12 +186,21 @@ def _backward(
     if isinstance(session.selector, BatchSelector):
         images, labels, index = _best_of_pool(session, session.selector, images, labels, index)
     with session.autocast():
-        losses = _losses(session, session.model(images), labels)
+        losses = _losses(session, session.forward(images), labels)
     loss = session.selector.learn(losses, index, labels=labels)
-    session.scaler.scale(loss / group_size).backward()
-    session.loss_sum.add_(loss.detach())
-    session.position.num_forward += len(index)
-    session.position.num_backward += len(index)
+    num_all = rows_of_all(len(index), is_full=_is_full(session))
+    # Gradients are averaged over ranks: in proportion to its samples each rank's mean counts.
+    share = len(index) / num_all
+    session.scaler.scale(loss * (share * _distributed.world_size()) / group_size).backward()
+    session.loss_sum.add_(loss.detach() * share)
+    session.position.num_forward += num_all
+    session.position.num_backward += num_all
+
+
+def _is_full(session: Session) -> bool:
+    """Whether every rank's batch is known to have its full size."""
+    is_last = session.position.batch + 1 >= len(session.loader)
+    return not is_last and not isinstance(session.selector, BatchSelector)
 
 
 def _best_of_pool(
@@ -189,7 +223,7 @@ def _best_of_pool(
         logits = session.model.head(features)
         losses = _losses(session, logits, labels)
     keep = selector.select_batch(Feedback(index, losses, logits, features, labels))
-    session.position.num_forward += len(index)
+    session.position.num_forward += rows_of_all(len(index), is_full=False)
     chosen = images[keep].contiguous(memory_format=torch.channels_last)
     return chosen, labels[keep], index[keep.cpu()]
 
@@ -238,7 +272,8 @@ def _step(session: Session, rate: float) -> None:
 def _metrics(session: Session, epoch: int) -> dict[str, Any]:
     """One line for the metrics file at an epoch's end, with an evaluation if one is due."""
     position = session.position
-    train_loss = float(session.loss_sum) / position.batch
+    (loss_sum,) = added_up(float(session.loss_sum))
+    train_loss = loss_sum / position.batch
     _check_finite(session, train_loss)
     line: dict[str, Any] = {
         "epoch": epoch,
@@ -281,26 +316,6 @@ def _is_evaluation_due(session: Session, epoch: int) -> bool:
     return (epoch + 1) * count // epochs > epoch * count // epochs
 
 
-def _evaluate(session: Session) -> tuple[float, float]:
-    """Accuracy in percent, and mean loss, over the evaluation samples."""
-    count = len(session.eval_labels)
-    batches = [_evaluate_batch(session, index) for index in torch.arange(count).split(_EVAL_BATCH)]
-    num_correct, loss_sum = (sum(values) for values in zip(*batches, strict=True))
-    return 100 * num_correct / count, loss_sum / count
-
-
-@torch.inference_mode()
-def _evaluate_batch(session: Session, index: Tensor) -> tuple[int, float]:
-    """How many of the evaluation samples `index` are right, and the sum of their losses."""
-    session.model.eval()
-    labels = session.eval_labels[index.to(session.device)]
-    with session.autocast():
-        logits = session.model(session.batches.evaluation(index)).float()
-    session.model.train()
-    num_correct = int((logits.argmax(1) == labels).sum())
-    return num_correct, float(F.cross_entropy(logits, labels, reduction="sum"))
-
-
 @dataclass(frozen=True, slots=True)
 class Speed:
     """Seconds of training and of evaluation a sample."""
@@ -333,10 +348,10 @@ def measure_speed(recipe: Recipe, data: ImageData, *, seconds: float = 1.0) -> S
         num_samples += len(index)
         if watch.seconds >= seconds:
             break
-    index = torch.arange(min(_EVAL_BATCH, len(session.eval_labels)))
-    _evaluate_batch(session, index)
+    index = torch.arange(min(EVAL_BATCH, len(session.eval_labels)))
+    evaluate_batch(session, index)
     session.eval_stopwatch.start()
-    _evaluate_batch(session, index)
+    evaluate_batch(session, index)
     session.eval_stopwatch.stop()
     return Speed(watch.seconds / num_samples, session.eval_stopwatch.seconds / len(index))
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from data_agent import DataAgent, selection_loader
 from data_agent.lab.environment import describe_environment
 
-NUM_SAMPLES, EPOCHS, BATCH_SIZE, WARM_UP = 1024, 2, 16, 16
+NUM_SAMPLES, EPOCHS, BATCH_SIZE, WARM_UP = 512, 2, 16, 16
 LENGTH, VOCABULARY, WIDTH = 64, 8192, 128
 PACKAGES = ("accelerate", "transformers", "trl", "lightning")
 agent_of = partial(DataAgent, keep_ratio=1.0)  # as many steps as the framework alone

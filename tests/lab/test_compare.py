@@ -167,6 +167,16 @@ def test_a_second_comparison_in_one_folder_is_refused_at_once(tmp_path: Path) ->
         pass  # it is free again
 
 
+def test_a_lock_that_is_a_link_is_refused_and_leads_nowhere(tmp_path: Path) -> None:
+    elsewhere, output = tmp_path / "elsewhere", tmp_path / "output"
+    elsewhere.write_text("precious")
+    output.mkdir()
+    (output / ".lock").symlink_to(elsewhere)
+    with pytest.raises(DataAgentError, match="is a link to"), hold_output(output):
+        pytest.fail("held through a link")
+    assert elsewhere.read_text() == "precious"
+
+
 def test_an_output_that_is_a_file_or_a_single_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataAgentError, match="is a file"), hold_output(tmp_path / "file"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,14 +14,12 @@ from data_agent._errors import InputError
 from data_agent.lab.execution import Ending, TaskData, execute
 from data_agent.lab.grid import Grid, Run
 from data_agent.lab.progress import Progress, silent
-from data_agent.lab.runs import RunFolder, check_resumable
+from data_agent.lab.runs import LOCK, RunFolder, check_resumable, hold_folder
 from data_agent.lab.terminal import format_seconds
 from data_agent.lab.train import never
 from data_agent.lab.workers import run_parallel
 
 logger = logging.getLogger(__name__)
-
-_LOCK = ".lock"
 
 
 @dataclass(slots=True)
@@ -55,21 +52,12 @@ def hold_output(output: Path) -> Generator[None]:
             "--output."
         )
     made = [path for path in (output, *output.parents) if not path.exists()]
-    output.mkdir(parents=True, exist_ok=True)
-    lock_path = output / _LOCK
-    with lock_path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another comparison is working in {output}. Wait for it, or choose another "
-                "--output."
-            ) from error
+    with hold_folder(output, holder="comparison"):
         try:
             yield
         finally:
-            if made and list(output.iterdir()) == [lock_path]:
-                lock_path.unlink()
+            if made and list(output.iterdir()) == [output / LOCK]:
+                (output / LOCK).unlink()
                 with contextlib.suppress(OSError):  # somebody else put something there meanwhile
                     for path in made:
                         path.rmdir()

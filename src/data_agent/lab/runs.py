@@ -36,7 +36,7 @@ from data_agent.lab.environment import describe_environment
 
 FORMAT = "data-agent-run"
 VERSION = 1
-_LOCK = ".lock"
+LOCK = ".lock"
 
 RunStatus = Literal["new", "unfinished", "finished"]
 
@@ -225,19 +225,27 @@ def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Generato
     """
     folder = RunFolder(path)
     folder.status(config)  # before making anything
-    with _lock(path):
+    with hold_folder(path):
         remove_leftovers(path)  # of sessions that were killed while they wrote
         check_resumable(path, folder.status(config), resume=resume)
         yield folder
 
 
 @contextmanager
-def _lock(path: Path) -> Generator[None]:
-    """Hold a folder, made if needed; the lock ends with its process, however that ends."""
-    check_no_link(path / _LOCK)  # opening it would make a file wherever the link leads
+def hold_folder(path: Path, *, holder: str = "process") -> Generator[None]:
+    """Hold a folder, made if needed; the lock ends with its process, however that ends.
+
+    Args:
+        path: the folder.
+        holder: what an error calls whoever holds it already.
+
+    Raises:
+        InputError: it is held, or cannot be.
+    """
+    check_no_link(path / LOCK)  # opening it would make a file wherever the link leads
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror}). Choose another --output."
@@ -247,7 +255,7 @@ def _lock(path: Path) -> Generator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(
-                f"another process is working in {path}. Wait for it, or choose another --output."
+                f"another {holder} is working in {path}. Wait for it, or choose another --output."
             ) from error
         except OSError as error:
             raise InputError(

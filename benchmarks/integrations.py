@@ -28,6 +28,13 @@ from data_agent.lab.environment import describe_environment
 
 NUM_SAMPLES, EPOCHS, BATCH_SIZE, WARM_UP = 512, 2, 16, 16
 LENGTH, VOCABULARY, WIDTH = 64, 8192, 128
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 4 * WIDTH,
+}
 PACKAGES = ("accelerate", "transformers", "trl", "lightning")
 agent_of = partial(DataAgent, keep_ratio=1.0)  # as many steps as the framework alone
 
@@ -70,16 +77,7 @@ def classifier():
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=4 * WIDTH,
-            num_labels=4,
-        )
-    )
+    return BertForSequenceClassification(BertConfig(**SHAPE, num_labels=4))
 
 
 def language_model():
@@ -87,16 +85,7 @@ def language_model():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=4 * WIDTH,
-            pad_token_id=0,
-        )
-    )
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, pad_token_id=0))
 
 
 def plain_loop(model, optimizer, with_agent, accelerator=None):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 pytest.importorskip("accelerate", reason="needs Accelerate: pip install 'data-agent[accelerate]'")
 
@@ -23,6 +23,7 @@ from accelerate.utils import (
     ParallelismConfig,
     gather_object,
 )
+from replay import Replay, flat_weights
 
 import data_agent
 from data_agent import (
@@ -128,23 +129,7 @@ class Run:
 
     def weights(self):
         net = self.accelerator.unwrap_model(self.model)
-        return torch.cat([p.detach().flatten() for p in net.parameters()])
-
-
-class Replay(Sampler):
-    """Given orders, one an epoch; Accelerate counts the epochs."""
-
-    def __init__(self, orders):
-        self.orders, self.epoch = orders, 0
-
-    def __len__(self):
-        return len(self.orders[0])
-
-    def __iter__(self):
-        return iter(self.orders[self.epoch])
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+        return flat_weights(net)
 
 
 def weights_without(orders, *, accumulation=1, precision="no", config=None, loader_options=None):
@@ -169,7 +154,7 @@ def weights_without(orders, *, accumulation=1, precision="no", config=None, load
                 optimizer.step()
                 optimizer.zero_grad()
     net = accelerator.unwrap_model(model)
-    return torch.cat([p.detach().flatten() for p in net.parameters()])
+    return flat_weights(net)
 
 
 def orders_of(steps):

@@ -17,6 +17,7 @@ pytest.importorskip("transformers", reason="needs pip install 'data-agent[transf
 pytest.importorskip("accelerate", reason="needs pip install 'data-agent[transformers]'")
 
 import transformers
+from replay import Recording, Replay, flat_weights
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -112,41 +113,8 @@ def arguments(folder, **changes):
     return TrainingArguments(**{**options, **changes})
 
 
-class Recording(SelectiveTrainerMixin):
-    """A Trainer that keeps what it trained on: `(epoch, indices, first tokens)` for each batch."""
-
-    selector: Any
-
-    def training_step(self, model, inputs, *args, **kwargs):
-        index = inputs["sample_index"].tolist()
-        first = inputs["input_ids"][:, 0].tolist() if "input_ids" in inputs else index
-        self.batches = [*getattr(self, "batches", []), (self.selector.epoch, index, first)]
-        return super().training_step(model, inputs, *args, **kwargs)
-
-    @property
-    def order(self):
-        epochs = {}
-        for epoch, index, _ in self.batches:
-            epochs.setdefault(epoch, []).extend(index)
-        return [epochs[epoch] for epoch in sorted(epochs)]
-
-
 class Ours(Recording, SelectiveTrainer):
     pass
-
-
-class Replay(torch.utils.data.Sampler):
-    def __init__(self, order):
-        self.order, self.epoch = order, 0
-
-    def __len__(self):
-        return len(self.order[0])
-
-    def __iter__(self):
-        return iter(self.order[self.epoch])
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
 
 
 class Theirs(Trainer):
@@ -172,7 +140,7 @@ def replay(ours, model, data, args) -> Any:
 
 
 def weights(trainer):
-    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    return flat_weights(trainer.model)
 
 
 TASKS = {"classification": (bert, "class"), "causal": (llama, "tokens")}
@@ -693,7 +661,7 @@ class Focal(Trainer):
         return (1 - (-losses).exp()) ** 2 * losses
 
 
-class SelectiveFocal(Recording, Focal):
+class SelectiveFocal(Recording, SelectiveTrainerMixin, Focal):
     def compute_sample_losses(self, inputs, outputs):
         terms = self.terms(outputs["logits"], inputs["labels"])
         return SampleLosses(terms, torch.ones(len(terms)), logits=outputs["logits"])

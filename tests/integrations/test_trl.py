@@ -21,6 +21,7 @@ import datasets
 import peft
 import transformers
 from packaging.version import Version
+from replay import Recording, Replay, flat_weights
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -133,43 +134,8 @@ def arguments(folder, **changes):
     return SFTConfig(**{**options, **changes})
 
 
-class Recording:
-    """A Trainer that keeps what it trained on: `(epoch, indices, first tokens)` for each batch."""
-
-    selector: Any
-
-    def training_step(self, model, inputs, *args, **kwargs):
-        index, tokens = inputs["sample_index"].tolist(), inputs["input_ids"]
-        lengths = inputs.get("sample_lengths")
-        first = tokens[:, 0] if lengths is None else tokens[0, lengths.cumsum() - lengths]
-        self.batches = [*getattr(self, "batches", []), (self.selector.epoch, index, first.tolist())]
-        trainer: Any = super()
-        return trainer.training_step(model, inputs, *args, **kwargs)
-
-    @property
-    def order(self):
-        epochs = {}
-        for epoch, index, _ in self.batches:
-            epochs.setdefault(epoch, []).extend(index)
-        return [epochs[epoch] for epoch in sorted(epochs)]
-
-
 class Ours(Recording, SelectiveSFTTrainer):
     pass
-
-
-class Replay(torch.utils.data.Sampler):
-    def __init__(self, order):
-        self.order, self.epoch = order, 0
-
-    def __len__(self):
-        return len(self.order[0])
-
-    def __iter__(self):
-        return iter(self.order[self.epoch])
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
 
 
 class Theirs(SFTTrainer):
@@ -201,7 +167,7 @@ def replay(ours, model, args, data=None, *, kind: Any = Theirs, **options) -> An
 
 
 def weights(trainer):
-    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    return flat_weights(trainer.model)
 
 
 FLAT = {"padding_free": True}

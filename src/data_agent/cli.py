@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from data_agent._errors import DataAgentError
 from data_agent._version import __version__
@@ -24,7 +25,7 @@ _EXTRAS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, owns_process: bool = False) -> int:
     """Run a command; returns its exit code.
 
     0: done. 1: some runs of a comparison failed. 2: what was asked for cannot be done. 130:
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Args:
         argv: the command line without the program's name; None takes the process's.
+        owns_process: whether nothing runs behind it, so that it may end the process itself.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv[:1] == ["--version"]:
@@ -45,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         number = os.environ.get("RANK", "0")
         who = "data-agent" if number == "0" else f"data-agent, rank {number}"
         print(f"{who}: {error}", file=sys.stderr)
+        if owns_process and "WORLD_SIZE" in os.environ:
+            # Another rank may hang, and what waits for it in torch's threads can abort the process
+            # while it is taken down, as soon as `error` lets go of it: other code, no message.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(_MISUSED)
         return _MISUSED
     except KeyboardInterrupt:
         print("data-agent: interrupted.", file=sys.stderr)
@@ -60,5 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _MISUSED
 
 
+def run_process() -> NoReturn:
+    """What `data-agent` and `python -m data_agent.cli` are."""
+    sys.exit(main(owns_process=True))
+
+
 if __name__ == "__main__":  # torchrun -m data_agent.cli
-    sys.exit(main())
+    run_process()

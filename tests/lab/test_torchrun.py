@@ -293,7 +293,7 @@ def test_a_rank_that_hangs_ends_the_job_within_the_timeout_and_the_rest_goes_on_
     finally:
         processes[1].send_signal(signal.SIGKILL)
         processes[1].communicate()
-    assert processes[0].returncode == 2
+    assert processes[0].returncode == 2, error
     assert "data-agent: rank 0 waited for the other ranks in training, a step" in error
     assert "Traceback" not in error
     assert waited < 30  # 4 seconds and the time to leave

@@ -44,8 +44,10 @@ SMALL = [
 def config_of(method: str, **changes: Any) -> TrainConfig:
     """51 samples an epoch: three batches of 16 and one of three, with dropout and augmentation."""
     recipe = recipe_for("digits")
-    small = replace(recipe, epochs=EPOCHS, subset=SIZE, batch_size=16, width=4, augment="crop")
-    return TrainConfig(recipe=replace(small, device="cpu", **changes), method=method)
+    small = replace(recipe, epochs=EPOCHS, subset=SIZE, batch_size=16, augment="crop")
+    return TrainConfig(
+        recipe=replace(small, device="cpu", **{"width": 4, **changes}), method=method
+    )
 
 
 def run(path: Path, config: TrainConfig, *, stop_at: int | None = None, sharding: Any = "ddp"):
@@ -78,7 +80,7 @@ def runs_of_two(rank: int, folder: Path) -> list[Any]:
     join_group()
     agent, results = config_of("data-agent"), []
     # Without dropout, whose order of draws depends on the layout of a batch of one image.
-    random = config_of("random", model="resnet-small")
+    random = config_of("random", model="resnet-small", width=8)
     results.append(run(folder / "whole", agent))
     results.append(run(folder / "random", random))
     results.append(run(folder / "sharded", random, sharding="fsdp"))

@@ -54,7 +54,7 @@ class Setup:
     model: str
     """cnn, resnet-tiny, resnet-small, resnet-18, resnet-34 or resnet-50."""
     width: int | None = None
-    """Channels of the model's first stage, 1 or more; None takes the model's own."""
+    """Channels of the model's first stage, 1 or more (of a resnet 8); None takes the model's own."""
     epochs: int
     """Passes of the schedule, 1 or more."""
     batch_size: int
@@ -95,7 +95,7 @@ class Setup:
                 f"--learning-rate is {self.learning_rate}, which suits sgd; adamw diverges above "
                 f"{_ADAMW_LIMIT}. Try --learning-rate 0.001."
             )
-        check_model(self.model, image_size=self.image_size)
+        check_model(self.model, image_size=self.image_size, width=self.width)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -136,8 +136,19 @@ _ARCHITECTURES = {
 }
 
 
-def check_model(name: str, *, image_size: int) -> None:
-    """Raise `InputError` if there is no such model, or images of this side are too small for it."""
+# On processors without AVX-512 torch 2.13 writes outside of its memory in the backward pass of a
+# strided 1x1 convolution of fewer channels (in the layout channels_last): a shortcut's.
+_LEAST_WIDTH = 8
+
+
+def check_model(name: str, *, image_size: int, width: int | None = None) -> None:
+    """Raise `InputError` if there is no such model, or not for images of this side, or so narrow.
+
+    Args:
+        name: as `build_model`.
+        image_size: side of the square images, in pixels.
+        width: channels of the first stage; None is the model's own.
+    """
     if name not in _ARCHITECTURES:
         raise InputError(f"unknown model {name!r}; expected one of {', '.join(_ARCHITECTURES)}.")
     least = 2 * 2 ** _ARCHITECTURES[name].num_halvings
@@ -146,6 +157,11 @@ def check_model(name: str, *, image_size: int) -> None:
             f"model {name!r} halves its images {_ARCHITECTURES[name].num_halvings} times, which "
             f"takes at least {least} pixels; --image-size is {image_size}. Use larger images or a "
             "smaller model (cnn, resnet-small)."
+        )
+    if width is not None and width < _LEAST_WIDTH and name != "cnn":
+        raise InputError(
+            f"--width is {width}; {name} needs at least {_LEAST_WIDTH} channels. Use a larger "
+            "width, or --model cnn."
         )
 
 
@@ -166,9 +182,9 @@ def build_model(
         A module with the attribute `head`, an `nn.Linear` from features to logits.
 
     Raises:
-        InputError: an unknown name, or images too small for the model.
+        InputError: an unknown name, images too small for the model, or a width too small for it.
     """
-    check_model(name, image_size=image_size)
+    check_model(name, image_size=image_size, width=width)
     architecture = _ARCHITECTURES[name]
     body, num_features = architecture.make_body(in_channels, width or architecture.width)
     return Network(body, num_features, num_classes)

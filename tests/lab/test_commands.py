@@ -178,13 +178,13 @@ def test_train_on_local_images_end_to_end(
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the runs that are trained from now on."""
     ran: list[str] = []
-    train = execution.train
+    train = execution.train_run
 
     def recording(config: Any, data: Any, folder: Any, **options: Any) -> Any:
         ran.append(folder.path.name)
         return train(config, data, folder, **options)
 
-    monkeypatch.setattr(execution, "train", recording)
+    monkeypatch.setattr(execution, "train_run", recording)
     return ran
 
 
@@ -264,14 +264,14 @@ def test_several_tasks_are_compared_and_ranked(
 def test_a_failing_run_does_not_lose_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = execution.train
+    train = execution.train_run
 
     def failing(config: Any, *args: Any, **kwargs: Any) -> Any:
         if config.method == "full":
             raise DataAgentError("the disk is full")
         return train(config, *args, **kwargs)
 
-    monkeypatch.setattr(execution, "train", failing)
+    monkeypatch.setattr(execution, "train_run", failing)
     argv = ["compare", *SMALL, "--methods", "full,random", "--seeds", "1", "--jobs", "1"]
     argv += ["--output", str(tmp_path)]
     assert main(argv) == 1

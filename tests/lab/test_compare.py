@@ -50,20 +50,20 @@ def run_them(runs: list[Run], output: Path, **options: Any) -> Outcome:
 
 
 class FakeTraining:
-    """Stands in for `train`: takes a second per unit of cost and does what it is told."""
+    """Stands in for `train_run`: takes a second per unit of cost and does what it is told."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self.ran: list[str] = []
         self.outcomes: dict[str, Any] = {}
-        monkeypatch.setattr(execution, "train", self)
+        monkeypatch.setattr(execution, "train_run", self)
         monkeypatch.setattr(compare.time, "monotonic", lambda: self.now)
 
     def __call__(self, config: Any, data: Any, folder: RunFolder, **_: Any) -> Any:
         name = folder.path.name
         self.ran.append(name)
         self.now += 100 if config.method == "full" else 50
-        outcome = self.outcomes.get(name, {"value": 90.0})
+        outcome = self.outcomes.get(name, {"metric": "accuracy", "value": 90.0, "unit": "%"})
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -149,10 +149,10 @@ def test_the_time_left_is_told_by_what_runs_are_expected_to_take(
     with caplog.at_level(logging.INFO, logger="data_agent.lab.compare"):
         run_them(grid.runs(), tmp_path, seconds=expected)
     assert caplog.messages == [
-        "digits/full-seed0: 90.00 % (3 to go, about 3 min 20 s)",
-        "digits/random-keep0.5-seed0: 90.00 % (2 to go, about 2 min 30 s)",
-        "digits/full-seed1: 90.00 % (1 to go, about 50 s)",
-        "digits/random-keep0.5-seed1: 90.00 %",
+        "digits/full-seed0: accuracy 90.00 % (3 to go, about 3 min 20 s)",
+        "digits/random-keep0.5-seed0: accuracy 90.00 % (2 to go, about 2 min 30 s)",
+        "digits/full-seed1: accuracy 90.00 % (1 to go, about 50 s)",
+        "digits/random-keep0.5-seed1: accuracy 90.00 %",
     ]
 
 

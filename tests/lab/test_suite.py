@@ -11,13 +11,15 @@ from data_agent.lab.tasks import recipe_for
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for name in ("cifar10", "cifar10n", "tiny_imagenet_32"):
+    for name in ("cifar10", "cifar10n", "tiny_imagenet_32", "sst2"):
         (tmp_path / name).mkdir()
     return tmp_path
 
 
 def test_suites_hold_tasks_that_exist_and_quick_is_part_of_core() -> None:
-    assert set(SUITES["quick"]) < set(SUITES["core"]) == set(RECIPES)
+    assert set(SUITES["quick"]) < set(SUITES["core"])
+    assert set(SUITES["core"]) | set(SUITES["language"]) == set(RECIPES)
+    assert set(SUITES["core"]) & set(SUITES["language"]) == {"sst2"}
     assert len(SUITES["quick"]) == 3
 
 

@@ -12,18 +12,21 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
 from data_agent._distributed import failing_together, rank
 from data_agent._errors import DataAgentError, InputError
 from data_agent.lab.compare import Outcome, hold_output, pending_runs, run_all
-from data_agent.lab.config import Recipe, Setup, TrainConfig
+from data_agent.lab.config import AnyRecipe, R, Recipe, Setup, TrainConfig
 from data_agent.lab.devices import choose_device
 from data_agent.lab.environment import num_cpus
+from data_agent.lab.execution import metric_in_words
 from data_agent.lab.forecast import forecast
 from data_agent.lab.grid import Grid, Run, parse_keep_ratios, parse_names, parse_seeds
+from data_agent.lab.language.recipe import LanguageRecipe, LanguageSetup
+from data_agent.lab.loops import train_run
 from data_agent.lab.progress import silent
 from data_agent.lab.ranks import (
     Sharding,
@@ -36,7 +39,6 @@ from data_agent.lab.runs import RunFolder, check_resumable
 from data_agent.lab.suite import suite_recipes
 from data_agent.lab.tasks import load_task, recipe_for
 from data_agent.lab.terminal import progress_and_log, stdout, stop_requests
-from data_agent.lab.train import train
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +46,14 @@ DONE, FAILED, STOPPED = 0, 1, 130
 _DEFAULT_TASK = "digits"
 
 
+S = TypeVar("S", bound=Setup | LanguageSetup)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Train:
+class Train(Generic[R]):
     """Train a model with one method of choosing samples; under torchrun, on several ranks."""
 
-    config: TrainConfig
+    config: TrainConfig[R]
     output: Path | None = None
     """Folder of the run; None is runs/TASK-METHOD-seedSEED."""
     resume: bool = False
@@ -59,19 +64,19 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Compare:
+class Compare(Generic[S]):
     """Train methods in one and the same loop, at several budgets, with several seeds, and compare.
 
     One task with the flags of its recipe, or a suite of tasks with recipes of their own.
     """
 
-    setup: Setup
+    setup: S
     suite: str | None = None
-    """Tasks to compare on: quick or core; None is the one task of --task."""
+    """Tasks to compare on: quick, core or language; None is the one task of --task."""
     tasks: str | None = None
     """Some of the suite's tasks, separated by commas; without --suite, of all suites."""
     data_root: Path = Path("data")
-    """Folder with the suite's data: cifar10, cifar10n, tiny_imagenet_32."""
+    """Folder with the suite's data: cifar10, cifar10n, tiny_imagenet_32, sst2, t0_mix, ..."""
     methods: str = "full,full-short,random,data-agent"
     """Methods to compare, separated by commas."""
     keep_ratios: str = "0.5"
@@ -100,7 +105,7 @@ class Report:
     """Folder with runs, however deep; the report is written into it."""
 
 
-Command = Train | Compare | Report
+Command = Train[Any] | Compare[Any] | Report
 
 
 def run(argv: Sequence[str]) -> int:
@@ -143,12 +148,13 @@ def parse(argv: Sequence[str]) -> Command:
         SystemExit: --help, or flags that do not exist.
     """
     recipe = recipe_for(_task_in(argv))
-    shared = {field.name: getattr(recipe, field.name) for field in fields(Setup)}
+    Ours, kind = type(recipe), Setup if isinstance(recipe, Recipe) else LanguageSetup
+    shared = {field.name: getattr(recipe, field.name) for field in fields(kind)}
     train = Train(config=TrainConfig(recipe=recipe))
-    compare = Compare(setup=Setup(**shared))
+    compare = Compare(setup=kind(**shared))
     commands = tyro.conf.OmitArgPrefixes[
-        Annotated[Train, tyro.conf.subcommand("train", default=train)]
-        | Annotated[Compare, tyro.conf.subcommand("compare", default=compare)]
+        Annotated[Train[Ours], tyro.conf.subcommand("train", default=train)]
+        | Annotated[Compare[kind], tyro.conf.subcommand("compare", default=compare)]
         | Annotated[Report, tyro.conf.subcommand("report")]
     ]
     said = io.StringIO()
@@ -177,7 +183,7 @@ def _task_in(argv: Sequence[str]) -> str:
     return parser.parse_known_args(list(argv))[0].task
 
 
-def _train(command: Train, argv: Sequence[str]) -> int:
+def _train(command: Train[Any], argv: Sequence[str]) -> int:
     config, recipe = command.config, command.config.recipe
     output = command.output or Path("runs") / f"{recipe.task}-{config.method}-seed{config.seed}"
     resume = command.resume or is_restart()
@@ -195,7 +201,7 @@ def _train(command: Train, argv: Sequence[str]) -> int:
             open_run_together(output, config.flat(), resume=resume) as folder,
             stop_requests() as should_stop,
         ):
-            result = train(
+            result = train_run(
                 *(config, data, folder),
                 progress=progress,
                 should_stop=should_stop,
@@ -213,7 +219,7 @@ def _say(line: str, *, soft_wrap: bool = False) -> None:
         stdout().print(line, soft_wrap=soft_wrap)
 
 
-def _compare(command: Compare, argv: Sequence[str]) -> int:
+def _compare(command: Compare[Any], argv: Sequence[str]) -> int:
     grid, jobs, name = _grid(command, argv)
     output = command.output or Path("runs") / f"compare-{name}"
     with hold_output(output):
@@ -228,10 +234,11 @@ def _compare(command: Compare, argv: Sequence[str]) -> int:
     return FAILED if outcome.failed else DONE
 
 
-def _grid(command: Compare, argv: Sequence[str]) -> tuple[Grid, int, str]:
+def _grid(command: Compare[Any], argv: Sequence[str]) -> tuple[Grid, int, str]:
     """All runs that are asked for, how many train at a time, and a name for it."""
     if command.suite is None and command.tasks is None:
-        recipe = Recipe(**asdict(command.setup))
+        kind = Recipe if isinstance(command.setup, Setup) else LanguageRecipe
+        recipe = kind(**asdict(command.setup))
         recipes, name = {recipe.task: recipe}, recipe.task
     else:
         _refuse_recipe_flags(argv)
@@ -255,7 +262,8 @@ def _grid(command: Compare, argv: Sequence[str]) -> tuple[Grid, int, str]:
 
 def _refuse_recipe_flags(argv: Sequence[str]) -> None:
     """The tasks of a suite have recipes of their own, so that their numbers can be compared."""
-    own = {f"--{field.name.replace('_', '-')}" for field in fields(Setup)}
+    settings = (*fields(Setup), *fields(LanguageSetup))
+    own = {f"--{field.name.replace('_', '-')}" for field in settings}
     given = [word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
     refused = [flag for flag in given if flag in own]
     if refused:
@@ -266,7 +274,7 @@ def _refuse_recipe_flags(argv: Sequence[str]) -> None:
         )
 
 
-def _default_jobs(recipes: Iterable[Recipe]) -> int:
+def _default_jobs(recipes: Iterable[AnyRecipe]) -> int:
     on_cpu = all(choose_device(recipe.device).type == "cpu" for recipe in recipes)
     return num_cpus() if on_cpu else 1
 
@@ -311,7 +319,7 @@ def _show(folder: Path) -> None:
 def _in_words(result: dict[str, Any], output: Path) -> str:
     overhead = result["overhead_seconds"] / result["train_seconds"]
     return (
-        f"{result['metric']} {result['value']:.2f} {result['unit']} on {result['evaluation']}, "
+        f"{metric_in_words(result)} on {result['evaluation']}, "
         f"{100 * result['cost']:.1f} % of the cost of full training, "
         f"{result['train_seconds']:.1f} s of training of which {100 * overhead:.1f} % to select. "
         f"See {output}."

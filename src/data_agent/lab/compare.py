@@ -174,7 +174,7 @@ class _Tally:
             self.outcome.failed[run.name] = ending.failure
             logger.error("%s failed: %s", run.name, ending.trace or ending.failure)
         else:
-            logger.info("%s: %.2f %%%s", run.name, ending.value, self._left())
+            logger.info("%s: %s%s", run.name, ending.reached, self._left())
 
     @property
     def _done(self) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from data_agent._errors import InputError
+from data_agent.lab.language.recipe import LanguageRecipe, LanguageSetup
 from data_agent.lab.methods import check_methods
 from data_agent.lab.models import check_model
 
@@ -112,15 +113,20 @@ class Recipe(Setup):
     """Share of the training samples visited in an epoch, in (0, 1]."""
 
 
+AnySetup = Setup | LanguageSetup
+AnyRecipe = Recipe | LanguageRecipe
+R = TypeVar("R", bound=Recipe | LanguageRecipe)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
+class TrainConfig(Generic[R]):
     """One run.
 
     Raises:
         InputError: an unknown method or a negative seed.
     """
 
-    recipe: Recipe
+    recipe: R
     method: str = "data-agent"
     """What chooses the samples: data-agent, random, another method, module:Class for one of your
     own, full (all data), or full-short (all data, stopped where the keep ratio's budget ends)."""

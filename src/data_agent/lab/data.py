@@ -59,6 +59,23 @@ class ImageData:
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def num_train(self) -> int:
+        """Number of training samples."""
+        return len(self.train_labels)
+
+    @property
+    def num_eval(self) -> int:
+        """Number of evaluation samples."""
+        return len(self.eval_labels)
+
+    def in_words(self) -> str:
+        """What there is."""
+        return (
+            f"{self.num_train} training samples of {self.num_classes} classes; evaluation on "
+            f"{self.num_eval} ({self.evaluation})"
+        )
+
     def num_noisy(self, labels: Tensor) -> int:
         """How many of the training labels `labels` (int64 `[N]`) are not the clean ones."""
         clean = self.train_labels if self.clean_labels is None else self.clean_labels

@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from data_agent._errors import DataAgentError
-from data_agent.lab.config import Recipe
-from data_agent.lab.data import ImageData
+from data_agent.lab.config import AnyRecipe
 from data_agent.lab.grid import Run
+from data_agent.lab.loops import train_run
 from data_agent.lab.progress import Progress
 from data_agent.lab.runs import open_run
-from data_agent.lab.tasks import load_task
-from data_agent.lab.train import train
+from data_agent.lab.tasks import Samples, load_task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ending:
-    """How a run ended: with a value, with a failure, or stopped before its end with neither.
+    """How a run ended: with a result, with a failure, or stopped before its end with neither.
 
     Args:
-        value: the metric of the last epoch.
+        reached: the metric of the last epoch, in words.
         failure: why it failed, in a line.
         trace: where, if nobody expected it.
     """
 
-    value: float | None = None
+    reached: str | None = None
     failure: str | None = None
     trace: str | None = None
 
     @property
     def is_stopped(self) -> bool:
         """Whether the run was asked to stop, and can go on."""
-        return self.value is None and self.failure is None
+        return self.reached is None and self.failure is None
 
 
 class TaskData:
     """Loads the data of recipes and keeps the last, because runs come task by task."""
 
     def __init__(self) -> None:
-        self._recipe: Recipe | None = None
-        self._data: ImageData | None = None
+        self._recipe: AnyRecipe | None = None
+        self._data: Samples | None = None
 
-    def of(self, recipe: Recipe, progress: Progress) -> ImageData:
+    def of(self, recipe: AnyRecipe, progress: Progress) -> Samples:
         """The data of a recipe; runs of one task differ by the keep ratio at most."""
         recipe = replace(recipe, keep_ratio=1.0)
         if self._data is None or recipe != self._recipe:
@@ -74,12 +74,18 @@ def execute(
         should_stop: asked after every optimizer step.
     """
     try:
-        images = data.of(run.config.recipe, progress)
+        samples = data.of(run.config.recipe, progress)
         with open_run(output / run.name, run.config.flat(), resume=True) as folder:
-            result = train(
-                run.config, images, folder, jobs=jobs, progress=progress, should_stop=should_stop
+            result = train_run(
+                run.config, samples, folder, jobs=jobs, progress=progress, should_stop=should_stop
             )
     except Exception as error:  # whatever it is, the other runs go on
         trace = None if isinstance(error, DataAgentError) else traceback.format_exc()
         return Ending(failure=f"{type(error).__name__}: {error}", trace=trace)
-    return Ending(value=None if result is None else result["value"])
+    return Ending(reached=None if result is None else metric_in_words(result))
+
+
+def metric_in_words(result: Mapping[str, Any]) -> str:
+    """What a run reached: percent with two decimals, other units with four."""
+    digits = 2 if result["unit"] == "%" else 4
+    return f"{result['metric']} {result['value']:.{digits}f} {result['unit']}"

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_agent.lab.config import Recipe
+from data_agent.lab.config import AnyRecipe
 from data_agent.lab.execution import TaskData
 from data_agent.lab.grid import Grid, Run
+from data_agent.lab.loops import speed_of
 from data_agent.lab.methods import FULL, expected_cost
 from data_agent.lab.progress import Progress, silent
 from data_agent.lab.runs import RunFolder
 from data_agent.lab.terminal import format_seconds
-from data_agent.lab.train import measure_speed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,13 +141,13 @@ def _known_pace(done: _Done, task: str) -> Pace | None:
     )
 
 
-def _measured_pace(recipe: Recipe, data: TaskData, progress: Progress) -> Pace:
-    images = data.of(recipe, progress)
-    speed = measure_speed(recipe, images)
+def _measured_pace(recipe: AnyRecipe, data: TaskData, progress: Progress) -> Pace:
+    samples = data.of(recipe, progress)
+    speed = speed_of(recipe, samples)
     num_evaluations = min(recipe.num_evaluations, recipe.epochs)
     return Pace(
-        full=speed.train_sample * len(images.train_labels) * recipe.epochs,
-        evaluation=speed.eval_sample * len(images.eval_labels) * num_evaluations,
+        full=speed.train_sample * samples.num_train * recipe.epochs,
+        evaluation=speed.eval_sample * samples.num_eval * num_evaluations,
         source="timed now",
     )
 

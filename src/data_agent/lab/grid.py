@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from data_agent._errors import InputError
-from data_agent.lab.config import Recipe, TrainConfig
+from data_agent.lab.config import AnyRecipe, TrainConfig
 from data_agent.lab.methods import check_methods, ignores_keep_ratio
 
 _T = TypeVar("_T")
@@ -23,7 +23,7 @@ class Run:
     """
 
     task: str
-    config: TrainConfig
+    config: TrainConfig[Any]
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class Grid:
         InputError: one is empty, unknown, out of range or named twice; the message names it.
     """
 
-    recipes: Mapping[str, Recipe]
+    recipes: Mapping[str, AnyRecipe]
     methods: Sequence[str]
     keep_ratios: Sequence[float]
     seeds: Sequence[int]
@@ -77,7 +77,7 @@ class Grid:
             for config in self._runs_of(recipe, seed)
         ]
 
-    def _runs_of(self, recipe: Recipe, seed: int) -> Iterator[TrainConfig]:
+    def _runs_of(self, recipe: AnyRecipe, seed: int) -> Iterator[TrainConfig[Any]]:
         for place, ratio in enumerate(self.keep_ratios):
             for method in self.methods:
                 is_shared = ignores_keep_ratio(method)

@@ -80,6 +80,21 @@ def ignores_keep_ratio(method: str) -> bool:
     return method == FULL or method_class(method).default_schedule == "floating"
 
 
+def is_batch_selector(method: str) -> bool:
+    """Whether a method chooses inside each batch, of pools that the loader delivers."""
+    return method not in (FULL, FULL_SHORT) and issubclass(method_class(method), BatchSelector)
+
+
+def check_needs_no_scores(method: str) -> None:
+    """Raise `InputError` if a method must be given scores, which are made for images only."""
+    required = () if method == FULL_SHORT else method_class(method).required
+    if required:
+        raise InputError(
+            f"method {method!r} starts from {', '.join(required)} of every sample, which the lab "
+            "makes for images only. Take another method for language."
+        )
+
+
 def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
     """What a run will cost, as a share of full training.
 
@@ -88,9 +103,9 @@ def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
     """
     if method in (FULL, FULL_SHORT):
         return 1.0 if method == FULL else keep_ratio
-    kind = method_class(method)
-    if issubclass(kind, BatchSelector):
+    if is_batch_selector(method):
         return FORWARD_COST + keep_ratio
+    kind = method_class(method)
     schedule = SelectionSchedule(
         num_samples=1000,
         epochs=epochs,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from data_agent import _distributed
 from data_agent._errors import InputError, StateError
-from data_agent.lab.config import Recipe
+from data_agent.lab.config import AnyRecipe
 from data_agent.lab.devices import choose_device
 from data_agent.lab.models import Network
 from data_agent.lab.runs import RunFolder, open_run
@@ -38,7 +38,7 @@ def is_restart() -> bool:
 
 
 @contextmanager
-def joined_ranks(recipe: Recipe) -> Generator[None]:
+def joined_ranks(recipe: AnyRecipe) -> Generator[None]:
     """Be one of the ranks that `torchrun` started while the block runs; alone, nothing.
 
     Raises:

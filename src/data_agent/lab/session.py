@@ -110,7 +110,7 @@ class Session:
 
 
 def start_session(
-    config: TrainConfig,
+    config: TrainConfig[Recipe],
     data: ImageData,
     folder: Path,
     *,
@@ -207,7 +207,7 @@ def _make_model(recipe: Setup, data: ImageData, device: torch.device) -> Network
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def _plan(config: TrainConfig, *, num_samples: int) -> Plan:
+def _plan(config: TrainConfig[Recipe], *, num_samples: int) -> Plan:
     recipe = config.recipe
     return plan_run(
         config.method,
@@ -220,7 +220,7 @@ def _plan(config: TrainConfig, *, num_samples: int) -> Plan:
 
 
 def _prepare(
-    config: TrainConfig,
+    config: TrainConfig[Recipe],
     data: ImageData,
     labels: Tensor,
     batches: Batches,

@@ -62,6 +62,38 @@ def open_splits(data: str) -> dict[str, datasets.Dataset]:
     return _load(data, name, name=configuration or None)
 
 
+def open_texts(data: str) -> dict[str, datasets.Dataset]:
+    """Load the splits of a hub name, a file of rows, or a folder of such files with split names.
+
+    Files of rows are parquet, JSON lines (.json, .jsonl) or plain text (.txt, a line a row).
+
+    Raises:
+        InputError: no such path, no usable files in it, several kinds of files, or a name that the
+            hub does not give.
+    """
+    path = Path(data).expanduser()
+    looks_local = data.startswith((".", "~", "/")) or data.count("/") > 1 or "\\" in data
+    if not path.exists():
+        if looks_local or path.suffix in _TEXT_BUILDERS:
+            raise InputError(f"--data {data} does not exist. {_TEXT_FORMS}")
+        name, _, configuration = data.partition(":")
+        return _load(data, name, name=configuration or None)
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = [file for file in found if file.suffix in _TEXT_BUILDERS]
+    builders = {_TEXT_BUILDERS[file.suffix] for file in files}
+    if len(builders) != 1:
+        kinds = ", ".join(sorted({file.suffix or file.name for file in found if file.is_file()}))
+        raise InputError(
+            f"--data {data} holds {kinds or 'no files'}; files of one kind are expected. "
+            f"{_TEXT_FORMS}"
+        )
+    by_split: dict[str, list[str]] = {}
+    for file in files:
+        split = _split_of(file.relative_to(path)) if path.is_dir() else "train"
+        by_split.setdefault(split, []).append(str(file))
+    return _load(data, builders.pop(), data_files=by_split)
+
+
 def read_split(
     rows: datasets.Dataset, *, image_column: str | None, label_column: str | None
 ) -> Split:
@@ -131,6 +163,11 @@ def read_labels(source: str, *, num_rows: int) -> Tensor:
     return torch.from_numpy(cells.to_numpy().astype("int64"))
 
 
+_TEXT_BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".txt": "text"}
+_TEXT_FORMS = (
+    "Expected a .parquet, .jsonl, .json or .txt file, a folder of files of one kind with split "
+    "names (train.jsonl, validation.jsonl), or a data set's name on the Hugging Face hub."
+)
 _LOCAL_FORMS = (
     "Expected a .parquet file, a folder of parquet files with split names (train.parquet, "
     "test.parquet), a folder of images (train/CLASS/NAME.png), or a data set's name on the "

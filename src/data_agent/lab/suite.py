@@ -1,8 +1,9 @@
 """Named tasks for comparing methods: small enough for a CPU core, different enough to disagree.
 
-Each is a regime in which selecting may pay or harm: far from converged, trained until training
-data are known by heart, wrong labels at random and by human hand, long tails, near-duplicates,
-many classes. Their data lie in folders of parquet files under one root.
+Each image task is a regime in which selecting may pay or harm: far from converged, trained until
+training data are known by heart, wrong labels at random and by human hand, long tails,
+near-duplicates, many classes. The language tasks train small models from scratch. All data lie in
+folders of parquet files under one root.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_agent._errors import InputError
-from data_agent.lab.config import Augmentation, Recipe
+from data_agent.lab.config import AnyRecipe, Augmentation, Recipe
+from data_agent.lab.language.recipe import Kind, LanguageRecipe
 
 _ROOT = Path("data")
 
@@ -48,7 +50,40 @@ def _recipe(
     )
 
 
-RECIPES: Mapping[str, Recipe] = {
+def _classify(task: str, *, label_noise: float = 0.0) -> LanguageRecipe:
+    return LanguageRecipe(
+        task=task,
+        kind="text-classification",
+        data=str(_ROOT / "sst2"),
+        subset=10240,
+        label_noise=label_noise,
+        model="bert-128x2",
+        max_length=64,
+        epochs=6,
+        batch_size=32,
+        learning_rate=1e-3,
+        num_threads=1,
+    )
+
+
+def _language_model(
+    task: str, *, kind: Kind, data: str, epochs: int, max_length: int, subset: int | None = None
+) -> LanguageRecipe:
+    return LanguageRecipe(
+        task=task,
+        kind=kind,
+        data=str(_ROOT / data),
+        subset=subset,
+        model="llama-128x2",
+        max_length=max_length,
+        epochs=epochs,
+        batch_size=32,
+        learning_rate=2e-3,
+        num_threads=1,
+    )
+
+
+RECIPES: Mapping[str, AnyRecipe] = {
     recipe.task: recipe
     for recipe in (
         _recipe("cifar10-underfit", epochs=32),
@@ -58,26 +93,36 @@ RECIPES: Mapping[str, Recipe] = {
         _recipe("cifar10-long-tail", imbalance=50.0),
         _recipe("cifar10-duplicates", epochs=24, duplicates=0.6),
         _recipe("tiny-imagenet", data="tiny_imagenet_32"),
+        _classify("sst2"),
+        _classify("sst2-noise30", label_noise=0.3),
+        _language_model(
+            "t0-mix", kind="sft", data="t0_mix", epochs=3, max_length=384, subset=20480
+        ),
+        _language_model("gsm8k", kind="sft", data="gsm8k", epochs=4, max_length=384),
+        _language_model(
+            "shakespeare", kind="lm", data="tiny_shakespeare", epochs=8, max_length=128
+        ),
     )
 }
 """The tasks by name, with their data under the folder `data`."""
 
 SUITES: Mapping[str, Sequence[str]] = {
     "quick": ("cifar10-underfit", "cifar10-noise30", "cifar10-long-tail"),
-    "core": tuple(RECIPES),
+    "core": (*(task for task, recipe in RECIPES.items() if isinstance(recipe, Recipe)), "sst2"),
+    "language": tuple(t for t, recipe in RECIPES.items() if isinstance(recipe, LanguageRecipe)),
 }
 """Names of tasks, by suite."""
 
 
 def suite_recipes(
     suite: str | None, *, tasks: Sequence[str] | None = None, root: Path = _ROOT
-) -> dict[str, Recipe]:
+) -> dict[str, AnyRecipe]:
     """Recipes of a suite's tasks, by name, in the order of the suite or of `tasks`.
 
     Args:
         suite: a key of `SUITES`; None takes `tasks` from all of them.
         tasks: names; None takes all of the suite.
-        root: folder that holds cifar10, cifar10n and tiny_imagenet_32.
+        root: folder that holds the folders with the tasks' data (cifar10, sst2, ...).
 
     Raises:
         InputError: an unknown suite or task, a task named twice, or data that are not there.
@@ -98,22 +143,21 @@ def suite_recipes(
     return recipes
 
 
-def _under(root: Path, recipe: Recipe) -> Recipe:
+def _under(root: Path, recipe: AnyRecipe) -> AnyRecipe:
     """The recipe with its data under another root."""
 
     def moved(path: str) -> str:
         return str(root / Path(path).relative_to(_ROOT))
 
-    return replace(
-        recipe,
-        data=recipe.data and moved(recipe.data),
-        train_labels=recipe.train_labels and moved(recipe.train_labels),
-    )
+    recipe = replace(recipe, data=recipe.data and moved(recipe.data))
+    if isinstance(recipe, Recipe) and recipe.train_labels is not None:
+        recipe = replace(recipe, train_labels=moved(recipe.train_labels))
+    return recipe
 
 
-def _check_data(recipe: Recipe) -> None:
+def _check_data(recipe: AnyRecipe) -> None:
     paths = [Path(path) for path in (recipe.data,) if path]
-    if recipe.train_labels is not None:
+    if isinstance(recipe, Recipe) and recipe.train_labels is not None:
         paths.append(Path(recipe.train_labels.rpartition(":")[0]).parent)
     for path in paths:
         if not path.is_dir():

@@ -5,31 +5,51 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from data_agent._errors import InputError
-from data_agent.lab.config import Recipe, Setup
-from data_agent.lab.data import ImageData
+from data_agent.lab.config import AnyRecipe, AnySetup, Recipe, Setup
+from data_agent.lab.language.recipe import Kind, LanguageRecipe, LanguageSetup
 from data_agent.lab.progress import Progress, silent
 from data_agent.lab.suite import RECIPES
 
 logger = logging.getLogger(__name__)
 
-_Load = Callable[[Setup, Progress], ImageData]
+
+class Samples(Protocol):
+    """The data of a task, loaded: `ImageData` or `LanguageData`."""
+
+    @property
+    def num_train(self) -> int:
+        """Number of training samples."""
+        ...
+
+    @property
+    def num_eval(self) -> int:
+        """Number of evaluation samples."""
+        ...
+
+    def in_words(self) -> str:
+        """What there is."""
+        ...
+
+
+_Load = Callable[[Any, Progress], Samples]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """A task: its recipe unless told otherwise, and its loader."""
 
-    recipe: Recipe
+    recipe: AnyRecipe
     load: _Load
 
 
-def recipe_for(task: str) -> Recipe:
+def recipe_for(task: str) -> AnyRecipe:
     """The recipe with a task's defaults; change it with `dataclasses.replace`.
 
     Args:
-        task: digits, cifar10, image, or a task of the suite.
+        task: digits, cifar10, image, sft, lm, text-classification, or a task of the suite.
 
     Raises:
         InputError: an unknown task; the message lists those there are.
@@ -39,32 +59,55 @@ def recipe_for(task: str) -> Recipe:
     return TASKS[task].recipe
 
 
-def load_task(recipe: Setup, progress: Progress = silent) -> ImageData:
+def load_task(recipe: AnySetup, progress: Progress = silent) -> Samples:
     """The data of a recipe.
 
     Raises:
         InputError: data that cannot be found or used; see the message.
     """
     data = TASKS[recipe.task].load(recipe, progress)
-    logger.info(
-        "%s: %d training samples of %d classes; evaluation on %d (%s).",
-        *(recipe.task, len(data.train_labels), data.num_classes, len(data.eval_labels)),
-        data.evaluation,
-    )
+    logger.info("%s: %s.", recipe.task, data.in_words())
     return data
 
 
 # The libraries that load data take a second to import; commands that end in an error need not wait.
-def _load_digits(recipe: Setup, progress: Progress) -> ImageData:  # noqa: ARG001 - a task's loader
+def _load_digits(recipe: Setup, progress: Progress) -> Samples:  # noqa: ARG001 - a task's loader
     from data_agent.lab.digits import load_digits
 
     return load_digits(recipe)
 
 
-def _load_images(recipe: Setup, progress: Progress) -> ImageData:
+def _load_images(recipe: Setup, progress: Progress) -> Samples:
     from data_agent.lab.images import load_images
 
     return load_images(recipe, progress=progress)
+
+
+def _load_language(recipe: LanguageSetup, progress: Progress) -> Samples:
+    try:
+        from data_agent.lab.language.data import load_language
+    except ModuleNotFoundError as error:
+        if error.name not in ("transformers", "trl", "peft", "accelerate"):
+            raise
+        raise InputError(
+            f"--task {recipe.task} trains with Hugging Face's libraries, and {error.name} is not "
+            "installed. Run: pip install 'data-agent[lab,trl]'"
+        ) from error
+
+    return load_language(recipe, progress)
+
+
+def _text(kind: Kind, *, model: str) -> LanguageRecipe:
+    """The usual recipe for a small model, trained from scratch."""
+    return LanguageRecipe(
+        task=kind,
+        kind=kind,
+        data=None,
+        model=model,
+        epochs=3,
+        batch_size=16,
+        learning_rate=1e-3,
+    )
 
 
 def _photos(task: str, data: str | None) -> Recipe:
@@ -98,5 +141,11 @@ TASKS = {
     ),
     "cifar10": Task(_photos("cifar10", "uoft-cs/cifar10"), _load_images),
     "image": Task(_photos("image", None), _load_images),
-    **{task: Task(recipe, _load_images) for task, recipe in RECIPES.items()},
+    "sft": Task(_text("sft", model="llama-128x2"), _load_language),
+    "lm": Task(_text("lm", model="llama-128x2"), _load_language),
+    "text-classification": Task(_text("text-classification", model="bert-128x2"), _load_language),
+    **{
+        task: Task(recipe, _load_images if isinstance(recipe, Setup) else _load_language)
+        for task, recipe in RECIPES.items()
+    },
 }

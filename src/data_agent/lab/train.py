@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data_agent import BatchSelector, Feedback, _distributed
 from data_agent._errors import DataAgentError
-from data_agent.lab.config import Recipe, TrainConfig
+from data_agent.lab.config import AnyRecipe, Recipe, TrainConfig
 from data_agent.lab.data import ImageData
 from data_agent.lab.devices import Stopwatch
 from data_agent.lab.evaluation import EVAL_BATCH, evaluate_batch
@@ -46,7 +46,7 @@ def never() -> bool:
 @_distributed.together("training")
 @_distributed.explained()
 def train(
-    config: TrainConfig,
+    config: TrainConfig[Recipe],
     data: ImageData,
     folder: RunFolder,
     *,
@@ -94,7 +94,7 @@ def train(
     return result
 
 
-def prepare_process(recipe: Recipe) -> torch.device:
+def prepare_process(recipe: AnyRecipe) -> torch.device:
     """Set the number of threads, and return the device to compute on.
 
     Raises:
@@ -274,7 +274,7 @@ def _metrics(session: Session, epoch: int) -> dict[str, Any]:
     position = session.position
     (loss_sum,) = added_up(float(session.loss_sum))
     train_loss = loss_sum / position.batch
-    _check_finite(session, train_loss)
+    check_finite(train_loss, step=position.step, recipe=session.recipe)
     line: dict[str, Any] = {
         "epoch": epoch,
         "step": position.step,
@@ -290,7 +290,7 @@ def _metrics(session: Session, epoch: int) -> dict[str, Any]:
         session.eval_stopwatch.start()
         accuracy, eval_loss = _evaluate(session)
         session.eval_stopwatch.stop()
-        _check_finite(session, eval_loss)
+        check_finite(eval_loss, step=position.step, recipe=session.recipe)
         line |= {"accuracy": accuracy, "eval_loss": eval_loss}
         logger.info(
             "step %d of %d: training loss %.3f, accuracy %.2f %%",
@@ -299,12 +299,12 @@ def _metrics(session: Session, epoch: int) -> dict[str, Any]:
     return line
 
 
-def _check_finite(session: Session, loss: float) -> None:
+def check_finite(loss: float, *, step: int, recipe: AnyRecipe) -> None:
+    """Raise `DataAgentError` if a run has diverged."""
     if not math.isfinite(loss):
         raise DataAgentError(
-            f"training diverged: at step {session.position.step} the loss is {loss}. Use a smaller "
-            f"--learning-rate than {session.recipe.learning_rate}, or another --precision than "
-            f"{session.recipe.precision}."
+            f"training diverged: at step {step} the loss is {loss}. Use a smaller --learning-rate "
+            f"than {recipe.learning_rate}, or another --precision than {recipe.precision}."
         )
 
 

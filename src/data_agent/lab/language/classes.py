@@ -1,0 +1,117 @@
+"""Texts that belong to classes, in whichever columns they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import datasets
+import torch
+from torch import Tensor
+
+from data_agent._errors import InputError
+from data_agent.lab.language.recipe import LanguageSetup
+
+_TEXT_NAMES = ("text", "sentence", "content", "review", "comment_text", "tweet")
+_LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledTexts:
+    """Texts and what they are.
+
+    Args:
+        texts: none of them empty.
+        labels: the class of each, by name.
+        class_names: all classes, at least two, in the order of their numbers.
+        num_empty: rows that were left out because they have no text.
+    """
+
+    texts: list[str]
+    labels: list[str]
+    class_names: tuple[str, ...]
+    num_empty: int
+
+    def numbered(self, class_names: Sequence[str]) -> Tensor:
+        """Labels as numbers of these classes, int64 `[N]`.
+
+        Raises:
+            InputError: a label is none of them.
+        """
+        numbers = {name: number for number, name in enumerate(class_names)}
+        strange = [label for label in self.labels if label not in numbers]
+        if strange:
+            raise InputError(
+                f"the evaluation rows hold the label {strange[0]!r} ({len(strange)} such rows), "
+                f"which is no class of the training data: {', '.join(class_names)}."
+            )
+        return torch.tensor([numbers[label] for label in self.labels])
+
+
+def read_labelled(rows: datasets.Dataset, recipe: LanguageSetup) -> LabelledTexts:
+    """Find texts and labels: class labels, whole numbers or words.
+
+    Args:
+        rows: of one split.
+        recipe: names the columns, where they have other names.
+
+    Raises:
+        InputError: no such columns, rows without a label, or a single class.
+    """
+    features = cast("Mapping[str, Any]", rows.features)
+    label_name = _find(features, recipe.label_column, _LABEL_NAMES, "label")
+    text_name = _find(features, recipe.text_column, _TEXT_NAMES, "text")
+    kind, values = features[label_name], list(rows[label_name])
+    missing = sum(_is_missing(value) for value in values)
+    if missing:
+        raise InputError(
+            f"{missing} of {len(values)} rows have no label in the column {label_name!r}. Remove "
+            "them, or name another one with --label-column."
+        )
+    if isinstance(kind, datasets.ClassLabel):
+        names = tuple(str(name) for name in kind.names)
+        labels = [names[value] for value in values]
+    else:
+        names = tuple(str(value) for value in sorted(set(values)))
+        labels = [str(value) for value in values]
+    if len(names) < 2:
+        raise InputError(f"the column {label_name!r} holds one class; two or more are needed.")
+    texts = list(rows[text_name])
+    kept = [i for i, text in enumerate(texts) if isinstance(text, str) and text.strip()]
+    return LabelledTexts(
+        [texts[i] for i in kept], [labels[i] for i in kept], names, len(texts) - len(kept)
+    )
+
+
+def has_labels(rows: datasets.Dataset, recipe: LanguageSetup) -> bool:
+    """Whether every row has a label; benchmarks publish splits without."""
+    name = _find(cast("Any", rows.features), recipe.label_column, _LABEL_NAMES, "label")
+    return not any(_is_missing(value) for value in rows[name])
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value == -1
+
+
+def _find(features: Mapping[str, Any], wanted: str | None, usual: Sequence[str], what: str) -> str:
+    """The wanted column, or the only one that fits, or the first with a usual name."""
+    if wanted is not None:
+        fitting = [name for name in features if name == wanted]
+    else:
+        fitting = [name for name in usual if name in features]
+        if not fitting:
+            fitting = [name for name, kind in features.items() if _fits(kind, what)]
+    if not fitting or (len(fitting) > 1 and fitting[0] not in usual):
+        problem = f"there is no column {wanted!r}" if wanted else f"which column holds the {what}?"
+        raise InputError(
+            f"{problem} The data has {', '.join(features)}. Name one with --{what}-column (pairs "
+            "of texts are not supported: join them in one column)."
+        )
+    return fitting[0]
+
+
+def _fits(kind: Any, what: str) -> bool:
+    if what == "label":
+        return isinstance(kind, datasets.ClassLabel)
+    return isinstance(kind, datasets.Value) and kind.dtype in ("string", "large_string")

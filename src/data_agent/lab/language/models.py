@@ -1,0 +1,151 @@
+"""The models of language runs: by name from the hub or a path, or built small and from scratch."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from data_agent._errors import InputError
+from data_agent.lab.language.recipe import LanguageSetup
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from data_agent.lab.language.data import LanguageData
+
+_BUILT = re.compile(r"(llama|bert)-(\d+)x(\d+)")
+_LEAST_CONTEXT = 2048  # of models that are built here
+
+
+def is_from_scratch(model: str) -> bool:
+    """Whether a name means a model that is built here."""
+    return _BUILT.fullmatch(model) is not None
+
+
+def build_model(recipe: LanguageSetup, data: LanguageData) -> Any:
+    """The recipe's model in float32; what is drawn anew follows torch's global generator.
+
+    Code from a model's repository is never executed.
+
+    Args:
+        recipe: names it.
+        data: tells its vocabulary and classes.
+
+    Returns:
+        A model of transformers, for causal language modelling or for classification.
+
+    Raises:
+        InputError: no such model, one of another kind, or too short a context for `max_length`.
+    """
+    is_classifier = recipe.kind == "text-classification"
+    found = _BUILT.fullmatch(recipe.model)
+    if found is None:
+        model = _load(recipe, data)
+    elif (found[1] == "bert") != is_classifier:
+        wanted = "bert" if is_classifier else "llama"
+        raise InputError(
+            f"--model {recipe.model} does not suit {recipe.kind}. Use {wanted}-{found[2]}x"
+            f"{found[3]}, or a model of the hub."
+        )
+    else:
+        sizes = _sizes(recipe.model, int(found[2]), int(found[3]))
+        model = (_bert if is_classifier else _llama)(recipe, data, sizes)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and context < recipe.max_length:
+        raise InputError(
+            f"--max-length is {recipe.max_length}, but {recipe.model} reads {context} tokens at "
+            f"most. Use --max-length {context} or less."
+        )
+    return model
+
+
+def lora_config(recipe: LanguageSetup) -> LoraConfig | None:
+    """Low-rank adapters (Hu et al. 2022) on all linear layers, scaled by 2; None without."""
+    if recipe.lora_rank is None:
+        return None
+    from peft import LoraConfig  # takes a second to import
+
+    is_classifier = recipe.kind == "text-classification"
+    return LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=2 * recipe.lora_rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="SEQ_CLS" if is_classifier else "CAUSAL_LM",
+    )
+
+
+def _sizes(name: str, hidden: int, layers: int) -> Any:
+    head = 64 if hidden % 64 == 0 and hidden > 64 else 32
+    if layers < 1 or hidden < 1 or hidden % head:
+        raise InputError(
+            f"--model {name}: the hidden size must be a multiple of 32, with one layer or more, "
+            "for example llama-128x2."
+        )
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // head,
+    }
+
+
+def _llama(recipe: LanguageSetup, data: LanguageData, sizes: Any) -> Any:
+    """As Llama (Touvron et al. 2023), with tied embeddings."""
+    tokenizer = data.tokenizer
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            num_key_value_heads=sizes["num_attention_heads"],
+            intermediate_size=32 * round(8 * sizes["hidden_size"] / 3 / 32),
+            tie_word_embeddings=True,
+            max_position_embeddings=max(_LEAST_CONTEXT, recipe.max_length),
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            **sizes,
+        )
+    )
+
+
+def _bert(recipe: LanguageSetup, data: LanguageData, sizes: Any) -> Any:
+    """As BERT (Devlin et al. 2019)."""
+    classes: Any = {"num_labels": len(data.class_names)}  # left out of the class's type stub
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(data.tokenizer),
+            intermediate_size=4 * sizes["hidden_size"],
+            max_position_embeddings=max(512, recipe.max_length),
+            pad_token_id=data.tokenizer.pad_token_id,
+            **sizes,
+            **classes,
+        )
+    )
+
+
+def _load(recipe: LanguageSetup, data: LanguageData) -> Any:
+    try:
+        if recipe.kind == "text-classification":
+            return AutoModelForSequenceClassification.from_pretrained(
+                recipe.model,
+                dtype=torch.float32,
+                num_labels=len(data.class_names),
+                pad_token_id=data.tokenizer.pad_token_id,
+                ignore_mismatched_sizes=True,  # a head for other classes is drawn anew
+            )
+        return AutoModelForCausalLM.from_pretrained(recipe.model, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--model {recipe.model} cannot be loaded for {recipe.kind}: "
+            f"{str(error).splitlines()[0]} Expected a name of the Hugging Face hub (which needs a "
+            "network), a local path, llama-HIDDENxLAYERS or bert-HIDDENxLAYERS."
+        ) from error

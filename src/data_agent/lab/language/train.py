@@ -1,0 +1,401 @@
+"""One run of a language task: a Trainer's loop, with what every run of the lab writes down."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging as their_logging
+
+from data_agent import Selector, _distributed
+from data_agent.lab.config import TrainConfig
+from data_agent.lab.language.data import LanguageData
+from data_agent.lab.language.evaluation import evaluate
+from data_agent.lab.language.recipe import LanguageRecipe
+from data_agent.lab.language.trainers import LabSFTTrainer, LabTrainer, make_trainer, training_rows
+from data_agent.lab.methods import FULL, check_needs_no_scores
+from data_agent.lab.progress import Progress, silent
+from data_agent.lab.ranks import added_up
+from data_agent.lab.runs import RunFolder
+from data_agent.lab.train import Speed, check_finite, never, prepare_process
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 300.0
+"""Time of training between two checkpoints; a run that is killed goes on from the last one."""
+
+_TRAINER = "trainer"  # folder of the Trainer's checkpoints, in the run's folder
+_MODEL = "model"  # and of the trained model
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_AnyTrainer = LabTrainer | LabSFTTrainer
+
+
+@_distributed.together("training")
+@_distributed.explained()
+def train_language(
+    config: TrainConfig[LanguageRecipe],
+    data: LanguageData,
+    folder: RunFolder,
+    *,
+    jobs: int = 1,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = never,
+) -> dict[str, Any] | None:
+    """Train one run to its end, from the last checkpoint in its folder if there is one.
+
+    As `lab.train.train`, which says what it owns; the trained model is left in the run's folder
+    under `model`, as transformers saves models.
+
+    Args:
+        config: the run.
+        data: the data of its recipe, without label noise.
+        folder: its folder, opened with `open_run`.
+        jobs: how many runs train at the same time on this machine, for the record.
+        progress: told about every optimizer step.
+        should_stop: asked after every optimizer step; True ends the session with a checkpoint.
+
+    Returns:
+        The result, as written to the folder; None if the session was stopped before the end.
+
+    Raises:
+        DataAgentError: settings or data that cannot be trained with, training diverged, or another
+            rank died or hangs.
+    """
+    check_needs_no_scores(config.method)
+    device = prepare_process(config.recipe)
+    folder.begin(config.flat(), device=str(device), jobs=jobs)
+    with _quiet():
+        trainer = make_trainer(config, data, folder.path / _TRAINER, device=device)
+        run = _Run(trainer, config, data, folder, progress, should_stop)
+        _warm_up(trainer)
+        last = _last_checkpoint(folder.path / _TRAINER)
+        folder.drop_metrics_after(0 if last is None else _step_of(last))
+        trainer.add_callback(run)
+        trainer.train(resume_from_checkpoint=last)
+        if run.is_stopped:
+            return None
+        result = _result(run, data)
+        if _distributed.rank() == 0:
+            trainer.save_model(str(folder.path / _MODEL))
+            data.tokenizer.save_pretrained(str(folder.path / _MODEL))
+            shutil.rmtree(folder.path / _TRAINER, ignore_errors=True)
+    folder.finish(result)
+    return result
+
+
+class _Run(TrainerCallback):
+    """What a run does beside training: metrics, evaluations, checkpoints, and when to stop."""
+
+    def __init__(
+        self,
+        trainer: _AnyTrainer,
+        config: TrainConfig[LanguageRecipe],
+        data: LanguageData,
+        folder: RunFolder,
+        progress: Progress,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.trainer, self.config, self.data, self.folder = trainer, config, data, folder
+        self.is_stopped = False
+        self.last: dict[str, Any] = {}
+        self._progress, self._should_stop = progress, should_stop
+        self._saved_at = time.monotonic()
+
+    @property
+    def selector(self) -> Selector:
+        """The run's selector, which its Trainer built when training began."""
+        assert self.trainer.selector is not None
+        return self.trainer.selector
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Start the clock."""
+        del args, state, control, kwargs
+        self.trainer.stopwatch.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count a step; inside an epoch, stop or save if it is time."""
+        del args, kwargs
+        self.trainer.ledger.epoch_steps += 1
+        epoch = self.selector.epoch or 0
+        self._progress(f"epoch {epoch + 1}", state.global_step, state.max_steps)
+        if state.global_step < state.max_steps and not self._is_last_of_epoch(state):
+            self._save_or_stop(control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write down how the epoch went; evaluate if that is due."""
+        del args, kwargs
+        if self.is_stopped:
+            return
+        with self.trainer.not_training():
+            self.last = self._metrics(state)
+            self.folder.append_metrics(self.last)
+        if state.global_step < state.max_steps:
+            self._save_or_stop(control)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop the clock."""
+        del args, state, control, kwargs
+        self.trainer.stop_clock()
+
+    def _is_last_of_epoch(self, state: TrainerState) -> bool:
+        """Whether the epoch ends with this step: its end then decides."""
+        schedule = self.selector.schedule
+        per_epoch = -(-schedule.steps(0) // self.config.recipe.accumulation)
+        return state.global_step % per_epoch == 0
+
+    def _save_or_stop(self, control: TrainerControl) -> None:
+        is_asked, is_due = _on_any_rank(
+            self._should_stop(), time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+        )
+        if is_asked:
+            self.is_stopped = control.should_training_stop = True
+        if is_asked or is_due:
+            control.should_save = True
+            self._saved_at = time.monotonic()
+
+    def _metrics(self, state: TrainerState) -> dict[str, Any]:
+        trainer, ledger = self.trainer, self.trainer.ledger
+        trainer.take_losses()
+        epoch = self.selector.epoch or 0
+        train_loss = ledger.epoch_loss / max(1, ledger.epoch_steps)
+        check_finite(train_loss, step=state.global_step, recipe=self.config.recipe)
+        ledger.epoch_loss, ledger.epoch_steps = 0.0, 0
+        line: dict[str, Any] = {
+            "epoch": epoch,
+            "step": state.global_step,
+            "train_loss": train_loss,
+            **_cost_of(trainer),
+            "train_seconds": ledger.train_seconds,
+            "train_cpu_seconds": ledger.train_cpu_seconds,
+            "selector": self.selector.metrics(),
+        }
+        if self._is_evaluation_due(epoch, is_last=state.global_step >= state.max_steps):
+            line |= self._evaluate(state)
+        return line
+
+    def _evaluate(self, state: TrainerState) -> dict[str, Any]:
+        recipe, trainer = self.config.recipe, self.trainer
+        start = time.perf_counter()
+        found = evaluate(_model_of(trainer), self.data, autocast=_autocast(trainer, recipe))
+        trainer.ledger.eval_seconds += time.perf_counter() - start
+        check_finite(found["loss"], step=state.global_step, recipe=recipe)
+        logger.info(
+            "step %d of %d: %s",
+            *(state.global_step, state.max_steps),
+            ", ".join(f"{name} {value:.4g}" for name, value in found.items()),
+        )
+        return {**found, "value": found[_metric_of(recipe)]}
+
+    def _is_evaluation_due(self, epoch: int, *, is_last: bool) -> bool:
+        """True at evenly spread epochs, and at the run's end."""
+        count, epochs = self.config.recipe.num_evaluations, self.selector.schedule.epochs
+        return is_last or (epoch + 1) * count // epochs > epoch * count // epochs
+
+
+def _model_of(trainer: _AnyTrainer) -> Any:
+    """The model that a Trainer trains, without what shares it among ranks."""
+    return trainer.model
+
+
+def _on_any_rank(*flags: bool) -> list[bool]:
+    """Of each flag whether any rank has it set: all ranks then do the same."""
+    if _distributed.world_size() == 1:
+        return list(flags)
+    return [count > 0 for count in added_up(*map(float, flags))]
+
+
+def _metric_of(recipe: LanguageRecipe) -> str:
+    return "accuracy" if recipe.kind == "text-classification" else "loss"
+
+
+def _autocast(trainer: _AnyTrainer, recipe: LanguageRecipe) -> torch.autocast:
+    return torch.autocast(
+        trainer.args.device.type,
+        dtype=_DTYPES[recipe.precision],
+        enabled=recipe.precision != "fp32",
+    )
+
+
+def _cost_of(trainer: _AnyTrainer) -> dict[str, int]:
+    """Samples and tokens over all ranks."""
+    ledger = trainer.ledger
+    names = ("num_forward", "num_backward", "num_forward_tokens", "num_backward_tokens")
+    sums = added_up(*(float(getattr(ledger, name)) for name in names))
+    return {name: int(value) for name, value in zip(names, sums, strict=True)}
+
+
+def _result(run: _Run, data: LanguageData) -> dict[str, Any]:
+    trainer, recipe, last = run.trainer, run.config.recipe, run.last
+    rows, ledger = trainer.rows, trainer.ledger
+    labels = training_rows(run.config, data) if recipe.label_noise else None
+    noisy = 0 if labels is None else _num_different(labels["labels"], data.train["labels"])
+    weights = list(_model_of(trainer).parameters())
+    num_tokens = sum(len(ids) for ids in rows["input_ids"])
+    is_accuracy = _metric_of(recipe) == "accuracy"
+    further = {} if is_accuracy else {"perplexity": _metric(last["perplexity"], "", "lower")}
+    return {
+        "status": "finished",
+        "metric": _metric_of(recipe),
+        "unit": "%" if is_accuracy else "nats",
+        "direction": "higher" if is_accuracy else "lower",
+        "value": last["value"],
+        "further_metrics": {**further, **_harness_metrics(run, data)},
+        "eval_loss": last["loss"],
+        "train_loss": last["train_loss"],
+        "evaluation": data.evaluation_source,
+        "num_train_samples": len(rows),
+        "num_eval_samples": len(data.evaluation),
+        "num_train_tokens": num_tokens,
+        "dropped": dict(data.dropped),
+        "num_classes": len(data.class_names),
+        "num_noisy_labels": noisy,
+        "num_parameters": sum(weight.numel() for weight in weights),
+        "num_trained_parameters": sum(w.numel() for w in weights if w.requires_grad),
+        "num_forward": last["num_forward"],
+        "num_backward": last["num_backward"],
+        "num_steps": last["step"],
+        "cost": (last["num_forward"] + 2 * last["num_backward"]) / (3 * len(rows) * recipe.epochs),
+        "token_cost": (last["num_forward_tokens"] + 2 * last["num_backward_tokens"])
+        / (3 * num_tokens * recipe.epochs),
+        "train_seconds": ledger.train_seconds,
+        "train_cpu_seconds": ledger.train_cpu_seconds,
+        "eval_seconds": ledger.eval_seconds,
+        "overhead_seconds": run.selector.overhead_seconds,
+        "schedule": run.selector.schedule.kind,
+        "device": str(trainer.args.device),
+    }
+
+
+def _num_different(one: list[int], other: list[int]) -> int:
+    return sum(a != b for a, b in zip(one, other, strict=True))
+
+
+def _metric(value: float, unit: str, direction: str, **more: Any) -> dict[str, Any]:
+    return {"value": value, "unit": unit, "direction": direction, **more}
+
+
+def _harness_metrics(run: _Run, data: LanguageData) -> dict[str, Any]:
+    """What the evaluation harness says of the trained model, where the recipe asks for it."""
+    recipe = run.config.recipe
+    if recipe.mmlu is None and recipe.harness_tasks is None:
+        return {}
+    from data_agent.lab.language.harness import evaluate_mmlu, evaluate_tasks
+
+    model, found = _model_of(run.trainer), {}
+    options: dict[str, Any] = {"limit": recipe.harness_limit, "batch_size": recipe.batch_size}
+    if recipe.mmlu is not None:
+        mmlu = evaluate_mmlu(model, data.tokenizer, Path(recipe.mmlu), **options)
+        found["mmlu"] = _metric(mmlu.accuracy, "%", "higher", num_items=mmlu.num_items)
+    if recipe.harness_tasks is not None:
+        names = [name.strip() for name in recipe.harness_tasks.split(",")]
+        for name, metric in evaluate_tasks(model, data.tokenizer, names, **options).items():
+            found[name] = _metric(metric.value, "%", "higher", num_items=metric.num_items)
+    return found
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; its Trainer's state comes last."""
+    if not folder.is_dir():
+        return None
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1])):
+        if not (path / "trainer_state.json").is_file():
+            shutil.rmtree(path)  # a session was killed while it wrote it
+    return get_last_checkpoint(str(folder))
+
+
+def _step_of(checkpoint: str) -> int:
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+    return int(state["global_step"])
+
+
+def _warm_up(trainer: _AnyTrainer) -> None:
+    """One batch forward and backward without a step, so that one-time costs are on no clock."""
+    rows: Any = [trainer.rows[i] for i in range(min(2, len(trainer.rows)))]
+    batch = trainer._prepare_inputs(trainer.data_collator(rows))
+    model = _model_of(trainer).train()
+    with torch.random.fork_rng(), trainer.compute_loss_context_manager():
+        model(**batch).loss.backward()
+    model.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """What frameworks say of their next versions, and their own bars, are not for who trains."""
+    has_bars = their_logging.is_progress_bar_enabled()
+    their_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            for category in (FutureWarning, DeprecationWarning):
+                warnings.filterwarnings("ignore", category=category)
+            yield
+    finally:
+        if has_bars:
+            their_logging.enable_progress_bar()
+
+
+def measure_speed(recipe: LanguageRecipe, data: LanguageData, *, seconds: float = 2.0) -> Speed:
+    """Time some steps of full training and a part of an evaluation; owns the process.
+
+    Args:
+        recipe: how to train.
+        data: its data.
+        seconds: about how long to train.
+    """
+    device = prepare_process(recipe)
+    config = TrainConfig(recipe=replace(recipe, keep_ratio=1.0), method=FULL)
+    with TemporaryDirectory() as folder, _quiet():
+        trainer = make_trainer(config, data, Path(folder), device=device)
+        _warm_up(trainer)
+        stop = _StopAfter(trainer, seconds)
+        trainer.add_callback(stop)
+        trainer.train()
+        trainer.stop_clock()
+        few = replace(data, evaluation=data.evaluation.select(range(min(64, data.num_eval))))
+        start = time.perf_counter()
+        evaluate(_model_of(trainer), few, autocast=_autocast(trainer, recipe))
+        eval_seconds = time.perf_counter() - start
+    ledger = trainer.ledger
+    return Speed(ledger.train_seconds / ledger.num_forward, eval_seconds / few.num_eval)
+
+
+class _StopAfter(TrainerCallback):
+    def __init__(self, trainer: _AnyTrainer, seconds: float) -> None:
+        self._trainer, self._seconds = trainer, seconds
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        del args, state, control, kwargs
+        self._trainer.stopwatch.start()
+        self._end = time.monotonic() + self._seconds
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        del args, state, kwargs
+        control.should_training_stop = time.monotonic() >= self._end

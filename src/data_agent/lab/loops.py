@@ -1,0 +1,61 @@
+"""Which loop a task is trained in: the lab's own for images, a Trainer's for language."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data_agent._errors import InputError
+from data_agent.lab.config import AnyRecipe, AnySetup, TrainConfig
+from data_agent.lab.data import ImageData
+from data_agent.lab.language.recipe import LanguageRecipe, LanguageSetup
+from data_agent.lab.ranks import Sharding
+from data_agent.lab.runs import RunFolder
+from data_agent.lab.train import Speed, measure_speed, train
+
+
+def is_language(recipe: AnySetup) -> bool:
+    """Whether a Trainer trains it."""
+    return isinstance(recipe, LanguageSetup)
+
+
+def train_run(
+    config: TrainConfig[Any],
+    data: Any,
+    folder: RunFolder,
+    *,
+    sharding: Sharding = "ddp",
+    **options: Any,
+) -> dict[str, Any] | None:
+    """Train one run to its end, to a request to stop, or to an error; see `train.train`.
+
+    Args:
+        config: the run.
+        data: what `tasks.load_task` gave for its recipe.
+        folder: its folder, opened with `open_run`.
+        sharding: how several ranks share the model.
+        options: further arguments of the loop.
+
+    Raises:
+        InputError: sharding that the loop does not know.
+    """
+    if not is_language(config.recipe):
+        return train(config, data, folder, sharding=sharding, **options)
+    if sharding != "ddp":
+        raise InputError(
+            "--sharding fsdp is for image tasks; for language use data_agent.integrations.trl with "
+            "the Trainer's own fsdp settings, or --sharding ddp."
+        )
+    # Importing the frameworks takes seconds, which only their runs need to wait for.
+    from data_agent.lab.language.train import train_language
+
+    return train_language(config, data, folder, **options)
+
+
+def speed_of(recipe: AnyRecipe, data: Any) -> Speed:
+    """Time some steps of a recipe's full training, and a part of an evaluation."""
+    if isinstance(recipe, LanguageRecipe):
+        from data_agent.lab.language.train import measure_speed as of_language
+
+        return of_language(recipe, data)
+    assert isinstance(data, ImageData)
+    return measure_speed(recipe, data)

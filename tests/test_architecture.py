@@ -30,7 +30,7 @@ LAYERS = [
 OPTIONAL = {
     *("accelerate", "lightning", "peft", "pytorch_lightning", "transformers", "trl"),
     *("datasets", "matplotlib", "PIL", "pyarrow", "rich"),
-    *("safetensors", "sklearn", "scipy", "tyro"),
+    *("lm_eval", "safetensors", "sklearn", "scipy", "tyro"),
 }
 
 

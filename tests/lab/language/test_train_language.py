@@ -23,10 +23,11 @@ from data_agent.lab.language.evaluation import evaluate
 from data_agent.lab.language.models import build_model
 from data_agent.lab.language.recipe import LanguageRecipe
 from data_agent.lab.language.train import train_language
+from data_agent.lab.language.trainers import training_rows
 from data_agent.lab.runs import RunFolder, open_run
 
 SIZE, EPOCHS = 48, 3
-WORDS = "red green blue one two three cat dog sun moon up down".split()
+WORDS = ["red", "green", "blue", "one", "two", "three", "cat", "dog", "sun", "moon", "up", "down"]
 
 
 def write_rows(folder: Path, kind: str) -> None:
@@ -35,7 +36,8 @@ def write_rows(folder: Path, kind: str) -> None:
     def row() -> dict[str, Any]:
         words = draw.choices(WORDS, k=draw.randint(3, 9))
         if kind == "sft":
-            return {"prompt": "Say backwards: " + " ".join(words), "completion": " ".join(words[::-1])}
+            asked, answer = " ".join(words), " ".join(words[::-1])
+            return {"prompt": f"Say backwards: {asked}", "completion": answer}
         if kind == "lm":
             return {"text": " ".join(words * 4)}
         return {"text": " ".join(words), "label": int("cat" in words)}
@@ -203,9 +205,9 @@ def test_wrong_labels_are_the_seeds_own_and_counted(rows_of: Any, tmp_path: Path
     assert result is not None
     assert result["num_noisy_labels"] == SIZE / 4
     rows = [
-        language_train.training_rows(
-            TrainConfig(recipe=recipe, method="full", seed=seed), load_language(recipe)
-        )["labels"]
+        training_rows(TrainConfig(recipe=recipe, method="full", seed=seed), load_language(recipe))[
+            "labels"
+        ]
         for seed in (0, 0, 1)
     ]
     assert rows[0] == rows[1] != rows[2]

@@ -24,7 +24,15 @@ from data_agent.lab.config import TrainConfig
 from data_agent.lab.language.data import LanguageData
 from data_agent.lab.language.evaluation import evaluate
 from data_agent.lab.language.recipe import LanguageRecipe
-from data_agent.lab.language.trainers import LabSFTTrainer, LabTrainer, make_trainer, training_rows
+from data_agent.lab.language.result import (
+    AnyTrainer,
+    check_harness,
+    cost_of,
+    make_result,
+    metric_of,
+    model_of,
+)
+from data_agent.lab.language.trainers import make_trainer
 from data_agent.lab.methods import FULL, check_needs_no_scores
 from data_agent.lab.progress import Progress, silent
 from data_agent.lab.ranks import added_up
@@ -39,8 +47,6 @@ CHECKPOINT_SECONDS = 300.0
 _TRAINER = "trainer"  # folder of the Trainer's checkpoints, in the run's folder
 _MODEL = "model"  # and of the trained model
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-_AnyTrainer = LabTrainer | LabSFTTrainer
 
 
 @_distributed.together("training")
@@ -75,6 +81,7 @@ def train_language(
             rank died or hangs.
     """
     check_needs_no_scores(config.method)
+    check_harness(config.recipe)
     device = prepare_process(config.recipe)
     folder.begin(config.flat(), device=str(device), jobs=jobs)
     with _quiet():
@@ -87,10 +94,11 @@ def train_language(
         trainer.train(resume_from_checkpoint=last)
         if run.is_stopped:
             return None
-        result = _result(run, data)
         if _distributed.rank() == 0:
             trainer.save_model(str(folder.path / _MODEL))
             data.tokenizer.save_pretrained(str(folder.path / _MODEL))
+        result = make_result(trainer, config, data, run.last)
+        if _distributed.rank() == 0:
             shutil.rmtree(folder.path / _TRAINER, ignore_errors=True)
     folder.finish(result)
     return result
@@ -101,7 +109,7 @@ class _Run(TrainerCallback):
 
     def __init__(
         self,
-        trainer: _AnyTrainer,
+        trainer: AnyTrainer,
         config: TrainConfig[LanguageRecipe],
         data: LanguageData,
         folder: RunFolder,
@@ -189,7 +197,7 @@ class _Run(TrainerCallback):
             "epoch": epoch,
             "step": state.global_step,
             "train_loss": train_loss,
-            **_cost_of(trainer),
+            **cost_of(trainer),
             "train_seconds": ledger.train_seconds,
             "train_cpu_seconds": ledger.train_cpu_seconds,
             "selector": self.selector.metrics(),
@@ -201,7 +209,7 @@ class _Run(TrainerCallback):
     def _evaluate(self, state: TrainerState) -> dict[str, Any]:
         recipe, trainer = self.config.recipe, self.trainer
         start = time.perf_counter()
-        found = evaluate(_model_of(trainer), self.data, autocast=_autocast(trainer, recipe))
+        found = evaluate(model_of(trainer), self.data, autocast=_autocast(trainer, recipe))
         trainer.ledger.eval_seconds += time.perf_counter() - start
         check_finite(found["loss"], step=state.global_step, recipe=recipe)
         logger.info(
@@ -209,17 +217,12 @@ class _Run(TrainerCallback):
             *(state.global_step, state.max_steps),
             ", ".join(f"{name} {value:.4g}" for name, value in found.items()),
         )
-        return {**found, "value": found[_metric_of(recipe)]}
+        return {**found, "value": found[metric_of(recipe)]}
 
     def _is_evaluation_due(self, epoch: int, *, is_last: bool) -> bool:
         """True at evenly spread epochs, and at the run's end."""
         count, epochs = self.config.recipe.num_evaluations, self.selector.schedule.epochs
         return is_last or (epoch + 1) * count // epochs > epoch * count // epochs
-
-
-def _model_of(trainer: _AnyTrainer) -> Any:
-    """The model that a Trainer trains, without what shares it among ranks."""
-    return trainer.model
 
 
 def _on_any_rank(*flags: bool) -> list[bool]:
@@ -229,93 +232,12 @@ def _on_any_rank(*flags: bool) -> list[bool]:
     return [count > 0 for count in added_up(*map(float, flags))]
 
 
-def _metric_of(recipe: LanguageRecipe) -> str:
-    return "accuracy" if recipe.kind == "text-classification" else "loss"
-
-
-def _autocast(trainer: _AnyTrainer, recipe: LanguageRecipe) -> torch.autocast:
+def _autocast(trainer: AnyTrainer, recipe: LanguageRecipe) -> torch.autocast:
     return torch.autocast(
         trainer.args.device.type,
         dtype=_DTYPES[recipe.precision],
         enabled=recipe.precision != "fp32",
     )
-
-
-def _cost_of(trainer: _AnyTrainer) -> dict[str, int]:
-    """Samples and tokens over all ranks."""
-    ledger = trainer.ledger
-    names = ("num_forward", "num_backward", "num_forward_tokens", "num_backward_tokens")
-    sums = added_up(*(float(getattr(ledger, name)) for name in names))
-    return {name: int(value) for name, value in zip(names, sums, strict=True)}
-
-
-def _result(run: _Run, data: LanguageData) -> dict[str, Any]:
-    trainer, recipe, last = run.trainer, run.config.recipe, run.last
-    rows, ledger = trainer.rows, trainer.ledger
-    labels = training_rows(run.config, data) if recipe.label_noise else None
-    noisy = 0 if labels is None else _num_different(labels["labels"], data.train["labels"])
-    weights = list(_model_of(trainer).parameters())
-    num_tokens = sum(len(ids) for ids in rows["input_ids"])
-    is_accuracy = _metric_of(recipe) == "accuracy"
-    further = {} if is_accuracy else {"perplexity": _metric(last["perplexity"], "", "lower")}
-    return {
-        "status": "finished",
-        "metric": _metric_of(recipe),
-        "unit": "%" if is_accuracy else "nats",
-        "direction": "higher" if is_accuracy else "lower",
-        "value": last["value"],
-        "further_metrics": {**further, **_harness_metrics(run, data)},
-        "eval_loss": last["loss"],
-        "train_loss": last["train_loss"],
-        "evaluation": data.evaluation_source,
-        "num_train_samples": len(rows),
-        "num_eval_samples": len(data.evaluation),
-        "num_train_tokens": num_tokens,
-        "dropped": dict(data.dropped),
-        "num_classes": len(data.class_names),
-        "num_noisy_labels": noisy,
-        "num_parameters": sum(weight.numel() for weight in weights),
-        "num_trained_parameters": sum(w.numel() for w in weights if w.requires_grad),
-        "num_forward": last["num_forward"],
-        "num_backward": last["num_backward"],
-        "num_steps": last["step"],
-        "cost": (last["num_forward"] + 2 * last["num_backward"]) / (3 * len(rows) * recipe.epochs),
-        "token_cost": (last["num_forward_tokens"] + 2 * last["num_backward_tokens"])
-        / (3 * num_tokens * recipe.epochs),
-        "train_seconds": ledger.train_seconds,
-        "train_cpu_seconds": ledger.train_cpu_seconds,
-        "eval_seconds": ledger.eval_seconds,
-        "overhead_seconds": run.selector.overhead_seconds,
-        "schedule": run.selector.schedule.kind,
-        "device": str(trainer.args.device),
-    }
-
-
-def _num_different(one: list[int], other: list[int]) -> int:
-    return sum(a != b for a, b in zip(one, other, strict=True))
-
-
-def _metric(value: float, unit: str, direction: str, **more: Any) -> dict[str, Any]:
-    return {"value": value, "unit": unit, "direction": direction, **more}
-
-
-def _harness_metrics(run: _Run, data: LanguageData) -> dict[str, Any]:
-    """What the evaluation harness says of the trained model, where the recipe asks for it."""
-    recipe = run.config.recipe
-    if recipe.mmlu is None and recipe.harness_tasks is None:
-        return {}
-    from data_agent.lab.language.harness import evaluate_mmlu, evaluate_tasks
-
-    model, found = _model_of(run.trainer), {}
-    options: dict[str, Any] = {"limit": recipe.harness_limit, "batch_size": recipe.batch_size}
-    if recipe.mmlu is not None:
-        mmlu = evaluate_mmlu(model, data.tokenizer, Path(recipe.mmlu), **options)
-        found["mmlu"] = _metric(mmlu.accuracy, "%", "higher", num_items=mmlu.num_items)
-    if recipe.harness_tasks is not None:
-        names = [name.strip() for name in recipe.harness_tasks.split(",")]
-        for name, metric in evaluate_tasks(model, data.tokenizer, names, **options).items():
-            found[name] = _metric(metric.value, "%", "higher", num_items=metric.num_items)
-    return found
 
 
 def _last_checkpoint(folder: Path) -> str | None:
@@ -333,11 +255,11 @@ def _step_of(checkpoint: str) -> int:
     return int(state["global_step"])
 
 
-def _warm_up(trainer: _AnyTrainer) -> None:
+def _warm_up(trainer: AnyTrainer) -> None:
     """One batch forward and backward without a step, so that one-time costs are on no clock."""
     rows: Any = [trainer.rows[i] for i in range(min(2, len(trainer.rows)))]
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
-    model = _model_of(trainer).train()
+    model = model_of(trainer).train()
     with torch.random.fork_rng(), trainer.compute_loss_context_manager():
         model(**batch).loss.backward()
     model.zero_grad(set_to_none=True)
@@ -377,14 +299,14 @@ def measure_speed(recipe: LanguageRecipe, data: LanguageData, *, seconds: float 
         trainer.stop_clock()
         few = replace(data, evaluation=data.evaluation.select(range(min(64, data.num_eval))))
         start = time.perf_counter()
-        evaluate(_model_of(trainer), few, autocast=_autocast(trainer, recipe))
+        evaluate(model_of(trainer), few, autocast=_autocast(trainer, recipe))
         eval_seconds = time.perf_counter() - start
     ledger = trainer.ledger
     return Speed(ledger.train_seconds / ledger.num_forward, eval_seconds / few.num_eval)
 
 
 class _StopAfter(TrainerCallback):
-    def __init__(self, trainer: _AnyTrainer, seconds: float) -> None:
+    def __init__(self, trainer: AnyTrainer, seconds: float) -> None:
         self._trainer, self._seconds = trainer, seconds
 
     def on_train_begin(

@@ -20,7 +20,7 @@ from data_agent.lab.statistics import Estimate, Spread
 from data_agent.lab.tasks import recipe_for
 from data_agent.lab.terminal import format_seconds
 from data_agent.lab.writing import (
-    COLUMNS,
+    columns_of,
     format_estimate,
     format_spread,
     notes,
@@ -52,6 +52,7 @@ def make_run(
     accuracies: Sequence[float] = (),
     jobs: int = 1,
     finished: bool = True,
+    result: dict[str, Any] | None = None,
     **changes: Any,
 ) -> None:
     """A run's folder; its evaluations are evenly spread and end with `value`."""
@@ -68,7 +69,7 @@ def make_run(
         if finished:
             run.finish(
                 {
-                    "value": value,
+                    **{"metric": "accuracy", "unit": "%", "value": value},
                     "cost": cost,
                     "train_seconds": seconds,
                     "train_cpu_seconds": seconds / (2 if method == "full" else 1),
@@ -78,6 +79,7 @@ def make_run(
                     "num_noisy_labels": 0,
                     "evaluation": "split 'test'",
                     "schedule": "exact",
+                    **(result or {}),
                 }
             )
 
@@ -329,8 +331,9 @@ def test_two_tasks_have_no_interval_across(tmp_path: Path) -> None:
 
 def test_cells_show_means_with_intervals_and_signed_differences(tmp_path: Path) -> None:
     make_runs(tmp_path)
-    row = row_of(cell_of(tmp_path), "data-agent")
-    assert [text(row) for _, text in COLUMNS] == [
+    cell = cell_of(tmp_path)
+    row = row_of(cell, "data-agent")
+    assert [text(row) for _, text in columns_of(cell)] == [
         "data-agent",
         "91.00 +- 25.41",
         "+0.00 +- 12.71",
@@ -346,8 +349,18 @@ def test_cells_show_means_with_intervals_and_signed_differences(tmp_path: Path) 
 
 def test_without_controls_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
     make_runs(tmp_path, "data-agent")
-    row = row_of(cell_of(tmp_path), "data-agent")
-    assert [text(row) for _, text in COLUMNS][2:] == ["-", "-", "-", "50.0", "-", "10.0", "-", "2"]
+    cell = cell_of(tmp_path)
+    row = row_of(cell, "data-agent")
+    assert [text(row) for _, text in columns_of(cell)][2:] == [
+        "-",
+        "-",
+        "-",
+        "50.0",
+        "-",
+        "10.0",
+        "-",
+        "2",
+    ]
 
 
 def test_the_report_is_written_with_all_numbers_and_figures(tmp_path: Path) -> None:
@@ -410,3 +423,76 @@ def test_the_report_of_a_suite_names_every_task_and_budget(tmp_path: Path) -> No
     assert "## Over 2 tasks, keep ratio 0.5" in text
     assert "### t1, keep ratio 0.5" in text
     assert "| top-loss | 1.00 | +1.00 | - | 2 |" in text
+
+
+LOSSES = {"full": 2.0, "full-short": 2.5, "random": 2.4, "data-agent": 2.2, "top-loss": 2.6}
+
+
+def make_language_runs(output: Path, *, task: str = "sft", seeds: int = 2) -> None:
+    """Losses in nats; of every method seed 1 ends 0.1 above seed 0."""
+    for method, loss in LOSSES.items():
+        for seed in range(seeds):
+            value = loss + 0.1 * seed
+            mmlu = {"value": 25.0 + seed, "unit": "%", "direction": "higher", "num_items": 570}
+            make_run(
+                output / f"{method}-{seed}",
+                method=method,
+                seed=seed,
+                value=value,
+                cost=1.0 if method == "full" else 0.5,
+                keep_ratio=1.0 if method == "full" else 0.5,
+                accuracies=[3.0, 2.3],
+                result={
+                    **{"metric": "loss", "unit": "nats", "direction": "lower"},
+                    **{"token_cost": 0.55, "further_metrics": {"mmlu": mmlu}},
+                },
+                task=task,
+                kind="sft",
+            )
+
+
+def test_where_lower_is_better_the_lowest_is_first_and_is_reached_from_above(
+    tmp_path: Path,
+) -> None:
+    make_language_runs(tmp_path)
+    cell = cell_of(tmp_path)
+    order = [row.method for row in cell.rows]
+    assert order == ["full", "full-short", "random", "data-agent", "top-loss"]
+    assert cell.tells_apart is True  # full is 0.5 below full-short, for both seeds
+    agent, loss = row_of(cell, "data-agent"), row_of(cell, "top-loss")
+    assert agent.to_random == Estimate(pytest.approx(-0.2), pytest.approx(0.0, abs=1e-9), 2)
+    # Full-short ends with 2.55 on average: the second of three evaluations (2.3) is below.
+    assert agent.cost_to_reach == pytest.approx(0.5 * 2 / 3)
+    assert loss.cost_to_reach == pytest.approx(0.5 * 2 / 3)
+    texts = {name: text(agent) for name, text in columns_of(cell)}
+    assert texts["loss nats"] == "2.2500 +- 0.6353"
+    assert texts["to random"] == "-0.2000 +- 0.0000"
+    assert texts["tokens %"] == "55.0"
+
+
+def test_other_metrics_have_a_table_of_their_own(tmp_path: Path) -> None:
+    make_language_runs(tmp_path)
+    text = to_markdown(summarise(tmp_path))
+    assert "| mmlu % | data-agent | 25.50 +- 6.35 | +0.00 +- 0.00 | +0.00 +- 0.00 | 570 |" in text
+    assert "| mmlu % | full | 25.50 +- 6.35 | - | +0.00 +- 0.00 | 570 |" in text
+
+
+def test_tasks_of_several_metrics_share_ranks_and_average_the_most_common_only(
+    tmp_path: Path,
+) -> None:
+    values = {"random": [50.0, 51.0], "data-agent": [52.0, 53.0]}
+    make_tasks(tmp_path, {"t1": values, "t2": values})
+    make_language_runs(tmp_path / "sft")
+    (across,) = [a for a in summarise(tmp_path).across if a.keep_ratio == 0.5]
+    by_method = {standing.method: standing for standing in across.standings}
+    assert by_method["data-agent"].rank == 1.0  # ahead of random in points and in nats
+    assert by_method["random"].rank == 2.0
+    assert by_method["data-agent"].to_random == Spread(2.0, None, 2)
+    assert any("those that measure accuracy %" in note for note in notes(summarise(tmp_path)))
+
+
+def test_runs_of_one_recipe_with_several_metrics_are_refused(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", method="random", seed=0)
+    make_run(tmp_path / "b", method="random", seed=1, result={"metric": "loss", "unit": "nats"})
+    with pytest.raises(DataAgentError, match=r"a measures accuracy %, .*b loss nats"):
+        summarise(tmp_path)

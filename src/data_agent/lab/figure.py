@@ -1,4 +1,4 @@
-"""The figures of a report: accuracy against cost, and the methods of a budget side by side."""
+"""The figures of a report: the metric against cost, and the methods of a budget side by side."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from data_agent._files import replacing
+from data_agent.lab.findings import CONTROLS, Cell, Report, Row, Task
 from data_agent.lab.methods import FULL
-from data_agent.lab.report import CONTROLS, Cell, Report, Row, Task
 
 FIGURES = "figures"
 _ASIDE = 1.5  # percent of full training
@@ -31,7 +31,7 @@ def draw(report: Report, folder: Path) -> None:
 
 
 def frontier_figure(task: Task) -> str:
-    """File name of a task's figure of accuracy against cost."""
+    """File name of a task's figure of its metric against cost."""
     return f"{_plain(task.name)}-frontier.png"
 
 
@@ -74,7 +74,7 @@ def _draw_frontier(task: Task) -> Figure:
         )
     axes.set_ylim(*_limits(rows))
     axes.set_xlabel(f"cost, % of full training (methods side by side, up to {_ASIDE} off)")
-    axes.set_ylabel("accuracy of the last epoch, %")
+    axes.set_ylabel(_axis(task.cells[0]))
     axes.set_title(f"{task.name}, {_seeds(rows)}")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
@@ -108,17 +108,24 @@ def _draw_cell(cell: Cell) -> Figure:
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize="small")
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(*_limits(rows))
-    axes.set_xlabel("accuracy of the last epoch, %")
+    axes.set_xlabel(_axis(cell))
     axes.set_title(f"{cell.task}, keep ratio {cell.keep_ratio}, {_seeds(rows)}")
     axes.grid(alpha=0.3)
     return figure
+
+
+def _axis(cell: Cell) -> str:
+    metric = cell.metric
+    unit = f", {metric.unit}" if metric.unit else ""
+    better = "" if metric.direction == "higher" else " (lower is better)"
+    return f"{metric.name} of the last epoch{unit}{better}"
 
 
 def _limits(rows: list[Row]) -> tuple[float, float]:
     """An axis that shows every seed, and no more of a wide interval than leaves room for them."""
     values = [value for row in rows for value in row.by_seed.values()]
     least, most = min(values), max(values)
-    margin = max(0.5, 0.25 * (most - least))
+    margin = max(0.01 * abs(most), 0.25 * (most - least))
     ends = [(row.value.mean, row.value.half_width or 0.0) for row in rows]
     low = min(mean - half for mean, half in ends)
     high = max(mean + half for mean, half in ends)

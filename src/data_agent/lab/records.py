@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_agent._errors import InputError
 from data_agent.lab.config import Setup
@@ -16,6 +16,35 @@ from data_agent.lab.runs import RunFolder
 _OF_A_RUN = ("method", "seed", "keep_ratio")
 # Runs of older versions lack what could not be set then.
 _DEFAULTS = {field.name: field.default for field in fields(Setup) if field.default is not MISSING}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What is measured.
+
+    Args:
+        name: accuracy, loss, ...
+        unit: %, nats, or empty.
+        direction: whether higher or lower values are better.
+    """
+
+    name: str
+    unit: str
+    direction: Literal["higher", "lower"]
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, else -1: `sign * value` is to be maximised."""
+        return 1 if self.direction == "higher" else -1
+
+    @property
+    def digits(self) -> int:
+        """Decimals to show."""
+        return 2 if self.unit == "%" else 4
+
+    def in_words(self) -> str:
+        """Name and unit."""
+        return f"{self.name} {self.unit}".strip()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +57,7 @@ class Record:
         seed: its seed.
         keep_ratio: its budget, in (0, 1].
         result: what it wrote as its result.
-        evaluations: its lines of metrics that hold an evaluation, in order.
+        evaluations: its lines of metrics that hold an evaluation, in order; its metric is `value`.
         sessions: the environments it ran in.
     """
 
@@ -42,8 +71,14 @@ class Record:
 
     @property
     def value(self) -> float:
-        """The metric of the last epoch, in percent."""
+        """The metric of the last epoch, in its unit."""
         return self.result["value"]
+
+    @property
+    def metric(self) -> Metric:
+        """What the value is."""
+        result = self.result
+        return Metric(result["metric"], result["unit"], result.get("direction", "higher"))
 
     @property
     def is_shared(self) -> bool:
@@ -114,7 +149,9 @@ def read_groups(folder: Path) -> tuple[list[Group], list[Path]]:
         if not run.is_finished():
             unfinished.append(path)
             continue
-        config = {**_DEFAULTS, **run.config()}
+        config = run.config()
+        if "kind" not in config:  # which tells language runs, of no older version
+            config = {**_DEFAULTS, **config}
         shared = {name: value for name, value in config.items() if name not in _OF_A_RUN}
         key = json.dumps(shared, sort_keys=True)
         configs[key] = shared
@@ -139,9 +176,15 @@ def _record(run: RunFolder, config: Mapping[str, Any]) -> Record:
         seed=config["seed"],
         keep_ratio=config["keep_ratio"],
         result=run.result(),
-        evaluations=[line for line in run.metrics() if "accuracy" in line],
+        evaluations=_evaluations(run),
         sessions=run.sessions(),
     )
+
+
+def _evaluations(run: RunFolder) -> list[dict[str, Any]]:
+    """Lines with an evaluation; those of image runs hold an accuracy and no other value."""
+    lines = [{"value": line.get("accuracy"), **line} for line in run.metrics()]
+    return [line for line in lines if line["value"] is not None]
 
 
 def _names(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

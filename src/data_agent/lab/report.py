@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_agent._errors import InputError
+from data_agent.lab.findings import (
+    CONTROLS,
+    RANDOM,
+    Across,
+    Cell,
+    Further,
+    Report,
+    Row,
+    Standing,
+    Task,
+)
 from data_agent.lab.methods import FULL, FULL_SHORT
-from data_agent.lab.records import Group, Record, read_groups
+from data_agent.lab.records import Group, Metric, Record, read_groups
 from data_agent.lab.statistics import (
     Estimate,
     Spread,
@@ -18,144 +29,7 @@ from data_agent.lab.statistics import (
     paired_difference,
 )
 
-RANDOM = "random"
-CONTROLS = (FULL, FULL_SHORT, RANDOM)
-
 _Runs = Mapping[str, Mapping[int, Record]]  # by method and seed
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One method on one task at one budget.
-
-    Args:
-        method: its name.
-        value: metric of the last epoch, in percent, over seeds.
-        to_full: difference to full training, paired by seed, in points; None where there is none.
-        to_full_short: the same to the short control.
-        to_random: the same to random choice.
-        cost: (forward visits + 2 x backward visits) / (3 N E), a share of full training.
-        time: training time relative to full training of the same seed; see `Cell.clock`.
-        overhead: share of the training time spent on selecting, the making of scores included.
-        cost_to_reach: cost at the first evaluation whose mean over seeds reaches what full-short
-            ends with, as a share of full training; None if there is none.
-        by_seed: the metric of each seed.
-    """
-
-    method: str
-    value: Estimate
-    to_full: Estimate | None
-    to_full_short: Estimate | None
-    to_random: Estimate | None
-    cost: float
-    time: Estimate | None
-    overhead: float
-    cost_to_reach: float | None
-    by_seed: dict[int, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
-    """The methods on one task at one budget.
-
-    Args:
-        task: the task's name.
-        keep_ratio: the budget, in (0, 1].
-        rows: the controls, then the other methods by their metric.
-        clock: what `Row.time` was measured on: "wall-clock", or "processor time" where several
-            runs shared the machine.
-        one_machine: whether all runs computed on the same kind of machine.
-    """
-
-    task: str
-    keep_ratio: float
-    rows: list[Row]
-    clock: str
-    one_machine: bool
-
-    def row(self, method: str) -> Row | None:
-        """The row of a method, if it is there."""
-        return next((row for row in self.rows if row.method == method), None)
-
-    @property
-    def tells_apart(self) -> bool | None:
-        """Whether full training beats full-short by more than the seeds' interval.
-
-        Where it does not, the budget is enough, and a method can mostly show that it does no harm
-        (with wrong labels, also that it leaves out what does). None where there is no interval.
-        """
-        full = self.row(FULL)
-        gain = None if full is None else full.to_full_short
-        if gain is None or gain.half_width is None:
-            return None
-        return gain.mean > gain.half_width
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """One task: its recipe and its budgets.
-
-    Args:
-        name: its name.
-        config: its recipe.
-        facts: the numbers of samples, and where the evaluation samples come from.
-        cells: one a keep ratio, the largest first.
-    """
-
-    name: str
-    config: dict[str, Any]
-    facts: dict[str, Any]
-    cells: list[Cell]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
-    """One method over all tasks at one budget.
-
-    Args:
-        method: its name.
-        rank: mean over tasks of the mean over seeds of its rank among the methods that all tasks
-            have, 1 is best; None if it is missing somewhere.
-        to_random: mean over tasks of the difference to random choice, in points.
-        to_full_short: the same to the short control.
-    """
-
-    method: str
-    rank: float | None
-    to_random: Spread | None
-    to_full_short: Spread | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Across:
-    """All methods over all tasks at one budget.
-
-    Args:
-        keep_ratio: the budget, in (0, 1].
-        tasks: names of the tasks that have it.
-        standings: the best rank first.
-    """
-
-    keep_ratio: float
-    tasks: list[str]
-    standings: list[Standing]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """Everything that the runs in a folder show.
-
-    Args:
-        tasks: by name.
-        across: by keep ratio, the largest first; empty with a single task.
-        unfinished: folders of runs that have not finished.
-        environment: by title, the different machines, versions and commands of all sessions.
-    """
-
-    tasks: list[Task]
-    across: list[Across]
-    unfinished: list[str]
-    environment: dict[str, list[str]]
 
 
 def summarise(folder: Path) -> Report:
@@ -198,24 +72,42 @@ def _cell(group: Group, keep_ratio: float) -> Cell:
     ]
     is_parallel = any(session.get("jobs", 1) > 1 for session in sessions)
     seconds = "train_cpu_seconds" if is_parallel else "train_seconds"
-    rows = [_row(method, runs, seconds, epochs=group.config["epochs"]) for method in runs]
+    metric = _metric_of(group)
+    rows = [_row(m, runs, seconds, metric=metric, epochs=group.config["epochs"]) for m in runs]
     machine = ("cpu", "gpu", "num_threads", "device")
     return Cell(
         task=group.name,
         keep_ratio=keep_ratio,
-        rows=sorted(rows, key=_place),
+        metric=metric,
+        rows=sorted(rows, key=lambda row: _place(row, metric)),
         clock="processor time" if is_parallel else "wall-clock",
         one_machine=len({tuple(session[name] for name in machine) for session in sessions}) == 1,
     )
 
 
-def _place(row: Row) -> tuple[int, float]:
+def _metric_of(group: Group) -> Metric:
+    """The one metric of a recipe's runs.
+
+    Raises:
+        InputError: they have several.
+    """
+    by_metric = {record.metric: record.path for record in group.records}
+    if len(by_metric) > 1:
+        (one, first), (other, second), *_ = by_metric.items()
+        raise InputError(
+            f"{first} measures {one.in_words()}, {second} {other.in_words()}, but they are runs of "
+            "one recipe. Report on a folder that holds one kind of them."
+        )
+    return next(iter(by_metric))
+
+
+def _place(row: Row, metric: Metric) -> tuple[int, float]:
     """Controls first, then from the best to the worst."""
     order = CONTROLS.index(row.method) if row.method in CONTROLS else len(CONTROLS)
-    return order, -row.value.mean
+    return order, -metric.sign * row.value.mean
 
 
-def _row(method: str, runs: _Runs, seconds: str, *, epochs: int) -> Row:
+def _row(method: str, runs: _Runs, seconds: str, *, metric: Metric, epochs: int) -> Row:
     mine, full = runs[method], runs.get(FULL, {})
 
     def values(of: str) -> dict[int, float]:
@@ -242,18 +134,57 @@ def _row(method: str, runs: _Runs, seconds: str, *, epochs: int) -> Row:
         overhead=sum(result["overhead_seconds"] for result in results)
         / sum(result["train_seconds"] for result in results),
         cost_to_reach=_cost_to_reach(
-            estimate(list(target.values())).mean, list(mine.values()), epochs=epochs
+            estimate(list(target.values())).mean, list(mine.values()), metric=metric, epochs=epochs
         )
         if target
         else None,
         by_seed=values(method),
+        token_cost=_mean_token_cost(results),
+        further=_further(method, runs),
     )
 
 
-def _cost_to_reach(target: float, records: Sequence[Record], *, epochs: int) -> float | None:
-    """The mean cost at the first evaluation whose mean over seeds is `target` or more."""
+def _mean_token_cost(results: Sequence[Mapping[str, Any]]) -> float | None:
+    costs = [result["token_cost"] for result in results if "token_cost" in result]
+    return sum(costs) / len(costs) if costs else None
+
+
+def _further(method: str, runs: _Runs) -> dict[str, Further]:
+    """The other metrics that a method's runs hold, by name."""
+
+    def values(of: str, name: str) -> dict[int, float]:
+        found = {
+            seed: record.result.get("further_metrics", {}).get(name)
+            for seed, record in runs.get(of, {}).items()
+        }
+        return {seed: entry["value"] for seed, entry in found.items() if entry is not None}
+
+    entries: dict[str, Mapping[str, Any]] = {}
+    for record in runs[method].values():
+        entries |= record.result.get("further_metrics", {})
+    return {
+        name: Further(
+            metric=Metric(name, entry["unit"], entry["direction"]),
+            value=estimate(list(values(method, name).values())),
+            to_full=None
+            if method == FULL
+            else paired_difference(values(method, name), values(FULL, name)),
+            to_random=None
+            if method == RANDOM
+            else paired_difference(values(method, name), values(RANDOM, name)),
+            num_items=entry.get("num_items"),
+        )
+        for name, entry in entries.items()
+    }
+
+
+def _cost_to_reach(
+    target: float, records: Sequence[Record], *, metric: Metric, epochs: int
+) -> float | None:
+    """The mean cost at the first evaluation whose mean over seeds is as good as `target`."""
     for lines in zip(*(record.evaluations for record in records), strict=False):
-        if estimate([line["accuracy"] for line in lines]).mean >= target:
+        mean = estimate([line["value"] for line in lines]).mean
+        if metric.sign * mean >= metric.sign * target:
             visits = [line["num_forward"] + 2 * line["num_backward"] for line in lines]
             num_samples = records[0].result["num_train_samples"]
             return sum(visits) / len(visits) / (3 * num_samples * epochs)
@@ -273,9 +204,17 @@ def _across(tasks: Sequence[Task]) -> list[Across]:
 def _across_at(keep_ratio: float, cells: Sequence[Cell]) -> Across:
     everywhere = set.intersection(*({row.method for row in cell.rows} for cell in cells))
     ranks = [
-        mean_ranks({row.method: row.by_seed for row in cell.rows if row.method in everywhere})
+        mean_ranks(
+            {
+                row.method: {s: cell.metric.sign * value for s, value in row.by_seed.items()}
+                for row in cell.rows
+                if row.method in everywhere
+            }
+        )
         for cell in cells
     ]
+    metrics = [cell.metric for cell in cells]
+    metric = max(metrics, key=metrics.count)  # points and nats have no mean
     methods = dict.fromkeys(row.method for cell in cells for row in cell.rows)
 
     def rank(method: str) -> float | None:
@@ -285,7 +224,8 @@ def _across_at(keep_ratio: float, cells: Sequence[Cell]) -> Across:
         return sum(by_method[method] for by_method in known) / len(known)
 
     def spread(method: str, difference: Callable[[Row], Estimate | None]) -> Spread | None:
-        rows = [row for cell in cells if (row := cell.row(method)) is not None]
+        alike = [cell for cell in cells if cell.metric == metric]
+        rows = [row for cell in alike if (row := cell.row(method)) is not None]
         means = [value.mean for row in rows if (value := difference(row)) is not None]
         return bootstrap_mean(means) if means else None
 
@@ -299,7 +239,12 @@ def _across_at(keep_ratio: float, cells: Sequence[Cell]) -> Across:
         for method in methods
     ]
     standings.sort(key=lambda standing: (standing.rank is None, standing.rank or 0.0))
-    return Across(keep_ratio=keep_ratio, tasks=[cell.task for cell in cells], standings=standings)
+    return Across(
+        keep_ratio=keep_ratio,
+        tasks=[cell.task for cell in cells],
+        metric=metric,
+        standings=standings,
+    )
 
 
 def _environment(sessions: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

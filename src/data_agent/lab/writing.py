@@ -12,19 +12,19 @@ from rich.table import Table
 
 from data_agent._files import write_json, write_text
 from data_agent.lab.figure import FIGURES, comparison_figure, frontier_figure
+from data_agent.lab.findings import Across, Cell, Report, Row, Standing, Task
 from data_agent.lab.methods import FULL
-from data_agent.lab.report import Across, Cell, Report, Row, Standing, Task
 from data_agent.lab.statistics import Estimate, Spread
 
 _Columns = Sequence[tuple[str, Callable[[Row], str]]]
 
 
-def format_estimate(value: Estimate | None, *, sign: bool = False) -> str:
-    """`mean +- half-width` with two decimals; the mean alone without an interval, - for None."""
+def format_estimate(value: Estimate | None, *, sign: bool = False, digits: int = 2) -> str:
+    """`mean +- half-width` with that many decimals; the mean alone without an interval, or -."""
     if value is None:
         return "-"
-    mean = f"{value.mean:+.2f}" if sign else f"{value.mean:.2f}"
-    return mean if value.half_width is None else f"{mean} +- {value.half_width:.2f}"
+    mean = f"{value.mean:+.{digits}f}" if sign else f"{value.mean:.{digits}f}"
+    return mean if value.half_width is None else f"{mean} +- {value.half_width:.{digits}f}"
 
 
 def format_spread(value: Spread | None) -> str:
@@ -40,24 +40,56 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-COLUMNS: _Columns = (
-    ("method", lambda row: row.method),
-    ("accuracy %", lambda row: format_estimate(row.value)),
-    ("to full", lambda row: format_estimate(row.to_full, sign=True)),
-    ("to full-short", lambda row: format_estimate(row.to_full_short, sign=True)),
-    ("to random", lambda row: format_estimate(row.to_random, sign=True)),
-    ("cost %", lambda row: _percent(row.cost)),
-    ("time / full", lambda row: format_estimate(row.time)),
-    ("select %", lambda row: _percent(row.overhead)),
-    ("reach %", lambda row: _percent(row.cost_to_reach)),
-    ("seeds", lambda row: str(row.value.count)),
-)
-"""The columns of a cell's table; on the terminal the interval of the time is left out."""
+def columns_of(cell: Cell) -> _Columns:
+    """The columns of a cell's table; on the terminal the interval of the time is left out."""
+    digits = cell.metric.digits
+
+    def difference(value: Estimate | None) -> str:
+        return format_estimate(value, sign=True, digits=digits)
+
+    has_tokens = any(row.token_cost is not None for row in cell.rows)
+    return (
+        ("method", lambda row: row.method),
+        (cell.metric.in_words(), lambda row: format_estimate(row.value, digits=digits)),
+        ("to full", lambda row: difference(row.to_full)),
+        ("to full-short", lambda row: difference(row.to_full_short)),
+        ("to random", lambda row: difference(row.to_random)),
+        ("cost %", lambda row: _percent(row.cost)),
+        *([("tokens %", lambda row: _percent(row.token_cost))] if has_tokens else []),
+        ("time / full", lambda row: format_estimate(row.time)),
+        ("select %", lambda row: _percent(row.overhead)),
+        ("reach %", lambda row: _percent(row.cost_to_reach)),
+        ("seeds", lambda row: str(row.value.count)),
+    )
+
+
+def further_table(cell: Cell) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows of the table of a cell's other metrics; no rows if there are none."""
+    names = list(dict.fromkeys(name for row in cell.rows for name in row.further))
+    rows: list[list[str]] = []
+    for name in names:
+        for row in cell.rows:
+            if (found := row.further.get(name)) is None:
+                continue
+            digits = found.metric.digits
+            rows.append(
+                [
+                    found.metric.in_words(),
+                    row.method,
+                    format_estimate(found.value, digits=digits),
+                    format_estimate(found.to_full, sign=True, digits=digits),
+                    format_estimate(found.to_random, sign=True, digits=digits),
+                    "-" if found.num_items is None else f"{found.num_items:,}",
+                ]
+            )
+    return ["metric", "method", "value", "to full", "to random", "items"], rows
+
 
 # Broken where the words are wider than the numbers below them.
 _NARROW = {
     "to full-short": "to\nfull-short",
     "cost %": "cost\n%",
+    "tokens %": "tokens\n%",
     "time / full": "time\n/ full",
     "select %": "select\n%",
     "reach %": "reach\n%",
@@ -76,13 +108,7 @@ def show(report: Report, console: Console) -> None:
     """Print every table; 120 columns hold them."""
     for task in report.tasks:
         for cell in task.cells:
-            title = f"{task.name}, keep ratio {cell.keep_ratio}"
-            table = _table(title, [_NARROW.get(name, name) for name, _ in COLUMNS])
-            for row in cell.rows:
-                table.add_row(*_narrow_cells(row))
-            console.print(table)
-            console.print(verdict(cell))
-            console.print()
+            _show_cell(cell, f"{task.name}, keep ratio {cell.keep_ratio}", console)
     for across in report.across:
         table = _table(across_title(across), [name for name, _ in _STANDING_COLUMNS])
         for standing in across.standings:
@@ -91,6 +117,22 @@ def show(report: Report, console: Console) -> None:
         console.print()
     for note in notes(report):
         console.print(note)
+
+
+def _show_cell(cell: Cell, title: str, console: Console) -> None:
+    columns = columns_of(cell)
+    table = _table(title, [_NARROW.get(name, name) for name, _ in columns])
+    for row in cell.rows:
+        table.add_row(*_narrow_cells(row, columns))
+    console.print(table)
+    titles, rows = further_table(cell)
+    if rows:
+        further = _table(f"{title}, other metrics", titles)
+        for texts in rows:
+            further.add_row(*texts)
+        console.print(further)
+    console.print(verdict(cell))
+    console.print()
 
 
 def write(report: Report, folder: Path) -> None:
@@ -112,10 +154,13 @@ def to_markdown(report: Report) -> str:
         lines += [f"## {task.name}", "", describe(task), ""]
         for cell in task.cells:
             lines += [f"### {task.name}, keep ratio {cell.keep_ratio}", "", verdict(cell), ""]
+            columns = columns_of(cell)
             lines += _markdown_table(
-                [name for name, _ in COLUMNS],
-                [[text(row) for _, text in COLUMNS] for row in cell.rows],
+                [name for name, _ in columns],
+                [[text(row) for _, text in columns] for row in cell.rows],
             )
+            titles, rows = further_table(cell)
+            lines += _markdown_table(titles, rows) if rows else []
             lines += [f"![{task.name}]({FIGURES}/{comparison_figure(cell)})", ""]
         lines += [f"![{task.name}]({FIGURES}/{frontier_figure(task)})", ""]
     lines += ["## How to read this", ""]
@@ -132,9 +177,9 @@ def describe(task: Task) -> str:
     """A task's recipe in a sentence."""
     config, facts = task.config, task.facts
     regime = f"{facts['num_noisy_labels']:,} with a wrong label"
-    if config["imbalance"] is not None:
+    if config.get("imbalance") is not None:
         regime += f", the first class {config['imbalance']:g} times the last"
-    if config["duplicates"]:
+    if config.get("duplicates"):
         regime += f", {100 * config['duplicates']:g} % near-copies of others"
     return (
         f"{config['model']}, {facts['num_train_samples']:,} training samples ({regime}),"
@@ -154,7 +199,8 @@ def verdict(cell: Cell) -> str:
             "It can tell methods apart: full training beats full-short beyond the seeds' interval."
         )
     full = cell.row(FULL)
-    gain = format_estimate(None if full is None else full.to_full_short, sign=True)
+    digits = cell.metric.digits
+    gain = format_estimate(None if full is None else full.to_full_short, sign=True, digits=digits)
     return (
         "With these seeds it is a never-worse check only: full training does not beat full-short "
         f"beyond their interval ({gain}). Where that holds with more seeds, more visits buy "
@@ -172,8 +218,8 @@ def notes(report: Report) -> list[str]:
     cells = [cell for task in report.tasks for cell in task.cells]
     clocks = sorted({cell.clock for cell in cells})
     found = [
-        "Accuracy is that of the last epoch. Intervals are 95 % (Student's t over seeds); "
-        "differences are in points and paired by seed.",
+        f"{_metrics(cells)} is that of the last epoch. Intervals are 95 % (Student's t over "
+        "seeds); differences are in points (of percent) or the metric's unit, and paired by seed.",
         "Cost is (forward + 2 x backward visits) / (3 N E), all that a method needs included. "
         "Reach is the cost at the first evaluation whose mean over seeds is what full-short ends "
         "with, in % of full training; - if there is none.",
@@ -184,6 +230,16 @@ def notes(report: Report) -> list[str]:
         found.append(
             "Runs in parallel slow each other down, so the processor time that each spent in "
             "training is given instead of the wall-clock."
+        )
+    if any(row.token_cost is not None for cell in cells for row in cell.rows):
+        found.append(
+            "Tokens is the cost counted in tokens instead of samples, relative to full training: "
+            "what a method that likes long sequences really costs."
+        )
+    if len({cell.metric for cell in cells}) > 1:
+        found.append(
+            "Tasks have different metrics: ranks are over all of them, mean differences over "
+            "those that measure " + report.across[0].metric.in_words() + "."
         )
     if report.across:
         found.append(
@@ -200,6 +256,12 @@ def notes(report: Report) -> list[str]:
     return found
 
 
+def _metrics(cells: Sequence[Cell]) -> str:
+    """The metrics there are, by name; the first letter large."""
+    names = " or ".join(dict.fromkeys(cell.metric.name for cell in cells))
+    return names[:1].upper() + names[1:]
+
+
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in columns:
@@ -207,9 +269,9 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _narrow_cells(row: Row) -> list[str]:
+def _narrow_cells(row: Row, columns: _Columns) -> list[str]:
     narrow = {"time / full": "-" if row.time is None else f"{row.time.mean:.2f}"}
-    return [narrow.get(name, text(row)) for name, text in COLUMNS]
+    return [narrow.get(name, text(row)) for name, text in columns]
 
 
 def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

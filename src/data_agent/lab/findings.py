@@ -30,7 +30,7 @@ class Row:
             ends with, as a share of full training; None if there is none.
         by_seed: the metric of each seed.
         token_cost: as the cost, counted in tokens; None where samples are no sequences.
-        further: other metrics of the trained models, by name.
+        further: the other metrics of the trained models, by name.
     """
 
     method: str
@@ -57,6 +57,7 @@ class Further:
         to_full: difference to full training, paired by seed; None where there is none.
         to_random: the same to random choice.
         num_items: how many items were evaluated; None where that is not told.
+        num_cut: how many of them did not fit into the model's context whole.
     """
 
     metric: Metric
@@ -64,6 +65,7 @@ class Further:
     to_full: Estimate | None
     to_random: Estimate | None
     num_items: int | None
+    num_cut: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,8 +132,7 @@ class Standing:
         method: its name.
         rank: mean over tasks of the mean over seeds of its rank among the methods that all tasks
             have, 1 is best; None if it is missing somewhere.
-        to_random: mean over tasks of the difference to random choice; over those that share the
-            most common metric.
+        to_random: mean over the tasks of `Across.averaged` of the difference to random choice.
         to_full_short: the same to the short control.
     """
 
@@ -148,13 +149,15 @@ class Across:
     Args:
         keep_ratio: the budget, in (0, 1].
         tasks: names of the tasks that have it.
-        metric: of the tasks that differences are averaged over: the most common one.
+        metric: the one that most of them measure, of equals the first: what differences are in.
+        averaged: names of the tasks that measure it; points and nats have no common mean.
         standings: the best rank first.
     """
 
     keep_ratio: float
     tasks: list[str]
     metric: Metric
+    averaged: list[str]
     standings: list[Standing]
 
 

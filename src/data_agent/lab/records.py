@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from data_agent._errors import InputError
 from data_agent.lab.config import Setup
+from data_agent.lab.language.recipe import LanguageSetup
 from data_agent.lab.methods import FULL
 from data_agent.lab.runs import RunFolder
 
 _OF_A_RUN = ("method", "seed", "keep_ratio")
-# Runs of older versions lack what could not be set then.
-_DEFAULTS = {field.name: field.default for field in fields(Setup) if field.default is not MISSING}
+_DIGITS = {"%": 2, "nats": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,21 @@ class Metric:
         name: accuracy, loss, ...
         unit: %, nats, or empty.
         direction: whether higher or lower values are better.
+
+    Raises:
+        InputError: another direction.
     """
 
     name: str
     unit: str
     direction: Literal["higher", "lower"]
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("higher", "lower"):
+            raise InputError(
+                f"the direction of {self.name!r} is {self.direction!r}; a result.json says which "
+                "values are better: higher or lower."
+            )
 
     @property
     def sign(self) -> int:
@@ -40,11 +50,16 @@ class Metric:
     @property
     def digits(self) -> int:
         """Decimals to show."""
-        return 2 if self.unit == "%" else 4
+        return _DIGITS.get(self.unit, 3)
 
     def in_words(self) -> str:
         """Name and unit."""
         return f"{self.name} {self.unit}".strip()
+
+
+def further_metric(name: str, entry: Mapping[str, Any]) -> Metric:
+    """The metric of an entry of a result's further ones."""
+    return Metric(name, entry["unit"], entry["direction"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +94,11 @@ class Record:
         """What the value is."""
         result = self.result
         return Metric(result["metric"], result["unit"], result.get("direction", "higher"))
+
+    @property
+    def further(self) -> Mapping[str, Mapping[str, Any]]:
+        """What else the trained model was measured by: value, unit and direction by name."""
+        return self.result.get("further_metrics", {})
 
     @property
     def is_shared(self) -> bool:
@@ -149,9 +169,7 @@ def read_groups(folder: Path) -> tuple[list[Group], list[Path]]:
         if not run.is_finished():
             unfinished.append(path)
             continue
-        config = run.config()
-        if "kind" not in config:  # which tells language runs, of no older version
-            config = {**_DEFAULTS, **config}
+        config = _completed(run.config())
         shared = {name: value for name, value in config.items() if name not in _OF_A_RUN}
         key = json.dumps(shared, sort_keys=True)
         configs[key] = shared
@@ -167,6 +185,13 @@ def read_groups(folder: Path) -> tuple[list[Group], list[Path]]:
         for key, records in by_recipe.items()
     ]
     return sorted(groups, key=lambda group: group.name), unfinished
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """With the defaults of what could not be set yet when an older version wrote it."""
+    setup = LanguageSetup if "kind" in config else Setup
+    defaults = {f.name: f.default for f in fields(setup) if f.default is not MISSING}
+    return {**defaults, **config}
 
 
 def _record(run: RunFolder, config: Mapping[str, Any]) -> Record:

@@ -19,7 +19,7 @@ from data_agent.lab.findings import (
     Task,
 )
 from data_agent.lab.methods import FULL, FULL_SHORT
-from data_agent.lab.records import Group, Metric, Record, read_groups
+from data_agent.lab.records import Group, Metric, Record, further_metric, read_groups
 from data_agent.lab.statistics import (
     Estimate,
     Spread,
@@ -89,16 +89,34 @@ def _metric_of(group: Group) -> Metric:
     """The one metric of a recipe's runs.
 
     Raises:
-        InputError: they have several.
+        InputError: they measure several, or one of the further ones differently.
     """
-    by_metric = {record.metric: record.path for record in group.records}
-    if len(by_metric) > 1:
-        (one, first), (other, second), *_ = by_metric.items()
-        raise InputError(
-            f"{first} measures {one.in_words()}, {second} {other.in_words()}, but they are runs of "
-            "one recipe. Report on a folder that holds one kind of them."
+    _check_one({_measure(record.metric): record.path for record in group.records})
+    names = {name for record in group.records for name in record.further}
+    for name in sorted(names):
+        having = [record for record in group.records if name in record.further]
+        _check_one(
+            {
+                _measure(further_metric(name, entry), entry.get("num_items")): record.path
+                for record in having
+                for entry in [record.further[name]]
+            }
         )
-    return next(iter(by_metric))
+    return group.records[0].metric
+
+
+def _measure(metric: Metric, num_items: int | None = None) -> str:
+    items = "" if num_items is None else f" on {num_items:,} items"
+    return f"{metric.in_words()}{items} ({metric.direction} is better)"
+
+
+def _check_one(found: Mapping[str, Path]) -> None:
+    if len(found) > 1:
+        (one, first), (other, second), *_ = found.items()
+        raise InputError(
+            f"{first} measures {one}, {second} measures {other}, but they are runs of one recipe "
+            "and cannot be compared. Report on a folder that holds one kind of them."
+        )
 
 
 def _place(row: Row, metric: Metric) -> tuple[int, float]:
@@ -145,37 +163,44 @@ def _row(method: str, runs: _Runs, seconds: str, *, metric: Metric, epochs: int)
 
 
 def _mean_token_cost(results: Sequence[Mapping[str, Any]]) -> float | None:
-    costs = [result["token_cost"] for result in results if "token_cost" in result]
+    costs = [result["token_cost"] for result in results if result.get("token_cost") is not None]
     return sum(costs) / len(costs) if costs else None
 
 
 def _further(method: str, runs: _Runs) -> dict[str, Further]:
     """The other metrics that a method's runs hold, by name."""
-
-    def values(of: str, name: str) -> dict[int, float]:
-        found = {
-            seed: record.result.get("further_metrics", {}).get(name)
-            for seed, record in runs.get(of, {}).items()
-        }
-        return {seed: entry["value"] for seed, entry in found.items() if entry is not None}
-
-    entries: dict[str, Mapping[str, Any]] = {}
-    for record in runs[method].values():
-        entries |= record.result.get("further_metrics", {})
+    names = dict.fromkeys(name for record in runs[method].values() for name in record.further)
     return {
-        name: Further(
-            metric=Metric(name, entry["unit"], entry["direction"]),
-            value=estimate(list(values(method, name).values())),
-            to_full=None
-            if method == FULL
-            else paired_difference(values(method, name), values(FULL, name)),
-            to_random=None
-            if method == RANDOM
-            else paired_difference(values(method, name), values(RANDOM, name)),
-            num_items=entry.get("num_items"),
+        name: _further_metric(
+            method,
+            name,
+            {
+                other: {s: r.further[name] for s, r in by_seed.items() if name in r.further}
+                for other, by_seed in runs.items()
+            },
         )
-        for name, entry in entries.items()
+        for name in names
     }
+
+
+def _further_metric(
+    method: str, name: str, entries: Mapping[str, Mapping[int, Mapping[str, Any]]]
+) -> Further:
+    def values(of: str) -> dict[int, float]:
+        return {seed: entry["value"] for seed, entry in entries.get(of, {}).items()}
+
+    def difference(to: str) -> Estimate | None:
+        return None if method == to else paired_difference(values(method), values(to))
+
+    mine = list(entries[method].values())
+    return Further(
+        metric=further_metric(name, mine[0]),
+        value=estimate(list(values(method).values())),
+        to_full=difference(FULL),
+        to_random=difference(RANDOM),
+        num_items=mine[0].get("num_items"),
+        num_cut=max(entry.get("num_truncated", 0) for entry in mine),
+    )
 
 
 def _cost_to_reach(
@@ -214,7 +239,8 @@ def _across_at(keep_ratio: float, cells: Sequence[Cell]) -> Across:
         for cell in cells
     ]
     metrics = [cell.metric for cell in cells]
-    metric = max(metrics, key=metrics.count)  # points and nats have no mean
+    metric = max(metrics, key=metrics.count)
+    alike = [cell for cell in cells if cell.metric == metric]
     methods = dict.fromkeys(row.method for cell in cells for row in cell.rows)
 
     def rank(method: str) -> float | None:
@@ -224,7 +250,6 @@ def _across_at(keep_ratio: float, cells: Sequence[Cell]) -> Across:
         return sum(by_method[method] for by_method in known) / len(known)
 
     def spread(method: str, difference: Callable[[Row], Estimate | None]) -> Spread | None:
-        alike = [cell for cell in cells if cell.metric == metric]
         rows = [row for cell in alike if (row := cell.row(method)) is not None]
         means = [value.mean for row in rows if (value := difference(row)) is not None]
         return bootstrap_mean(means) if means else None
@@ -243,6 +268,7 @@ def _across_at(keep_ratio: float, cells: Sequence[Cell]) -> Across:
         keep_ratio=keep_ratio,
         tasks=[cell.task for cell in cells],
         metric=metric,
+        averaged=[cell.task for cell in alike],
         standings=standings,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -16,6 +17,7 @@ EMPTY = "empty texts"
 REST = "tokens behind the last whole block"
 CONTEXT = "earlier answers, which are context only"
 
+_MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PLAIN_TURN = {"system": "{}\n\n", "user": "### User:\n{}\n\n", "assistant": "### Assistant:\n{}"}
 
 
@@ -105,7 +107,7 @@ def _tokens_and_masks(
     conversations: Sequence[Conversation], tokenizer: Any, counts: Counter[str]
 ) -> Iterator[tuple[list[int], list[int]]]:
     template = tokenizer.chat_template
-    if template is not None and "generation" in template:
+    if template is not None and _MARKS_ANSWERS.search(template):
         for messages in conversations:
             found = tokenizer.apply_chat_template(
                 messages, return_dict=True, return_assistant_tokens_mask=True

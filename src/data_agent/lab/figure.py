@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from data_agent._files import replacing
 from data_agent.lab.findings import CONTROLS, Cell, Report, Row, Task
 from data_agent.lab.methods import FULL
+from data_agent.lab.records import Metric
 
 FIGURES = "figures"
 _ASIDE = 1.5  # percent of full training
@@ -52,16 +53,18 @@ def _draw_frontier(task: Task) -> Figure:
     """
     rows = [row for cell in task.cells for row in cell.rows]
     methods = list(dict.fromkeys(row.method for row in rows))
+    metric = task.cells[0].metric
+    in_tokens = all(row.token_cost is not None for row in rows)
     figure, axes = _new_figure(width=9.0, height=max(4.5, 0.8 + 0.24 * len(methods)))
     for place, method in enumerate(methods):
-        mine = sorted((row for row in rows if row.method == method), key=lambda row: row.cost)
+        mine = sorted((row for row in rows if row.method == method), key=_cost)
         colour, marker = _style(method, methods)
         if method == FULL:
             _draw_band(axes, mine[0], colour)
             continue
         aside = _ASIDE * (2 * place / (len(methods) - 1) - 1) if len(methods) > 2 else 0.0
         axes.errorbar(
-            [100 * row.cost + aside for row in mine],
+            [_cost(row) + aside for row in mine],
             [row.value.mean for row in mine],
             yerr=[row.value.half_width or 0.0 for row in mine],
             color=colour,
@@ -72,9 +75,10 @@ def _draw_frontier(task: Task) -> Figure:
             elinewidth=0.7,
             label=method,
         )
-    axes.set_ylim(*_limits(rows))
-    axes.set_xlabel(f"cost, % of full training (methods side by side, up to {_ASIDE} off)")
-    axes.set_ylabel(_axis(task.cells[0]))
+    axes.set_ylim(*_limits(rows, metric))
+    unit = "cost in tokens" if in_tokens else "cost"
+    axes.set_xlabel(f"{unit}, % of full training (methods side by side, up to {_ASIDE} off)")
+    axes.set_ylabel(_axis(metric))
     axes.set_title(f"{task.name}, {_seeds(rows)}")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
@@ -107,25 +111,24 @@ def _draw_cell(cell: Cell) -> Figure:
         )
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize="small")
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(*_limits(rows))
-    axes.set_xlabel(_axis(cell))
+    axes.set_xlim(*_limits(rows, cell.metric))
+    axes.set_xlabel(_axis(cell.metric))
     axes.set_title(f"{cell.task}, keep ratio {cell.keep_ratio}, {_seeds(rows)}")
     axes.grid(alpha=0.3)
     return figure
 
 
-def _axis(cell: Cell) -> str:
-    metric = cell.metric
+def _axis(metric: Metric) -> str:
     unit = f", {metric.unit}" if metric.unit else ""
     better = "" if metric.direction == "higher" else " (lower is better)"
     return f"{metric.name} of the last epoch{unit}{better}"
 
 
-def _limits(rows: list[Row]) -> tuple[float, float]:
+def _limits(rows: list[Row], metric: Metric) -> tuple[float, float]:
     """An axis that shows every seed, and no more of a wide interval than leaves room for them."""
     values = [value for row in rows for value in row.by_seed.values()]
     least, most = min(values), max(values)
-    margin = max(0.01 * abs(most), 0.25 * (most - least))
+    margin = max(50 * 10**-metric.digits, 0.25 * (most - least))
     ends = [(row.value.mean, row.value.half_width or 0.0) for row in rows]
     low = min(mean - half for mean, half in ends)
     high = max(mean + half for mean, half in ends)
@@ -134,7 +137,13 @@ def _limits(rows: list[Row]) -> tuple[float, float]:
 
 
 def _label(row: Row) -> str:
-    return f"{row.method}  (cost {100 * row.cost:.0f} %)"
+    unit = "cost" if row.token_cost is None else "tokens"
+    return f"{row.method}  ({unit} {_cost(row):.0f} %)"
+
+
+def _cost(row: Row) -> float:
+    """In % of full training; of sequences in tokens, as long ones cost more."""
+    return 100 * (row.cost if row.token_cost is None else row.token_cost)
 
 
 def _style(method: str, methods: list[str]) -> tuple[str, str]:

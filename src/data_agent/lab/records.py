@@ -57,9 +57,21 @@ class Metric:
         return f"{self.name} {self.unit}".strip()
 
 
-def further_metric(name: str, entry: Mapping[str, Any]) -> Metric:
-    """The metric of an entry of a result's further ones."""
-    return Metric(name, entry["unit"], entry["direction"])
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What else a trained model was measured by.
+
+    Args:
+        metric: what it is.
+        value: in its unit.
+        num_items: how many items were evaluated; None where that is not told.
+        num_cut: how many of them did not fit into the model's context whole.
+    """
+
+    metric: Metric
+    value: float
+    num_items: int | None
+    num_cut: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,9 +108,17 @@ class Record:
         return Metric(result["metric"], result["unit"], result.get("direction", "higher"))
 
     @property
-    def further(self) -> Mapping[str, Mapping[str, Any]]:
-        """What else the trained model was measured by: value, unit and direction by name."""
-        return self.result.get("further_metrics", {})
+    def further(self) -> dict[str, Measurement]:
+        """What else the trained model was measured by, by name."""
+        return {
+            name: Measurement(
+                metric=Metric(name, entry["unit"], entry["direction"]),
+                value=entry["value"],
+                num_items=entry.get("num_items"),
+                num_cut=entry.get("num_truncated", 0),
+            )
+            for name, entry in self.result.get("further_metrics", {}).items()
+        }
 
     @property
     def is_shared(self) -> bool:

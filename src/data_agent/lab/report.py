@@ -19,7 +19,7 @@ from data_agent.lab.findings import (
     Task,
 )
 from data_agent.lab.methods import FULL, FULL_SHORT
-from data_agent.lab.records import Group, Metric, Record, further_metric, read_groups
+from data_agent.lab.records import Group, Measurement, Metric, Record, read_groups
 from data_agent.lab.statistics import (
     Estimate,
     Spread,
@@ -91,21 +91,20 @@ def _metric_of(group: Group) -> Metric:
     Raises:
         InputError: they measure several, or one of the further ones differently.
     """
-    _check_one({_measure(record.metric): record.path for record in group.records})
-    names = {name for record in group.records for name in record.further}
-    for name in sorted(names):
-        having = [record for record in group.records if name in record.further]
+    records = group.records
+    _check_one({_in_full(record.metric): record.path for record in records})
+    for name in sorted({name for record in records for name in record.further}):
         _check_one(
             {
-                _measure(further_metric(name, entry), entry.get("num_items")): record.path
-                for record in having
-                for entry in [record.further[name]]
+                _in_full(found.metric, found.num_items): record.path
+                for record in records
+                if (found := record.further.get(name)) is not None
             }
         )
-    return group.records[0].metric
+    return records[0].metric
 
 
-def _measure(metric: Metric, num_items: int | None = None) -> str:
+def _in_full(metric: Metric, num_items: int | None = None) -> str:
     items = "" if num_items is None else f" on {num_items:,} items"
     return f"{metric.in_words()}{items} ({metric.direction} is better)"
 
@@ -168,38 +167,30 @@ def _mean_token_cost(results: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _further(method: str, runs: _Runs) -> dict[str, Further]:
-    """The other metrics that a method's runs hold, by name."""
+    """What else a method's runs were measured by, by name."""
     names = dict.fromkeys(name for record in runs[method].values() for name in record.further)
-    return {
-        name: _further_metric(
-            method,
-            name,
-            {
-                other: {s: r.further[name] for s, r in by_seed.items() if name in r.further}
-                for other, by_seed in runs.items()
-            },
-        )
-        for name in names
-    }
+    return {name: _further_metric(name, method, runs) for name in names}
 
 
-def _further_metric(
-    method: str, name: str, entries: Mapping[str, Mapping[int, Mapping[str, Any]]]
-) -> Further:
+def _further_metric(name: str, method: str, runs: _Runs) -> Further:
+    def found(of: str) -> dict[int, Measurement]:
+        by_seed = {seed: record.further for seed, record in runs.get(of, {}).items()}
+        return {seed: further[name] for seed, further in by_seed.items() if name in further}
+
     def values(of: str) -> dict[int, float]:
-        return {seed: entry["value"] for seed, entry in entries.get(of, {}).items()}
+        return {seed: measurement.value for seed, measurement in found(of).items()}
 
     def difference(to: str) -> Estimate | None:
         return None if method == to else paired_difference(values(method), values(to))
 
-    mine = list(entries[method].values())
+    mine = list(found(method).values())
     return Further(
-        metric=further_metric(name, mine[0]),
-        value=estimate(list(values(method).values())),
+        metric=mine[0].metric,
+        value=estimate([measurement.value for measurement in mine]),
         to_full=difference(FULL),
         to_random=difference(RANDOM),
-        num_items=mine[0].get("num_items"),
-        num_cut=max(entry.get("num_truncated", 0) for entry in mine),
+        num_items=mine[0].num_items,
+        num_cut=max(measurement.num_cut for measurement in mine),
     )
 
 

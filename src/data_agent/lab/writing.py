@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from rich.table import Table
 
 from data_agent._files import write_json, write_text
 from data_agent.lab.figure import FIGURES, comparison_figure, frontier_figure
-from data_agent.lab.findings import Across, Cell, Report, Row, Standing, Task
+from data_agent.lab.findings import Across, Cell, Further, Report, Row, Standing, Task
 from data_agent.lab.methods import FULL
+from data_agent.lab.records import Metric
 from data_agent.lab.statistics import Estimate, Spread
 
 _Columns = Sequence[tuple[str, Callable[[Row], str]]]
@@ -27,13 +28,15 @@ def format_estimate(value: Estimate | None, *, sign: bool = False, digits: int =
     return mean if value.half_width is None else f"{mean} +- {value.half_width:.{digits}f}"
 
 
-def format_spread(value: Spread | None) -> str:
+def format_spread(value: Spread | None, *, digits: int = 2) -> str:
     """`mean [low, high]` with signs; the mean alone without an interval, - for None."""
     if value is None:
         return "-"
+    mean = f"{value.mean:+.{digits}f}"
     if value.interval is None:
-        return f"{value.mean:+.2f}"
-    return f"{value.mean:+.2f} [{value.interval[0]:+.2f}, {value.interval[1]:+.2f}]"
+        return mean
+    low, high = value.interval
+    return f"{mean} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def _percent(share: float | None) -> str:
@@ -79,10 +82,18 @@ def further_table(cell: Cell) -> tuple[list[str], list[list[str]]]:
                     format_estimate(found.value, digits=digits),
                     format_estimate(found.to_full, sign=True, digits=digits),
                     format_estimate(found.to_random, sign=True, digits=digits),
-                    "-" if found.num_items is None else f"{found.num_items:,}",
+                    _items(found),
+                    str(found.value.count),
                 ]
             )
-    return ["metric", "method", "value", "to full", "to random", "items"], rows
+    return ["metric", "method", "value", "to full", "to random", "items", "seeds"], rows
+
+
+def _items(further: Further) -> str:
+    if further.num_items is None:
+        return "-"
+    cut = f" ({further.num_cut:,} cut)" if further.num_cut else ""
+    return f"{further.num_items:,}{cut}"
 
 
 # Broken where the words are wider than the numbers below them.
@@ -95,13 +106,17 @@ _NARROW = {
     "reach %": "reach\n%",
 }
 
-_STANDING_COLUMNS: Sequence[tuple[str, Callable[[Standing], str]]] = (
-    ("method", lambda s: s.method),
-    ("mean rank", lambda s: "-" if s.rank is None else f"{s.rank:.2f}"),
-    ("to random", lambda s: format_spread(s.to_random)),
-    ("to full-short", lambda s: format_spread(s.to_full_short)),
-    ("tasks", lambda s: str(max(v.count if v else 0 for v in (s.to_random, s.to_full_short)))),
-)
+_STANDING_TITLES = ("method", "mean rank", "to random", "to full-short", "tasks")
+
+
+def _standing_cells(standing: Standing, digits: int) -> list[str]:
+    spreads = (standing.to_random, standing.to_full_short)
+    return [
+        standing.method,
+        "-" if standing.rank is None else f"{standing.rank:.2f}",
+        *(format_spread(spread, digits=digits) for spread in spreads),
+        str(max(0 if spread is None else spread.count for spread in spreads)),
+    ]
 
 
 def show(report: Report, console: Console) -> None:
@@ -110,9 +125,9 @@ def show(report: Report, console: Console) -> None:
         for cell in task.cells:
             _show_cell(cell, f"{task.name}, keep ratio {cell.keep_ratio}", console)
     for across in report.across:
-        table = _table(across_title(across), [name for name, _ in _STANDING_COLUMNS])
+        table = _table(across_title(across), _STANDING_TITLES)
         for standing in across.standings:
-            table.add_row(*(cell(standing) for _, cell in _STANDING_COLUMNS))
+            table.add_row(*_standing_cells(standing, across.metric.digits))
         console.print(table)
         console.print()
     for note in notes(report):
@@ -147,8 +162,8 @@ def to_markdown(report: Report) -> str:
     for across in report.across:
         lines += [f"## {across_title(across)}", ""]
         lines += _markdown_table(
-            [name for name, _ in _STANDING_COLUMNS],
-            [[cell(standing) for _, cell in _STANDING_COLUMNS] for standing in across.standings],
+            _STANDING_TITLES,
+            [_standing_cells(standing, across.metric.digits) for standing in across.standings],
         )
     for task in report.tasks:
         lines += [f"## {task.name}", "", describe(task), ""]
@@ -209,23 +224,38 @@ def verdict(cell: Cell) -> str:
 
 
 def across_title(across: Across) -> str:
-    """What the table over tasks covers."""
-    return f"Over {len(across.tasks)} tasks, keep ratio {across.keep_ratio}"
+    """What the table over tasks covers, and which of them differences are averaged over."""
+    title = f"Over {len(across.tasks)} tasks, keep ratio {across.keep_ratio}"
+    if len(across.averaged) == len(across.tasks):
+        return title
+    return (
+        f"{title}: ranks over all of them, differences over the {len(across.averaged)} that "
+        f"measure {across.metric.in_words()}"
+    )
 
 
 def notes(report: Report) -> list[str]:
     """What the columns mean, and what these runs cannot say."""
     cells = [cell for task in report.tasks for cell in task.cells]
     clocks = sorted({cell.clock for cell in cells})
+    metrics = list(dict.fromkeys(cell.metric for cell in cells))
     found = [
-        f"{_metrics(cells)} is that of the last epoch. Intervals are 95 % (Student's t over "
-        "seeds); differences are in points (of percent) or the metric's unit, and paired by seed.",
+        f"{_listed(metric.name for metric in metrics).capitalize()} is that of the last epoch. "
+        "Intervals are 95 % (Student's t over seeds); differences are in "
+        f"{_listed(_unit_of_differences(metric) for metric in metrics)} and paired by seed.",
         "Cost is (forward + 2 x backward visits) / (3 N E), all that a method needs included. "
         "Reach is the cost at the first evaluation whose mean over seeds is what full-short ends "
         "with, in % of full training; - if there is none.",
         f"Time / full is {' or '.join(clocks)} of training without evaluation, relative to full "
         "training of the same seed; select is the share of it spent on choosing samples.",
     ]
+    others = [further for cell in cells for row in cell.rows for further in row.further.values()]
+    lower = [metric for metric in [*metrics, *(f.metric for f in others)] if metric.sign < 0]
+    if lower:
+        found.append(
+            f"Lower is better for {_listed(metric.name for metric in lower)}: there, a method "
+            "with a negative difference is better than what it is compared with."
+        )
     if "processor time" in clocks:
         found.append(
             "Runs in parallel slow each other down, so the processor time that each spent in "
@@ -233,13 +263,12 @@ def notes(report: Report) -> list[str]:
         )
     if any(row.token_cost is not None for cell in cells for row in cell.rows):
         found.append(
-            "Tokens is the cost counted in tokens instead of samples, relative to full training: "
-            "what a method that likes long sequences really costs."
+            "Tokens is the cost counted in tokens instead of samples: what a method that likes "
+            "long sequences really costs."
         )
-    if len({cell.metric for cell in cells}) > 1:
+    if any(further.num_cut for further in others):
         found.append(
-            "Tasks have different metrics: ranks are over all of them, mean differences over "
-            "those that measure " + report.across[0].metric.in_words() + "."
+            "Cut items did not fit into the model's context whole: their beginning was left out."
         )
     if report.across:
         found.append(
@@ -256,10 +285,13 @@ def notes(report: Report) -> list[str]:
     return found
 
 
-def _metrics(cells: Sequence[Cell]) -> str:
-    """The metrics there are, by name; the first letter large."""
-    names = " or ".join(dict.fromkeys(cell.metric.name for cell in cells))
-    return names[:1].upper() + names[1:]
+def _listed(words: Iterable[str]) -> str:
+    """The different ones, joined by "or"."""
+    return " or ".join(dict.fromkeys(words))
+
+
+def _unit_of_differences(metric: Metric) -> str:
+    return "points" if metric.unit == "%" else metric.unit or f"units of the {metric.name}"
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -22,7 +22,7 @@ from data_agent.integrations.transformers import SelectiveTrainer
 
 check_min_version("5.24.0")  # 5.2 ignores the momentum in --optim-args of sgd, without a word
 
-MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])  # ImageNet's
+MEAN, DEVIATION = np.float32([0.5, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])  # ImageNet's
 RESNET, VIT = transformers.ResNetConfig, transformers.ViTConfig
 MODELS = {
     "resnet-50": (RESNET, {}),

@@ -30,95 +30,6 @@ from data_agent.lab.writing import (
     write,
 )
 
-# accuracy and seconds by method and seed; costs are 1 for full, 0.5 for the others
-RUNS = {
-    "full": [(90.0, 10.0), (92.0, 20.0)],
-    "full-short": [(88.0, 5.0), (91.0, 10.0)],
-    "random": [(87.0, 5.0), (91.0, 10.0)],
-    "data-agent": [(89.0, 6.0), (93.0, 12.0)],
-}
-N, EPOCHS = 100, 60
-
-
-def make_run(
-    folder: Path,
-    *,
-    method: str,
-    seed: int,
-    value: float = 90.0,
-    seconds: float = 10.0,
-    cost: float = 0.5,
-    keep_ratio: float = 0.5,
-    accuracies: Sequence[float] = (),
-    jobs: int = 1,
-    finished: bool = True,
-    result: dict[str, Any] | None = None,
-    **changes: Any,
-) -> None:
-    """A run's folder; its evaluations are evenly spread and end with `value`."""
-    config = {**TrainConfig(recipe=recipe_for("digits"), method=method, seed=seed).flat()}
-    config |= {"keep_ratio": keep_ratio, **changes}
-    visits = round(cost * N * EPOCHS)
-    with open_run(folder, config, resume=False) as run:
-        run.begin(config, device="cpu", jobs=jobs)
-        evaluated = [*accuracies, value]
-        for place, accuracy in enumerate(evaluated, start=1):
-            done = visits * place // len(evaluated)
-            line = {"step": place, "num_forward": done, "num_backward": done}
-            run.append_metrics({**line, "accuracy": accuracy})
-        if finished:
-            run.finish(
-                {
-                    **{"metric": "accuracy", "unit": "%", "value": value},
-                    "cost": cost,
-                    "train_seconds": seconds,
-                    "train_cpu_seconds": seconds / (2 if method == "full" else 1),
-                    "overhead_seconds": seconds / 10 if method == "data-agent" else 0.0,
-                    "num_train_samples": N,
-                    "num_eval_samples": 50,
-                    "num_noisy_labels": 0,
-                    "evaluation": "split 'test'",
-                    "schedule": "exact",
-                    **(result or {}),
-                }
-            )
-
-
-def make_runs(output: Path, *methods: str, seeds: int = 2, **options: Any) -> None:
-    for method in methods or RUNS:
-        for seed, (value, seconds) in enumerate(RUNS[method][:seeds]):
-            is_full = method == "full"
-            make_run(
-                output / f"{method}-{seed}",
-                method=method,
-                seed=seed,
-                value=value,
-                seconds=seconds,
-                **{
-                    "cost": 1.0 if is_full else 0.5,
-                    "keep_ratio": 1.0 if is_full else 0.5,
-                    **options,
-                },
-            )
-
-
-def cell_of(folder: Path) -> Cell:
-    (task,) = summarise(folder).tasks
-    (cell,) = task.cells
-    return cell
-
-
-def row_of(cell: Cell, method: str) -> Row:
-    row = cell.row(method)
-    assert row is not None
-    return row
-
-
-def numbers(value: Estimate | None) -> tuple[float, float | None]:
-    assert value is not None
-    return value.mean, value.half_width
-
-
 def test_rows_by_hand(tmp_path: Path) -> None:
     make_runs(tmp_path)
     cell = cell_of(tmp_path)
@@ -280,15 +191,6 @@ def test_a_task_tells_methods_apart_if_full_training_is_better_than_less_of_it(
     assert words[tells] in verdict(cell)
 
 
-def make_tasks(folder: Path, table: dict[str, dict[str, list[float]]]) -> None:
-    """Runs of several tasks: accuracies by task, method and seed."""
-    for task, methods in table.items():
-        for method, values in methods.items():
-            for seed, value in enumerate(values):
-                path = folder / task / f"{method}{seed}"
-                make_run(path, method=method, seed=seed, value=value, task=task)
-
-
 def test_ranks_and_differences_over_tasks_by_hand(tmp_path: Path) -> None:
     make_tasks(
         tmp_path,
@@ -329,59 +231,6 @@ def test_two_tasks_have_no_interval_across(tmp_path: Path) -> None:
     assert across.standings[0].to_random == Spread(1.0, None, 2)
 
 
-def test_cells_show_means_with_intervals_and_signed_differences(tmp_path: Path) -> None:
-    make_runs(tmp_path)
-    cell = cell_of(tmp_path)
-    row = row_of(cell, "data-agent")
-    assert [text(row) for _, text in columns_of(cell)] == [
-        "data-agent",
-        "91.00 +- 25.41",
-        "+0.00 +- 12.71",
-        "+1.50 +- 6.35",
-        "+2.00 +- 0.00",
-        "50.0",
-        "0.60 +- 0.00",
-        "10.0",
-        "50.0",
-        "2",
-    ]
-
-
-def test_without_controls_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
-    make_runs(tmp_path, "data-agent")
-    cell = cell_of(tmp_path)
-    row = row_of(cell, "data-agent")
-    assert [text(row) for _, text in columns_of(cell)][2:] == [
-        "-",
-        "-",
-        "-",
-        "50.0",
-        "-",
-        "10.0",
-        "-",
-        "2",
-    ]
-
-
-def test_the_report_is_written_with_all_numbers_and_figures(tmp_path: Path) -> None:
-    make_runs(tmp_path, seeds=1)
-    report = summarise(tmp_path)
-    write(report, tmp_path)
-    draw(report, tmp_path / FIGURES)
-    content = json.loads((tmp_path / "comparison.json").read_text())
-    (task,) = content["tasks"]
-    assert task["cells"][0]["rows"][0]["by_seed"] == {"0": 90.0}
-    text = (tmp_path / "comparison.md").read_text()
-    assert "| data-agent | 89.00 | -1.00 | +1.00 | +2.00 | 50.0 |" in text
-    assert "One seed has no interval" in text
-    assert "| command |" in text
-    figures = {path.name for path in (tmp_path / FIGURES).iterdir()}
-    assert figures == {"digits-frontier.png", "digits-keep0.5.png"}
-    for name in figures:
-        assert f"({FIGURES}/{name})" in text
-        assert (tmp_path / FIGURES / name).read_bytes().startswith(b"\x89PNG")
-
-
 def test_different_machines_are_pointed_out(tmp_path: Path) -> None:
     make_runs(tmp_path)
     assert not any("different machines" in note for note in notes(summarise(tmp_path)))
@@ -392,63 +241,6 @@ def test_different_machines_are_pointed_out(tmp_path: Path) -> None:
     assert any("different machines" in note for note in notes(summarise(tmp_path)))
 
 
-def test_tables_fit_into_120_columns(tmp_path: Path) -> None:
-    for place, method in enumerate(("class-balanced-random", "full", "full-short", "random")):
-        for seed in (0, 1, 2):
-            value = 70.0 + place / 10 + seed / 20
-            make_run(tmp_path / f"{method}{seed}", method=method, seed=seed, value=value)
-    console = Console(width=120, record=True, markup=False)
-    show(summarise(tmp_path), console)
-    text = console.export_text()
-    line = next(line for line in text.splitlines() if "class-balanced-random" in line)
-    assert "70.05 +- 0.12" in line
-    assert line.split()[-1] == "3"
-    assert "\u2026" not in text  # nothing was cut short
-
-
-def test_numbers_as_text() -> None:
-    assert format_estimate(Estimate(1.234, 0.5, 3)) == "1.23 +- 0.50"
-    assert format_estimate(Estimate(1.234, None, 1), sign=True) == "+1.23"
-    assert format_estimate(None) == "-"
-    assert format_spread(Spread(1.0, (-0.5, 2.0), 3)) == "+1.00 [-0.50, +2.00]"
-    assert format_spread(Spread(1.0, None, 2)) == "+1.00"
-    assert format_spread(None) == "-"
-    assert [format_seconds(s) for s in (9.4, 61, 3725)] == ["9 s", "1 min 01 s", "1 h 02 min"]
-
-
-def test_the_report_of_a_suite_names_every_task_and_budget(tmp_path: Path) -> None:
-    values = {"random": [50.0], "top-loss": [51.0]}
-    make_tasks(tmp_path, {"t1": values, "t2": values})
-    text = to_markdown(summarise(tmp_path))
-    assert "## Over 2 tasks, keep ratio 0.5" in text
-    assert "### t1, keep ratio 0.5" in text
-    assert "| top-loss | 1.00 | +1.00 | - | 2 |" in text
-
-
-LOSSES = {"full": 2.0, "full-short": 2.5, "random": 2.4, "data-agent": 2.2, "top-loss": 2.6}
-
-
-def make_language_runs(output: Path, *, task: str = "sft", seeds: int = 2) -> None:
-    """Losses in nats; of every method seed 1 ends 0.1 above seed 0."""
-    for method, loss in LOSSES.items():
-        for seed in range(seeds):
-            value = loss + 0.1 * seed
-            mmlu = {"value": 25.0 + seed, "unit": "%", "direction": "higher", "num_items": 570}
-            make_run(
-                output / f"{method}-{seed}",
-                method=method,
-                seed=seed,
-                value=value,
-                cost=1.0 if method == "full" else 0.5,
-                keep_ratio=1.0 if method == "full" else 0.5,
-                accuracies=[3.0, 2.3],
-                result={
-                    **{"metric": "loss", "unit": "nats", "direction": "lower"},
-                    **{"token_cost": 0.55, "further_metrics": {"mmlu": mmlu}},
-                },
-                task=task,
-                kind="sft",
-            )
 
 
 def test_where_lower_is_better_the_lowest_is_first_and_is_reached_from_above(
@@ -468,13 +260,6 @@ def test_where_lower_is_better_the_lowest_is_first_and_is_reached_from_above(
     assert texts["loss nats"] == "2.2500 +- 0.6353"
     assert texts["to random"] == "-0.2000 +- 0.0000"
     assert texts["tokens %"] == "55.0"
-
-
-def test_other_metrics_have_a_table_of_their_own(tmp_path: Path) -> None:
-    make_language_runs(tmp_path)
-    text = to_markdown(summarise(tmp_path))
-    assert "| mmlu % | data-agent | 25.50 +- 6.35 | +0.00 +- 0.00 | +0.00 +- 0.00 | 570 |" in text
-    assert "| mmlu % | full | 25.50 +- 6.35 | - | +0.00 +- 0.00 | 570 |" in text
 
 
 def test_tasks_of_several_metrics_share_ranks_and_average_the_most_common_only(

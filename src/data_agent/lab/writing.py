@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -125,10 +126,8 @@ def show(report: Report, console: Console) -> None:
         for cell in task.cells:
             _show_cell(cell, f"{task.name}, keep ratio {cell.keep_ratio}", console)
     for across in report.across:
-        table = _table(across_title(across), _STANDING_TITLES)
-        for standing in across.standings:
-            table.add_row(*_standing_cells(standing, across.metric.digits))
-        console.print(table)
+        rows = [_standing_cells(standing, across.metric.digits) for standing in across.standings]
+        _print_table(across_title(across), _STANDING_TITLES, rows, console)
         console.print()
     for note in notes(report):
         console.print(note)
@@ -136,18 +135,15 @@ def show(report: Report, console: Console) -> None:
 
 def _show_cell(cell: Cell, title: str, console: Console) -> None:
     columns = columns_of(cell)
-    table = _table(title, [_NARROW.get(name, name) for name, _ in columns])
-    for row in cell.rows:
-        table.add_row(*_narrow_cells(row, columns))
-    console.print(table)
-    titles, rows = further_table(cell)
-    if rows:
-        further = _table(f"{title}, other metrics", titles)
-        for texts in rows:
-            further.add_row(*texts)
-        console.print(further)
+    names = [_NARROW.get(name, name) for name, _ in columns]
+    _print_table(title, names, [_narrow_cells(row, columns) for row in cell.rows], console)
+    console.print()
     console.print(verdict(cell))
     console.print()
+    titles, rows = further_table(cell)
+    if rows:
+        _print_table(f"{title}, other metrics", titles, rows, console)
+        console.print()
 
 
 def write(report: Report, folder: Path) -> None:
@@ -175,7 +171,8 @@ def to_markdown(report: Report) -> str:
                 [[text(row) for _, text in columns] for row in cell.rows],
             )
             titles, rows = further_table(cell)
-            lines += _markdown_table(titles, rows) if rows else []
+            if rows:
+                lines += ["Other metrics of the same models:", "", *_markdown_table(titles, rows)]
             lines += [f"![{task.name}]({FIGURES}/{comparison_figure(cell)})", ""]
         lines += [f"![{task.name}]({FIGURES}/{frontier_figure(task)})", ""]
     lines += ["## How to read this", ""]
@@ -191,16 +188,22 @@ def to_markdown(report: Report) -> str:
 def describe(task: Task) -> str:
     """A task's recipe in a sentence."""
     config, facts = task.config, task.facts
+    regime = f" ({_regime(config, facts)})" if config.get("kind") not in ("sft", "lm") else ""
+    return (
+        f"{config['model']}, {facts['num_train_samples']:,} training samples{regime},"
+        f" {config['epochs']} epochs; evaluated on {facts['num_eval_samples']:,} samples"
+        f" ({facts['evaluation']})."
+    )
+
+
+def _regime(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """What is hard about a task's labelled samples."""
     regime = f"{facts['num_noisy_labels']:,} with a wrong label"
     if config.get("imbalance") is not None:
         regime += f", the first class {config['imbalance']:g} times the last"
     if config.get("duplicates"):
         regime += f", {100 * config['duplicates']:g} % near-copies of others"
-    return (
-        f"{config['model']}, {facts['num_train_samples']:,} training samples ({regime}),"
-        f" {config['epochs']} epochs; evaluated on {facts['num_eval_samples']:,} samples"
-        f" ({facts['evaluation']})."
-    )
+    return regime
 
 
 def verdict(cell: Cell) -> str:
@@ -237,39 +240,56 @@ def across_title(across: Across) -> str:
 def notes(report: Report) -> list[str]:
     """What the columns mean, and what these runs cannot say."""
     cells = [cell for task in report.tasks for cell in task.cells]
-    clocks = sorted({cell.clock for cell in cells})
-    metrics = list(dict.fromkeys(cell.metric for cell in cells))
+    return [*_metric_notes(cells), *_cost_notes(cells), *_limits_of(report, cells)]
+
+
+def _metric_notes(cells: Sequence[Cell]) -> list[str]:
+    metrics = [cell.metric for cell in cells]
+    others = [further for cell in cells for row in cell.rows for further in row.further.values()]
     found = [
         f"{_listed(metric.name for metric in metrics).capitalize()} is that of the last epoch. "
         "Intervals are 95 % (Student's t over seeds); differences are in "
-        f"{_listed(_unit_of_differences(metric) for metric in metrics)} and paired by seed.",
-        "Cost is (forward + 2 x backward visits) / (3 N E), all that a method needs included. "
-        "Reach is the cost at the first evaluation whose mean over seeds is what full-short ends "
-        "with, in % of full training; - if there is none.",
-        f"Time / full is {' or '.join(clocks)} of training without evaluation, relative to full "
-        "training of the same seed; select is the share of it spent on choosing samples.",
+        f"{_listed(_unit_of_differences(metric) for metric in metrics)} and paired by seed."
     ]
-    others = [further for cell in cells for row in cell.rows for further in row.further.values()]
-    lower = [metric for metric in [*metrics, *(f.metric for f in others)] if metric.sign < 0]
+    lower = [m for m in [*metrics, *(further.metric for further in others)] if m.sign < 0]
     if lower:
         found.append(
-            f"Lower is better for {_listed(metric.name for metric in lower)}: there, a method "
-            "with a negative difference is better than what it is compared with."
-        )
-    if "processor time" in clocks:
-        found.append(
-            "Runs in parallel slow each other down, so the processor time that each spent in "
-            "training is given instead of the wall-clock."
-        )
-    if any(row.token_cost is not None for cell in cells for row in cell.rows):
-        found.append(
-            "Tokens is the cost counted in tokens instead of samples: what a method that likes "
-            "long sequences really costs."
+            f"Lower is better for {_listed(metric.name for metric in lower)}: there, a method with "
+            "a negative difference is better than what it is compared with."
         )
     if any(further.num_cut for further in others):
         found.append(
             "Cut items did not fit into the model's context whole: their beginning was left out."
         )
+    return found
+
+
+def _cost_notes(cells: Sequence[Cell]) -> list[str]:
+    clocks = sorted({cell.clock for cell in cells})
+    found = [
+        "Cost is (forward + 2 x backward visits) / (3 N E), all that a method needs included. "
+        "Reach is the cost at the first evaluation whose mean over seeds is what full-short ends "
+        "with, in % of full training; - if there is none.",
+    ]
+    if any(row.token_cost is not None for cell in cells for row in cell.rows):
+        found.append(
+            "Tokens is the cost counted in tokens instead of samples: what a method that likes "
+            "long sequences really costs. Reach is counted in samples."
+        )
+    found.append(
+        f"Time / full is {' or '.join(clocks)} of training without evaluation, relative to full "
+        "training of the same seed; select is the share of it spent on choosing samples."
+    )
+    if "processor time" in clocks:
+        found.append(
+            "Runs in parallel slow each other down, so the processor time that each spent in "
+            "training is given instead of the wall-clock."
+        )
+    return found
+
+
+def _limits_of(report: Report, cells: Sequence[Cell]) -> list[str]:
+    found: list[str] = []
     if report.across:
         found.append(
             "Over tasks: ranks are averaged over seeds and then tasks, among the methods that all "
@@ -294,10 +314,29 @@ def _unit_of_differences(metric: Metric) -> str:
     return "points" if metric.unit == "%" else metric.unit or f"units of the {metric.name}"
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+def _print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], console: Console
+) -> None:
+    """Where the console is too narrow for a table, its intervals go below their means."""
+    table = _table(title, columns, rows)
+    anywhere = console.options.update(max_width=1000)
+    if console.measure(table, options=anywhere).maximum > console.width:
+        table = _table(title, columns, [[t.replace(" +- ", "\n+- ") for t in row] for row in rows])
+    console.print(table)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for name in columns:
-        table.add_column(name, justify="left" if name == "method" else "right")
+        table.add_column(name, justify="left" if name in ("method", "metric") else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

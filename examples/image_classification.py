@@ -22,7 +22,7 @@ from data_agent.integrations.transformers import SelectiveTrainer
 
 check_min_version("5.24.0")  # 5.2 ignores the momentum in --optim-args of sgd, without a word
 
-MEAN, DEVIATION = np.float32([0.5, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])  # ImageNet's
+MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])  # ImageNet's
 RESNET, VIT = transformers.ResNetConfig, transformers.ViTConfig
 MODELS = {
     "resnet-50": (RESNET, {}),
@@ -123,7 +123,7 @@ def main(argv=None):
     )
     checkpoint = args.resume_from_checkpoint
     if checkpoint == "last":  # where there is none yet, begin
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # any rank may look first
         checkpoint = get_last_checkpoint(args.output_dir)
     trainer.train(resume_from_checkpoint=checkpoint)
     metrics = trainer.evaluate()

@@ -208,6 +208,7 @@ def test_the_script_trains_on_half_of_an_image_folder(model, flags, example, pho
     trainer = example.main([*argv, *FLAGS, *flags, "--save-strategy", "no"])
     assert trainer.selector.visits == EPOCHS * SIZE / 2
     assert trainer.state.global_step == STEPS
+    assert int(trainer.train_dataset.epoch) == EPOCHS - 1
     assert trainer.optimizer.param_groups[0].get("momentum") == (
         0.9 if flags[0] == "--optim" else None
     )
@@ -216,7 +217,7 @@ def test_the_script_trains_on_half_of_an_image_folder(model, flags, example, pho
     assert found["eval_accuracy"] == 100  # dark or light
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(example, photos, tmp_path):
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(example, photos, tmp_path, monkeypatch):
     run = tmp_path / "run"
     argv = [
         "--data",
@@ -234,11 +235,31 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(example, photos, tmp_p
     assert STEPS // EPOCHS == 3  # so that step 5 is in the middle of an epoch
     for step in (10, STEPS):
         shutil.rmtree(run / f"checkpoint-{step}")
+    loaded: list[int] = []
+    load = example.Photos.__getitem__
+
+    def count(data, i):
+        loaded.extend([] if data.seed is None else [i])  # training images only
+        return load(data, i)
+
+    monkeypatch.setattr(example.Photos, "__getitem__", count)
     resumed = example.main(argv)
     assert resumed.state.global_step == STEPS
+    assert len(loaded) == (STEPS - 5) * BATCH  # nothing is decoded in order to be skipped
     assert resumed.selector.visits == whole.selector.visits
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+def test_the_seed_decides_weights_and_images(example, photos, tmp_path):
+    argv = ["--data", str(photos), "--model", "vit-micro", "--output-dir", str(tmp_path), *FLAGS]
+    argv += ["--max-steps", "7", "--save-strategy", "no", "--seed"]
+    first, same, other = (
+        torch.cat([w.detach().flatten() for w in example.main([*argv, seed]).model.parameters()])
+        for seed in ("7", "7", "8")
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
 
 
 @pytest.mark.distributed

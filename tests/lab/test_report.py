@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from data_agent import DataAgentError
-from data_agent.lab.config import TrainConfig
-from data_agent.lab.figure import FIGURES, draw
-from data_agent.lab.report import Cell, Row, summarise
-from data_agent.lab.runs import open_run
-from data_agent.lab.statistics import Estimate, Spread
-from data_agent.lab.tasks import recipe_for
-from data_agent.lab.terminal import format_seconds
-from data_agent.lab.writing import (
-    columns_of,
-    format_estimate,
-    format_spread,
-    notes,
-    show,
-    to_markdown,
-    verdict,
-    write,
+from data_agent.lab.report import summarise
+from data_agent.lab.statistics import Spread
+from data_agent.lab.writing import notes, verdict
+from lab.run_folders import (
+    RUNS,
+    cell_of,
+    make_language_run,
+    make_language_runs,
+    make_run,
+    make_runs,
+    make_tasks,
+    numbers,
+    row_of,
 )
+
 
 def test_rows_by_hand(tmp_path: Path) -> None:
     make_runs(tmp_path)
@@ -138,6 +134,16 @@ def test_runs_of_older_versions_lack_fields_and_are_read(tmp_path: Path) -> None
     assert row_of(cell_of(tmp_path), "random").value.count == 2
 
 
+def test_language_runs_of_older_versions_lack_fields_and_are_read(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_language_run(tmp_path / str(seed), method="random", seed=seed, value=2.0)
+    path = tmp_path / "0" / "config.json"
+    content = json.loads(path.read_text())
+    del content["config"]["harness_limit"]
+    path.write_text(json.dumps(content))
+    assert row_of(cell_of(tmp_path), "random").value.count == 2
+
+
 def test_unfinished_runs_are_listed_and_left_out(tmp_path: Path) -> None:
     make_runs(tmp_path)
     (tmp_path / "data-agent-1" / "result.json").unlink()
@@ -241,43 +247,123 @@ def test_different_machines_are_pointed_out(tmp_path: Path) -> None:
     assert any("different machines" in note for note in notes(summarise(tmp_path)))
 
 
-
-
-def test_where_lower_is_better_the_lowest_is_first_and_is_reached_from_above(
-    tmp_path: Path,
-) -> None:
+def test_where_lower_is_better_the_lowest_is_first(tmp_path: Path) -> None:
     make_language_runs(tmp_path)
     cell = cell_of(tmp_path)
     order = [row.method for row in cell.rows]
     assert order == ["full", "full-short", "random", "data-agent", "top-loss"]
-    assert cell.tells_apart is True  # full is 0.5 below full-short, for both seeds
-    agent, loss = row_of(cell, "data-agent"), row_of(cell, "top-loss")
-    assert agent.to_random == Estimate(pytest.approx(-0.2), pytest.approx(0.0, abs=1e-9), 2)
-    # Full-short ends with 2.55 on average: the second of three evaluations (2.3) is below.
-    assert agent.cost_to_reach == pytest.approx(0.5 * 2 / 3)
-    assert loss.cost_to_reach == pytest.approx(0.5 * 2 / 3)
-    texts = {name: text(agent) for name, text in columns_of(cell)}
-    assert texts["loss nats"] == "2.2500 +- 0.6353"
-    assert texts["to random"] == "-0.2000 +- 0.0000"
-    assert texts["tokens %"] == "55.0"
+    # A difference keeps its sign: 2.2 and 2.3 of the agent, 2.4 and 2.5 of random choice.
+    assert numbers(row_of(cell, "data-agent").to_random) == pytest.approx((-0.2, 0.0), abs=1e-9)
+
+
+def test_where_lower_is_better_a_loss_is_reached_from_above(tmp_path: Path) -> None:
+    # Full-short ends with 2.5 on average. The agent is at 3.0, 2.45 and 2.6 after a third, two
+    # thirds and all of its 50 %; top-loss starts below where it ends, but never comes to 2.5.
+    for seed, loss in enumerate((2.4, 2.6)):
+        make_language_run(tmp_path / f"s{seed}", method="full-short", seed=seed, value=loss)
+    for method, losses, value in (("data-agent", (3.0, 2.45), 2.6), ("top-loss", (2.51,), 2.52)):
+        make_language_run(tmp_path / method, method=method, seed=0, value=value, losses=losses)
+    cell = cell_of(tmp_path)
+    assert row_of(cell, "data-agent").cost_to_reach == pytest.approx(1 / 3)
+    assert row_of(cell, "top-loss").cost_to_reach is None
+
+
+@pytest.mark.parametrize(("full", "tells"), [((2.0, 2.1), True), ((2.9, 3.0), False)])
+def test_where_lower_is_better_full_training_has_to_be_lower(
+    tmp_path: Path, full: tuple[float, float], tells: bool
+) -> None:
+    for seed, (ours, short) in enumerate(zip(full, (2.5, 2.6), strict=True)):
+        make_language_run(tmp_path / f"f{seed}", method="full", seed=seed, value=ours)
+        make_language_run(tmp_path / f"s{seed}", method="full-short", seed=seed, value=short)
+    assert cell_of(tmp_path).tells_apart is tells
 
 
 def test_tasks_of_several_metrics_share_ranks_and_average_the_most_common_only(
     tmp_path: Path,
 ) -> None:
     values = {"random": [50.0, 51.0], "data-agent": [52.0, 53.0]}
+    make_language_runs(tmp_path / "a-sft", task="a-sft")
     make_tasks(tmp_path, {"t1": values, "t2": values})
-    make_language_runs(tmp_path / "sft")
-    (across,) = [a for a in summarise(tmp_path).across if a.keep_ratio == 0.5]
+    (across,) = summarise(tmp_path).across
+    assert (across.tasks, across.averaged) == (["a-sft", "t1", "t2"], ["t1", "t2"])
+    assert across.metric.in_words() == "accuracy %"
     by_method = {standing.method: standing for standing in across.standings}
     assert by_method["data-agent"].rank == 1.0  # ahead of random in points and in nats
     assert by_method["random"].rank == 2.0
     assert by_method["data-agent"].to_random == Spread(2.0, None, 2)
-    assert any("those that measure accuracy %" in note for note in notes(summarise(tmp_path)))
+    # Only the language task has it: a rank needs all tasks, and nats are not averaged here.
+    top = by_method["top-loss"]
+    assert (top.rank, top.to_random) == (None, None)
 
 
-def test_runs_of_one_recipe_with_several_metrics_are_refused(tmp_path: Path) -> None:
-    make_run(tmp_path / "a", method="random", seed=0)
-    make_run(tmp_path / "b", method="random", seed=1, result={"metric": "loss", "unit": "nats"})
-    with pytest.raises(DataAgentError, match=r"a measures accuracy %, .*b loss nats"):
+def test_further_metrics_have_means_and_differences_of_their_own(tmp_path: Path) -> None:
+    for method, values in (("full", (30.0, 32.0)), ("random", (25.0,)), ("ucb", (26.0, 27.0))):
+        for seed, value in enumerate(values):
+            mmlu = {"value": value, "unit": "%", "direction": "higher", "num_truncated": seed}
+            make_language_run(
+                tmp_path / f"{method}{seed}",
+                method=method,
+                seed=seed,
+                value=2.0,
+                further={"mmlu": mmlu},
+            )
+    make_language_run(tmp_path / "ucb2", method="ucb", seed=2, value=2.0)  # without mmlu
+    ucb = row_of(cell_of(tmp_path), "ucb")
+    assert ucb.value.count == 3
+    mmlu = ucb.further["mmlu"]
+    assert mmlu.value.count == 2
+    # To full: -4 and -5, mean -4.5, half-width 12.7062 / 2; to random only seed 0 pairs.
+    assert numbers(mmlu.to_full) == pytest.approx((-4.5, 6.3531), abs=1e-3)
+    assert numbers(mmlu.to_random) == (1.0, None)
+    assert (mmlu.num_items, mmlu.num_cut) == (None, 1)
+    full = row_of(cell_of(tmp_path), "full")
+    assert full.further["mmlu"].to_full is None
+
+
+def test_image_runs_have_no_further_metrics_and_no_tokens(tmp_path: Path) -> None:
+    make_runs(tmp_path)
+    row = row_of(cell_of(tmp_path), "random")
+    assert (row.further, row.token_cost) == ({}, None)
+
+
+def test_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:
+    for seed, share in enumerate((0.5, 0.6)):
+        path = tmp_path / str(seed)
+        make_language_run(path, method="random", seed=seed, value=2.0, token_cost=share)
+    assert row_of(cell_of(tmp_path), "random").token_cost == pytest.approx(0.55)
+
+
+def rewrite_result(folder: Path, **changes: Any) -> None:
+    path = folder / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (
+            {"metric": "accuracy", "unit": "%", "direction": "higher"},
+            r"/a measures loss nats \(lower is better\), .*/b measures accuracy % \(higher is",
+        ),
+        ({"direction": "higher"}, r"\(lower is better\), .* loss nats \(higher is better\)"),
+        (
+            {
+                "further_metrics": {
+                    "mmlu": {"value": 1.0, "unit": "%", "direction": "higher", "num_items": 57}
+                }
+            },
+            r"/a measures mmlu % on 1,570 items .*/b measures mmlu % on 57 items",
+        ),
+        ({"direction": "down"}, r"direction of 'loss' is 'down'.*higher or lower"),
+    ],
+)
+def test_runs_of_one_recipe_that_measure_differently_are_refused(
+    tmp_path: Path, changes: dict[str, Any], match: str
+) -> None:
+    mmlu = {"value": 25.0, "unit": "%", "direction": "higher", "num_items": 1570}
+    for seed, name in enumerate("ab"):
+        path = tmp_path / name
+        make_language_run(path, method="ucb", seed=seed, value=2.0, further={"mmlu": mmlu})
+    rewrite_result(tmp_path / "b", **changes)
+    with pytest.raises(DataAgentError, match=match):
         summarise(tmp_path)

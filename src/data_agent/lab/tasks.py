@@ -45,8 +45,10 @@ class Task:
     load: _Load
 
 
-def recipe_for(task: str) -> AnyRecipe:
+def recipe_for(task: str) -> Any:
     """The recipe with a task's defaults; change it with `dataclasses.replace`.
+
+    A `Recipe` of an image task, a `LanguageRecipe` of a language task.
 
     Args:
         task: digits, cifar10, image, sft, lm, text-classification, or a task of the suite.

@@ -135,7 +135,8 @@ def _harness_metrics(
     from data_agent.lab.language.harness import evaluate_mmlu, evaluate_tasks
 
     model, found = model_of(trainer), {}
-    options: dict[str, Any] = {"limit": recipe.harness_limit, "batch_size": min(8, recipe.batch_size)}
+    few = min(8, recipe.batch_size)  # prompts of five shots are long
+    options: dict[str, Any] = {"limit": recipe.harness_limit, "batch_size": few}
     if recipe.mmlu is not None:
         mmlu = evaluate_mmlu(model, data.tokenizer, Path(recipe.mmlu), **options)
         found["mmlu"] = _metric(

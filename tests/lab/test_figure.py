@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_agent.lab.figure import _draw_cell, _draw_frontier, draw
@@ -28,7 +29,7 @@ def test_sequences_are_drawn_over_their_cost_in_tokens(tmp_path: Path) -> None:
     for task in summarise(tmp_path).tasks:
         (axes,) = _draw_frontier(task).axes
         labels.append(axes.get_xlabel().split(",")[0])
-        places.append(axes.containers[0].lines[0].get_xdata()[0])
+        places.append(np.asarray(axes.lines[0].get_xdata())[0])
     assert labels == ["cost", "cost in tokens", "cost in tokens"]
     assert places == pytest.approx([50.0, 90.0, 80.0])
 

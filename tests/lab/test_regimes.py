@@ -19,7 +19,8 @@ def labels_of(*sizes: int) -> torch.Tensor:
 
 
 def recipe(**changes: Any) -> Recipe:
-    return replace(recipe_for("digits"), **changes)
+    digits: Any = recipe_for("digits")
+    return replace(digits, **changes)
 
 
 def counts(labels: torch.Tensor, rows: torch.Tensor) -> list[int]:
@@ -153,7 +154,7 @@ def test_copies_are_the_same_every_time_and_no_copies_change_nothing() -> None:
 
 
 def test_regimes_leave_the_evaluation_samples_alone() -> None:
-    plain = load_task(recipe())
-    data = load_task(recipe(imbalance=5.0, duplicates=0.5, subset=100))
+    plain: Any = load_task(recipe())
+    data: Any = load_task(recipe(imbalance=5.0, duplicates=0.5, subset=100))
     assert len(data.train_labels) == 100
     assert torch.equal(data.eval_images, plain.eval_images)

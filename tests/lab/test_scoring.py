@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ def data():
 
 
 def proxy_of(data, *, seed=0, labels=None, progress=None, **changes):
-    recipe = replace(recipe_for("digits"), **{"width": 8, "epochs": 20, **changes})
+    digits: Any = recipe_for("digits")
+    recipe = replace(digits, **{"width": 8, "epochs": 20, **changes})
     device = torch.device("cpu")
     plain = replace(recipe, augment="none")
 

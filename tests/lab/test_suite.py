@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_suites_hold_tasks_that_exist_and_quick_is_part_of_core() -> None:
 
 
 def test_recipes_are_named_by_their_task_and_find_their_data_under_the_root(root: Path) -> None:
-    recipes = suite_recipes("core", root=root)
+    recipes: Any = suite_recipes("core", root=root)
     assert list(recipes) == list(SUITES["core"])
     assert all(recipe.task == name for name, recipe in recipes.items())
     assert recipes["cifar10-underfit"].data == str(root / "cifar10")

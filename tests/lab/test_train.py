@@ -51,8 +51,9 @@ def data() -> ImageData:
 @pytest.fixture
 def recipe() -> Recipe:
     """Nine short epochs with dropout (the cnn has some), augmentation and label noise."""
+    digits: Any = recipe_for("digits")
     return replace(
-        recipe_for("digits"),
+        digits,
         width=4,
         epochs=9,
         batch_size=8,

@@ -45,7 +45,7 @@ class Task:
     load: _Load
 
 
-def recipe_for(task: str) -> Any:
+def recipe_for(task: str) -> AnyRecipe:
     """The recipe with a task's defaults; change it with `dataclasses.replace`.
 
     A `Recipe` of an image task, a `LanguageRecipe` of a language task.

@@ -22,7 +22,6 @@ from data_agent.lab.compare import Outcome, hold_output, pending_runs, run_all
 from data_agent.lab.config import AnyRecipe, R, Recipe, Setup, TrainConfig
 from data_agent.lab.devices import choose_device
 from data_agent.lab.environment import num_cpus
-from data_agent.lab.execution import metric_in_words
 from data_agent.lab.forecast import forecast
 from data_agent.lab.grid import Grid, Run, parse_keep_ratios, parse_names, parse_seeds
 from data_agent.lab.language.recipe import LanguageRecipe, LanguageSetup
@@ -35,6 +34,8 @@ from data_agent.lab.ranks import (
     num_started,
     open_run_together,
 )
+from data_agent.lab.records import reached_in_words
+from data_agent.lab.rules import flag_of
 from data_agent.lab.runs import RunFolder, check_resumable
 from data_agent.lab.suite import suite_recipes
 from data_agent.lab.tasks import load_task, recipe_for
@@ -263,7 +264,7 @@ def _grid(command: Compare[Any], argv: Sequence[str]) -> tuple[Grid, int, str]:
 def _refuse_recipe_flags(argv: Sequence[str]) -> None:
     """The tasks of a suite have recipes of their own, so that their numbers can be compared."""
     settings = (*fields(Setup), *fields(LanguageSetup))
-    own = {f"--{field.name.replace('_', '-')}" for field in settings}
+    own = {flag_of(field.name) for field in settings}
     given = [word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
     refused = [flag for flag in given if flag in own]
     if refused:
@@ -319,7 +320,7 @@ def _show(folder: Path) -> None:
 def _in_words(result: dict[str, Any], output: Path) -> str:
     overhead = result["overhead_seconds"] / result["train_seconds"]
     return (
-        f"{metric_in_words(result)} on {result['evaluation']}, "
+        f"{reached_in_words(result)} on {result['evaluation']}, "
         f"{100 * result['cost']:.1f} % of the cost of full training, "
         f"{result['train_seconds']:.1f} s of training of which {100 * overhead:.1f} % to select. "
         f"See {output}."

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from data_agent._errors import InputError
+from data_agent.lab import rules
 from data_agent.lab.language.recipe import LanguageRecipe, LanguageSetup
 from data_agent.lab.methods import check_methods
 from data_agent.lab.models import check_model
+from data_agent.lab.rules import check_fields, is_count, is_number, is_share
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["one-cycle", "cosine"]
@@ -86,11 +86,7 @@ class Setup:
     """Threads of the CPU's operations, 1 or more; None is torch's choice. Sums depend on it."""
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self) if field.name in _RULES):
-            is_valid, expected = _RULES[name]
-            value = getattr(self, name)
-            if not is_valid(value):
-                raise InputError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}.")
+        check_fields(self, _RULES)
         if self.optimizer == "adamw" and self.learning_rate > _ADAMW_LIMIT:
             raise InputError(
                 f"--learning-rate is {self.learning_rate}, which suits sgd; adamw diverges above "
@@ -143,50 +139,32 @@ class TrainConfig(Generic[R]):
         return {**asdict(self.recipe), "method": self.method, "seed": self.seed}
 
 
-def _is_count(value: object, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
-
-
-def _is_share(value: Any) -> bool:
-    """True in [0, 1)."""
-    return _is_number(value) and 0 <= value < 1
-
-
-_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "subset": (lambda v: v is None or _is_count(v), "a number of samples, 1 or more"),
+_RULES: rules.Rules = {
+    "subset": (lambda v: v is None or is_count(v), "a number of samples, 1 or more"),
     "imbalance": (
-        lambda v: v is None or (_is_number(v) and v >= 1),
+        lambda v: v is None or (is_number(v) and v >= 1),
         "a number, 1 or more; 50 makes the first class 50 times as large as the last",
     ),
-    "duplicates": (_is_share, "a share of the training samples in [0, 1)"),
+    "duplicates": (is_share, "a share of the training samples in [0, 1)"),
     "train_labels": (
         lambda v: v is None or (isinstance(v, str) and all(v.rpartition(":"))),
         "PARQUET:COLUMN, a file and one of its columns",
     ),
-    "image_size": (lambda v: _is_count(v, 8), "a whole number of pixels, 8 or more"),
-    "label_noise": (_is_share, "a share of the labels in [0, 1)"),
-    "width": (lambda v: v is None or _is_count(v), "a number of channels, 1 or more"),
-    "keep_ratio": (
-        lambda v: _is_number(v) and 0 < v <= 1,
-        "a share of the samples in (0, 1]; 0.5 visits half of them in an epoch",
-    ),
-    "epochs": (_is_count, "a whole number, 1 or more"),
-    "batch_size": (_is_count, "a whole number, 1 or more"),
-    "accumulation": (_is_count, "a number of batches, 1 or more"),
+    "image_size": (lambda v: is_count(v, 8), "a whole number of pixels, 8 or more"),
+    "label_noise": rules.LABEL_NOISE,
+    "width": (lambda v: v is None or is_count(v), "a number of channels, 1 or more"),
+    "keep_ratio": rules.KEEP_RATIO,
+    "epochs": (is_count, "a whole number, 1 or more"),
+    "batch_size": (is_count, "a whole number, 1 or more"),
+    "accumulation": (is_count, "a number of batches, 1 or more"),
     "optimizer": (lambda v: v in ("sgd", "adamw"), "sgd or adamw"),
-    "learning_rate": (lambda v: _is_number(v) and v > 0, "a number above 0"),
+    "learning_rate": rules.LEARNING_RATE,
     "schedule": (lambda v: v in ("one-cycle", "cosine"), "one-cycle or cosine"),
-    "weight_decay": (lambda v: _is_number(v) and v >= 0, "a number, 0 or more"),
-    "momentum": (_is_share, "a number in [0, 1)"),
-    "label_smoothing": (_is_share, "a number in [0, 1)"),
-    "precision": (lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
+    "weight_decay": rules.WEIGHT_DECAY,
+    "momentum": (is_share, "a number in [0, 1)"),
+    "label_smoothing": (is_share, "a number in [0, 1)"),
+    "precision": rules.PRECISION,
     "augment": (lambda v: v in ("none", "crop", "crop-flip"), "none, crop or crop-flip"),
-    "num_evaluations": (_is_count, "a whole number, 1 or more"),
-    "num_threads": (lambda v: v is None or _is_count(v), "a number of threads, 1 or more"),
+    "num_evaluations": (is_count, "a whole number, 1 or more"),
+    "num_threads": (lambda v: v is None or is_count(v), "a number of threads, 1 or more"),
 }

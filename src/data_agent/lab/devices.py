@@ -9,6 +9,8 @@ from torch import Tensor
 
 from data_agent._errors import InputError
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def choose_device(name: str) -> torch.device:
     """The device of a recipe.
@@ -33,6 +35,11 @@ def choose_device(name: str) -> torch.device:
             "mps."
         ) from error
     return torch.device("cuda", 0) if device == torch.device("cuda") else device
+
+
+def autocast_at(precision: str, device: torch.device) -> torch.autocast:
+    """The context of forward passes at a recipe's precision: fp32, bf16 or fp16."""
+    return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision != "fp32")
 
 
 def place(images: Tensor, device: torch.device) -> Tensor:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from data_agent._errors import DataAgentError
 from data_agent.lab.config import AnyRecipe
 from data_agent.lab.grid import Run
 from data_agent.lab.loops import train_run
 from data_agent.lab.progress import Progress
+from data_agent.lab.records import reached_in_words
 from data_agent.lab.runs import open_run
 from data_agent.lab.tasks import Samples, load_task
 
@@ -82,10 +82,4 @@ def execute(
     except Exception as error:  # whatever it is, the other runs go on
         trace = None if isinstance(error, DataAgentError) else traceback.format_exc()
         return Ending(failure=f"{type(error).__name__}: {error}", trace=trace)
-    return Ending(reached=None if result is None else metric_in_words(result))
-
-
-def metric_in_words(result: Mapping[str, Any]) -> str:
-    """What a run reached: percent with two decimals, other units with four."""
-    digits = 2 if result["unit"] == "%" else 4
-    return f"{result['metric']} {result['value']:.{digits}f} {result['unit']}"
+    return Ending(reached=None if result is None else reached_in_words(result))

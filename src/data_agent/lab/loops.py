@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from data_agent._errors import InputError
-from data_agent.lab.config import AnyRecipe, AnySetup, TrainConfig
+from data_agent.lab.config import AnyRecipe, TrainConfig
 from data_agent.lab.data import ImageData
-from data_agent.lab.language.recipe import LanguageRecipe, LanguageSetup
+from data_agent.lab.language.recipe import LanguageRecipe
 from data_agent.lab.ranks import Sharding
 from data_agent.lab.runs import RunFolder
 from data_agent.lab.train import Speed, measure_speed, train
-
-
-def is_language(recipe: AnySetup) -> bool:
-    """Whether a Trainer trains it."""
-    return isinstance(recipe, LanguageSetup)
 
 
 def train_run(
@@ -38,7 +33,7 @@ def train_run(
     Raises:
         InputError: sharding that the loop does not know.
     """
-    if not is_language(config.recipe):
+    if not isinstance(config.recipe, LanguageRecipe):
         return train(config, data, folder, sharding=sharding, **options)
     if sharding != "ddp":
         raise InputError(

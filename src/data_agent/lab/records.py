@@ -57,6 +57,17 @@ class Metric:
         return f"{self.name} {self.unit}".strip()
 
 
+def reached_in_words(result: Mapping[str, Any]) -> str:
+    """What a run reached, from its result."""
+    metric = _metric_of(result)
+    return f"{metric.name} {result['value']:.{metric.digits}f} {metric.unit}".strip()
+
+
+def _metric_of(result: Mapping[str, Any]) -> Metric:
+    """What a run's value is; image runs do not say that higher is better."""
+    return Metric(result["metric"], result["unit"], result.get("direction", "higher"))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
     """What else a trained model was measured by.
@@ -104,8 +115,7 @@ class Record:
     @property
     def metric(self) -> Metric:
         """What the value is."""
-        result = self.result
-        return Metric(result["metric"], result["unit"], result.get("direction", "higher"))
+        return _metric_of(self.result)
 
     @property
     def further(self) -> dict[str, Measurement]:

@@ -20,7 +20,7 @@ from data_agent.baselines import method_class
 from data_agent.lab.batches import Batches
 from data_agent.lab.config import Recipe, Setup, TrainConfig
 from data_agent.lab.data import ImageData, corrupt_labels
-from data_agent.lab.devices import Stopwatch
+from data_agent.lab.devices import Stopwatch, autocast_at
 from data_agent.lab.methods import Plan, plan_run
 from data_agent.lab.models import Network, build_model
 from data_agent.lab.optimisation import make_optimizer
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from data_agent.lab.scoring import Preparation
 
 _SCORES = "scores.safetensors"  # in a run's folder
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(slots=True)
@@ -189,9 +188,7 @@ def start_session(
 
 
 def _autocast(recipe: Setup, device: torch.device) -> torch.autocast:
-    return torch.autocast(
-        device.type, dtype=_DTYPES[recipe.precision], enabled=recipe.precision != "fp32"
-    )
+    return autocast_at(recipe.precision, device)
 
 
 def _make_model(recipe: Setup, data: ImageData, device: torch.device) -> Network:

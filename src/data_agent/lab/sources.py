@@ -55,11 +55,7 @@ def open_splits(data: str) -> dict[str, datasets.Dataset]:
         if path.suffix != ".parquet":
             raise InputError(f"--data {data} is a file, but not a .parquet file. {_LOCAL_FORMS}")
         return _load(data, "parquet", data_files={"train": [str(path)]})
-    looks_local = data.startswith((".", "~", "/")) or data.count("/") > 1 or "\\" in data
-    if looks_local or path.suffix == ".parquet":
-        raise InputError(f"--data {data} does not exist. {_LOCAL_FORMS}")
-    name, _, configuration = data.partition(":")
-    return _load(data, name, name=configuration or None)
+    return _open_hub(data, suffixes=(".parquet",), forms=_LOCAL_FORMS)
 
 
 def open_texts(data: str) -> dict[str, datasets.Dataset]:
@@ -72,12 +68,8 @@ def open_texts(data: str) -> dict[str, datasets.Dataset]:
             hub does not give.
     """
     path = Path(data).expanduser()
-    looks_local = data.startswith((".", "~", "/")) or data.count("/") > 1 or "\\" in data
     if not path.exists():
-        if looks_local or path.suffix in _TEXT_BUILDERS:
-            raise InputError(f"--data {data} does not exist. {_TEXT_FORMS}")
-        name, _, configuration = data.partition(":")
-        return _load(data, name, name=configuration or None)
+        return _open_hub(data, suffixes=tuple(_TEXT_BUILDERS), forms=_TEXT_FORMS)
     found = sorted(path.rglob("*")) if path.is_dir() else [path]
     files = [file for file in found if file.suffix in _TEXT_BUILDERS]
     builders = {_TEXT_BUILDERS[file.suffix] for file in files}
@@ -91,7 +83,16 @@ def open_texts(data: str) -> dict[str, datasets.Dataset]:
     for file in files:
         split = _split_of(file.relative_to(path)) if path.is_dir() else "train"
         by_split.setdefault(split, []).append(str(file))
-    return _load(data, builders.pop(), data_files=by_split)
+    return _load(data, builders.pop(), forms=_TEXT_FORMS, data_files=by_split)
+
+
+def _open_hub(data: str, *, suffixes: tuple[str, ...], forms: str) -> dict[str, datasets.Dataset]:
+    """A data set of the hub, unless its name is a path, of which there is nothing."""
+    looks_local = data.startswith((".", "~", "/")) or data.count("/") > 1 or "\\" in data
+    if looks_local or data.endswith(suffixes):
+        raise InputError(f"--data {data} does not exist. {forms}")
+    name, _, configuration = data.partition(":")
+    return _load(data, name, forms=forms, name=configuration or None)
 
 
 def read_split(
@@ -197,13 +198,15 @@ def _split_of(file: Path) -> str:
     return "train"
 
 
-def _load(data: str, builder: str, **options: Any) -> dict[str, datasets.Dataset]:
+def _load(
+    data: str, builder: str, *, forms: str = _LOCAL_FORMS, **options: Any
+) -> dict[str, datasets.Dataset]:
     try:
         loaded = datasets.load_dataset(builder, **options)
     except Exception as error:  # datasets lets errors of many libraries through
         cause = error.__cause__ or error
         raise InputError(
-            f"--data {data} could not be loaded: {cause}. {_LOCAL_FORMS} The hub needs a network."
+            f"--data {data} could not be loaded: {cause}. {forms} The hub needs a network."
         ) from error
     return {str(name): split for name, split in cast("datasets.DatasetDict", loaded).items()}
 

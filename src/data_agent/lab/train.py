@@ -286,7 +286,8 @@ def _metrics(session: Session, epoch: int) -> dict[str, Any]:
         "train_cpu_seconds": session.stopwatch.cpu_seconds,
         "selector": session.selector.metrics(),
     }
-    if _is_evaluation_due(session, epoch):
+    epochs, count = session.selector.schedule.epochs, session.recipe.num_evaluations
+    if session.is_complete or is_evaluation_due(epoch, epochs=epochs, count=count):
         session.eval_stopwatch.start()
         accuracy, eval_loss = _evaluate(session)
         session.eval_stopwatch.stop()
@@ -308,11 +309,8 @@ def check_finite(loss: float, *, step: int, recipe: AnyRecipe) -> None:
         )
 
 
-def _is_evaluation_due(session: Session, epoch: int) -> bool:
-    """True at evenly spread epochs, and at the run's end."""
-    if session.is_complete:
-        return True
-    count, epochs = session.recipe.num_evaluations, session.selector.schedule.epochs
+def is_evaluation_due(epoch: int, *, epochs: int, count: int) -> bool:
+    """True at the end of `count` of the epochs, evenly spread; the last one is among them."""
     return (epoch + 1) * count // epochs > epoch * count // epochs
 
 

@@ -19,7 +19,7 @@ from data_agent.lab.language.models import build_model, lora_config
 from data_agent.lab.language.recipe import LanguageRecipe
 from data_agent.lab.language.rows import read_conversations
 from data_agent.lab.language.tokenizers import train_tokenizer
-from data_agent.lab.language.tokens import blocks, completion_tokens
+from data_agent.lab.language.tokens import blocks, completion_tokens, text_tokens
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -211,6 +211,14 @@ def test_texts_are_joined_and_cut_into_blocks(tokenizer: Any) -> None:
         blocks(texts, tokenizer, length=20, counts=Counter(), keep_rest=False)
 
 
+def test_a_text_that_is_cut_keeps_the_token_at_its_end() -> None:
+    framed, counts = train_tokenizer(TEXTS, vocab_size=320, frames=True), Counter[str]()
+    rows = text_tokens(["cat", "q" * 50], framed, max_length=10, counts=counts)
+    assert [len(row) for row in rows] == [len(framed("cat")["input_ids"]), 10]
+    assert all(framed.convert_ids_to_tokens(row)[-1] == "[SEP]" for row in rows)
+    assert counts == {"cut at --max-length, kept": 1}
+
+
 def test_a_tokenizer_is_the_same_for_the_same_texts_and_knows_every_byte() -> None:
     one, other = (train_tokenizer(TEXTS, vocab_size=320) for _ in range(2))
     assert one.get_vocab() == other.get_vocab()
@@ -277,6 +285,12 @@ def test_data_that_cannot_be_used_are_named(
     data = write(tmp_path / "rows.jsonl", rows)
     with pytest.raises(DataAgentError, match=message):
         load_language(recipe(**{"data": data, **changes}))
+
+
+def test_files_that_cannot_be_read_are_told_what_texts_look_like(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{no json")
+    with pytest.raises(DataAgentError, match=r"could not be loaded: .*a \.parquet, \.jsonl"):
+        load_language(recipe(tmp_path / "rows.jsonl"))
 
 
 def test_models_are_built_to_size_and_follow_the_generator(tokenizer: Any) -> None:

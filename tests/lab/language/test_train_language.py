@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from data_agent.lab.language.evaluation import evaluate
 from data_agent.lab.language.models import build_model
 from data_agent.lab.language.recipe import LanguageRecipe
 from data_agent.lab.language.train import train_language
-from data_agent.lab.language.trainers import training_rows
+from data_agent.lab.language.trainers import Ledger, _read_ledgers, training_rows
 from data_agent.lab.runs import RunFolder, open_run
 
 SIZE, EPOCHS = 48, 3
@@ -164,6 +164,14 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(
     assert parts is not None
     assert parts["value"] == whole["value"]
     assert lines_of(tmp_path / "parts") == lines_of(tmp_path / "whole")
+
+
+def test_one_process_takes_over_what_all_ranks_had_paid(tmp_path: Path) -> None:
+    for rank, paid in enumerate((3, 40)):
+        ledger = Ledger(num_forward=paid, num_backward_tokens=10 * paid, train_seconds=rank + 1)
+        (tmp_path / f"rank{rank}-ledger.json").write_text(json.dumps(asdict(ledger)))
+    taken = _read_ledgers(tmp_path)
+    assert (taken.num_forward, taken.num_backward_tokens, taken.train_seconds) == (43, 430, 1)
 
 
 def test_full_short_ends_where_the_budget_does(rows_of: Any, tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def read_labelled(rows: datasets.Dataset, recipe: LanguageSetup) -> LabelledText
         InputError: no such columns, rows without a label, or a single class.
     """
     features = cast("Mapping[str, Any]", rows.features)
-    label_name = _find(features, recipe.label_column, _LABEL_NAMES, "label")
-    text_name = _find(features, recipe.text_column, _TEXT_NAMES, "text")
+    label_name = find_column(features, recipe.label_column, _LABEL_NAMES, "label")
+    text_name = find_column(features, recipe.text_column, _TEXT_NAMES, "text")
     kind, values = features[label_name], list(rows[label_name])
     missing = sum(_is_missing(value) for value in values)
     if missing:
@@ -86,7 +86,7 @@ def read_labelled(rows: datasets.Dataset, recipe: LanguageSetup) -> LabelledText
 
 def has_labels(rows: datasets.Dataset, recipe: LanguageSetup) -> bool:
     """Whether every row has a label; benchmarks publish splits without."""
-    name = _find(cast("Any", rows.features), recipe.label_column, _LABEL_NAMES, "label")
+    name = find_column(cast("Any", rows.features), recipe.label_column, _LABEL_NAMES, "label")
     return not any(_is_missing(value) for value in rows[name])
 
 
@@ -94,8 +94,20 @@ def _is_missing(value: object) -> bool:
     return value is None or value == -1
 
 
-def _find(features: Mapping[str, Any], wanted: str | None, usual: Sequence[str], what: str) -> str:
-    """The wanted column, or the only one that fits, or the first with a usual name."""
+def find_column(
+    features: Mapping[str, Any], wanted: str | None, usual: Sequence[str], what: str
+) -> str:
+    """The wanted column, or the first with a usual name, or the only one that fits.
+
+    Args:
+        features: the columns, and of what type they are.
+        wanted: its name; None leaves it to the names and types.
+        usual: names, the most usual first.
+        what: text or label.
+
+    Raises:
+        InputError: no such column, or several.
+    """
     if wanted is not None:
         fitting = [name for name in features if name == wanted]
     else:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from data_agent._errors import InputError
 from data_agent.lab.data import DATA_SEED, HELD_OUT_SHARE, stratified
-from data_agent.lab.language.classes import has_labels, read_labelled
+from data_agent.lab.language.classes import find_column, has_labels, read_labelled
 from data_agent.lab.language.recipe import LanguageSetup
 from data_agent.lab.language.rows import read_conversations
-from data_agent.lab.language.tokenizers import get_tokenizer
+from data_agent.lab.language.tokenizers import find_tokenizer, make_tokenizer
 from data_agent.lab.language.tokens import EMPTY, blocks, completion_tokens, text_tokens
 from data_agent.lab.progress import Progress, silent
 from data_agent.lab.sources import EVAL_SPLITS, open_texts
@@ -108,14 +108,15 @@ _Made = tuple[Any, tuple[datasets.Dataset, datasets.Dataset], tuple[str, ...]]
 def _instructions(
     recipe: LanguageSetup, train: Any, evaluation: Any, counts: Counter[str]
 ) -> _Made:
-    has_template = _has_template(recipe)
+    tokenizer = find_tokenizer(recipe)
+    has_template = tokenizer is not None and tokenizer.chat_template is not None
     parts = [
         read_conversations(rows, recipe, has_template=has_template, dropped=counts)
         for rows in (train, evaluation)
     ]
-    tokenizer = get_tokenizer(
-        recipe, (turn["content"] for messages in parts[0] for turn in messages)
-    )
+    if tokenizer is None:
+        texts = (turn["content"] for messages in parts[0] for turn in messages)
+        tokenizer = make_tokenizer(recipe, texts)
     made = [
         datasets.Dataset.from_dict(
             completion_tokens(part, tokenizer, max_length=recipe.max_length, counts=counts)
@@ -125,14 +126,9 @@ def _instructions(
     return tokenizer, (made[0], made[1]), ()
 
 
-def _has_template(recipe: LanguageSetup) -> bool:
-    """Whether the recipe's tokenizer renders conversations itself; one trained here does not."""
-    return get_tokenizer(recipe, ()).chat_template is not None
-
-
 def _texts(recipe: LanguageSetup, train: Any, evaluation: Any, counts: Counter[str]) -> _Made:
     parts = [_text_column(rows, recipe) for rows in (train, evaluation)]
-    tokenizer = get_tokenizer(recipe, (text for text in parts[0] if text))
+    tokenizer = make_tokenizer(recipe, (text for text in parts[0] if text))
     made = [
         datasets.Dataset.from_dict(
             {
@@ -153,7 +149,7 @@ def _texts(recipe: LanguageSetup, train: Any, evaluation: Any, counts: Counter[s
 def _classified(recipe: LanguageSetup, train: Any, evaluation: Any, counts: Counter[str]) -> _Made:
     parts = [read_labelled(rows, recipe) for rows in (train, evaluation)]
     names = parts[0].class_names
-    tokenizer = get_tokenizer(recipe, parts[0].texts)
+    tokenizer = make_tokenizer(recipe, parts[0].texts)
     made: list[datasets.Dataset] = []
     for part, size in zip(parts, (recipe.subset, recipe.eval_subset), strict=True):
         counts[EMPTY] += part.num_empty
@@ -168,15 +164,8 @@ def _classified(recipe: LanguageSetup, train: Any, evaluation: Any, counts: Coun
 
 
 def _text_column(rows: datasets.Dataset, recipe: LanguageSetup) -> Sequence[str]:
-    columns = list(rows.column_names)
-    usual = [name for name in _TEXT_NAMES if name in columns]
-    name = recipe.text_column or (usual[0] if usual else columns[0] if len(columns) == 1 else None)
-    if name not in columns:
-        raise InputError(
-            f"no column with texts was found; the data has {', '.join(columns)}. Name it with "
-            "--text-column."
-        )
-    return rows[name]
+    features = cast("Mapping[str, Any]", rows.features)
+    return rows[find_column(features, recipe.text_column, _TEXT_NAMES, "text")]
 
 
 def _find_parts(recipe: LanguageSetup) -> tuple[Any, Any, str]:

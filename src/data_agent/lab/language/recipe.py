@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from data_agent._errors import InputError
+from data_agent.lab import rules
+from data_agent.lab.rules import check_fields, flag_of, is_count
 
 Kind = Literal["sft", "lm", "text-classification"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -84,17 +85,11 @@ class LanguageSetup:
     """Threads of the CPU's operations, 1 or more; None is torch's choice. Sums depend on it."""
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self) if field.name in _RULES):
-            is_valid, expected = _RULES[name]
-            value = getattr(self, name)
-            if not is_valid(value):
-                raise InputError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}.")
+        check_fields(self, _RULES)
         for name, kind in _ONLY_FOR.items():
             default = next(field.default for field in fields(self) if field.name == name)
             if getattr(self, name) != default and self.kind != kind:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is for {kind}; {self.task} is {self.kind}."
-                )
+                raise InputError(f"{flag_of(name)} is for {kind}; {self.task} is {self.kind}.")
         if (self.mmlu or self.harness_tasks) and self.kind == "text-classification":
             raise InputError(
                 "--mmlu and --harness-tasks ask a language model for the likelihood of answers; "
@@ -114,39 +109,26 @@ class LanguageRecipe(LanguageSetup):
     """Share of the training samples visited in an epoch, in (0, 1]."""
 
 
-def _is_count(value: object, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
-
-
-_COUNT = (lambda v: v is None or _is_count(v), "a whole number, 1 or more")
-_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+_COUNT = (lambda v: v is None or is_count(v), "a whole number, 1 or more")
+_RULES: rules.Rules = {
     "kind": (
         lambda v: v in ("sft", "lm", "text-classification"),
         "sft, lm or text-classification",
     ),
     "subset": _COUNT,
     "eval_subset": _COUNT,
-    "label_noise": (lambda v: _is_number(v) and 0 <= v < 1, "a share of the labels in [0, 1)"),
-    "vocab_size": (lambda v: _is_count(v, 300), "a whole number, 300 or more"),
-    "max_length": (lambda v: _is_count(v, 2), "a number of tokens, 2 or more"),
+    "label_noise": rules.LABEL_NOISE,
+    "vocab_size": (lambda v: is_count(v, 300), "a whole number, 300 or more"),
+    "max_length": (lambda v: is_count(v, 2), "a number of tokens, 2 or more"),
     "lora_rank": _COUNT,
-    "keep_ratio": (
-        lambda v: _is_number(v) and 0 < v <= 1,
-        "a share of the samples in (0, 1]; 0.5 visits half of them in an epoch",
-    ),
-    "epochs": (_is_count, "a whole number, 1 or more"),
-    "batch_size": (_is_count, "a whole number, 1 or more"),
-    "accumulation": (_is_count, "a number of batches, 1 or more"),
-    "learning_rate": (lambda v: _is_number(v) and v > 0, "a number above 0"),
-    "weight_decay": (lambda v: _is_number(v) and v >= 0, "a number, 0 or more"),
-    "precision": (lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
-    "num_evaluations": (_is_count, "a whole number, 1 or more"),
+    "keep_ratio": rules.KEEP_RATIO,
+    "epochs": (is_count, "a whole number, 1 or more"),
+    "batch_size": (is_count, "a whole number, 1 or more"),
+    "accumulation": (is_count, "a number of batches, 1 or more"),
+    "learning_rate": rules.LEARNING_RATE,
+    "weight_decay": rules.WEIGHT_DECAY,
+    "precision": rules.PRECISION,
+    "num_evaluations": (is_count, "a whole number, 1 or more"),
     "harness_limit": _COUNT,
     "num_threads": _COUNT,
 }

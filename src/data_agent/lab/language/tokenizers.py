@@ -20,22 +20,20 @@ logger = logging.getLogger(__name__)
 _MAX_CHARACTERS = 20_000_000  # that a tokenizer is trained on
 
 
-def get_tokenizer(recipe: LanguageSetup, texts: Iterable[str]) -> Any:
+def find_tokenizer(recipe: LanguageSetup) -> Any | None:
     """The recipe's tokenizer, which has tokens to end and to pad sequences with.
 
     Args:
-        recipe: names a tokenizer, or a model that has one, or a model that is built here.
-        texts: of the training rows; for a tokenizer that is trained here.
+        recipe: names a tokenizer, or a model that has one.
+
+    Returns:
+        A tokenizer of transformers; None where one is to be trained (`train_tokenizer`).
 
     Raises:
         InputError: it cannot be found, or has neither of the two tokens.
     """
     if recipe.tokenizer is None and is_from_scratch(recipe.model):
-        return train_tokenizer(
-            texts,
-            vocab_size=recipe.vocab_size,
-            frames=recipe.kind == "text-classification",
-        )
+        return None
     name = recipe.tokenizer or recipe.model
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name)
@@ -52,6 +50,19 @@ def get_tokenizer(recipe: LanguageSetup, texts: Iterable[str]) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
         logger.info("the tokenizer has no padding token; %r pads.", tokenizer.eos_token)
     return tokenizer
+
+
+def make_tokenizer(recipe: LanguageSetup, texts: Iterable[str]) -> Any:
+    """The recipe's tokenizer: found, or trained on the texts of the training rows.
+
+    Raises:
+        InputError: as `find_tokenizer`.
+    """
+    found = find_tokenizer(recipe)
+    if found is not None:
+        return found
+    frames = recipe.kind == "text-classification"
+    return train_tokenizer(texts, vocab_size=recipe.vocab_size, frames=frames)
 
 
 def train_tokenizer(

@@ -95,12 +95,12 @@ def text_tokens(
     texts: Sequence[str], tokenizer: Any, *, max_length: int, counts: Counter[str]
 ) -> list[list[int]]:
     """Tokens of texts to classify, with the tokenizer's special tokens; longer ones are cut."""
-    whole: list[list[int]] = tokenizer(list(texts))["input_ids"]
-    counts[CUT] += sum(len(ids) > max_length for ids in whole)
-    cut: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=max_length)[
-        "input_ids"
-    ]
-    return cut
+    rows: list[list[int]] = tokenizer(list(texts))["input_ids"]
+    long = [i for i, ids in enumerate(rows) if len(ids) > max_length]
+    counts[CUT] += len(long)
+    for i in long:  # anew, since special tokens stand at the end as well
+        rows[i] = tokenizer(texts[i], truncation=True, max_length=max_length)["input_ids"]
+    return rows
 
 
 def _tokens_and_masks(

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as their_logging
 
 from data_agent import Selector, _distributed
 from data_agent.lab.config import TrainConfig
+from data_agent.lab.devices import autocast_at
 from data_agent.lab.language.data import LanguageData
 from data_agent.lab.language.evaluation import evaluate
 from data_agent.lab.language.recipe import LanguageRecipe
@@ -37,7 +37,13 @@ from data_agent.lab.methods import FULL, check_needs_no_scores
 from data_agent.lab.progress import Progress, silent
 from data_agent.lab.ranks import added_up
 from data_agent.lab.runs import RunFolder
-from data_agent.lab.train import Speed, check_finite, never, prepare_process
+from data_agent.lab.train import (
+    Speed,
+    check_finite,
+    is_evaluation_due,
+    never,
+    prepare_process,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +52,6 @@ CHECKPOINT_SECONDS = 300.0
 
 _TRAINER = "trainer"  # folder of the Trainer's checkpoints, in the run's folder
 _MODEL = "model"  # and of the trained model
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @_distributed.together("training")
@@ -202,14 +207,20 @@ class _Run(TrainerCallback):
             "train_cpu_seconds": ledger.train_cpu_seconds,
             "selector": self.selector.metrics(),
         }
-        if self._is_evaluation_due(epoch, is_last=state.global_step >= state.max_steps):
+        epochs, count = self.selector.schedule.epochs, self.config.recipe.num_evaluations
+        is_over = state.global_step >= state.max_steps
+        if is_over or is_evaluation_due(epoch, epochs=epochs, count=count):
             line |= self._evaluate(state)
         return line
 
     def _evaluate(self, state: TrainerState) -> dict[str, Any]:
         recipe, trainer = self.config.recipe, self.trainer
         start = time.perf_counter()
-        found = evaluate(model_of(trainer), self.data, autocast=_autocast(trainer, recipe))
+        found = evaluate(
+            model_of(trainer),
+            self.data,
+            autocast=autocast_at(recipe.precision, trainer.args.device),
+        )
         trainer.ledger.eval_seconds += time.perf_counter() - start
         check_finite(found["loss"], step=state.global_step, recipe=recipe)
         logger.info(
@@ -219,11 +230,6 @@ class _Run(TrainerCallback):
         )
         return {**found, "value": found[metric_of(recipe)]}
 
-    def _is_evaluation_due(self, epoch: int, *, is_last: bool) -> bool:
-        """True at evenly spread epochs, and at the run's end."""
-        count, epochs = self.config.recipe.num_evaluations, self.selector.schedule.epochs
-        return is_last or (epoch + 1) * count // epochs > epoch * count // epochs
-
 
 def _on_any_rank(*flags: bool) -> list[bool]:
     """Of each flag whether any rank has it set: all ranks then do the same."""
@@ -232,22 +238,11 @@ def _on_any_rank(*flags: bool) -> list[bool]:
     return [count > 0 for count in added_up(*map(float, flags))]
 
 
-def _autocast(trainer: AnyTrainer, recipe: LanguageRecipe) -> torch.autocast:
-    return torch.autocast(
-        trainer.args.device.type,
-        dtype=_DTYPES[recipe.precision],
-        enabled=recipe.precision != "fp32",
-    )
-
-
 def _last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end; its Trainer's state comes last."""
-    if not folder.is_dir():
-        return None
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1])):
-        if not (path / "trainer_state.json").is_file():
-            shutil.rmtree(path)  # a session was killed while it wrote it
-    return get_last_checkpoint(str(folder))
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    newest = max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return None if newest is None else str(newest)
 
 
 def _step_of(checkpoint: str) -> int:
@@ -299,7 +294,9 @@ def measure_speed(recipe: LanguageRecipe, data: LanguageData, *, seconds: float 
         trainer.stop_clock()
         few = replace(data, evaluation=data.evaluation.select(range(min(64, data.num_eval))))
         start = time.perf_counter()
-        evaluate(model_of(trainer), few, autocast=_autocast(trainer, recipe))
+        evaluate(
+            model_of(trainer), few, autocast=autocast_at(recipe.precision, trainer.args.device)
+        )
         eval_seconds = time.perf_counter() - start
     ledger = trainer.ledger
     return Speed(ledger.train_seconds / ledger.num_forward, eval_seconds / few.num_eval)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,7 @@ from transformers import DataCollatorWithPadding, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 
-from data_agent import Selector, make_selector
+from data_agent import Selector, _distributed, make_selector
 from data_agent._errors import CheckpointError
 from data_agent._files import read_text, write_json
 from data_agent.integrations.transformers import SelectiveTrainer
@@ -138,7 +138,7 @@ class _BooksCost(_Base):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self.ledger = _read_ledgers(Path(checkpoint), self.args.process_index)
+            self.ledger = _read_ledgers(Path(checkpoint))
 
 
 class LabTrainer(_BooksCost, SelectiveTrainer):
@@ -149,25 +149,22 @@ class LabSFTTrainer(_BooksCost, SelectiveSFTTrainer):
     """Trains language models."""
 
 
-def _read_ledgers(checkpoint: Path, number: int) -> Ledger:
-    """The rank's own ledger; of a run on another number of ranks nobody's is lost: rank 0 adds."""
+def _read_ledgers(checkpoint: Path) -> Ledger:
+    """The ledger this rank goes on with: of as many ranks as then its own, else rank 0 has all."""
+    paths = sorted(checkpoint.glob(f"rank*-{LEDGER_FILE}"), key=_rank_of)
     try:
-        ledgers = {
-            int(path.name.removeprefix("rank").partition("-")[0]): Ledger(
-                **json.loads(read_text(path))
-            )
-            for path in checkpoint.glob(f"rank*-{LEDGER_FILE}")
-        }
+        ledgers = [Ledger(**json.loads(read_text(path))) for path in paths]
     except (ValueError, TypeError, OSError) as error:
         raise CheckpointError(f"the ledger in {checkpoint} is damaged ({error}).") from error
-    world = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
-    if len(ledgers) == world:
-        return ledgers[number]
-    if number:
+    parts = [ledgers[part] for part in _distributed.parts_to_resume(len(ledgers))]
+    if not parts:
         return Ledger()
     names = ("num_forward", "num_backward", "num_forward_tokens", "num_backward_tokens")
-    sums = {name: sum(getattr(ledger, name) for ledger in ledgers.values()) for name in names}
-    return Ledger(**{**asdict(ledgers[0]), **sums})
+    return replace(parts[0], **{n: sum(getattr(part, n) for part in parts) for n in names})
+
+
+def _rank_of(path: Path) -> int:
+    return int(path.name.removeprefix("rank").partition("-")[0])
 
 
 def make_trainer(

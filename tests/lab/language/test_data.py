@@ -90,6 +90,14 @@ def test_an_instruction_gets_alpacas_prompt_where_there_is_no_template() -> None
     assert [row[0]["content"] for row in asked] == ["Add.\n\n1 2", "Say hi."]
 
 
+def test_rows_are_put_into_that_prompt_where_the_tokenizer_is_trained_here(tmp_path: Path) -> None:
+    rows = [{"instruction": "Say hi.", "output": f"hi {i}"} for i in range(10)]
+    data = load_language(recipe(write(tmp_path / "rows.jsonl", rows), max_length=400))
+    assert "### Instruction:\nSay hi.\n\n### Response:\nhi" in data.tokenizer.decode(
+        data.train["input_ids"][0]
+    )
+
+
 def test_other_columns_are_named_and_go_together() -> None:
     rows = [{"q": "p", "a": "c"}]
     assert conversations(rows, prompt_column="q", completion_column="a")[0] == [turns("p", "c")]

@@ -121,6 +121,8 @@ def test_a_run_keeps_its_budget_and_says_what_it_reached(
     lines = RunFolder(tmp_path / "run").metrics()
     assert [line["epoch"] for line in lines] == list(range(EPOCHS))
     assert sum("value" in line for line in lines) == 2
+    chance = math.log(2 if metric == "accuracy" else 300)  # a new model knows nothing
+    assert lines[0]["train_loss"] == pytest.approx(chance, abs=0.3)
     assert result["value"] == lines[-1]["value"] == lines[-1][metric]
     assert result["eval_loss"] == lines[-1]["loss"]
     if metric == "loss":

@@ -304,6 +304,7 @@ sizes = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.filterwarnings("ignore:epoch .* is the first one that begins")
 @given(
     size=sizes,
     batch_size=st.integers(1, 9),

@@ -65,7 +65,7 @@ def test_an_epoch_that_is_over_is_not_fed_for_ever():
     observe_epoch(one, 0)
     observed = one.visits
     one.observe(batch(torch.arange(2)))  # a framework may repeat a few to fill its last batch
-    with pytest.raises(StateError, match="The next epoch was never begun"):
+    with pytest.raises(StateError, match="the next epoch was never begun"):
         one.observe(batch(torch.arange(8)))
     assert one.visits == observed + 2
 

@@ -78,8 +78,9 @@ class RunningEpoch:
         if self.num_observed >= len(self.selection) // schedule.world + padding:
             raise StateError(
                 f"epoch {self.epoch} has {len(self.selection)} samples and all were observed; more "
-                "came. The next epoch was never begun: loop over agent.epochs(), or call "
-                "agent.set_epoch(epoch) once an epoch."
+                "came. Either the next epoch was never begun: loop over agent.epochs(), or call "
+                "agent.set_epoch(epoch) once an epoch. Or batches were observed more than once, as "
+                "by an optimizer that calls its closure several times (LBFGS): observe them once."
             )
 
     def check_resumed(self, index: Tensor, schedule: SelectionSchedule, seed: int) -> None:

@@ -141,6 +141,13 @@ class Selector(Watcher, Method):
             if epoch == self._running.epoch:
                 return
             self._running.check_next(epoch, self.schedule)
+        elif epoch > 0:
+            warn(
+                f"epoch {epoch} is the first one that begins: nothing was learned from those "
+                "before. If training goes on from a checkpoint, restore this selector too: "
+                "load_state_dict(), or what carries it in your framework (SelectionCallback of "
+                "Lightning, register_for_checkpointing of Accelerate)."
+            )
         with self._clock.running(), _distributed.together(f"begin_epoch({epoch})"):
             self._staging.check()
             index, values = _distributed.gather_rows(*self._staging.rows())

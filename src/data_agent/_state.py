@@ -36,7 +36,10 @@ def check_header(state: object, expected: Mapping[str, object]) -> None:
         if state.get(name) != value
     ]
     if differences:
-        raise CheckpointError(f"the state is of another run: {'; '.join(differences)}.")
+        raise CheckpointError(
+            f"the state is of another run: {'; '.join(differences)}. Build the selector as it was "
+            "when the state was saved."
+        )
 
 
 def pack_mask(index: Tensor, size: int) -> Tensor:

@@ -41,6 +41,17 @@ class Replay(torch.utils.data.Sampler):
         self.epoch = epoch
 
 
+def order_of_ranks(ours):
+    """The order of a run on several ranks, from which Accelerate deals the same batches."""
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, [(e, index) for e, index, _ in ours.batches])
+    epochs = {}
+    for dealt in zip(*shares, strict=True):
+        for epoch, index in dealt:
+            epochs.setdefault(epoch, []).extend(index)
+    return [epochs[epoch] for epoch in sorted(epochs)]
+
+
 def flat_weights(model):
     """All parameters of a model in one row."""
     return torch.cat([p.detach().flatten() for p in model.parameters()])

@@ -21,7 +21,13 @@ from data_agent import (
     make_selector,
     selection_loader,
 )
-from data_agent._errors import CheckpointError, DataAgentError, InputError, StateError
+from data_agent._errors import (
+    CheckpointError,
+    DataAgentError,
+    DataAgentWarning,
+    InputError,
+    StateError,
+)
 from ranks import run_ranks
 
 L = pytest.importorskip("lightning.pytorch", reason="needs data-agent[lightning]")
@@ -96,7 +102,7 @@ class Module(L.LightningModule):
     def validation_step(self, batch, batch_idx):
         self.net(batch[0])
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 3)]
 
@@ -395,6 +401,15 @@ class Unselected(Module):
         return DataLoader(dataset(), shuffle=True)
 
 
+class Streamed(Module):
+    def train_dataloader(self):
+        class Stream(torch.utils.data.IterableDataset):
+            def __iter__(self):
+                return iter(dataset())
+
+        return selection_loader(Stream(), self.agent, batch_size=BATCH_SIZE)
+
+
 class Foreign(Module):
     def train_dataloader(self):
         return selection_loader(dataset(), build_agent(), batch_size=BATCH_SIZE)
@@ -417,6 +432,30 @@ class Foreign(Module):
 def test_what_would_change_the_selection_is_refused(tmp_path, kind, options, message):
     with pytest.raises(InputError, match=message):
         fit(tmp_path, kind(build_agent()), **options)
+
+
+def test_streams_are_refused_with_where_they_work(tmp_path):
+    agent = make_selector("data-agent-in-batch", num_samples=SIZE, epochs=1, keep_ratio=0.5)
+    with pytest.raises(InputError, match="Lightning does not tell streams when an epoch begins"):
+        fit(tmp_path, Streamed(agent), max_epochs=1)
+
+
+def test_a_forgotten_callback_is_told_when_training_goes_on(whole, tmp_path):
+    keep = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=5)
+    build_trainer(tmp_path, keep).fit(Module(build_agent()))
+    with pytest.warns(
+        DataAgentWarning, match="epoch 2 is the first one that begins.*SelectionCall"
+    ):
+        build_trainer(tmp_path).fit(Module(build_agent()), ckpt_path=tmp_path / "step=10.ckpt")
+
+
+def test_an_optimizer_that_sees_a_batch_several_times_is_told(tmp_path):
+    class Several(Module):
+        def configure_optimizers(self):
+            return torch.optim.LBFGS(self.parameters(), max_iter=4)
+
+    with pytest.raises(StateError, match="calls its closure several times"):
+        fit(tmp_path, Several(build_agent()))
 
 
 def test_a_forgotten_learn_is_an_error_in_the_last_epoch_too(tmp_path):
@@ -474,9 +513,22 @@ def test_the_classes_of_pytorch_lightning_work_too(tmp_path, whole):
     assert module.seen == whole.seen
 
 
-def fabric_loop(fabric, path=None, stop=None, num_workers=0):
+def fabric_without_us(fabric, seen):
+    """The weights of Fabric's own loop over the same batches of this rank."""
+    net = network()
+    model, optimizer = fabric.setup(net, torch.optim.SGD(net.parameters(), lr=0.1))
+    data = dataset()
+    for _, index in seen:
+        x, y, _ = data[torch.tensor(index)]
+        fabric.backward(F.cross_entropy(model(x), y, reduction="none").mean())
+        optimizer.step()
+        optimizer.zero_grad()
+    return weights(net)
+
+
+def fabric_loop(fabric, path=None, stop=None, num_workers=0, **options):
     """The plain loop under Fabric; `stop` saves to `path` behind that many batches of this call."""
-    net, agent = network(), build_agent()
+    net, agent = network(), build_agent(**options)
     agent.watch(net[3])
     model, optimizer = fabric.setup(net, torch.optim.SGD(net.parameters(), lr=0.1))
     plain = selection_loader(dataset(), agent, batch_size=BATCH_SIZE, num_workers=num_workers)
@@ -508,6 +560,13 @@ def test_fabric_saves_the_agent_and_goes_on(tmp_path, stop, num_workers):
     assert same == visits == EPOCHS * SIZE // 2
 
 
+def test_fabric_with_us_equals_fabric_without_us():
+    fabric = Fabric(accelerator="cpu", devices=1)
+    end, seen, _ = fabric_loop(fabric, keep_ratio=1.0)
+    assert len(seen) == EPOCHS * SIZE / BATCH_SIZE
+    assert torch.equal(end, fabric_without_us(fabric, seen))
+
+
 def on_two_ranks(rank, folder):
     """All that takes two processes, in one start of them."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -532,6 +591,11 @@ def on_two_ranks(rank, folder):
     fabric.launch()
     path = f"{folder}/fabric.ckpt"
     results["fabric"] = [fabric_loop(fabric, path, 4), fabric_loop(fabric, path)]
+    end, seen, _ = fabric_loop(fabric, keep_ratio=1.0)
+    results["as fabric"] = torch.equal(end, fabric_without_us(fabric, seen))
+    ours = fit(folder, Module(build_agent(keep_ratio=1.0)), **together)
+    theirs = fit(folder, Plain(ours.seen), **together, use_distributed_sampler=False)
+    results["as lightning"] = torch.equal(weights(ours), weights(theirs))
     return results
 
 
@@ -558,6 +622,8 @@ def test_two_processes(tmp_path):
         assert visits == same == EPOCHS * SIZE // 2
     assert first[True][0][0] == first[False][0][0]
     for results in (first, second):
+        assert results["as fabric"]
+        assert results["as lightning"]
         assert "was built for 1 process(es), but DDPStrategy trains 2" in results["before"]
         (end, seen, visits), (resumed_end, rest, same) = results["fabric"]
         assert torch.equal(end, resumed_end)

@@ -59,14 +59,20 @@ class Noting(DataAgent):
 make = partial(Noting, **agent_of.keywords)
 
 
-def by_hand(folder, accelerator=None):
+def by_hand(folder, accelerator=None, fabric=None):
     net, agent = Net(), make(num_samples=SIZE, epochs=EPOCHS)
     model: nn.Module = net
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     agent.watch(net.head)
+    backward = torch.Tensor.backward
     if accelerator is None:
         loader = selection_loader(Rows(), agent, batch_size=BATCH_SIZE)
-    else:
+    if fabric is not None:
+        backward = fabric.backward
+        model, optimizer = fabric.setup(net, optimizer)
+        loader = fabric.setup_dataloaders(loader)
+    if accelerator is not None:
+        backward = accelerator.backward
         from data_agent.integrations.accelerate import selection_loader as for_accelerate
 
         loader = for_accelerate(Rows(), agent, accelerator, batch_size=BATCH_SIZE)
@@ -75,8 +81,7 @@ def by_hand(folder, accelerator=None):
         for batch in loader:
             logits = model(batch["x"])["logits"]
             losses = F.cross_entropy(logits, batch["labels"], reduction="none")
-            loss = agent.learn(losses, batch["sample_index"])
-            loss.backward() if accelerator is None else accelerator.backward(loss)
+            backward(agent.learn(losses, batch["sample_index"]))
             optimizer.step()
             optimizer.zero_grad()
     return net, agent
@@ -115,6 +120,11 @@ def by_trainer(folder):
     )
     trainer.train()
     return net, trainer.selector
+
+
+def by_fabric(folder):
+    fabric = pytest.importorskip("lightning.fabric", reason="needs the extra [lightning]")
+    return by_hand(folder, fabric=fabric.Fabric(accelerator="cpu", devices=1))
 
 
 def by_lightning(folder):
@@ -158,7 +168,7 @@ def by_lightning(folder):
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX`")
-@pytest.mark.parametrize("loop", [by_accelerate, by_trainer, by_lightning])
+@pytest.mark.parametrize("loop", [by_accelerate, by_trainer, by_fabric, by_lightning])
 def test_every_loop_selects_and_learns_the_same(loop, tmp_path):
     net, agent = by_hand(tmp_path)
     other_net, other = loop(tmp_path)

@@ -14,7 +14,7 @@ from test_transformers import Ours, Texts, Theirs, arguments, bert, llama, train
 from torch.utils.data import IterableDataset  # noqa: E402
 
 from data_agent import DataAgent, DataAgentConfig  # noqa: E402
-from data_agent._errors import InputError  # noqa: E402
+from data_agent._errors import InputError, StateError  # noqa: E402
 from data_agent.agent.in_batch import InBatchAgent  # noqa: E402
 from data_agent.integrations.transformers import SelectiveTrainer  # noqa: E402
 
@@ -111,16 +111,36 @@ def test_the_loss_is_the_mean_over_the_chosen_tokens(tmp_path):
     train(llama(), Texts("tokens"), short(tmp_path), selector=half, kind=Alone)
 
 
-@pytest.mark.parametrize("kind", ["torch", "datasets"])
-@pytest.mark.parametrize("num_workers", [0, 2])
+ROWS = [Texts()[i] for i in range(SIZE)]
+
+
+def rows():
+    yield from ROWS
+
+
+def mapped():
+    return datasets.Dataset.from_list(ROWS).to_iterable_dataset(num_shards=2).map(lambda row: row)
+
+
+STREAMS = {
+    "torch": Stream,
+    "datasets": lambda: datasets.Dataset.from_list(ROWS).to_iterable_dataset(num_shards=2),
+    # These do not know their columns.
+    "mapped": mapped,
+    "generated": lambda: datasets.IterableDataset.from_generator(rows),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_workers"),
+    [
+        *(("torch", 0), ("datasets", 0), ("datasets", 2)),
+        *(("mapped", 0), ("mapped", 2), ("generated", 0)),
+    ],
+)
 def test_a_stream_is_chosen_from_until_max_steps(kind, num_workers, tmp_path):
-    stream = Stream()
-    if kind == "datasets":
-        rows = [Texts()[i] for i in range(SIZE)]
-        stream = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=2)
-    args = short(
-        tmp_path, max_steps=STEPS, dataloader_num_workers=0 if kind == "torch" else num_workers
-    )
+    args = short(tmp_path, max_steps=STEPS, dataloader_num_workers=num_workers)
+    stream = STREAMS[kind]()
     ours = train(bert(), stream, args, selector=half, kind=Checked)
     assert [i for pool in ours.selector.offered for i in pool] == list(range(STEPS * POOL))
     assert [len(rows) for rows in ours.trained] == [POOL // 2] * STEPS
@@ -159,6 +179,23 @@ def test_what_cannot_choose_from_a_stream_is_refused(tmp_path):
         train(bert(), Stream(), args())
     with pytest.raises(InputError, match="'data-agent' selects epochs, but train_dataset is a st"):
         train(bert(), Stream(), args(), selector=partial(DataAgent, keep_ratio=1.0))
+
+
+class Twice(SelectiveTrainer):
+    """Asks for the loss of each batch twice, as R-Drop does."""
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        first = super().compute_loss(model, dict(inputs), *args, **kwargs)
+        return first + super().compute_loss(model, dict(inputs), *args, **kwargs)
+
+
+def test_a_pool_is_chosen_from_once(tmp_path):
+    with pytest.raises(
+        StateError, match=r"Twice.compute_loss called super\(\).compute_loss\(\) tw"
+    ):
+        train(bert(), Texts(), short(tmp_path), selector=half, kind=Twice)
+    ours = train(bert(), Texts(), short(tmp_path), selector="random", kind=Twice)
+    assert ours.selector.visits == 40  # observed once
 
 
 def test_rows_that_are_no_samples_are_refused(tmp_path):

@@ -17,7 +17,7 @@ pytest.importorskip("transformers", reason="needs pip install 'data-agent[transf
 pytest.importorskip("accelerate", reason="needs pip install 'data-agent[transformers]'")
 
 import transformers
-from replay import Recording, Replay, flat_weights
+from replay import Recording, Replay, flat_weights, order_of_ranks
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -436,6 +436,19 @@ def test_a_resume_that_would_repeat_samples_is_refused(changes, message, tmp_pat
         ours.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
 
 
+@pytest.mark.parametrize("changes", [{"num_train_epochs": 6}, {"seed": 1}, {"max_steps": 30}])
+@pytest.mark.filterwarnings("ignore")
+def test_a_resume_of_another_run_is_told_in_the_trainers_terms(changes, tmp_path):
+    args = partial(arguments, tmp_path, save_strategy="steps", save_steps=7)
+    train(bert(), Texts(), args(num_train_epochs=4))
+    ours = Ours(
+        model=bert(), args=args(**{"num_train_epochs": 4, **changes}), train_dataset=Texts()
+    )
+    message = "(epochs|seed) was .*, here it is .*num_train_epochs or max_steps.*data_seed or seed"
+    with pytest.raises(CheckpointError, match=message):
+        ours.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+
+
 def test_rotation_and_the_best_model_leave_resumable_checkpoints(tmp_path):
     args = arguments(
         tmp_path,
@@ -457,7 +470,8 @@ def test_rotation_and_the_best_model_leave_resumable_checkpoints(tmp_path):
 
 def two_ranks(rank, folder):
     """A run, and the rest of it from step 4 on; 18 samples: two full rounds, and a batch of two."""
-    return [*(run_of_rank(folder, stopped_at) for stopped_at in (None, 4)), weighed_on_rank(folder)]
+    runs = [run_of_rank(folder, stopped_at) for stopped_at in (None, 4)]
+    return [*runs, weighed_on_rank(folder), replayed_on_rank(folder)]
 
 
 def run_of_rank(folder, stopped_at):
@@ -469,15 +483,23 @@ def run_of_rank(folder, stopped_at):
     return {"batches": ours.batches, "weights": weights(ours), "visits": ours.selector.visits}
 
 
+def replayed_on_rank(folder):
+    """Whether at keep ratio 1 the weights are the Trainer's over the same order, to the bit."""
+    args = partial(arguments, folder, num_train_epochs=2, ddp_backend="gloo")
+    ours = train(bert(), Texts(), args(), keep_ratio=1.0)
+    theirs = Theirs(model=bert(), args=args(), train_dataset=Texts())
+    theirs.order = order_of_ranks(ours)
+    theirs.train()
+    return torch.equal(weights(ours), weights(theirs))
+
+
 def weighed_on_rank(folder):
     """Weights of a causal model, by us and by hand, at batches with unequal numbers of tokens."""
     args = partial(arguments, folder, num_train_epochs=1, optim="sgd", ddp_backend="gloo")
     args = partial(args, gradient_accumulation_steps=2)
     ours = train(llama(), Texts("masked"), args(), selector=partial(Weighing, keep_ratio=0.8))
-    shares = [None, None]
-    torch.distributed.all_gather_object(shares, [index for _, index, _ in ours.batches])
     theirs = WeighingByHand(model=llama(), args=args(), train_dataset=Texts("masked"))
-    theirs.order = [[i for pair in zip(*shares, strict=True) for batch in pair for i in batch]]
+    theirs.order = order_of_ranks(ours)
     theirs.train()
     return float((weights(ours) - weights(theirs)).abs().max()), ours.state.global_step
 
@@ -488,9 +510,10 @@ def weighed_on_rank(folder):
 )
 @pytest.mark.distributed
 def test_two_processes(tmp_path):
-    (first, first_resumed, weighed), (second, second_resumed, _) = run_ranks(
+    (first, first_resumed, weighed, is_equal), (second, second_resumed, *_) = run_ranks(
         two_ranks, tmp_path, str(tmp_path / "run")
     )
+    assert is_equal
     assert weighed[0] < 1e-6
     assert weighed[1] == 2
     assert torch.equal(first["weights"], second["weights"])
@@ -819,7 +842,7 @@ except ImportError as error:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert "pip install 'data-agent[transformers]'" in result.stdout
+    assert "pip install -U 'data-agent[transformers]'" in result.stdout
 
 
 def test_the_example(tmp_path, monkeypatch, capsys):

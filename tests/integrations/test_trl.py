@@ -21,7 +21,7 @@ import datasets
 import peft
 import transformers
 from packaging.version import Version
-from replay import Recording, Replay, flat_weights
+from replay import Recording, Replay, flat_weights, order_of_ranks
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -499,7 +499,8 @@ def test_resumed_anywhere_it_ends_the_same(way, tmp_path):
 def two_ranks(rank, folder):
     """A run, the rest of it from step 2 on, and what weights come to."""
     datasets.disable_progress_bars()
-    return [run_of_rank(folder, None), run_of_rank(folder, 2), weighed_on_rank(folder)]
+    runs = [run_of_rank(folder, None), run_of_rank(folder, 2), weighed_on_rank(folder)]
+    return [*runs, replayed_on_rank(folder)]
 
 
 def run_of_rank(folder, stopped_at):
@@ -509,14 +510,22 @@ def run_of_rank(folder, stopped_at):
     return {"batches": ours.batches, "weights": weights(ours), "visits": ours.selector.visits}
 
 
+def replayed_on_rank(folder):
+    """Whether at keep ratio 1 the weights are SFTTrainer's over the same order, to the bit."""
+    args = partial(arguments, folder, ddp_backend="gloo", **FLAT)
+    ours = train(llama(), args(), keep_ratio=1.0)
+    theirs = build(Theirs, llama(), args())
+    theirs.order = order_of_ranks(ours)
+    theirs.train()
+    return torch.equal(weights(ours), weights(theirs))
+
+
 def weighed_on_rank(folder):
     args = partial(arguments, folder, num_train_epochs=1, optim="sgd", ddp_backend="gloo")
     args = partial(args, gradient_accumulation_steps=2)
     ours = train(llama(), args(), selector=partial(Weighing, keep_ratio=0.67))
-    shares = [None, None]
-    torch.distributed.all_gather_object(shares, [index for _, index, _ in ours.batches])
     theirs = build(WeighingByHand, llama(), args())
-    theirs.order = [[i for pair in zip(*shares, strict=True) for batch in pair for i in batch]]
+    theirs.order = order_of_ranks(ours)
     theirs.train()
     return float((weights(ours) - weights(theirs)).abs().max()), ours.state.global_step
 
@@ -527,9 +536,10 @@ def weighed_on_rank(folder):
     reason="transformers before 5.19 cannot resume on several CPU processes",
 )
 def test_two_processes(tmp_path):
-    (first, first_resumed, weighed), (second, second_resumed, _) = run_ranks(
+    (first, first_resumed, weighed, is_equal), (second, second_resumed, *_) = run_ranks(
         two_ranks, tmp_path, str(tmp_path / "run")
     )
+    assert is_equal
     assert weighed[0] < 1e-6
     assert weighed[1] == 1
     assert torch.equal(first["weights"], second["weights"])
@@ -589,8 +599,13 @@ def test_half_of_each_batch_is_trained_on_and_scoring_is_no_evaluation(tmp_path)
         train(llama(), arguments(tmp_path, **FLAT), selector="data-agent-in-batch")
 
 
-def test_a_stream_is_chosen_from_until_max_steps(tmp_path):
-    stream = rows().to_iterable_dataset()
+@pytest.mark.parametrize("kind", ["tokenised", "texts", "texts of a file"])
+def test_a_stream_is_chosen_from_until_max_steps(kind, tmp_path):
+    stream = (rows() if kind == "tokenised" else texts()).to_iterable_dataset()
+    if kind == "texts of a file":
+        texts().to_json(tmp_path / "rows.jsonl")
+        path = str(tmp_path / "rows.jsonl")
+        stream = datasets.load_dataset("json", data_files=path, split="train", streaming=True)
     args = arguments(tmp_path, max_steps=5)
     ours = train(llama(), args, stream, selector=partial(Noting, keep_ratio=0.5))
     assert ours.selector.offered == list(range(5 * BATCH))

@@ -37,6 +37,9 @@ class ObservesBatches(_Base):
     _index: Tensor | None
     """The samples of the batch at hand, between `training_step` and `compute_loss`."""
 
+    _is_in_step = False
+    """Whether `training_step` runs: what calls `compute_loss` then is no evaluation."""
+
     _loss_scale: LossScale
     _tap: HeadInput | None
 
@@ -84,9 +87,11 @@ class ObservesBatches(_Base):
                 "your own must get its loader from super().get_train_dataloader()."
             )
         self._index = index.cpu() if isinstance(index, Tensor) else torch.from_numpy(index)
+        self._is_in_step = True
         try:
             loss = super().training_step(model, batch, *args, **kwargs)
         finally:
+            self._is_in_step = False
             unseen = self._take_index()
         if unseen is not None:
             raise StateError(
@@ -105,7 +110,8 @@ class ObservesBatches(_Base):
     ) -> Any:
         """The Trainer's loss; in training the selector observes what it is made of."""
         index = self._take_index()
-        if index is None:  # evaluation
+        if index is None:  # evaluation, or once more for the same batch
+            self._check_chosen()
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
@@ -119,6 +125,14 @@ class ObservesBatches(_Base):
         return (loss, outputs) if return_outputs else loss
 
     # Ours.
+
+    def _check_chosen(self) -> None:
+        if self._is_in_step and isinstance(self.selector, BatchSelector):
+            raise StateError(
+                f"{type(self).__name__}.compute_loss called super().compute_loss() twice for one "
+                f"batch, of which {self.selector.name} chooses once: the second call would train "
+                "on all of it. Call it once, or take a method that selects epochs."
+            )
 
     def _take_index(self) -> Tensor | None:
         index, self._index = self._index, None

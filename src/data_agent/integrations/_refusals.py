@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from data_agent import _checkpoint as files
 from data_agent._errors import CheckpointError, InputError
 from data_agent._indexed import IndexedDataset
 from data_agent._selector import Selector
@@ -84,6 +85,18 @@ def state_file(checkpoint: str, args: Any) -> Path:
             "resume_from_checkpoint."
         )
     return path
+
+
+def load_selector(selector: Selector, path: Path) -> None:
+    """Restore a selector; what does not fit is told in the Trainer's terms."""
+    try:
+        selector.load_state_dict(files.load(path))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path}: {error} A Trainer's epochs follow from num_train_epochs or max_steps, the "
+            "seed is data_seed or seed: a run goes on with those that it began with. To train "
+            "longer, begin a new run from the model's weights."
+        ) from error
 
 
 def check_resumed(selector: Selector, args: Any, global_step: int) -> None:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Sized
 from typing import Any, cast
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from data_agent._errors import CheckpointError, InputError, StateError
 from data_agent._sampler import SelectionSampler
@@ -167,6 +167,12 @@ def _check_loader(trainer: Any, agent: Selector) -> None:
         raise InputError(
             f"Trainer(overfit_batches={trainer.overfit_batches}) replaces the sampler, so nothing "
             "would be selected. Select from a torch.utils.data.Subset of a few samples instead."
+        )
+    if isinstance(loader.dataset, IterableDataset):
+        raise InputError(
+            "the train loader reads a stream, and Lightning does not tell streams when an epoch "
+            "begins. Use Fabric or the plain loop of docs/streaming.md; or make the data a "
+            "map-style dataset, from which agents that choose inside batches may choose here."
         )
     if not isinstance(sampler, SelectionSampler) or sampler.selector is not agent:
         whose = "another selector's" if isinstance(sampler, SelectionSampler) else "not a selection"

@@ -30,6 +30,7 @@ from data_agent.integrations._recipe import Recipe, num_samples_of
 from data_agent.integrations._refusals import (
     STATE_FILE,
     check_resumed,
+    load_selector,
     refuse_what_would_be_wrong,
     state_file,
 )
@@ -41,8 +42,9 @@ try:
     from data_agent.integrations._observing import ObservesBatches
 except ImportError as error:
     raise ImportError(
-        "data_agent.integrations.transformers needs Hugging Face Transformers and Accelerate: "
-        "pip install 'data-agent[transformers]'"
+        "data_agent.integrations.transformers needs Hugging Face Transformers 5.2 and Accelerate "
+        f"1.12 or newer, which cannot be imported ({error}). Install them: "
+        "pip install -U 'data-agent[transformers]'"
     ) from error
 
 __all__ = ["SampleLosses", "SelectiveTrainer", "SelectiveTrainerMixin"]
@@ -138,11 +140,12 @@ class SelectiveTrainerMixin(ObservesBatches):
         if not is_training:
             return super()._get_dataloader(dataset, description, *args, **options)
         collator = self.data_collator
-        if hasattr(dataset, "remove_columns"):  # what the Trainer does to a datasets.Dataset
+        is_stream = isinstance(dataset, IterableDataset)
+        # What the Trainer does to a datasets.Dataset; a stream may not know its columns.
+        if hasattr(dataset, "remove_columns") and not is_stream:
             dataset, collate = self._remove_unused_columns(dataset, description), collator
         else:
             collate = self._get_collator_with_removed_columns(collator, description)
-        is_stream = isinstance(dataset, IterableDataset)
         self.data_collator = CollateWithIndex(collate) if is_stream else _CollateWithIndex(collate)
         try:
             return super()._get_dataloader(
@@ -197,7 +200,7 @@ class SelectiveTrainerMixin(ObservesBatches):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or self.selector is None:
             return
-        self.selector.load_state_dict(files.load(state_file(checkpoint, self.args)))
+        load_selector(self.selector, state_file(checkpoint, self.args))
         state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
         check_resumed(self.selector, self.args, state.global_step)
 

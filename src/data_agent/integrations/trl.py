@@ -36,7 +36,8 @@ try:
     from data_agent.integrations.transformers import SelectiveTrainerMixin
 except ImportError as error:
     raise ImportError(
-        "data_agent.integrations.trl needs TRL 1.16 or newer: pip install -U 'data-agent[trl]'"
+        "data_agent.integrations.trl needs TRL 1.16 or newer and what it trains with, which cannot "
+        f"be imported ({error}). Install them: pip install -U 'data-agent[trl]'"
     ) from error
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from data_agent import DataAgent, DataAgentConfig, make_selector, selection_loader
+from data_agent._errors import DataAgentWarning
 
 SIZE, EPOCHS, BATCH_SIZE = 96, 16, 16
 
@@ -201,3 +202,8 @@ def test_an_agent_restored_in_the_middle_trains_to_the_same_weights():
         agent, net = run(stop_at)
         assert torch.equal(weights(net), weights(whole)), f"stopped at batch {stop_at}"
         assert torch.equal(agent.expected_actions(), whole_agent.expected_actions())
+
+
+def test_a_first_epoch_that_is_not_the_first_is_told():
+    with pytest.warns(DataAgentWarning, match=r"epoch 3 is the first one that begins.*load_state"):
+        DataAgent(num_samples=10, epochs=8).begin_epoch(3)

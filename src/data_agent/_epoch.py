@@ -213,6 +213,16 @@ class RunningEpoch:
         )
 
 
+def warn_of_late_start(epoch: int) -> None:
+    """A forgotten restore must not let the selection start over silently."""
+    warn(
+        f"epoch {epoch} is the first one that begins: nothing was learned from those before. If "
+        "training goes on from a checkpoint, restore this selector too: load_state_dict(), or what "
+        "carries it in your framework (SelectionCallback of Lightning, register_for_checkpointing "
+        "of Accelerate)."
+    )
+
+
 def warn(message: str) -> None:
     """A `DataAgentWarning` at the line of the caller's caller."""
     warnings.warn(message, DataAgentWarning, stacklevel=5)

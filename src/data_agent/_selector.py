@@ -18,15 +18,9 @@ from torch import Tensor
 from data_agent import _distributed
 from data_agent._clock import Stopwatch
 from data_agent._composition import Composition
-from data_agent._epoch import RunningEpoch, warn
+from data_agent._epoch import RunningEpoch, warn, warn_of_late_start
 from data_agent._errors import CheckpointError, InputError, StateError
-from data_agent._messages import (
-    Feedback,
-    Selection,
-    check_range,
-    plain_arithmetic,
-    require_graph,
-)
+from data_agent._messages import Feedback, Selection, check_range, plain_arithmetic, require_graph
 from data_agent._method import Method
 from data_agent._nonfinite import OnNonfinite, without_nonfinite
 from data_agent._random import check_seed
@@ -142,12 +136,7 @@ class Selector(Watcher, Method):
                 return
             self._running.check_next(epoch, self.schedule)
         elif epoch > 0:
-            warn(
-                f"epoch {epoch} is the first one that begins: nothing was learned from those "
-                "before. If training goes on from a checkpoint, restore this selector too: "
-                "load_state_dict(), or what carries it in your framework (SelectionCallback of "
-                "Lightning, register_for_checkpointing of Accelerate)."
-            )
+            warn_of_late_start(epoch)
         with self._clock.running(), _distributed.together(f"begin_epoch({epoch})"):
             self._staging.check()
             index, values = _distributed.gather_rows(*self._staging.rows())

@@ -24,7 +24,7 @@ from data_agent import (
     selection_loader,
 )
 from data_agent._distributed import gather_rows, world_size
-from data_agent._errors import InputError, StateError
+from data_agent._errors import DataAgentError, InputError, StateError
 from data_agent.testing.runs import equal_states
 from ranks import _free_port, _run, join_group, run_ranks
 
@@ -319,6 +319,32 @@ def test_a_rank_that_sees_no_feedback_in_a_while(tmp_path):
         assert "the ranks make different calls" in policy
         assert "rank 0 in a policy update" in policy
         assert "rank 1 in begin_epoch(2)" in policy
+
+
+def forgetting(rank, _):
+    """Rank 1 observes nothing in an epoch, in the middle of a run or in its last one."""
+    join_group()
+    said = []
+    for forgotten in (3, EPOCHS - 1):
+        selector = build("top-loss")
+        loader = selection_loader(TensorDataset(torch.arange(SIZE)), selector, batch_size=6)
+        try:
+            for epoch in selector.epochs():
+                for _, index in loader:
+                    if rank == 0 or epoch != forgotten:
+                        selector.observe(feedback_of(index, epoch))
+        except DataAgentError as error:
+            said.append((type(error).__name__, str(error), selector.epoch))
+    return said
+
+
+@pytest.mark.distributed
+def test_what_one_rank_forgot_ends_all_of_them_with_its_words(tmp_path):
+    for other, own in zip(*run_ranks(forgetting, tmp_path, None), strict=True):
+        assert other[2] == own[2]
+        assert own[0] == "StateError"
+        assert own[1].startswith(f"epoch {own[2]} delivered 25 samples and not one batch was obs")
+        assert other[1] == f"rank 1: {own[1]}"
 
 
 def save_early(rank, _):

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_agent._errors import DataAgentError, InputError, StateError
+from data_agent._errors import DataAgentError, InputError, LostRankError, StateError
 
 _HEADER = 128  # int64 numbers ahead of every exchange: shapes and dtypes, and who calls
 _HOST = torch.device("cpu")
@@ -97,7 +97,7 @@ def explained() -> Generator[None]:
     """What `torch.distributed` raises in the block becomes an error that says who waited for whom.
 
     Raises:
-        StateError: another rank died, hung, or did not make the same call.
+        LostRankError: another rank died, hung, or did not make the same call.
     """
     try:
         yield
@@ -105,7 +105,7 @@ def explained() -> Generator[None]:
         if isinstance(error, DataAgentError) or not _is_of_ranks(error):
             raise
         reason = str(error).split("\n")[0]
-        raise StateError(
+        raise LostRankError(
             f"rank {rank()} waited for the other ranks in {_call.get() or 'an exchange'}, and they "
             "did not answer: one died, hangs, or did not make the same call (every rank makes the "
             "same calls in the same order: begin_epoch, learn for each batch, state_dict). The "
@@ -124,7 +124,7 @@ def failing_together() -> Generator[None]:
     try:
         yield
     except DataAgentError as own:
-        if world_size() == 1 or isinstance(own, StateError):  # a rank is gone: do not ask it
+        if world_size() == 1 or isinstance(own, LostRankError):
             raise
         error = own
     text = torch.tensor(list(str(error or "").encode()), dtype=torch.uint8)
@@ -149,7 +149,7 @@ def gather_rows(*columns: Tensor) -> tuple[Tensor, ...]:
         For each column a tensor `[sum of M, ...]` on the column's own device.
 
     Raises:
-        StateError: the ranks make different calls, or one of them does not answer.
+        LostRankError: the ranks make different calls, or one of them does not answer.
     """
     if world_size() == 1:
         return columns
@@ -255,7 +255,7 @@ def _check_same_call(headers: Tensor) -> None:
         return
     calls = [bytes(row[row > 0].tolist()).decode(errors="replace") for row in _letters(headers)]
     named = ", ".join(f"rank {i} in {call}" for i, call in enumerate(calls))
-    raise StateError(
+    raise LostRankError(
         f"the ranks make different calls: {named}. Every rank makes the same calls in the same "
         "order, each of its batches observed: did one skip learn() for some batches, leave the "
         "epoch early, or call state_dict() alone? Nothing was exchanged."

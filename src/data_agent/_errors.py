@@ -13,6 +13,10 @@ class StateError(DataAgentError, RuntimeError):
     """A call came at the wrong time: before an epoch began, twice, or not at all."""
 
 
+class LostRankError(StateError):
+    """Another rank died, hangs, or makes other calls: nothing more can be asked of it."""
+
+
 class CheckpointError(DataAgentError, ValueError):
     """A saved state is damaged, foreign, newer than this version, or of another run."""
 

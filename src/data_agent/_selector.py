@@ -118,7 +118,8 @@ class Selector(Watcher, Method):
         finally:
             self._is_counting = False
         if self._running is not None:
-            self._running.check_observed(self.schedule)
+            with _distributed.together("epochs()"), _distributed.failing_together():
+                self._running.check_observed(self.schedule)
 
     def begin_epoch(self, epoch: int) -> None:
         """Merge the last epoch's feedback and choose the samples of `epoch`.
@@ -134,7 +135,8 @@ class Selector(Watcher, Method):
         if self._running is not None:
             if epoch == self._running.epoch:
                 return
-            self._running.check_next(epoch, self.schedule)
+            with _distributed.together(f"begin_epoch({epoch})"), _distributed.failing_together():
+                self._running.check_next(epoch, self.schedule)
         elif epoch > 0:
             warn_of_late_start(epoch)
         with self._clock.running(), _distributed.together(f"begin_epoch({epoch})"):

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from data_agent import _distributed
 from data_agent._errors import InputError, StateError
 from data_agent._messages import Feedback, check_range, plain_arithmetic
 from data_agent._nonfinite import without_nonfinite
@@ -92,9 +93,11 @@ class BatchSelector(Selector):
     def select_batch(self, feedback: Feedback) -> Tensor:
         """Mark the samples of a pool to train on; the next `learn` or `observe` is about these.
 
-        Over an epoch exactly `K = max(1, floor(keep_ratio * N + 0.5))` samples are marked on one
-        rank: `round(keep_ratio * P)` of a pool where that is whole, else one more or less as the
-        sum demands. (A last pool too small for one sample still trains one.) Changes no state.
+        Over an epoch exactly `K = max(1, floor(keep_ratio * N + 0.5))` samples are marked, over
+        all ranks: `keep_ratio * P` of a pool where that is whole, else one more or less as the sum
+        demands, and one at least. (Where pools have a share of less than two samples, a last pool
+        too small for one still trains one. What a framework pads is more to choose from, and a
+        pool of another size than ours gets its own share.) Changes no state.
 
         Args:
             feedback: one row a sample of the pool, `P` in all; no graph is needed.
@@ -113,7 +116,7 @@ class BatchSelector(Selector):
         with self._clock.running(), plain_arithmetic(feedback):
             feedback = replace(feedback, index=feedback.index.cpu())
             feedback = without_nonfinite(feedback, self._on_nonfinite)
-            count = self._quota(place[1], size)
+            count = self._quota(size)
             # A stable sort gives equal scores to the first in the pool, which is in random order.
             best = self.score(feedback).argsort(descending=True, stable=True)[:count]
             mask = torch.zeros(size, dtype=torch.bool, device=feedback.losses.device)
@@ -171,14 +174,52 @@ class BatchSelector(Selector):
         running = self._open_epoch()
         return running.epoch, running.num_observed
 
-    def _quota(self, offered: int, size: int) -> int:
-        """Samples to take of a pool: what the epoch's budget has grown by since the last one."""
-        ratio = self.keep_ratio
-        before, after = (math.floor(ratio * n + 0.5) for n in (offered, offered + size))
-        is_last = offered + size >= self.schedule.num_samples
-        if after == before and not is_last:
+    def _quota(self, size: int) -> int:
+        """Samples to take of this rank's pool of `size`."""
+        running, schedule, ratio = self._open_epoch(), self.schedule, self.keep_ratio
+        world, total = schedule.world, len(running.selection)
+        rank = _distributed.rank() if world > 1 else 0
+        start = running.resume_at + (running.num_observed - running.observed_before) * world
+        round_size = min((schedule.batch_size or size) * world, total - start)
+        if size != share_of(round_size, rank, world):  # a pool of the user's, or a padded one
+            start, round_size, rank, world = running.num_observed, size, 0, 1
+        quota = round_quota(start, round_size, total=total, keep_ratio=ratio, world=world)
+        if quota < world:
             raise InputError(
                 f"the pool holds {size} samples, of which keep_ratio={ratio} leaves less than one. "
                 f"Offer larger pools: a batch_size of at least {math.ceil(1 / ratio)}."
             )
-        return max(1, after - before)
+        return share_of(quota, rank, world)
+
+
+def round_quota(start: int, size: int, *, total: int, keep_ratio: float, world: int) -> int:
+    """Samples to take of a round of pools, one on each rank, so that an epoch takes exactly K.
+
+    What the budget grows by from `start` offered samples to `start + size`. Where rounds can spare
+    it, a sample for each rank is left for the last round, however small that is.
+
+    Args:
+        start: samples that were offered before, over all ranks.
+        size: samples in the round, over all ranks.
+        total: N, samples that the epoch offers.
+        keep_ratio: share that is taken, in (0, 1].
+        world: number of ranks.
+
+    Returns:
+        0 or more; in the last round at least one for each rank.
+    """
+    reserve = world if keep_ratio * size >= 2 * world else 0
+    budget = max(1, math.floor(keep_ratio * total + 0.5))
+
+    def taken(offered: int) -> int:
+        if offered >= total:
+            return budget
+        return max(0, min(math.floor(keep_ratio * offered + 0.5), budget - reserve))
+
+    quota = taken(start + size) - taken(start)
+    return max(world, quota) if start + size >= total else quota
+
+
+def share_of(count: int, rank: int, world: int) -> int:
+    """Of `count` things shared as evenly as possible, how many come to `rank`."""
+    return count // world + int(rank < count % world)

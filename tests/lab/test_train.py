@@ -15,7 +15,7 @@ from data_agent import BatchSelector, DataAgentError
 from data_agent import _checkpoint as checkpoint
 from data_agent._errors import CheckpointError
 from data_agent.baselines.random import Random
-from data_agent.lab import devices, scoring
+from data_agent.lab import devices, scoring, snapshot
 from data_agent.lab import train as train_module
 from data_agent.lab.config import Recipe, TrainConfig
 from data_agent.lab.data import ImageData
@@ -142,6 +142,38 @@ def test_a_run_stopped_anywhere_and_resumed_equals_one_that_was_not(
         without_times(checkpoint.load(parts.checkpoint)),
         without_times(checkpoint.load(whole.checkpoint)),
     )
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_kill_inside_a_long_epoch_costs_what_came_since_the_last_checkpoint(
+    tmp_path: Path,
+    data: ImageData,
+    recipe: Recipe,
+    accumulation: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = config_of(recipe, "data-agent", accumulation=accumulation)
+    expected = finish(tmp_path / "whole", config, data)
+    monkeypatch.setattr(snapshot, "CHECKPOINT_SECONDS", 0.0)  # one after every step
+    killed_at = 4 * 4 + 3  # the third batch of the fifth epoch
+
+    batches: list[int] = []
+
+    def die(*_: Any) -> None:
+        batches.append(1)
+        if len(batches) == killed_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", config, data, progress=die)
+    state = checkpoint.load(tmp_path / "parts" / "checkpoint.safetensors")
+    inside = 0 if accumulation == 3 else 2  # an accumulation group of three was not over
+    assert (state["position"]["epoch"], state["position"]["batch"]) == (4, inside)
+
+    found = finish(tmp_path / "parts", config, data)
+    assert without_times(found) == without_times(expected)
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    assert without_times(parts.metrics()) == without_times(whole.metrics())
 
 
 def test_stopping_waits_for_the_end_of_an_accumulation_group(

@@ -145,6 +145,13 @@ def added_up(*values: float) -> list[float]:
     return rows.sum(0).tolist()
 
 
+def on_any_rank(*flags: bool) -> list[bool]:
+    """Of each flag whether any rank has it set, so that all do the same; a collective call."""
+    if _distributed.world_size() == 1:
+        return list(flags)
+    return [count > 0 for count in added_up(*map(float, flags))]
+
+
 def check_same_place(state: Mapping[str, Any] | None) -> None:
     """All ranks must have read the same checkpoint, or none.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,34 @@ from torch import Tensor
 
 from data_agent import _distributed
 from data_agent._errors import CheckpointError
+from data_agent.lab.runs import RunFolder
 from data_agent.lab.session import Session, seed_rank
+
+CHECKPOINT_SECONDS = 300.0
+"""Time of training between two checkpoints at most; what a kill may cost."""
+
+
+class Checkpoints:
+    """Writes a run's checkpoints, and knows when the last one has grown old.
+
+    Args:
+        session: the run.
+        folder: where it is written.
+    """
+
+    def __init__(self, session: Session, folder: RunFolder) -> None:
+        self._session = session
+        self._folder = folder
+        self._saved_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether `CHECKPOINT_SECONDS` have passed since the last one, on this rank's clock."""
+        return time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+
+    def save(self) -> None:
+        """Write one, between optimizer steps; a collective call."""
+        self._folder.save_checkpoint(session_state(self._session))
+        self._saved_at = time.monotonic()
 
 
 def session_state(session: Session) -> dict[str, Any]:

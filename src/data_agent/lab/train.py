@@ -29,11 +29,12 @@ from data_agent.lab.ranks import (
     added_up,
     check_same_place,
     choose_rank_device,
+    on_any_rank,
     rows_of_all,
 )
 from data_agent.lab.runs import RunFolder
 from data_agent.lab.session import Session, start_session
-from data_agent.lab.snapshot import restore_session, session_state
+from data_agent.lab.snapshot import Checkpoints, restore_session
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def train(
     if state is not None:
         restore_session(session, state)
     folder.drop_metrics_after(session.position.step)
-    if not _run_epochs(session, folder, progress, _of_all_ranks(should_stop)):
+    if not _run_epochs(session, folder, progress, should_stop):
         return None
     result = _result(session, data, folder.metrics()[-1])
     folder.finish(result)
@@ -106,44 +107,50 @@ def prepare_process(recipe: AnyRecipe) -> torch.device:
     return device
 
 
-def _of_all_ranks(should_stop: Callable[[], bool]) -> Callable[[], bool]:
-    """Whether any rank was asked to stop: all stop after the same step."""
-    if _distributed.world_size() == 1:
-        return should_stop
-    return lambda: _distributed.total(int(should_stop())) > 0
-
-
 def _run_epochs(
     session: Session, folder: RunFolder, progress: Progress, should_stop: Callable[[], bool]
 ) -> bool:
     """Train epoch by epoch; False if stopped before the end."""
     if session.is_complete:
         return True  # only its result is missing
-    position = session.position
+    position, checkpoints = session.position, Checkpoints(session, folder)
+
+    def pause() -> bool:
+        """Save where it is time to, on all ranks; whether any of them was asked to stop."""
+        is_asked, is_due = on_any_rank(should_stop(), checkpoints.is_due())
+        if is_due and not is_asked:  # a run that stops saves at its end
+            session.stopwatch.stop()
+            checkpoints.save()
+            session.stopwatch.start()
+        return is_asked
+
     session.stopwatch.start()  # what the selector does between epochs is part of training
     for epoch in session.selector.epochs():
-        is_over = _run_epoch(session, epoch, progress, should_stop)
+        is_over = _run_epoch(session, epoch, progress, pause)
         session.stopwatch.stop()
         if is_over:
             position.epoch = epoch + 1
             folder.append_metrics(_metrics(session, epoch))
             position.batch = 0
             session.loss_sum.zero_()
-        folder.save_checkpoint(session_state(session))
+        checkpoints.save()
         if session.is_complete:
             return True
-        if not is_over or should_stop():
+        if not is_over or on_any_rank(should_stop())[0]:
             return False
         session.stopwatch.start()
     return True
 
 
-def _run_epoch(
-    session: Session, epoch: int, progress: Progress, should_stop: Callable[[], bool]
-) -> bool:
+def _run_epoch(session: Session, epoch: int, progress: Progress, pause: Callable[[], bool]) -> bool:
     """Train to the epoch's or the run's end; False if stopped before.
 
-    Stopping waits for the end of an accumulation group, whose gradients no checkpoint holds.
+    Args:
+        session: the run.
+        epoch: the one that has begun.
+        progress: told about every batch.
+        pause: called after each optimizer step but the epoch's last, where a checkpoint may be
+            written (none holds the gradients of half an accumulation group); True to stop.
     """
     position, accumulation = session.position, session.recipe.accumulation
     num_batches = len(session.loader)  # of a floating schedule, as it is in this epoch
@@ -160,7 +167,7 @@ def _run_epoch(
         _step(session, _rate(session, epoch, num_batches))
         if position.step == session.num_steps:
             return True
-        if should_stop() and position.batch < num_batches:
+        if position.batch < num_batches and pause():
             return False
     return True
 

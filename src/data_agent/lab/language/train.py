@@ -35,8 +35,9 @@ from data_agent.lab.language.result import (
 from data_agent.lab.language.trainers import make_trainer
 from data_agent.lab.methods import FULL, check_needs_no_scores
 from data_agent.lab.progress import Progress, silent
-from data_agent.lab.ranks import added_up
+from data_agent.lab.ranks import on_any_rank
 from data_agent.lab.runs import RunFolder
+from data_agent.lab.snapshot import CHECKPOINT_SECONDS
 from data_agent.lab.train import (
     Speed,
     check_finite,
@@ -46,9 +47,6 @@ from data_agent.lab.train import (
 )
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_SECONDS = 300.0
-"""Time of training between two checkpoints; a run that is killed goes on from the last one."""
 
 _TRAINER = "trainer"  # folder of the Trainer's checkpoints, in the run's folder
 _MODEL = "model"  # and of the trained model
@@ -182,7 +180,7 @@ class _Run(TrainerCallback):
         return state.global_step % per_epoch == 0
 
     def _save_or_stop(self, control: TrainerControl) -> None:
-        is_asked, is_due = _on_any_rank(
+        is_asked, is_due = on_any_rank(
             self._should_stop(), time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
         )
         if is_asked:
@@ -229,13 +227,6 @@ class _Run(TrainerCallback):
             ", ".join(f"{name} {value:.4g}" for name, value in found.items()),
         )
         return {**found, "value": found[metric_of(recipe)]}
-
-
-def _on_any_rank(*flags: bool) -> list[bool]:
-    """Of each flag whether any rank has it set: all ranks then do the same."""
-    if _distributed.world_size() == 1:
-        return list(flags)
-    return [count > 0 for count in added_up(*map(float, flags))]
 
 
 def _last_checkpoint(folder: Path) -> str | None:

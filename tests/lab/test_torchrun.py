@@ -344,14 +344,18 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
-def test_the_example_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = Path(__file__).parents[2] / "examples" / "ddp_loop.py"
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_the_examples_go_on_after_a_kill(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = Path(__file__).parents[2] / "examples" / f"{name}_loop.py"
     (tmp_path / "killed_once.py").write_text(KILLED_ONCE)
     monkeypatch.chdir(tmp_path)
     done = torchrun("--nproc-per-node=2", "--max-restarts=1", "killed_once.py", str(example))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "killed").exists()
     assert "epoch 10/10" in done.stdout
-    state = torch.load(tmp_path / "ddp.ckpt", weights_only=True)
+    state = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
+    assert sum(tensor.numel() for tensor in state["model"].values()) == 354  # of both ranks
     assert state["agent"]["visits"] == 2560  # ten epochs of 256, none lost, none twice
     json.dumps(state["agent"]["settings"])

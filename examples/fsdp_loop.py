@@ -36,10 +36,8 @@ def main():
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     if CHECKPOINT.exists():  # every rank reads it and takes its part
         state = torch.load(CHECKPOINT, weights_only=True)
-        own, theirs = state["model"], state["optimizer"]
-        dcp.set_state_dict(
-            model, optimizer, model_state_dict=own, optim_state_dict=theirs, options=WHOLE
-        )
+        dcp.set_model_state_dict(model, state["model"], options=WHOLE)
+        dcp.set_optimizer_state_dict(model, optimizer, state["optimizer"], options=WHOLE)
         agent.load_state_dict(state["agent"])
 
     for _ in agent.epochs():  # after a restore: the epochs still to do

@@ -1,14 +1,16 @@
 """The exact budget of methods that choose inside batches, over any number of ranks."""
 
 import math
+from typing import Any
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
-from data_agent import Feedback, make_selector, selection_loader
+from data_agent import Feedback, selection_loader
 from data_agent._batch_selector import round_quota, share_of
+from data_agent.baselines.selective_backprop import SelectiveBackprop
 from ranks import join_group, run_ranks
 
 
@@ -61,11 +63,10 @@ def choose(rank, stop):
     if rank is not None:
         join_group()
     world = 1 if rank is None else torch.distributed.get_world_size()
-    log, saved = [], None
+    log: list[Any] = []
+    saved: Any = None
     for state in (None,) if stop is None else (None, "restored"):
-        selector = make_selector(
-            "selective-backprop", num_samples=SIZE, epochs=EPOCHS, keep_ratio=0.5
-        )
+        selector = SelectiveBackprop(num_samples=SIZE, epochs=EPOCHS, keep_ratio=0.5)
         loader = selection_loader(
             TensorDataset(torch.arange(SIZE)), selector, batch_size=POOL // world
         )

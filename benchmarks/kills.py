@@ -3,14 +3,16 @@
     python benchmarks/kills.py                       # 100 kills, 15 to 30 minutes on two cores
     python benchmarks/kills.py --kills loop=5        # a quick look
 
-Three subjects: `data-agent train`, `data-agent compare` with worker processes, and the plain
-PyTorch loop of docs/interruption.md, whose loader has worker processes. All augment at random.
-SIGKILL goes to the whole process group at a moment drawn by (seed, subject, number of the kill):
+Four subjects: `data-agent train`, the same on two ranks under `torchrun --max-restarts`,
+`data-agent compare` with worker processes, and the plain PyTorch loop of docs/interruption.md,
+whose loader has worker processes. All augment at random. SIGKILL goes to all processes at a moment
+drawn by (seed, subject, number of the kill):
 
     starting  before training begins
     anywhere  while it trains
     writing   while a checkpoint's temporary file is there
     asked     SIGTERM first, as schedulers do, which makes the lab save inside an epoch
+    rank      one rank first, whose job torchrun starts again, and all some time later
 
 Then the same command goes on. A run that ends is compared with the undisturbed one: every bit of
 model, optimizer, selector, random state, metrics and result, and the names of all files. Killed
@@ -20,113 +22,30 @@ itself, this program goes on where it was.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.utils.data import TensorDataset
+from kill_subjects import Subject, subjects
+from run_content import content_of, outcome
 
-from data_agent import _checkpoint as checkpoint
 from data_agent._files import write_json
 from data_agent.lab.environment import describe_environment
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "interruption.md"
-DEFAULT_KILLS = "train=60,loop=25,compare=15"
+DEFAULT_KILLS = "train=50,loop=20,compare=15,ranks=15"
 PATIENCE = 300.0  # seconds after which a session that does not get on is a hang
-_CLOCKS = ("seconds", "overhead")
-_SMALL = (
-    *("--task", "digits", "--width", "4", "--num-evaluations", "4"),
-    *("--device", "cpu", "--num-threads", "1"),
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
-    """What is killed.
-
-    Args:
-        command: what starts it, or goes on, in a folder.
-        runs: the folders below where it writes.
-        kinds: how it is killed, in turn.
-        result: the file in each of `runs` that is written last.
-    """
-
-    command: Callable[[Path], list[str]]
-    runs: Sequence[str]
-    kinds: Sequence[str]
-    result: str
-
-
-def lab(*arguments: str, runs: Sequence[str]) -> Subject:
-    """A subject of the lab; --resume is right for a new folder too."""
-    code = "import sys; from data_agent.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, *arguments]
-    return Subject(
-        command=lambda folder: [*command, "--output", str(folder), "--resume"],
-        runs=runs,
-        kinds=("anywhere", "writing", "asked", "anywhere", "writing", "starting"),
-        result="result.json",
-    )
-
-
-def subjects(epochs: int) -> dict[str, Subject]:
-    """The three subjects, in runs of so many epochs."""
-    size = ["--epochs", str(epochs)]
-    methods = ["--methods", "random,data-agent", "--seeds", "1", "--jobs", "2"]
-    names = ["digits/random-keep0.5-seed0", "digits/data-agent-keep0.5-seed0"]
-    return {
-        "train": lab("train", *_SMALL, *size, "--method", "data-agent", runs=["."]),
-        "compare": lab("compare", *_SMALL, *size, *methods, runs=names),
-        "loop": Subject(
-            command=lambda folder: [sys.executable, __file__, "--loop", str(folder), *size],
-            runs=["."],
-            kinds=("anywhere", "writing", "starting"),
-            result="done",
-        ),
-    }
-
-
-def plain_loop(folder: Path, epochs: int) -> None:
-    """Train as docs/interruption.md shows, with what that page takes for granted."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "started").write_text(str(os.getpid()))
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    images = torch.randn(448, 64)
-    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10))
-    _, _, code = PAGE.read_text(encoding="utf-8").partition("```python\n")
-    script = folder / "loop.py"
-    script.write_text(code.partition("```")[0], encoding="utf-8")
-    runpy.run_path(
-        str(script),
-        init_globals={
-            "train_set": TensorDataset(images, images[:, :10].argmax(1)),
-            "model": model,
-            "head": model[3],
-            "optimizer": torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
-            "epochs": epochs,
-            "path": folder / "state.pt",
-            "F": F,
-        },
-    )
-    (folder / "done").touch()
 
 
 @dataclass(slots=True)
@@ -159,11 +78,12 @@ class Session:
             time.sleep(0.0005)
 
     def signal(self, number: int) -> None:
-        """To all of its processes."""
-        try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            return
+        """To all of its processes; torchrun puts each rank into a group of its own."""
+        for group in (self.process.pid, *children_of(self.process.pid)):
+            try:
+                os.killpg(group, number)
+            except (ProcessLookupError, PermissionError):
+                continue
 
     def end(self) -> int:
         """Kill what is left of it; returns its exit code."""
@@ -197,6 +117,17 @@ def entries(session: Session) -> Iterator[os.DirEntry[str]]:
             continue
 
 
+def children_of(process: int) -> list[int]:
+    """What a process has started and what is still there, in order (Linux)."""
+    found: list[int] = []
+    for tasks in Path(f"/proc/{process}/task").glob("*/children"):
+        try:
+            found += map(int, tasks.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return sorted(found)
+
+
 def is_temporary(name: str) -> bool:
     """Of a checkpoint that is being written."""
     return name.startswith(".checkpoint") or name == "state.tmp"
@@ -213,13 +144,32 @@ def kill(session: Session, kind: str, draws: random.Random, seconds: float) -> N
             session.wait(lambda: not session.is_writing())
             session.wait(session.is_writing)
         time.sleep(draws.uniform(0, 0.003))
+        # Held still it cannot finish the file before the kill; what was faster writes another one.
+        while hold(session) and not session.is_writing():
+            session.signal(signal.SIGCONT)
+            session.wait(session.is_writing)
         return
     pause_until = time.monotonic() + draws.uniform(0, seconds / 4)
     session.wait(lambda: time.monotonic() > pause_until)
+    if kind == "rank":
+        ranks = children_of(session.process.pid)
+        if ranks:
+            os.kill(draws.choice(ranks), signal.SIGKILL)
+        pause_until = time.monotonic() + draws.uniform(
+            4, 4 + seconds / 2
+        )  # torchrun needs its time
+        session.wait(lambda: time.monotonic() > pause_until)
     if kind == "asked":
         session.signal(signal.SIGTERM)
         patience_until = time.monotonic() + draws.choice([0.05, PATIENCE, PATIENCE])
         session.wait(lambda: time.monotonic() > patience_until)
+
+
+def hold(session: Session) -> bool:
+    """Stop all processes of a session where they are; False if it is over."""
+    session.signal(signal.SIGSTOP)
+    time.sleep(0.001)  # until the signal has arrived
+    return not session.is_over()
 
 
 def what_is_left(session: Session) -> dict[str, Any]:
@@ -240,49 +190,6 @@ def what_is_left(session: Session) -> dict[str, Any]:
     }
 
 
-def outcome(subject: Subject, folder: Path) -> dict[str, str]:
-    """Every file of the run, and a digest of all in it that is no clock's."""
-    found: dict[str, str] = {}
-    for run in subject.runs:
-        for path in sorted((folder / run).iterdir()):
-            found[f"{run}/{path.name}"] = digest(content_of(path))
-    return found
-
-
-def content_of(path: Path) -> Any:
-    """What a file holds; None where its name is all that must be equal."""
-    if path.suffix == ".safetensors":
-        return checkpoint.load(path)
-    if path.suffix == ".pt":
-        return torch.load(path, weights_only=True)
-    if path.name == "metrics.jsonl":
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    if path.name in ("result.json", "config.json"):
-        return json.loads(path.read_text(encoding="utf-8"))
-    return None  # what it ran on, and when: of each session
-
-
-def digest(value: Any) -> str:
-    """Of nested content, leaving out what depends on the clock."""
-    return hashlib.sha256(b"\n".join(leaves(value, "root"))).hexdigest()
-
-
-def leaves(value: Any, where: str) -> Iterator[bytes]:
-    """A line for each value that a container holds."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not any(clock in str(key) for clock in _CLOCKS):
-                yield from leaves(item, f"{where}/{key}")
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from leaves(item, f"{where}/{number}")
-    elif isinstance(value, torch.Tensor):
-        data = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        yield f"{where} {value.dtype} {list(value.shape)} ".encode() + data
-    else:
-        yield f"{where} {value!r}".encode()
-
-
 def undisturbed(subject: Subject, folder: Path) -> tuple[dict[str, str], float]:
     """A run's outcome, and the seconds from the first it writes to its end."""
     session = begin(subject, folder)
@@ -291,7 +198,7 @@ def undisturbed(subject: Subject, folder: Path) -> tuple[dict[str, str], float]:
     session.wait(lambda: False)
     seconds = time.monotonic() - began
     check_end(session, session.end())
-    return outcome(subject, folder), seconds
+    return outcome(subject.runs, folder), seconds
 
 
 def check_end(session: Session, code: int) -> bool:
@@ -334,7 +241,7 @@ def torment(
         else:
             session.wait(lambda: False)
         if check_end(session, session.end()):
-            found = outcome(subject, session.folder)
+            found = outcome(subject.runs, session.folder)
             differing = sorted(n for n in found | expected if found.get(n) != expected.get(n))
             ends.append({"num_kills": len(kills), "differing": differing})
         else:
@@ -351,17 +258,17 @@ def save(record: dict[str, Any]) -> None:
 def table(record: dict[str, Any]) -> str:
     """What came of it, a row a subject."""
     lines = [
-        "subject   kills  starting anywhere writing asked  half a file  in an epoch  runs equal"
+        "subject   kills  starting anywhere writing asked rank  half a file  in an epoch runs equal"
     ]
     for name, kills in record["kills"].items():
         kinds = Counter(kill["kind"] for kill in kills)
         ends = record["ends"][name]
-        counts = [kinds[kind] for kind in ("starting", "anywhere", "writing", "asked")]
+        counts = [kinds[kind] for kind in ("starting", "anywhere", "writing", "asked", "rank")]
         halves, inside = (sum(k[n] for k in kills) for n in ("left_temporary", "inside_an_epoch"))
         equal = sum(not end["differing"] for end in ends)
         lines.append(
             f"{name:9} {len(kills):5} {counts[0]:9} {counts[1]:8} {counts[2]:7} {counts[3]:5} "
-            f"{halves:12} {inside:12} {len(ends):5} {equal:5}"
+            f"{counts[4]:4} {halves:12} {inside:12} {len(ends):4} {equal:5}"
         )
     return "\n".join(lines)
 
@@ -382,11 +289,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, default=Path("runs/kills"), help="for the runs")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/kills.json")
-    parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.loop:
-        plain_loop(options.loop, options.epochs)
-        return 0
     options.folder.mkdir(parents=True, exist_ok=True)
     record = new_record(options.folder / "record.json")
     record |= {"seed": options.seed, "epochs": options.epochs}

@@ -342,7 +342,7 @@ def test_evaluation_takes_the_middle_and_normalises_as_usual(example):
 
 def shrunk(words, **changes) -> list[str]:
     """A page's command with other values, and flags that make it small."""
-    small = {"width": "8", "epochs": "4", "batch_size": "16", "precision": "fp32"}
+    small = {"width": "16", "epochs": "4", "batch_size": "16", "precision": "fp32"}
     small |= {"device": "cpu", "num_threads": "1"}
     for name, value in {**small, **changes}.items():
         flag = f"--{name.replace('_', '-')}"

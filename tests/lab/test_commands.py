@@ -157,7 +157,7 @@ def test_train_on_local_images_end_to_end(
 ) -> None:
     argv = ["train", "--task", "image", "--data", str(parquet_folder)]
     argv += ["--output", str(tmp_path / "run")]
-    argv += ["--model", "resnet-small", "--width", "8", "--epochs", "8", "--batch-size", "10"]
+    argv += ["--model", "resnet-small", "--width", "16", "--epochs", "8", "--batch-size", "10"]
     argv += ["--image-size", "8", "--label-noise", "0.1", "--num-threads", "1", "--device", "cpu"]
     assert main(argv) == 0
     assert "50.0 % of the cost of full training" in capsys.readouterr().out

@@ -41,8 +41,8 @@ def test_the_resnets_have_the_published_sizes(name: str, millions: float) -> Non
 
 
 def test_width_sets_the_channels_of_the_first_stage() -> None:
-    narrow = build_model("resnet-small", in_channels=3, num_classes=10, image_size=32, width=8)
-    assert narrow.head.in_features == 32
+    wide = build_model("resnet-small", in_channels=3, num_classes=10, image_size=32, width=24)
+    assert wide.head.in_features == 96
 
 
 def test_a_seed_gives_the_same_model_again() -> None:
@@ -67,5 +67,5 @@ def test_images_too_small_for_a_model_are_refused() -> None:
 
 
 def test_a_resnet_too_narrow_for_torchs_kernels_is_refused() -> None:
-    with pytest.raises(DataAgentError, match=r"--width is 4; resnet-small needs at least 8"):
+    with pytest.raises(DataAgentError, match=r"--width is 4; resnet-small needs at least 16"):
         build_model("resnet-small", in_channels=1, num_classes=10, image_size=8, width=4)

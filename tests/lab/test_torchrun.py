@@ -80,7 +80,7 @@ def runs_of_two(rank: int, folder: Path) -> list[Any]:
     join_group()
     agent, results = config_of("data-agent"), []
     # Without dropout, whose order of draws depends on the layout of a batch of one image.
-    random = config_of("random", model="resnet-small", width=8)
+    random = config_of("random", model="resnet-small", width=16)
     results.append(run(folder / "whole", agent))
     results.append(run(folder / "random", random))
     results.append(run(folder / "sharded", random, sharding="fsdp"))

@@ -55,7 +55,7 @@ class Setup:
     model: str
     """cnn, resnet-tiny, resnet-small, resnet-18, resnet-34 or resnet-50."""
     width: int | None = None
-    """Channels of the model's first stage, 1 or more, of a resnet 8; None takes the model's own."""
+    """Channels of the model's first stage, 1 or more (a resnet 16); None takes the model's own."""
     epochs: int
     """Passes of the schedule, 1 or more."""
     batch_size: int

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
 from data_agent import Feedback, selection_loader
-from data_agent._batch_selector import round_quota, share_of
+from data_agent._batch_selector import round_quota
+from data_agent._schedule import share_of
 from data_agent.baselines.selective_backprop import SelectiveBackprop
 from ranks import join_group, run_ranks
 

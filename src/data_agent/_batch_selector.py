@@ -25,7 +25,7 @@ from data_agent import _distributed
 from data_agent._errors import InputError, StateError
 from data_agent._messages import Feedback, check_range, plain_arithmetic
 from data_agent._nonfinite import without_nonfinite
-from data_agent._schedule import ScheduleKind, SelectionSchedule
+from data_agent._schedule import ScheduleKind, SelectionSchedule, share_of
 from data_agent._selector import Selector
 
 FORWARD_COST = 1 / 3  # of a training visit: a backward pass costs as much as two forward passes
@@ -218,8 +218,3 @@ def round_quota(start: int, size: int, *, total: int, keep_ratio: float, world: 
 
     quota = taken(start + size) - taken(start)
     return max(world, quota) if start + size >= total else quota
-
-
-def share_of(count: int, rank: int, world: int) -> int:
-    """Of `count` things shared as evenly as possible, how many come to `rank`."""
-    return count // world + int(rank < count % world)

@@ -177,7 +177,7 @@ class SelectionSchedule:
         if self.batch_size is None:
             raise InputError("how ranks share an epoch depends on batch_size=, not known yet.")
         rounds, rest = divmod(size, self.batch_size * self.world)
-        return rounds * self.batch_size + rest // self.world + int(rank < rest % self.world)
+        return rounds * self.batch_size + share_of(rest, rank, self.world)
 
     def total_steps(self, batch_size: int | None = None, *, accumulation: int = 1) -> int:
         """Optimizer steps in the whole run: what a learning-rate schedule needs.
@@ -230,6 +230,11 @@ class SelectionSchedule:
             return size
         rest = size % (self.batch_size * self.world)
         return size - rest if self.drop_last or rest < self.world else size
+
+
+def share_of(count: int, rank: int, world: int) -> int:
+    """Of `count` things shared as evenly as possible, how many come to `rank`."""
+    return count // world + int(rank < count % world)
 
 
 class PermutationStream:

@@ -10,7 +10,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from data_agent._files import write_json
@@ -23,7 +22,7 @@ RECIPE = ["--task", "digits", "--keep-ratio", "0.5", "--device", "cpu", "--num-t
 
 
 def train(folder: Path, method: str, seed: int, world: int, sharding: str, epochs: int) -> dict:
-    """The result of one run, in processes of their own."""
+    """The result of one run, in processes of their own; a run that was there goes on."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     command = [sys.executable, *(launcher if world > 1 else []), "-m", "data_agent.cli", "train"]
     command += [*RECIPE, "--epochs", str(epochs), "--method", method, "--seed", str(seed)]
@@ -35,34 +34,34 @@ def train(folder: Path, method: str, seed: int, world: int, sharding: str, epoch
 def main() -> None:
     """Train every cell, print it, and write all values."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--folder", type=Path, default=Path("runs/ranks"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/ranks.json"))
     arguments = parser.parse_args()
     rows: list[dict] = []
     cells = [(w, "ddp") for w in WORLDS] + [(2, "fsdp")]
-    with tempfile.TemporaryDirectory() as temporary:
-        for method in METHODS:
-            for world, sharding in cells:
-                results = [
-                    train(
-                        Path(temporary) / f"{method}-{world}-{sharding}-{seed}",
-                        *(method, seed, world, sharding, arguments.epochs),
-                    )
-                    for seed in range(arguments.seeds)
-                ]
-                values = [result["value"] for result in results]
-                row = {
-                    **{"method": method, "ranks": world, "sharding": sharding, "values": values},
-                    "num_steps": sorted({result["num_steps"] for result in results}),
-                    "num_backward": sorted({result["num_backward"] for result in results}),
-                }
-                rows.append(row)
-                mean = estimate(values)
-                print(
-                    f"{method:<12} {world} {sharding:<5} {mean.mean:.2f} +- {mean.half_width:.2f}",
-                    flush=True,
+    for method in METHODS:
+        for world, sharding in cells:
+            results = [
+                train(
+                    arguments.folder / f"{method}-{world}-{sharding}-{seed}",
+                    *(method, seed, world, sharding, arguments.epochs),
                 )
+                for seed in range(arguments.seeds)
+            ]
+            values = [result["value"] for result in results]
+            row = {
+                **{"method": method, "ranks": world, "sharding": sharding, "values": values},
+                "num_steps": sorted({result["num_steps"] for result in results}),
+                "num_backward": sorted({result["num_backward"] for result in results}),
+            }
+            rows.append(row)
+            mean = estimate(values)
+            print(
+                f"{method:<12} {world} {sharding:<5} {mean.mean:.2f} +- {mean.half_width:.2f}",
+                flush=True,
+            )
     environment = describe_environment("cpu")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     recipe = [*RECIPE, "--epochs", str(arguments.epochs)]

@@ -24,7 +24,7 @@ from data_agent import (
     selection_loader,
 )
 from data_agent._distributed import gather_rows, world_size
-from data_agent._errors import DataAgentError, InputError, StateError
+from data_agent._errors import DataAgentError, DataAgentWarning, InputError, StateError
 from data_agent.testing.runs import equal_states
 from ranks import _free_port, _run, join_group, run_ranks
 
@@ -183,6 +183,60 @@ def test_two_ranks_stop_and_go_on_to_the_same_end_and_on_another_number_too(meth
     assert [len(log) for log, _ in three] == [len(alone)] * 3
     ends = [{**state, "overhead_seconds": 0.0} for _, state in three]
     assert all(equal_states(state, ends[0]) for state in ends)
+
+
+def stop_at(stop, batch_size):
+    """A run that is stopped before batch `stop[1]` of epoch `stop[0]`: what it saw, its state."""
+    selector, log = build("top-loss"), []
+    loader = selection_loader(TensorDataset(torch.arange(SIZE)), selector, batch_size=batch_size)
+    observe(selector, loader, log, stop)
+    return log, selector.state_dict()
+
+
+def stop_together(rank, stop, batch_size):
+    join_group()
+    return stop_at(stop, batch_size)
+
+
+def sizes(*logs):
+    """Samples that all ranks saw in each epoch, each of them once."""
+    seen = [counted(logs, epoch) for epoch in range(EPOCHS)]
+    assert all(len(set(index)) == len(index) for index in seen)
+    return [len(index) for index in seen]
+
+
+@pytest.mark.distributed
+def test_a_run_goes_on_on_more_ranks_which_cannot_hold_the_rest_of_an_epoch(tmp_path):
+    before, state = stop_at((6, 2), 10)  # 51 samples an epoch, in batches of 10
+    ends = run_ranks(go_on_together, tmp_path, "top-loss", state, 5, world=2)
+    assert sizes(before, *(log for log, _ in ends)) == [51] * 6 + [50] * 4
+    assert [len(log) for log, _ in ends] == [3 + 5 * 3] * 2  # equal steps
+    assert ends[0][1]["visits"] == 51 * 6 + 50 * 4
+
+    before, state = stop_at((6, 5), 10)  # nothing but the rest is left
+    ends = run_ranks(go_on_together, tmp_path, "top-loss", state, 5, world=2)
+    assert sizes(before, *(log for log, _ in ends)) == [51] * 6 + [50] * 4
+    before, state = stop_at((9, 5), 10)  # and no epoch either
+    ends = run_ranks(go_on_together, tmp_path, "top-loss", state, 5, world=2)
+    assert [log for log, _ in ends] == [[], []]
+
+
+@pytest.mark.distributed
+def test_a_run_goes_on_on_fewer_ranks_which_can_hold_the_rest_of_an_epoch(tmp_path):
+    seen = run_ranks(stop_together, tmp_path, (6, 2), 5, world=2)
+    logs, state = [log for log, _ in seen], seen[0][1]
+    rest, end = go_on("top-loss", state, 10)
+    assert sizes(*logs, rest) == [50] * 7 + [51] * 3  # the epoch that had begun stays as it was
+    assert end["visits"] == 50 * 7 + 51 * 3
+
+
+def test_what_other_ranks_leave_out_of_an_epoch_is_said():
+    _, state = stop_at((6, 2), 10)
+    selector = build("top-loss")
+    selector.use_loader(5, world=2)
+    with pytest.warns(DataAgentWarning, match="epoch 6 goes on .* its last 1 sample"):
+        selector.load_state_dict(state)
+    assert selector.metrics()["epoch"] == 6
 
 
 def dealt_by_a_framework(rank, _):

@@ -167,7 +167,7 @@ class BatchSelector(Selector):
         Counts the pool that is being observed as well.
         """
         running, schedule = self._open_epoch(), self.schedule
-        epochs = running.epoch + running.position(schedule) / len(running.selection)
+        epochs = running.epoch + running.position(schedule) / running.size(schedule)
         return min(1.0, epochs / schedule.epochs)
 
     def _place(self) -> tuple[int, int]:
@@ -177,7 +177,7 @@ class BatchSelector(Selector):
     def _quota(self, size: int) -> int:
         """Samples to take of this rank's pool of `size`."""
         running, schedule, ratio = self._open_epoch(), self.schedule, self.keep_ratio
-        world, total = schedule.world, len(running.selection)
+        world, total = schedule.world, running.size(schedule)
         rank = _distributed.rank() if world > 1 else 0
         start = running.resume_at + (running.num_observed - running.observed_before) * world
         round_size = min((schedule.batch_size or size) * world, total - start)

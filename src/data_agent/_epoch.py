@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from data_agent import _distributed
+from data_agent._composition import Composition
 from data_agent._errors import CheckpointError, DataAgentWarning, StateError
 from data_agent._messages import Selection
 from data_agent._random import Purpose, permutation
@@ -57,7 +58,15 @@ class RunningEpoch:
         since = self.num_observed - self.observed_before
         if schedule.world > 1:
             since = _distributed.total(since)
-        return min(len(self.selection), self.resume_at + since)
+        return min(self.size(schedule), self.resume_at + since)
+
+    def size(self, schedule: SelectionSchedule) -> int:
+        """Samples that the epoch has, over all ranks, since the loop last stopped.
+
+        Less than were selected where it goes on on other ranks, whose batches cannot hold the rest.
+        """
+        left = len(self.selection) - self.resume_at
+        return self.resume_at + schedule.loadable(left)
 
     def note_delivered(self, count: int) -> None:
         """A sampler has taken `count` samples of the order on this rank so far."""
@@ -183,16 +192,26 @@ class RunningEpoch:
 
     @classmethod
     def from_state(
-        cls, state: dict[str, Any], schedule: SelectionSchedule, uniform: Tensor | None
+        cls,
+        state: dict[str, Any],
+        schedule: SelectionSchedule,
+        saved_by: SelectionSchedule,
+        seed: int,
     ) -> RunningEpoch:
         """Take over what `state_dict` returned, on any number of ranks.
+
+        Args:
+            state: what it returned.
+            schedule: the budget on these ranks.
+            saved_by: the budget on the ranks that saved it, which put the epoch together.
+            seed: of the selector.
 
         Raises:
             CheckpointError: the selection has another size than the epoch.
         """
         epoch, position = int(state["epoch"]), int(state["position"])
         index = unpack_mask(state["selection"], schedule.num_samples)
-        expected = schedule.epoch_size(epoch)
+        expected = saved_by.epoch_size(epoch)
         if len(index) > expected or (len(index) < expected and schedule.kind != "floating"):
             raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")
         if not 0 <= position <= len(index):
@@ -201,16 +220,22 @@ class RunningEpoch:
         if weights is not None and weights.shape != index.shape:
             raise CheckpointError(f"its selection of epoch {epoch} has {len(weights)} weights.")
         own = position // schedule.world
-        return cls(
+        running = cls(
             epoch,
             Selection(index, weights),
-            uniform,
+            Composition(saved_by, seed).uniform(epoch),
             num_observed=own,
             num_delivered=own,
             resume_at=position,
             observed_before=own,
             is_restored=True,
         )
+        if left_out := len(index) - running.size(schedule):
+            warn(
+                f"epoch {epoch} goes on in batches of {schedule.batch_size} on {schedule.world} "
+                f"rank(s), which cannot hold its last {left_out} sample(s): left out."
+            )
+        return running
 
 
 def warn_of_late_start(epoch: int) -> None:

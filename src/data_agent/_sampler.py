@@ -74,16 +74,18 @@ class SelectionSampler(DistributedSampler[int]):
         self._skip_observed = skip_observed
 
     def __len__(self) -> int:
-        size = self.selector.schedule.epoch_size(self._epoch())
-        if self.selector.schedule.kind == "floating":
-            size = len(self.selector.select(self._epoch()))
-        return size if self._rank is None else self.selector.schedule.rank_size(size, self._rank)
+        schedule, epoch = self.selector.schedule, self._epoch()
+        size = schedule.epoch_size(epoch)
+        if self.selector.epoch is not None or schedule.kind == "floating":
+            size = self._end(len(self.selector.select(epoch)), epoch)
+        return size if self._rank is None else schedule.rank_size(size, self._rank)
 
     def __iter__(self) -> Iterator[int]:
         epoch = self._epoch()
         order = delivery_order(self.selector.select(epoch), self.selector.seed, epoch)
         done = self.selector.position(epoch) if self._skip_observed else 0
-        return self._deliver(self._share(order[done:]).tolist(), epoch, done)
+        rest = order[done : self._end(len(order), epoch)]
+        return self._deliver(self._share(rest).tolist(), epoch, done)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch`; frameworks that count epochs call this."""
@@ -91,6 +93,14 @@ class SelectionSampler(DistributedSampler[int]):
 
     def _epoch(self) -> int:
         return 0 if self.selector.epoch is None else self.selector.epoch
+
+    def _end(self, size: int, epoch: int) -> int:
+        """Where an order of `size` samples ends: short of it where no batches hold its rest.
+
+        Only where an epoch goes on on other ranks than it began on: all others fit.
+        """
+        done = self.selector.position(epoch)
+        return done + self.selector.schedule.loadable(size - done)
 
     def _share(self, order: Tensor) -> Tensor:
         """This rank's part: its batch of each round, then its part of the last, smaller round."""

@@ -120,7 +120,7 @@ class SelectionSchedule:
     @property
     def num_kept(self) -> int:
         """K: samples in a selected epoch, over all ranks."""
-        return self._loadable(self.raw_kept)
+        return self.loadable(self.raw_kept)
 
     @property
     def num_left_out(self) -> int:
@@ -159,6 +159,17 @@ class SelectionSchedule:
     def epoch_size(self, epoch: int) -> int:
         """Samples in `epoch`, over all ranks."""
         return self.plan(epoch).size
+
+    def loadable(self, size: int) -> int:
+        """How many of the last `size` samples of an epoch the loader's batches hold.
+
+        All of them, but for a last batch that is left out: of `drop_last`, or a rest smaller than
+        the number of ranks.
+        """
+        if self.batch_size is None:
+            return size
+        rest = size % (self.batch_size * self.world)
+        return size - rest if self.drop_last or rest < self.world else size
 
     def steps(self, epoch: int, batch_size: int | None = None) -> int:
         """Batches in `epoch` on each rank."""
@@ -213,7 +224,7 @@ class SelectionSchedule:
         )
 
     def _paper_plan(self, epoch: int, *, is_final: bool) -> EpochPlan:
-        everything = self._loadable(self.num_samples)
+        everything = self.loadable(self.num_samples)
         if epoch == 0:
             return EpochPlan("warm-up", everything, 0, 0)
         if is_final:
@@ -223,13 +234,6 @@ class SelectionSchedule:
     def _selected_plan(self) -> EpochPlan:
         explored = math.floor(self.explore * self.num_kept + 0.5)
         return EpochPlan("selected", 0, explored, self.num_kept - explored)
-
-    def _loadable(self, size: int) -> int:
-        """`size` less what no rank's batches can hold evenly."""
-        if self.batch_size is None:
-            return size
-        rest = size % (self.batch_size * self.world)
-        return size - rest if self.drop_last or rest < self.world else size
 
 
 def share_of(count: int, rank: int, world: int) -> int:

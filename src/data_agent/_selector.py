@@ -308,14 +308,15 @@ class Selector(Watcher, Method):
         On several ranks a collective call: every rank makes it and holds the state of all; one of
         them writes it. It loads on every rank, on any number of ranks.
         """
-        running = self._running
+        running, schedule = self._running, self.schedule
         return {
             "version": STATE_VERSION,
             **self._header(),
+            "loader": {"batch_size": schedule.batch_size, "world": schedule.world},
             "visits": self._total_visits(),
             "overhead_seconds": self.overhead_seconds,
             **self._staging.state_dict(),
-            "running": running and running.state_dict(self.schedule),
+            "running": running and running.state_dict(schedule),
             "method": self.method_state(),
         }
 
@@ -348,11 +349,8 @@ class Selector(Watcher, Method):
         self._visits, self._visits_before = 0, int(state["visits"])
         self._clock.seconds = float(state["overhead_seconds"])
         self._epoch_shift = 0
-        saved = state["running"]
-        self._running = None
-        if saved is not None:
-            uniform = self._composition.uniform(int(saved["epoch"]))
-            self._running = RunningEpoch.from_state(saved, self.schedule, uniform)
+        saved, saved_by = state["running"], replace(self.schedule, **state["loader"])
+        self._running = saved and RunningEpoch.from_state(saved, self.schedule, saved_by, self.seed)
         self._just_restored = self._running is not None
 
     # Helpers.
@@ -364,7 +362,7 @@ class Selector(Watcher, Method):
             "num_samples": self.schedule.num_samples,
             "epochs": self.schedule.epochs,
             "keep_ratio": self.schedule.keep_ratio,
-            "num_kept": self.schedule.num_kept,
+            "drop_last": self.schedule.drop_last,
             "schedule": self.schedule.kind,
             "seed": self.seed,
             "settings": self.settings(),
@@ -381,7 +379,7 @@ class Selector(Watcher, Method):
         running = self._running
         if running is None:
             return 0
-        is_complete = running.position(self.schedule) >= len(running.selection)
+        is_complete = running.position(self.schedule) >= running.size(self.schedule)
         return running.epoch + int(is_complete)
 
     def _total_visits(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ class Position:
     epoch: int = 0  # to do, or being done
     batch: int = 0  # batches done in this epoch
     step: int = 0  # optimizer steps done
+    num_steps: int = 0  # of the whole run, see `count_steps`
     num_forward: int = 0  # samples that went through the model to train it
     num_backward: int = 0  # samples that went through its backward pass
     preparation_seconds: float = 0.0  # spent on what the method had to be given before training
@@ -63,7 +65,7 @@ class Session:
         selector: chooses the samples.
         loader: delivers `(labels, index)` of them, the labels with noise; images are made from
             the index.
-        num_steps: optimizer steps of the whole run; with a floating schedule at most so many.
+        max_steps: optimizer steps after which it ends; None means at its schedule's end.
         position: how far it is.
         loss_sum: float32 scalar on the device, over the batches of this epoch.
         stopwatch: time of training, without evaluation and checkpoints.
@@ -82,7 +84,7 @@ class Session:
     scaler: torch.amp.GradScaler
     selector: Selector
     loader: DataLoader[Any]
-    num_steps: int
+    max_steps: int | None
     position: Position
     loss_sum: Tensor
     stopwatch: Stopwatch
@@ -102,6 +104,36 @@ class Session:
     def is_sharded(self) -> bool:
         """Whether each rank holds a part of the model only."""
         return _distributed.world_size() > 1 and self.forward is self.model
+
+    def batches_left(self) -> int:
+        """Batches of the epoch from where the loop last stopped; none of one that is over."""
+        selector, epoch = self.selector, self.position.epoch
+        schedule, done = selector.schedule, selector.position(epoch)
+        if selector.epoch not in (None, epoch):
+            return 0
+        left = schedule.loadable(len(selector.select(epoch)) - done)
+        assert schedule.batch_size is not None
+        return math.ceil(left / (schedule.batch_size * schedule.world))
+
+    def count_steps(self) -> int:
+        """Optimizer steps of the whole run: those done, and those left on as many ranks as now.
+
+        With a floating schedule at most so many.
+        """
+        position, schedule, accumulation = (
+            self.position,
+            self.selector.schedule,
+            self.recipe.accumulation,
+        )
+        first, steps = position.epoch, position.step
+        if position.batch > 0:
+            steps += math.ceil(self.batches_left() / accumulation)
+            first += 1
+        steps += sum(
+            math.ceil(schedule.steps(epoch) / accumulation)
+            for epoch in range(first, schedule.epochs)
+        )
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def autocast(self) -> torch.autocast:
         """The context of forward passes at the recipe's precision."""
@@ -165,8 +197,7 @@ def start_session(
     loader = selection_loader(
         TensorDataset(labels), selector, batch_size=_loader_batch(batch_size, selector)
     )
-    num_steps = selector.schedule.total_steps(accumulation=recipe.accumulation)
-    return Session(
+    session = Session(
         recipe=recipe,
         device=device,
         batches=batches,
@@ -179,12 +210,14 @@ def start_session(
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
         selector=selector,
         loader=loader,
-        num_steps=plan.max_steps or num_steps,
+        max_steps=plan.max_steps,
         position=position,
         loss_sum=torch.zeros((), device=device),
         stopwatch=stopwatch,
         eval_stopwatch=Stopwatch(device),
     )
+    position.num_steps = session.count_steps()
+    return session
 
 
 def _autocast(recipe: Setup, device: torch.device) -> torch.autocast:

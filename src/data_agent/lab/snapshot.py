@@ -84,6 +84,8 @@ def restore_session(session: Session, state: dict[str, Any]) -> None:
     session.scaler.load_state_dict(state["scaler"])
     for name, value in state["position"].items():
         setattr(session.position, name, value)
+    if not session.is_floating:  # other ranks may leave out another rest
+        session.position.num_steps = session.count_steps()
     parts = state["loss_sum"].view(-1)
     session.loss_sum.copy_(_distributed.rows_to_resume(parts, [1] * len(parts)).sum())
     session.stopwatch.seconds = state["train_seconds"]

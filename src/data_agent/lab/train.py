@@ -88,6 +88,9 @@ def train(
     if state is not None:
         restore_session(session, state)
     folder.drop_metrics_after(session.position.step)
+    if session.position.batch > 0 and session.batches_left() == 0:
+        _end_epoch(session, folder)  # its rest is too small for as many ranks as there are now
+        Checkpoints(session, folder).save()
     if not _run_epochs(session, folder, progress, should_stop):
         return None
     result = _result(session, data, folder.metrics()[-1])
@@ -113,7 +116,7 @@ def _run_epochs(
     """Train epoch by epoch; False if stopped before the end."""
     if session.is_complete:
         return True  # only its result is missing
-    position, checkpoints = session.position, Checkpoints(session, folder)
+    checkpoints = Checkpoints(session, folder)
 
     def pause() -> bool:
         """Save where it is time to, on all ranks; whether any of them was asked to stop."""
@@ -129,10 +132,7 @@ def _run_epochs(
         is_over = _run_epoch(session, epoch, progress, pause)
         session.stopwatch.stop()
         if is_over:
-            position.epoch = epoch + 1
-            folder.append_metrics(_metrics(session, epoch))
-            position.batch = 0
-            session.loss_sum.zero_()
+            _end_epoch(session, folder)
         checkpoints.save()
         if session.is_complete:
             return True
@@ -140,6 +140,15 @@ def _run_epochs(
             return False
         session.stopwatch.start()
     return True
+
+
+def _end_epoch(session: Session, folder: RunFolder) -> None:
+    """Write what the epoch came to, and stand before the next one."""
+    position = session.position
+    position.epoch += 1
+    folder.append_metrics(_metrics(session, position.epoch - 1))
+    position.batch = 0
+    session.loss_sum.zero_()
 
 
 def _run_epoch(session: Session, epoch: int, progress: Progress, pause: Callable[[], bool]) -> bool:
@@ -153,19 +162,20 @@ def _run_epoch(session: Session, epoch: int, progress: Progress, pause: Callable
             written (none holds the gradients of half an accumulation group); True to stop.
     """
     position, accumulation = session.position, session.recipe.accumulation
-    num_batches = len(session.loader)  # of a floating schedule, as it is in this epoch
+    num_batches = position.batch + session.batches_left()
     session.model.train()
     for labels, index in _batches(session):
         group_start = position.batch - position.batch % accumulation
         group_size = min(accumulation, num_batches - group_start)
         with _distributed.together("a step"), _distributed.explained():
-            _backward(session, labels, index, epoch=epoch, group_size=group_size)
+            is_last = position.batch + 1 == num_batches
+            _backward(session, labels, index, group_size=group_size, is_last=is_last)
         position.batch += 1
-        progress(f"epoch {epoch + 1}", position.step, session.num_steps)
+        progress(f"epoch {epoch + 1}", position.step, position.num_steps)
         if position.batch - group_start < group_size:
             continue
         _step(session, _rate(session, epoch, num_batches))
-        if position.step == session.num_steps:
+        if position.step == position.num_steps:
             return True
         if position.batch < num_batches and pause():
             return False
@@ -186,28 +196,24 @@ def _batches(session: Session) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _backward(
-    session: Session, labels: Tensor, index: Tensor, *, epoch: int, group_size: int
+    session: Session, labels: Tensor, index: Tensor, *, group_size: int, is_last: bool
 ) -> None:
-    images = session.batches.training(index, epoch=epoch)
+    images = session.batches.training(index, epoch=session.position.epoch)
     labels = labels.to(session.device)
     if isinstance(session.selector, BatchSelector):
         images, labels, index = _best_of_pool(session, session.selector, images, labels, index)
     with session.autocast():
         losses = _losses(session, session.forward(images), labels)
     loss = session.selector.learn(losses, index, labels=labels)
-    num_all = rows_of_all(len(index), is_full=_is_full(session))
+    # Whether every rank's batch is known to have its full size.
+    is_full = not is_last and not isinstance(session.selector, BatchSelector)
+    num_all = rows_of_all(len(index), is_full=is_full)
     # Gradients are averaged over ranks: in proportion to its samples each rank's mean counts.
     share = len(index) / num_all
     session.scaler.scale(loss * (share * _distributed.world_size()) / group_size).backward()
     session.loss_sum.add_(loss.detach() * share)
     session.position.num_forward += num_all
     session.position.num_backward += num_all
-
-
-def _is_full(session: Session) -> bool:
-    """Whether every rank's batch is known to have its full size."""
-    is_last = session.position.batch + 1 >= len(session.loader)
-    return not is_last and not isinstance(session.selector, BatchSelector)
 
 
 def _best_of_pool(
@@ -260,7 +266,7 @@ def _rate(session: Session, epoch: int, num_batches: int) -> float:
     peak, schedule = recipe.learning_rate, recipe.schedule
     if not session.is_floating:
         return learning_rate(
-            position.step, num_steps=session.num_steps, peak=peak, schedule=schedule
+            position.step, num_steps=position.num_steps, peak=peak, schedule=schedule
         )
     step, num_steps = (math.ceil(n / recipe.accumulation) for n in (position.batch, num_batches))
     time = (epoch + (step - 0.5) / num_steps) / session.selector.schedule.epochs
@@ -302,7 +308,7 @@ def _metrics(session: Session, epoch: int) -> dict[str, Any]:
         line |= {"accuracy": accuracy, "eval_loss": eval_loss}
         logger.info(
             "step %d of %d: training loss %.3f, accuracy %.2f %%",
-            *(position.step, session.num_steps, train_loss, accuracy),
+            *(position.step, position.num_steps, train_loss, accuracy),
         )
     return line
 
@@ -345,7 +351,7 @@ def measure_speed(recipe: Recipe, data: ImageData, *, seconds: float = 1.0) -> S
     watch, num_samples = Stopwatch(device), 0
     for number, (labels, index) in enumerate(session.loader):
         watch.start()
-        _backward(session, labels, index, epoch=0, group_size=1)
+        _backward(session, labels, index, group_size=1, is_last=number + 1 == len(session.loader))
         _step(session, recipe.learning_rate / 100)
         if number == 0 and len(session.loader) > 1:
             continue  # the first step allocates; starting again forgets it

@@ -55,13 +55,13 @@ def _classify(task: str, *, label_noise: float = 0.0) -> LanguageRecipe:
         task=task,
         kind="text-classification",
         data=str(_ROOT / "sst2"),
-        subset=6144,
+        subset=8192,
         label_noise=label_noise,
         model="bert-128x2",
         max_length=64,
         epochs=6,
         batch_size=32,
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         num_threads=1,
     )
 

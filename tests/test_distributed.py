@@ -230,6 +230,54 @@ def test_a_run_goes_on_on_fewer_ranks_which_can_hold_the_rest_of_an_epoch(tmp_pa
     assert end["visits"] == 50 * 7 + 51 * 3
 
 
+def legs(rank, state, batch_sizes, stops):
+    """On the ranks there are: parts of an epoch, each restored, then the rest of the run."""
+    if "RANK" in os.environ:
+        join_group()
+    logs = []
+    for batch_size, stop in zip(batch_sizes, stops, strict=True):
+        selector, log = build("top-loss"), []
+        data = TensorDataset(torch.arange(SIZE))
+        loader = selection_loader(data, selector, batch_size=batch_size)
+        selector.load_state_dict(state)
+        observe(selector, loader, log, stop)
+        state = selector.state_dict()
+        logs.append(log)
+    return logs, state
+
+
+@pytest.mark.distributed
+def test_an_epoch_goes_on_several_times_on_ranks_of_other_numbers(tmp_path):
+    log, state = stop_at((6, 1), 10)  # 51 samples
+    logs = [log]
+    for world, batch_size in ((2, 5), (3, 4), (1, 10)):
+        stops = [(6, 1), (6, 0)]  # a batch, then saved again where it was restored
+        shape = (state, [batch_size] * 2, stops)
+        found = run_ranks(legs, tmp_path, *shape, world=world) if world > 1 else [legs(0, *shape)]
+        logs += [log for parts, _ in found for log in parts]
+        state = found[0][1]
+    rest, end = go_on("top-loss", state, 10)
+    assert sizes(*logs, rest) == [51] * 10  # whoever had no place for the rest did not come to it
+    assert end["visits"] == 510
+
+    damaged = {**state, "visits": None}
+    selector = build("top-loss")
+    selection_loader(TensorDataset(torch.arange(SIZE)), selector, batch_size=10)
+    selector.load_state_dict(state)
+    with pytest.raises(DataAgentError, match="NoneType"):
+        selector.load_state_dict(damaged)
+    assert equal_states(
+        selector.state_dict(), {**state, "overhead_seconds": selector.overhead_seconds}
+    )
+
+
+@pytest.mark.distributed
+def test_ranks_may_have_larger_batches_together_than_were_observed_before(tmp_path):
+    before, state = stop_at((6, 1), 5)  # rank 1 begins 5 samples on: nothing was skipped twice
+    ends = run_ranks(go_on_together, tmp_path, "top-loss", state, 5, world=2)
+    assert sizes(before, *(log for log, _ in ends))[6] in (50, 51)
+
+
 def test_what_other_ranks_leave_out_of_an_epoch_is_said():
     _, state = stop_at((6, 2), 10)
     selector = build("top-loss")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +32,8 @@ class RunningEpoch:
         epoch: its number.
         selection: its samples, over all ranks.
         uniform: bool `[N]`, those that are in it whatever the method thinks of them; None for all.
+        composed_for: the budget that it was put together for; another one than today's where it
+            goes on on other ranks.
         num_observed: samples observed on this rank.
         num_delivered: samples that a loader took on this rank.
         resume_at: samples of the order that all ranks had observed when the loop last stopped.
@@ -43,6 +45,7 @@ class RunningEpoch:
     epoch: int
     selection: Selection
     uniform: Tensor | None
+    composed_for: SelectionSchedule
     num_observed: int = 0
     num_delivered: int = 0
     resume_at: int = 0
@@ -115,6 +118,8 @@ class RunningEpoch:
             f"epoch {self.epoch} was restored behind {self.resume_at} observed samples "
             f"({self.resume_at // round_size} batches), but the first batch that came"
         )
+        if place == self.resume_at + _distributed.rank() * schedule.batch_size:
+            return  # this rank's batch of the first round
         if place < self.resume_at:
             raise StateError(
                 f"{where} was observed before: the loader began the epoch again. Let it go on: "
@@ -186,24 +191,21 @@ class RunningEpoch:
         return {
             "epoch": self.epoch,
             "position": self.position(schedule),
+            "batch_size": self.composed_for.batch_size,
+            "world": self.composed_for.world,
             "selection": pack_mask(self.selection.index, schedule.num_samples),
             "weights": self.selection.weights,
         }
 
     @classmethod
     def from_state(
-        cls,
-        state: dict[str, Any],
-        schedule: SelectionSchedule,
-        saved_by: SelectionSchedule,
-        seed: int,
+        cls, state: dict[str, Any], schedule: SelectionSchedule, seed: int
     ) -> RunningEpoch:
         """Take over what `state_dict` returned, on any number of ranks.
 
         Args:
             state: what it returned.
             schedule: the budget on these ranks.
-            saved_by: the budget on the ranks that saved it, which put the epoch together.
             seed: of the selector.
 
         Raises:
@@ -211,7 +213,8 @@ class RunningEpoch:
         """
         epoch, position = int(state["epoch"]), int(state["position"])
         index = unpack_mask(state["selection"], schedule.num_samples)
-        expected = saved_by.epoch_size(epoch)
+        composed_for = replace(schedule, batch_size=state["batch_size"], world=state["world"])
+        expected = composed_for.epoch_size(epoch)
         if len(index) > expected or (len(index) < expected and schedule.kind != "floating"):
             raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")
         if not 0 <= position <= len(index):
@@ -223,7 +226,8 @@ class RunningEpoch:
         running = cls(
             epoch,
             Selection(index, weights),
-            Composition(saved_by, seed).uniform(epoch),
+            Composition(composed_for, seed).uniform(epoch),
+            composed_for,
             num_observed=own,
             num_delivered=own,
             resume_at=position,

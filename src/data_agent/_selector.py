@@ -146,7 +146,7 @@ class Selector(Watcher, Method):
                 self.merge(*keep_last(index, values))
             selection, uniform = self._compute_selection(epoch)
             self._staging.clear()
-            self._running = RunningEpoch(epoch, selection, uniform)
+            self._running = RunningEpoch(epoch, selection, uniform, self.schedule)
         self._just_restored = False
 
     def set_epoch(self, epoch: int) -> None:
@@ -308,15 +308,14 @@ class Selector(Watcher, Method):
         On several ranks a collective call: every rank makes it and holds the state of all; one of
         them writes it. It loads on every rank, on any number of ranks.
         """
-        running, schedule = self._running, self.schedule
+        running = self._running
         return {
             "version": STATE_VERSION,
             **self._header(),
-            "loader": {"batch_size": schedule.batch_size, "world": schedule.world},
             "visits": self._total_visits(),
             "overhead_seconds": self.overhead_seconds,
             **self._staging.state_dict(),
-            "running": running and running.state_dict(schedule),
+            "running": running and running.state_dict(self.schedule),
             "method": self.method_state(),
         }
 
@@ -349,8 +348,8 @@ class Selector(Watcher, Method):
         self._visits, self._visits_before = 0, int(state["visits"])
         self._clock.seconds = float(state["overhead_seconds"])
         self._epoch_shift = 0
-        saved, saved_by = state["running"], replace(self.schedule, **state["loader"])
-        self._running = saved and RunningEpoch.from_state(saved, self.schedule, saved_by, self.seed)
+        saved = state["running"]
+        self._running = saved and RunningEpoch.from_state(saved, self.schedule, self.seed)
         self._just_restored = self._running is not None
 
     # Helpers.

@@ -141,6 +141,10 @@ def test_metrics_after_a_step_are_forgotten(tmp_path: Path) -> None:
     assert folder.metrics() == [{"step": 5, "loss": 0.2}, {"step": 10, "loss": 0.1}]
     folder.drop_metrics_after(0)
     assert folder.metrics() == []
+    for epoch, step in ((0, 5), (1, 9)):  # killed between a line and the checkpoint of its step
+        folder.append_metrics({"epoch": epoch, "step": step})
+    folder.drop_metrics_after(9, before_epoch=1)
+    assert folder.metrics() == [{"epoch": 0, "step": 5}]
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:

@@ -138,24 +138,30 @@ def test_two_ranks_train_stop_and_go_on_sharded_or_not(tmp_path: Path) -> None:
 
 def go_on_on_two(rank: int, folder: Path, configs: dict[str, TrainConfig[Any]]) -> list[Any]:
     join_group()
+    assert run(folder / "twice", configs["twice"], stop_at=2) is None
     return [run(folder / name, config) for name, config in configs.items()]
 
 
 def test_ranks_that_cannot_hold_the_rest_of_an_epoch_go_on_without_it(tmp_path: Path) -> None:
     """51 samples are six batches of ten in one process, and five on two ranks."""
     random, short = (config_of(m, batch_size=10) for m in ("random", "full-short"))
-    stops = {"inside": 2 * 6 + 2, "before the rest": 2 * 6 + 5, "at the end": 7 * 6 + 5}
+    stops = {
+        "inside": 2 * 6 + 2,
+        "twice": 2 * 6 + 2,
+        "before the rest": 2 * 6 + 5,
+        "at the end": 7 * 6 + 5,
+    }
     for name, stop_at in stops.items():
         assert run(tmp_path / name, random, stop_at=stop_at) is None
     assert run(tmp_path / "short", short, stop_at=13) is None  # its epochs of 102 fit
     configs = {**dict.fromkeys(stops, random), "short": short}
     for results in run_ranks(go_on_on_two, tmp_path, tmp_path, configs):
-        inside, before_rest, at_end, shortened = results
-        for result in (inside, before_rest):
+        inside, twice, before_rest, at_end, shortened = results
+        for result in (inside, twice, before_rest):
             assert result["num_steps"] == 2 * 6 + 6 * 5
             assert result["num_backward"] == 2 * 51 + 6 * 50
         assert (at_end["num_steps"], at_end["num_backward"]) == (7 * 6 + 5, 7 * 51 + 50)
-        assert shortened["num_steps"] == 8 * 6
+        assert shortened["num_steps"] == 8 * 5  # as a selection has on two ranks
     for name in configs:
         lines = RunFolder(tmp_path / name).metrics()
         assert [line["epoch"] for line in lines] == list(range(len(lines)))

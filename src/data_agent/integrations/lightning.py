@@ -219,14 +219,18 @@ def _check_position(trainer: Any, agent: Selector) -> int:
     running, due, schedule = agent._running, agent._next_epoch(), agent.schedule
     is_open = running is not None and running.epoch == due
     position = running.position(schedule) if running is not None and is_open else 0
-    batch = math.ceil(position / ((schedule.batch_size or 1) * schedule.world))
+    round_size = (schedule.batch_size or 1) * schedule.world
+    batch = math.ceil(position / round_size)
+    is_whole = position % round_size == 0 or (
+        running is not None and position == running.size(schedule)
+    )
     # Without a checkpoint, a second fit() begins an epoch that was stopped anew.
     trained = _num_trained(trainer) if trainer.fit_loop.restarting else 0
     num_batches = int(trainer.num_training_batches)
     epoch: int = trainer.fit_loop.epoch_progress.current.processed
     # Saved by the validation after an epoch's last batch: the Trainer ends that epoch first.
     ends_one = int(trained == num_batches and epoch == due - 1)
-    if (due, batch) != (epoch + ends_one, trained % num_batches):
+    if not is_whole or (due, batch) != (epoch + ends_one, trained % num_batches):
         raise StateError(
             f"the selector stands at batch {batch} of epoch {due}, the Trainer starts at batch "
             f"{trained} of epoch {epoch}. A new training run needs a new selector (also after "

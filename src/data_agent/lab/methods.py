@@ -48,6 +48,7 @@ def plan_run(
     keep_ratio: float,
     batch_size: int,
     accumulation: int,
+    world: int = 1,
 ) -> Plan:
     """The plan of a method under a budget of `epochs` at `keep_ratio`.
 
@@ -56,20 +57,23 @@ def plan_run(
         num_samples: training samples.
         epochs: of the recipe.
         keep_ratio: of the recipe, in (0, 1].
-        batch_size: samples in a batch.
+        batch_size: samples in a batch, over all ranks.
         accumulation: batches in an optimizer step.
+        world: number of ranks, which may leave out the rest of an epoch.
     """
     if method == FULL:
         return Plan(selector=FULL, keep_ratio=1.0, epochs=epochs)
     if method != FULL_SHORT:
         return Plan(selector=method, keep_ratio=keep_ratio, epochs=epochs)
 
-    def num_steps(keep_ratio: float, epochs: int) -> int:
+    def num_steps(keep_ratio: float, epochs: int, world: int = 1) -> int:
         schedule = SelectionSchedule(num_samples=num_samples, epochs=epochs, keep_ratio=keep_ratio)
-        return schedule.total_steps(batch_size, accumulation=accumulation)
+        schedule = schedule.for_loader(batch_size // world, world=world, drop_last=False)
+        return schedule.total_steps(accumulation=accumulation)
 
-    budget = num_steps(keep_ratio, epochs)
-    short = -(-budget // num_steps(1.0, 1))
+    # The same epochs on any number of ranks, so that a run can go on on another one.
+    short = -(-num_steps(keep_ratio, epochs) // num_steps(1.0, 1))
+    budget = num_steps(keep_ratio, epochs, world)
     return Plan(selector=FULL, keep_ratio=1.0, epochs=short, max_steps=budget)
 
 

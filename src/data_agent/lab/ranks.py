@@ -5,6 +5,7 @@ Rank 0 writes the run's folder; everything else is the same on all ranks.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -20,7 +21,7 @@ from data_agent._errors import InputError, StateError
 from data_agent.lab.config import AnyRecipe
 from data_agent.lab.devices import choose_device
 from data_agent.lab.models import Network
-from data_agent.lab.runs import RunFolder, open_run
+from data_agent.lab.runs import RunFolder, lines_until, open_run
 
 Sharding = Literal["ddp", "fsdp"]
 
@@ -189,9 +190,9 @@ class Onlooker(RunFolder):
         """Remember a line that rank 0 writes."""
         self._lines.append(dict(line))
 
-    def drop_metrics_after(self, step: int) -> None:
+    def drop_metrics_after(self, step: int, *, before_epoch: float = math.inf) -> None:
         """Remember the lines that rank 0 keeps."""
-        self._lines = [line for line in super().metrics() if line["step"] <= step]
+        self._lines = lines_until(super().metrics(), step, before_epoch)
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Nothing: rank 0 saves the state of all."""

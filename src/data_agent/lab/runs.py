@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -138,9 +139,14 @@ class RunFolder:
         """Add one line of metrics; it carries the optimizer step under `step`."""
         append_line(self._metrics, json.dumps(line))
 
-    def drop_metrics_after(self, step: int) -> None:
-        """Forget lines that a session wrote after its last checkpoint: they will come again."""
-        kept = [line for line in self.metrics() if line["step"] <= step]
+    def drop_metrics_after(self, step: int, *, before_epoch: float = math.inf) -> None:
+        """Forget lines that a session wrote after its last checkpoint: they will come again.
+
+        Args:
+            step: optimizer steps that were done at the checkpoint.
+            before_epoch: the epoch that goes on, where lines are written at an epoch's end.
+        """
+        kept = lines_until(self.metrics(), step, before_epoch)
         write_text(self._metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
@@ -205,6 +211,13 @@ class RunFolder:
             ) from error
         except (ValueError, OSError) as error:
             raise self._damaged(name, error) from error
+
+
+def lines_until(
+    lines: Sequence[dict[str, Any]], step: int, before_epoch: float
+) -> list[dict[str, Any]]:
+    """The lines of metrics that a checkpoint knows of, see `RunFolder.drop_metrics_after`."""
+    return [line for line in lines if line["step"] <= step and line.get("epoch", 0) < before_epoch]
 
 
 @contextmanager

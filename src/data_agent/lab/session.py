@@ -97,8 +97,10 @@ class Session:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last epoch is over."""
-        return self.position.epoch == self.selector.schedule.epochs
+        """Whether the last epoch is over, or the last step done."""
+        position = self.position
+        is_over = position.epoch == self.selector.schedule.epochs
+        return is_over or position.step == position.num_steps
 
     @property
     def is_sharded(self) -> bool:
@@ -246,6 +248,7 @@ def _plan(config: TrainConfig[Recipe], *, num_samples: int) -> Plan:
         keep_ratio=recipe.keep_ratio,
         batch_size=recipe.batch_size,
         accumulation=recipe.accumulation,
+        world=_distributed.world_size(),
     )
 
 

@@ -87,7 +87,7 @@ def train(
     check_same_place(state)
     if state is not None:
         restore_session(session, state)
-    folder.drop_metrics_after(session.position.step)
+    folder.drop_metrics_after(session.position.step, before_epoch=session.position.epoch)
     if session.position.batch > 0 and session.batches_left() == 0:
         _end_epoch(session, folder)  # its rest is too small for as many ranks as there are now
         Checkpoints(session, folder).save()

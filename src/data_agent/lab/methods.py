@@ -89,13 +89,28 @@ def is_batch_selector(method: str) -> bool:
     return method not in (FULL, FULL_SHORT) and issubclass(method_class(method), BatchSelector)
 
 
-def check_needs_no_scores(method: str) -> None:
-    """Raise `InputError` if a method must be given scores, which are made for images only."""
-    required = () if method == FULL_SHORT else method_class(method).required
-    if required:
+def needs(method: str) -> tuple[str, ...]:
+    """What a method must be given of every sample before it begins: labels, groups or scores."""
+    return () if method == FULL_SHORT else method_class(method).required
+
+
+def check_fits_language(method: str, *, has_labels: bool) -> None:
+    """Raise `InputError` if a method has no place in a Trainer, or needs what is made for images.
+
+    Args:
+        method: its name.
+        has_labels: whether samples have a class each.
+    """
+    missing = [name for name in needs(method) if not (name == "labels" and has_labels)]
+    if missing:
         raise InputError(
-            f"method {method!r} starts from {', '.join(required)} of every sample, which the lab "
+            f"method {method!r} starts from {', '.join(missing)} of every sample, which the lab "
             "makes for images only. Take another method for language."
+        )
+    if method != FULL_SHORT and method_class(method).default_schedule == "floating":
+        raise InputError(
+            f"the epochs of {method!r} have no fixed length, which a Trainer has no place for. "
+            "Take its exact budget (infobatch)."
         )
 
 

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from data_agent import DataAgentError
+from data_agent import DataAgentError, make_selector
 from data_agent.cli import main
 from data_agent.lab.config import TrainConfig
 from data_agent.lab.language import train as language_train
+from data_agent.lab.language import trainers
 from data_agent.lab.language.data import load_language
 from data_agent.lab.language.evaluation import evaluate
 from data_agent.lab.language.models import build_model
@@ -263,10 +264,34 @@ def test_what_cannot_be_trained_is_said_before_anything_is(rows_of: Any, tmp_pat
     recipe = rows_of("sft")
     with pytest.raises(DataAgentError, match=r"'el2n' starts from scores.*images only"):
         run(tmp_path / "run", recipe, "el2n")
+    with pytest.raises(DataAgentError, match=r"'class-balanced-random' starts from labels"):
+        run(tmp_path / "run", recipe, "class-balanced-random")
+    with pytest.raises(DataAgentError, match=r"'infobatch-published' have no fixed length"):
+        run(tmp_path / "run", recipe, "infobatch-published")
     with pytest.raises(DataAgentError, match="--label-noise is for text-classification"):
         replace(recipe, label_noise=0.1)
     with pytest.raises(DataAgentError, match="--max-length is 1; expected a number of tokens"):
         replace(recipe, max_length=1)
+
+
+def test_a_method_that_balances_classes_is_given_the_labels_it_trains_on(
+    rows_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[int]] = []
+
+    def make(name: str, *, labels: torch.Tensor, **options: Any) -> Any:
+        given.append(labels.tolist())
+        return make_selector(name, labels=labels, **options)
+
+    monkeypatch.setattr(trainers, "make_selector", make)
+    recipe = rows_of("text-classification", label_noise=0.25)
+    result = run(tmp_path / "run", recipe, "class-balanced-random")
+    assert result is not None
+    assert result["cost"] == pytest.approx(0.5, abs=0.02)
+    config = TrainConfig(recipe=recipe, method="class-balanced-random", seed=0)
+    rows = training_rows(config, load_language(recipe))
+    assert given
+    assert all(labels == rows["labels"] for labels in given)
 
 
 def test_training_that_diverges_is_an_error_that_says_what_to_do(

@@ -33,7 +33,7 @@ from data_agent.lab.language.result import (
     model_of,
 )
 from data_agent.lab.language.trainers import make_trainer
-from data_agent.lab.methods import FULL, check_needs_no_scores
+from data_agent.lab.methods import FULL, check_fits_language
 from data_agent.lab.progress import Progress, silent
 from data_agent.lab.ranks import on_any_rank
 from data_agent.lab.runs import RunFolder
@@ -83,7 +83,8 @@ def train_language(
         DataAgentError: settings or data that cannot be trained with, training diverged, or another
             rank died or hangs.
     """
-    check_needs_no_scores(config.method)
+    has_labels = config.recipe.kind == "text-classification"
+    check_fits_language(config.method, has_labels=has_labels)
     check_harness(config.recipe)
     device = prepare_process(config.recipe)
     folder.begin(config.flat(), device=str(device), jobs=jobs)

@@ -27,7 +27,7 @@ from data_agent.lab.devices import Stopwatch
 from data_agent.lab.language.data import LanguageData
 from data_agent.lab.language.models import build_model, lora_config
 from data_agent.lab.language.recipe import LanguageRecipe
-from data_agent.lab.methods import Plan, is_batch_selector, plan_run
+from data_agent.lab.methods import Plan, is_batch_selector, needs, plan_run
 from data_agent.lab.ranks import batch_of_rank
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def make_trainer(
     if adapters is not None and recipe.precision == "bf16":
         model.to(torch.bfloat16)  # frozen; the adapters are trained in float32
     rows = training_rows(config, data)
-    options: dict[str, Any] = {"selector": _selector_of(config, len(rows)), "train_dataset": rows}
+    options: dict[str, Any] = {"selector": _selector_of(config, rows), "train_dataset": rows}
     if recipe.kind == "text-classification":
         if adapters is not None:
             from peft import get_peft_model
@@ -232,9 +232,12 @@ def training_rows(config: TrainConfig[LanguageRecipe], data: LanguageData) -> da
     return data.train.remove_columns("labels").add_column("labels", labels.tolist())
 
 
-def _selector_of(config: TrainConfig[LanguageRecipe], num_rows: int) -> Callable[..., Selector]:
+def _selector_of(
+    config: TrainConfig[LanguageRecipe], rows: datasets.Dataset
+) -> Callable[..., Selector]:
     """What builds the run's selector, for a Trainer that tells it how many samples there are."""
-    plan = _plan(config, num_rows)
+    plan = _plan(config, len(rows))
+    options = {"labels": torch.tensor(rows["labels"])} if "labels" in needs(config.method) else {}
 
     def build(*, num_samples: int, epochs: int) -> Selector:
         return make_selector(
@@ -243,6 +246,7 @@ def _selector_of(config: TrainConfig[LanguageRecipe], num_rows: int) -> Callable
             epochs=epochs,
             keep_ratio=plan.keep_ratio,
             seed=config.seed,
+            **options,
         )
 
     return build

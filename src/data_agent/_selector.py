@@ -349,7 +349,9 @@ class Selector(Watcher, Method):
         self._clock.seconds = float(state["overhead_seconds"])
         self._epoch_shift = 0
         saved = state["running"]
-        self._running = saved and RunningEpoch.from_state(saved, self.schedule, self.seed)
+        self._running = None
+        if saved is not None:
+            self._running = RunningEpoch.from_state(saved, self.schedule, self.seed)
         self._just_restored = self._running is not None
 
     # Helpers.

@@ -66,13 +66,21 @@ def _classify(task: str, *, label_noise: float = 0.0) -> LanguageRecipe:
     )
 
 
-def _language_model(task: str, *, kind: Kind, data: str, max_length: int) -> LanguageRecipe:
+def _language_model(
+    task: str,
+    *,
+    kind: Kind,
+    data: str,
+    max_length: int,
+    subset: int = 2048,
+    eval_subset: int | None = 512,
+) -> LanguageRecipe:
     return LanguageRecipe(
         task=task,
         kind=kind,
         data=str(_ROOT / data),
-        subset=2048,
-        eval_subset=512,
+        subset=subset,
+        eval_subset=eval_subset,
         model="llama-64x2",
         vocab_size=1024,  # the logits are most of the work
         max_length=max_length,
@@ -97,7 +105,14 @@ RECIPES: Mapping[str, AnyRecipe] = {
         _classify("sst2-noise30", label_noise=0.3),
         _language_model("t0-mix", kind="sft", data="t0_mix", max_length=256),
         _language_model("gsm8k", kind="sft", data="gsm8k", max_length=256),
-        _language_model("shakespeare", kind="lm", data="tiny_shakespeare", max_length=128),
+        _language_model(
+            "shakespeare",
+            kind="lm",
+            data="tiny_shakespeare",
+            max_length=128,
+            subset=4096,  # rows of text, a paragraph each
+            eval_subset=None,
+        ),
     )
 }
 """The tasks by name, with their data under the folder `data`."""

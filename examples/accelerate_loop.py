@@ -40,7 +40,7 @@ def main(folder: str = "runs/accelerate", epochs: int = 12, stop_after: int | No
         for x, y, index in loader:
             with accelerator.accumulate(model):
                 losses = F.cross_entropy(model(x), y, reduction="none")
-                loss = agent.learn(losses, index)
+                loss = agent.learn(losses, index, labels=y)
                 accelerator.backward(loss)  # divides by the accumulation steps
                 optimizer.step()
                 optimizer.zero_grad()

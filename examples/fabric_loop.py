@@ -37,7 +37,7 @@ def main(folder="."):
     for _ in agent.epochs():  # after a restore: the epochs still to do
         for x, y, index in loader:
             losses = F.cross_entropy(model(x), y, reduction="none")
-            fabric.backward(agent.learn(losses, index))
+            fabric.backward(agent.learn(losses, index, labels=y))
             optimizer.step()
             optimizer.zero_grad()
         fabric.save(path, state)

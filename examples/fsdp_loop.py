@@ -43,7 +43,7 @@ def main():
     for _ in agent.epochs():  # after a restore: the epochs still to do
         for inputs, labels, index in loader:
             losses = F.cross_entropy(model(inputs), labels, reduction="none")
-            agent.learn(losses, index).backward()
+            agent.learn(losses, index, labels=labels).backward()
             optimizer.step()
             optimizer.zero_grad()
         own, theirs = dcp.get_state_dict(model, optimizer, options=WHOLE)  # on every rank ...

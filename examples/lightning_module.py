@@ -29,7 +29,7 @@ class Classifier(L.LightningModule):
     def training_step(self, batch):
         x, y, index = batch
         losses = F.cross_entropy(self.head(self.body(x).relu()), y, reduction="none")
-        return self.agent.learn(losses, index)
+        return self.agent.learn(losses, index, labels=y)
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-2)

@@ -2,7 +2,8 @@
 
 Read it to see the whole method at once; `tests/test_reference.py` checks that the package, which is
 built for speed and for many ranks, chooses the same samples and learns the same policy. Float64
-throughout. Run it: `python examples/single_file_reference.py`.
+throughout. As the method is without labels, with `schedule="exact"`.
+Run it: `python examples/single_file_reference.py`.
 
 Method: "Data Agent: Learning to Select Data via End-to-End Dynamic Optimization",
 https://arxiv.org/abs/2603.07433, with the corrections that docs/method.md explains.

@@ -23,7 +23,7 @@ class Package:
     """The package behind the reference's two calls."""
 
     def __init__(self):
-        config = DataAgentConfig(dtype="float64")
+        config = DataAgentConfig(dtype="float64", schedule="exact")
         self.agent = DataAgent(SIZE, EPOCHS, keep_ratio=0.4, seed=SEED, config=config)
 
     def select(self, epoch):

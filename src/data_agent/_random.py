@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     BATCH = 9
     PRUNE = 10
     SUBSET = 11
+    UNIFORM = 12
 
 
 def check_seed(seed: object) -> None:

@@ -16,7 +16,7 @@ from data_agent._errors import DataAgentWarning, InputError
 from data_agent._random import Purpose, permutation
 
 Phase = Literal["warm-up", "selected", "final"]
-ScheduleKind = Literal["exact", "paper", "uniform", "static", "floating"]
+ScheduleKind = Literal["exact", "to-the-end", "paper", "uniform", "static", "floating"]
 _KINDS: tuple[ScheduleKind, ...] = get_args(ScheduleKind)
 FINAL_SHARE = 8  # the final phase is one epoch in eight (12.5 % of training, as in the paper)
 
@@ -48,6 +48,8 @@ class SelectionSchedule:
     `kind="exact"`: every epoch visits exactly `K = max(1, floor(keep_ratio * num_samples + 0.5))`
     distinct samples. The first `min(N, K * epochs)` visits are a warm-up over all samples, the
     last `floor(epochs / 8)` epochs are unselected again, all others are chosen.
+    `kind="to-the-end"`: as exact, but the method chooses the last epochs too, told that they are
+    the final phase.
     `kind="paper"`: one full epoch, then K samples an epoch, then full epochs for the last eighth.
     `kind="uniform"`: K samples an epoch, never chosen: every pass over the data is a permutation.
     `kind="static"`: K chosen samples in every epoch, for subsets that stand before training.
@@ -150,7 +152,8 @@ class SelectionSchedule:
         kept = self.num_kept
         warm_up_left = min(self.num_samples, kept * self.epochs) - epoch * kept
         if is_final:
-            return EpochPlan("final", kept, 0, 0)
+            chosen = kept if self.kind == "to-the-end" else 0
+            return EpochPlan("final", kept - chosen, 0, chosen)
         if warm_up_left > 0:
             unselected = min(kept, warm_up_left)
             return EpochPlan("warm-up", unselected, 0, kept - unselected)
@@ -206,7 +209,8 @@ class SelectionSchedule:
         """Say so when warm-up and final phase leave nothing to choose."""
         if self.kind in ("uniform", "floating") or self.keep_ratio == 1:
             return
-        if any(self.plan(epoch).num_selected for epoch in range(self.epochs)):
+        plans = map(self.plan, range(self.epochs))
+        if any(plan.num_selected and plan.phase != "final" for plan in plans):
             return
         needed = self.epochs
         while (needed - needed // FINAL_SHARE) * self.num_kept <= self.num_samples:

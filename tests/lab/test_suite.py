@@ -19,7 +19,8 @@ def root(tmp_path: Path) -> Path:
 
 def test_suites_hold_tasks_that_exist_and_quick_is_part_of_core() -> None:
     assert set(SUITES["quick"]) < set(SUITES["core"])
-    assert set(SUITES["core"]) | set(SUITES["language"]) == set(RECIPES)
+    assert set().union(*SUITES.values()) == set(RECIPES)
+    assert not set(SUITES["held-out"]) & (set(SUITES["core"]) | set(SUITES["language"]))
     assert set(SUITES["core"]) & set(SUITES["language"]) == {"sst2"}
     assert len(SUITES["quick"]) == 3
 
@@ -45,9 +46,9 @@ def test_tasks_narrow_a_suite_or_come_from_all(root: Path) -> None:
 @pytest.mark.parametrize(
     ("suite", "tasks", "message"),
     [
-        ("huge", None, r"suite 'huge' is unknown; expected one of quick, core"),
+        ("huge", None, r"suite 'huge' is unknown; expected one of quick, core, held-out"),
         ("quick", ["tiny-imagenet"], r"no task 'tiny-imagenet' in suite 'quick'; expected cifar10"),
-        (None, ["mnist"], r"no task 'mnist'; expected cifar10-underfit"),
+        (None, ["svhn"], r"no task 'svhn'; expected cifar10-underfit"),
         ("core", ["tiny-imagenet"] * 2, r"--tasks names 'tiny-imagenet' twice"),
     ],
 )

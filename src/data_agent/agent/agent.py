@@ -11,9 +11,9 @@ from torch import Tensor
 from data_agent import _distributed
 from data_agent._messages import Feedback
 from data_agent._nonfinite import OnNonfinite
-from data_agent._random import Purpose, derived_seed
+from data_agent._random import Purpose, derived_seed, permutation
 from data_agent._selector import Selector
-from data_agent._topk import top_k_mask
+from data_agent.agent.classes import ClassTable
 from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.policy import Policy
 from data_agent.agent.table import ActionTable, ParameterTable, SampleTable
@@ -62,17 +62,37 @@ class DataAgent(Selector):
             on_nonfinite=on_nonfinite,
         )
         self._table = self._make_table()
+        self._classes = self._make_classes()
 
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
-        """The samples of highest action; equal actions are drawn at random."""
+        """The policy's part by highest action, the rest at random; classes and suspects permitting.
+
+        Without labels the policy's part is everything, but nothing in the final phase.
+        """
+        if self.schedule.plan(epoch).phase == "final":
+            num_ranked = 0
+        elif self._classes.is_empty:
+            num_ranked = count
+        else:
+            num_ranked = math.floor(self.config.policy_share * count + 0.5)
+        taken, parts = excluded.clone(), list[Tensor]()
         tie_seed = derived_seed(self.seed, Purpose.TIE, epoch)
-        scores = self._table.scores(epoch)
-        return top_k_mask(scores, count, tie_seed=tie_seed, excluded=excluded).nonzero().squeeze(1)
+        for num_wanted, scores_of in (
+            (num_ranked, lambda _: self._table.scores(epoch)),
+            (count - num_ranked, lambda part: self._turns(epoch * part)),
+        ):
+            if num_wanted:
+                scores = scores_of(num_wanted)
+                chosen = self._classes.choose(scores, num_wanted, taken, tie_seed=tie_seed)
+                taken[chosen] = True
+                parts.append(chosen)
+        return torch.cat(parts)
 
     def record(self, feedback: Feedback) -> Tensor:
         """Let the policy act on the batch; its action or its parameters go to the table."""
         alpha, beta, action = self.policy.act(feedback, self.uniform_rows(feedback.index))
-        return self._table.rows(alpha, beta, action)
+        rows = self._table.rows(alpha, beta, action)
+        return torch.cat([rows, self._classes.rows(feedback).to(rows.device)], dim=1)
 
     def after_observe(self, num_rows: int) -> None:
         """Update the policy where it is due."""
@@ -83,11 +103,14 @@ class DataAgent(Selector):
 
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Take the last epoch's rows into the table."""
-        self._table.merge(index, values)
+        acted, seen = values.tensor_split((values.shape[1] - self._classes.width,), dim=1)
+        self._table.merge(index, acted)
+        self._classes.merge(index, seen)
 
     def metrics(self) -> dict[str, float]:
-        """As every selector; and tau, actions, reward weights, PPO diagnostics, kept/unkept."""
+        """As every selector; and suspects, tau, actions, reward weights, PPO, kept/unkept."""
         metrics = {**super().metrics(), **self.policy.metrics()}
+        metrics["suspected_share"] = self._classes.suspected_share
         if self._running is not None:
             kept, unkept = self._kept_and_unkept()
             metrics["kept_mean_action"] = float(kept.mean())
@@ -105,6 +128,14 @@ class DataAgent(Selector):
         """
         return self._table.expected_actions()
 
+    def suspects(self) -> Tensor:
+        """Bool `[N]`: samples whose label is not believed, worth a look by a person.
+
+        Known for samples whose labels and logits came; as of the running epoch's beginning. See
+        `data_agent.agent.classes`.
+        """
+        return self._classes.suspects()
+
     def action_histogram(self, bins: int = 20) -> Tensor:
         """int64 `[bins]`: how many samples have an expected action in each part of [0, 1]."""
         actions = self._table.expected_actions()
@@ -115,18 +146,36 @@ class DataAgent(Selector):
         return self.policy.settings()
 
     def method_state(self) -> dict[str, Any]:
-        """Table, learner, counters."""
-        return {"table": self._table.state_dict(), **self.policy.state_dict()}
+        """Tables, learner, counters."""
+        return {
+            "table": self._table.state_dict(),
+            "classes": self._classes.state_dict(),
+            **self.policy.state_dict(),
+        }
 
     def load_method_state(self, state: dict[str, Any]) -> None:
         """Take over what `method_state` returned."""
         self._table.load_state_dict(state["table"])
+        self._classes.load_state_dict(state["classes"])
         self.policy.load_state_dict(state)
 
     def _make_table(self) -> SampleTable:
         if self.config.ranking == "last-action":
             return ActionTable(self.schedule.num_samples)
         return ParameterTable(self.schedule.num_samples, seed=self.seed, drift=self.config.drift)
+
+    def _turns(self, num_before: int) -> Tensor:
+        """Scores float32 `[N]`, highest for those whose turn it is after `num_before` visits."""
+        size = self.schedule.num_samples
+        turn = permutation(size, self.seed, Purpose.UNIFORM)
+        return -((turn - num_before) % size).float()
+
+    def _make_classes(self) -> ClassTable:
+        return ClassTable(
+            self.schedule.num_samples,
+            balance=self.config.class_balance,
+            drop_suspects=self.config.drop_suspects,
+        )
 
     def _kept_and_unkept(self) -> tuple[Tensor, Tensor]:
         assert self._running is not None

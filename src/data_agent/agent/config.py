@@ -37,8 +37,21 @@ class DataAgentConfig:
     """"redraw" draws a fresh action for every sample in every epoch; "last-action" ranks by the
     action sampled at a sample's last visit (the paper)."""
 
-    schedule: ScheduleKind = "exact"
-    """"exact" costs keep_ratio of full training; "paper" adds full epochs at both ends."""
+    schedule: ScheduleKind = "to-the-end"
+    """"to-the-end" and "exact" cost keep_ratio of full training; in the final phase the first asks
+    no policy but keeps to `class_balance` and `drop_suspects`, the second draws uniformly. "paper"
+    adds full epochs at both ends."""
+
+    class_balance: bool = True
+    """Choose equal shares of the classes, as far as they have samples, where labels come."""
+
+    drop_suspects: bool = True
+    """Leave out the labels that the model believes least, no more of them than are wrong by its own
+    evidence, where labels and logits come."""
+
+    policy_share: float = 0.0
+    """Share in [0, 1] of what is chosen that the policy ranks, where labels come; the rest comes by
+    turns, in a random order. Without labels the policy ranks everything."""
 
     learning_rate: float = 1e-3
     """Adam's learning rate for actor and critic, > 0; decays linearly to zero over training."""
@@ -98,6 +111,7 @@ class DataAgentConfig:
             )
         _check_names(self)
         for name, low, high in (
+            ("policy_share", 0.0, 1.0),
             ("learning_rate", 1e-12, float("inf")),
             ("weight_decay", 0.0, float("inf")),
             ("clip", 1e-12, float("inf")),
@@ -140,6 +154,9 @@ class DataAgentConfig:
             tau_rate=0.0,
             explore=0.0,
             drift=0.0,
+            class_balance=False,
+            drop_suspects=False,
+            policy_share=1.0,
         )
 
 
@@ -147,10 +164,12 @@ def _check_names(config: DataAgentConfig) -> None:
     choices = {
         "reward": ("centred", "paper"),
         "ranking": ("redraw", "last-action"),
-        "schedule": ("exact", "paper", "uniform"),
+        "schedule": ("to-the-end", "exact", "paper", "uniform"),
+        "class_balance": (True, False),
+        "drop_suspects": (True, False),
         "dtype": ("float32", "float64"),
     }
     for name, known in choices.items():
         value = getattr(config, name)
-        if value not in known:
-            raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}.")
+        if type(value) is not type(known[0]) or value not in known:
+            raise InputError(f"{name} is {value!r}; expected one of {', '.join(map(str, known))}.")

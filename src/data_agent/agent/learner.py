@@ -136,11 +136,11 @@ class Learner:
             progress: share of training that is over, in [0, 1], for the learning rate.
         """
         self._moments.settle()
-        self._estimate_mean_action()
+        is_new = self._estimate_mean_action()
         rows = self.rollout.take()
         if rows is None:
             return
-        reward = self._normalised_reward(rows)
+        reward = self._normalised_reward(rows, follow_budget=is_new)
         with torch.no_grad():
             value = self.critic(rows.state)
         advantage = self._advantage(reward, value, rows.step)
@@ -228,13 +228,14 @@ class Learner:
         second = torch._standard_gamma(beta, generator=draws)
         return (first / (first + second)).clamp(ACTION_MARGIN, 1 - ACTION_MARGIN)
 
-    def _estimate_mean_action(self) -> None:
-        """What the policy would do with all samples, from those that no choice brought."""
+    def _estimate_mean_action(self) -> bool:
+        """What the policy would do with all samples, from those that no choice brought, if any."""
         (seen,) = _distributed.gather_rows(self._uniform_actions.unsqueeze(0))
         total, count = seen.sum(0).tolist()
         self._uniform_actions = torch.zeros_like(self._uniform_actions)
         if count:
             self.mean_action = total / count
+        return count > 0
 
     def _advantage(self, reward: Tensor, value: Tensor, step: Tensor) -> Tensor:
         if self._config.gamma == 0:
@@ -242,14 +243,14 @@ class Learner:
         gamma, gae_lambda = self._config.gamma, self._config.gae_lambda
         return batch_gae(reward, value, step, gamma=gamma, gae_lambda=gae_lambda)
 
-    def _normalised_reward(self, rows: RolloutRows) -> Tensor:
+    def _normalised_reward(self, rows: RolloutRows, *, follow_budget: bool) -> Tensor:
         """The rows' rewards at today's tau, standardised by running statistics."""
         if self._config.reward == "paper":
             reward = paper_reward(rows.action, rows.utility)
         else:
             if self.tau is None:  # the first price: what an average sample is worth
                 self.tau = float(rows.utility.mean())
-            if self.mean_action is not None:
+            if follow_budget and self.mean_action is not None:
                 self.tau = multiplier_step(
                     self.tau, self.mean_action, self._keep_ratio, self._config.tau_rate
                 )

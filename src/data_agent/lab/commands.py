@@ -73,7 +73,7 @@ class Compare(Generic[S]):
 
     setup: S
     suite: str | None = None
-    """Tasks to compare on: quick, core or language; None is the one task of --task."""
+    """Tasks to compare on: quick, core, held-out or language; None is the one task of --task."""
     tasks: str | None = None
     """Some of the suite's tasks, separated by commas; without --suite, of all suites."""
     data_root: Path = Path("data")

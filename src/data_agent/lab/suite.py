@@ -101,6 +101,11 @@ RECIPES: Mapping[str, AnyRecipe] = {
         _recipe("cifar10-long-tail", imbalance=50.0),
         _recipe("cifar10-duplicates", epochs=24, duplicates=0.6),
         _recipe("tiny-imagenet", data="tiny_imagenet_32"),
+        _recipe("mnist", data="mnist", epochs=8, augment="none"),
+        _recipe("mnist-noise40", data="mnist", epochs=12, augment="none", label_noise=0.4),
+        _recipe("cifar10-noise40", epochs=12, augment="none", label_noise=0.4),
+        _recipe("tiny-imagenet-noise30", data="tiny_imagenet_32", label_noise=0.3),
+        _recipe("tiny-imagenet-long-tail", data="tiny_imagenet_32", imbalance=20.0),
         _classify("sst2"),
         _classify("sst2-noise30", label_noise=0.3),
         _language_model("t0-mix", kind="sft", data="t0_mix", max_length=256),
@@ -119,10 +124,17 @@ RECIPES: Mapping[str, AnyRecipe] = {
 
 SUITES: Mapping[str, Sequence[str]] = {
     "quick": ("cifar10-underfit", "cifar10-noise30", "cifar10-long-tail"),
-    "core": (*(task for task, recipe in RECIPES.items() if isinstance(recipe, Recipe)), "sst2"),
+    "core": (
+        *("cifar10-underfit", "cifar10-saturate", "cifar10-noise30", "cifar10n-worse"),
+        *("cifar10-long-tail", "cifar10-duplicates", "tiny-imagenet", "sst2"),
+    ),
+    "held-out": (
+        *("mnist", "mnist-noise40", "cifar10-noise40", "tiny-imagenet-noise30"),
+        "tiny-imagenet-long-tail",
+    ),
     "language": tuple(t for t, recipe in RECIPES.items() if isinstance(recipe, LanguageRecipe)),
 }
-"""Names of tasks, by suite."""
+"""Names of tasks, by suite. Nothing of the agent was ever chosen by a run on a held-out task."""
 
 
 def suite_recipes(

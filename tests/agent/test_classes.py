@@ -1,0 +1,220 @@
+"""What labels tell a choice: shares of classes, suspected labels."""
+
+import pytest
+import torch
+
+from data_agent import DataAgent, DataAgentConfig, Feedback
+from data_agent._errors import CheckpointError
+from data_agent.agent.classes import (
+    ClassTable,
+    equal_shares,
+    highest_of_each,
+    label_margin,
+    last_rank_evidence,
+    suspected,
+)
+
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [2.0, 0.0, -1.0], [2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
+LABELS = torch.tensor([0, 1, 2, 1])
+
+
+def test_the_margin_is_own_probability_less_the_best_other():
+    p = torch.softmax(LOGITS[0], 0)
+    expected = torch.stack([p[0] - p[1], p[1] - p[0], p[2] - p[0], torch.tensor(0.0)])
+    torch.testing.assert_close(label_margin(LOGITS, LABELS), expected)
+
+
+def test_a_label_that_comes_last_counts_for_all_that_do_not():
+    logits = torch.arange(12.0).expand(3, -1)
+    assert last_rank_evidence(logits, torch.tensor([11, 1, 0])).tolist() == [0, 0, 11]
+    assert last_rank_evidence(torch.zeros(1, 12), torch.tensor([5])).tolist() == [11]
+    assert last_rank_evidence(LOGITS, LABELS).tolist() == [0, 0, 0, 0]  # too few classes
+
+
+@pytest.mark.parametrize(("share", "num_classes"), [(0.0, 10), (0.3, 10), (0.4, 100)])
+def test_the_evidence_estimates_uniform_noise_where_the_model_is_right(share, num_classes):
+    draws = torch.Generator().manual_seed(0)
+    size = 200_000
+    truth = torch.randint(0, num_classes, (size,), generator=draws)
+    shift = torch.randint(1, num_classes, (size,), generator=draws)
+    is_wrong = torch.rand(size, generator=draws) < share
+    labels = torch.where(is_wrong, (truth + shift) % num_classes, truth)
+    logits = torch.randn(size, num_classes, generator=draws)
+    logits[torch.arange(size), truth] = 9.0
+    assert last_rank_evidence(logits, labels).mean().item() == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "taken", "count", "quota"),
+    [
+        ([100, 100, 100], [0, 0, 0], 30, [10, 10, 10]),
+        ([100, 5, 50], [0, 0, 0], 45, [20, 5, 20]),
+        ([100, 5, 50], [30, 0, 0], 45, [5, 5, 35]),
+        ([10, 10, 10], [3, 0, 0], 9, [1, 4, 4]),
+        ([3, 9, 6], [0, 0, 0], 10, [3, 4, 3]),  # what is left over goes to the largest
+        ([3, 9, 6], [0, 0, 0], 18, [3, 9, 6]),
+        ([3, 9, 6], [5, 5, 5], 0, [0, 0, 0]),
+        ([0, 4], [0, 0], 2, [0, 2]),
+    ],
+)
+def test_classes_rise_to_one_level(sizes, taken, count, quota):
+    assert equal_shares(torch.tensor(sizes), torch.tensor(taken), count).tolist() == quota
+
+
+def test_shares_add_up_and_never_ask_for_more_than_there_is():
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        sizes = torch.randint(0, 40, (7,), generator=draws)
+        taken = torch.randint(0, 40, (7,), generator=draws)
+        count = int(torch.randint(0, int(sizes.sum()) + 1, (), generator=draws))
+        quota = equal_shares(sizes, taken, count)
+        assert int(quota.sum()) == count
+        assert ((quota >= 0) & (quota <= sizes)).all()
+        total = taken + quota
+        can_give, can_take = quota > 0, quota < sizes
+        if can_give.any() and can_take.any():  # no class could give one to a smaller one
+            assert int(total[can_give].max()) <= int(total[can_take].min()) + 1
+
+
+def test_the_highest_of_each_group_are_those_a_sort_of_each_finds():
+    draws = torch.Generator().manual_seed(0)
+    scores, group = torch.rand(500, generator=draws), torch.randint(0, 5, (500,), generator=draws)
+    among = torch.rand(500, generator=draws) < 0.7
+    quota = torch.tensor([4, 0, 30, 1, 50])
+    found = highest_of_each(scores, group, quota, among=among)
+    expected = set()
+    for g in range(5):
+        rows = (among & (group == g)).nonzero().squeeze(1)
+        expected |= set(rows[scores[rows].argsort(descending=True)[: quota[g]]].tolist())
+    assert len(found) == quota.sum()
+    assert set(found.tolist()) == expected
+
+
+def test_equal_scores_are_drawn_at_random():
+    scores, group, quota = torch.zeros(1000), torch.zeros(1000, dtype=torch.int64), [100]
+    one, other = (
+        highest_of_each(scores, group, torch.tensor(quota), tie_seed=seed) for seed in (1, 2)
+    )
+    assert 0 < len(set(one.tolist()) & set(other.tolist())) < 40
+    assert 300 < one.float().mean() < 700
+
+
+def test_suspects_are_the_lowest_margins_of_each_class():
+    margin = torch.tensor([0.9, -0.5, 0.1, 0.8, -0.9, -0.8, -0.7, -0.6])
+    group = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    assert suspected(margin, group, 0.3).nonzero().squeeze(1).tolist() == [1, 4]
+    assert not suspected(margin, group, 0.2).any()
+
+
+def table_of(labels, margins, evidence, **parts):
+    table = ClassTable(len(labels), **{"balance": True, "drop_suspects": True, **parts})
+    rows = torch.stack([torch.tensor(v, dtype=torch.float32) for v in (labels, margins, evidence)])
+    table.merge(torch.arange(len(labels)), rows.T)
+    return table
+
+
+def test_suspects_are_chosen_only_where_no_others_are_left():
+    labels, margins = [0] * 10, [-0.9, -0.8, *[0.5] * 8]
+    table = table_of(labels, margins, [2.0, *[0.0] * 9])  # a fifth by the evidence
+    scores, excluded = torch.linspace(1, 0, 10), torch.zeros(10, dtype=torch.bool)
+    assert table.suspects().nonzero().squeeze(1).tolist() == [0, 1]
+    assert sorted(table.choose(scores, 3, excluded, tie_seed=0).tolist()) == [2, 3, 4]
+    excluded[9] = True
+    assert sorted(table.choose(scores, 8, excluded, tie_seed=0).tolist()) == [0, *range(2, 9)]
+    believing = table_of(labels, margins, [2.0, *[0.0] * 9], drop_suspects=False)
+    assert sorted(believing.choose(scores, 3, excluded, tie_seed=0).tolist()) == [0, 1, 2]
+
+
+def test_a_margin_is_averaged_over_visits():
+    table = table_of([0, 0], [0.8, 0.8], [0.0, 0.0])
+    table.merge(torch.tensor([1]), torch.tensor([[0.0, -0.4, 0.0]]))
+    torch.testing.assert_close(table.state_dict()["margin"], torch.tensor([0.8, 0.2]))
+
+
+def test_no_labels_or_those_that_do_not_count_change_nothing():
+    table = ClassTable(4, balance=True, drop_suspects=True)
+    index, losses, logits = torch.arange(4), torch.rand(4), torch.rand(4, 3)
+    for labels in (None, torch.full((4,), -100)):
+        table.merge(index, table.rows(Feedback(index, losses, logits, labels=labels)))
+        assert table.is_empty
+        assert table.suspected_share == 0
+        scores, nobody = torch.tensor([0.1, 0.9, 0.8, 0.2]), torch.zeros(4, dtype=torch.bool)
+        assert sorted(table.choose(scores, 2, nobody, tie_seed=0).tolist()) == [1, 2]
+
+
+def test_a_damaged_table_is_refused():
+    table = table_of([0, 1], [0.8, 0.8], [0.0, 0.0])
+    state = table.state_dict()
+    state["label"] = torch.tensor([0, -7], dtype=torch.int32)
+    with pytest.raises(CheckpointError, match="a label is -7"):
+        table.load_state_dict(state)
+
+
+def train(labels, logits, *, epochs=12, **settings):
+    """Show an agent the same outputs whenever a sample is visited; yield (epoch, selection)."""
+    size = len(labels)
+    features = torch.randn(size, 6, generator=torch.Generator().manual_seed(1))
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    agent = DataAgent(size, epochs, keep_ratio=0.5, seed=0, config=DataAgentConfig(**settings))
+    for epoch in agent.epochs():
+        index = agent.select(epoch).index
+        yield agent, epoch, index
+        for rows in index.split(50):
+            agent.observe(Feedback(rows, losses[rows], logits[rows], features[rows], labels[rows]))
+
+
+def test_a_rare_class_gets_its_share_in_every_epoch_after_the_warm_up():
+    labels = (torch.arange(1000) % 20 == 0).long()
+    logits = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    for _, epoch, index in train(labels, logits, drop_suspects=False):
+        if epoch >= 2:
+            assert labels[index].sum() == 50  # all there are, of a share of 250
+    *_, (_, _, index) = train(labels, logits, class_balance=False, schedule="exact")
+    assert labels[index].sum() < 50
+
+
+def test_wrong_labels_are_suspected_and_left_out_to_the_end():
+    draws = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 10, (6000,), generator=draws)
+    is_wrong = torch.rand(6000, generator=draws) < 0.3
+    shift = torch.randint(1, 10, (6000,), generator=draws)
+    labels = torch.where(is_wrong, (truth + shift) % 10, truth)
+    logits = torch.randn(6000, 10, generator=draws)
+    logits[torch.arange(6000), truth] += 5
+    for agent, epoch, index in train(labels, logits):
+        if epoch >= 2:
+            share = float(is_wrong[index].float().mean())
+            is_final = agent.schedule.plan(epoch).phase == "final"
+            assert share < (0.06 if is_final else 0.09)  # the explored tenth holds its 30 %
+            assert agent.metrics()["suspected_share"] == pytest.approx(0.3, abs=0.05)
+            assert float(is_wrong[agent.suspects()].float().mean()) > 0.9
+
+
+def test_without_labels_the_final_phase_visits_all_alike():
+    agent = DataAgent(100, 24, keep_ratio=0.4, seed=0)
+    losses, logits = torch.rand(100), torch.rand(100, 10)
+    visits = torch.zeros(100)
+    for epoch in agent.epochs():
+        index = agent.select(epoch).index
+        if agent.schedule.plan(epoch).phase == "final":
+            visits[index] += 1
+        agent.observe(Feedback(index, losses[index], logits[index], logits[index]))
+    assert visits.sum() == 3 * 40
+    assert visits.max() - visits.min() == 1
+
+
+def test_of_few_classes_none_is_suspected():
+    """With two, the evidence is no more than the error on the training data."""
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (500,), generator=draws)
+    *_, (agent, _, _) = train(labels, torch.randn(500, 2, generator=draws))
+    assert agent.metrics()["suspected_share"] == 0
+
+
+def test_right_labels_are_hardly_suspected():
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 10, (2000,), generator=draws)
+    logits = torch.randn(2000, 10, generator=draws)
+    logits[torch.arange(2000), labels] += 3
+    *_, (agent, _, _) = train(labels, logits)
+    assert agent.metrics()["suspected_share"] < 0.01

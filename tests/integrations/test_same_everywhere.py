@@ -81,7 +81,7 @@ def by_hand(folder, accelerator=None, fabric=None):
         for batch in loader:
             logits = model(batch["x"])["logits"]
             losses = F.cross_entropy(logits, batch["labels"], reduction="none")
-            backward(agent.learn(losses, batch["sample_index"]))
+            backward(agent.learn(losses, batch["sample_index"], labels=batch["labels"]))
             optimizer.step()
             optimizer.zero_grad()
     return net, agent
@@ -142,7 +142,7 @@ def by_lightning(folder):
         def training_step(self, batch, _):
             logits = self.net(batch["x"])["logits"]
             losses = F.cross_entropy(logits, batch["labels"], reduction="none")
-            return agent.learn(losses, batch["sample_index"])
+            return agent.learn(losses, batch["sample_index"], labels=batch["labels"])
 
         def train_dataloader(self):
             return selection_loader(Rows(), agent, batch_size=BATCH_SIZE)

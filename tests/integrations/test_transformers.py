@@ -382,7 +382,7 @@ def test_all_loops_select_the_same_samples(tmp_path):
         for batch in selection_loader(data, agent, batch_size=BATCH):
             index, labels = batch.pop("sample_index"), batch.pop("labels")
             losses = F.cross_entropy(model(**batch).logits, labels, reduction="none")
-            agent.learn(losses, index).backward()
+            agent.learn(losses, index, labels=labels).backward()
             sgd.step()
             sgd.zero_grad()
             order[-1] += index.tolist()

@@ -7,7 +7,7 @@
     for epoch in agent.epochs():
         for inputs, labels, index in loader:
             ...
-            accelerator.backward(agent.learn(losses, index))
+            accelerator.backward(agent.learn(losses, index, labels=labels))
 
 `accelerator.save_state` and `load_state` hold the selector. After `load_state` the same loop goes
 on behind the last observed batch, without `skip_first_batches`.

@@ -152,7 +152,8 @@ class SelectionSchedule:
         kept = self.num_kept
         warm_up_left = min(self.num_samples, kept * self.epochs) - epoch * kept
         if is_final:
-            chosen = kept if self.kind == "to-the-end" else 0
+            unseen = min(kept, max(0, warm_up_left))
+            chosen = kept - unseen if self.kind == "to-the-end" else 0
             return EpochPlan("final", kept - chosen, 0, chosen)
         if warm_up_left > 0:
             unselected = min(kept, warm_up_left)

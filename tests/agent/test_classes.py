@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data_agent import DataAgent, DataAgentConfig, Feedback
-from data_agent._errors import CheckpointError
+from data_agent._errors import CheckpointError, DataAgentWarning
 from data_agent.agent.classes import (
     ClassTable,
     equal_shares,
@@ -27,7 +27,9 @@ def test_the_margin_is_own_probability_less_the_best_other():
 def test_a_label_that_comes_last_counts_for_all_that_do_not():
     logits = torch.arange(12.0).expand(3, -1)
     assert last_rank_evidence(logits, torch.tensor([11, 1, 0])).tolist() == [0, 0, 11]
-    assert last_rank_evidence(torch.zeros(1, 12), torch.tensor([5])).tolist() == [11]
+    assert last_rank_evidence(torch.zeros(1, 12), torch.tensor([5])).tolist() == [0]
+    tied = torch.tensor([[0.0] * 11 + [1.0]])
+    assert last_rank_evidence(tied, torch.tensor([5])).tolist() == [1]  # one of eleven, times 11
     assert last_rank_evidence(LOGITS, LABELS).tolist() == [0, 0, 0, 0]  # too few classes
 
 
@@ -51,7 +53,7 @@ def test_the_evidence_estimates_uniform_noise_where_the_model_is_right(share, nu
         ([100, 5, 50], [0, 0, 0], 45, [20, 5, 20]),
         ([100, 5, 50], [30, 0, 0], 45, [5, 5, 35]),
         ([10, 10, 10], [3, 0, 0], 9, [1, 4, 4]),
-        ([3, 9, 6], [0, 0, 0], 10, [3, 4, 3]),  # what is left over goes to the largest
+        ([3, 9, 6], [0, 0, 0], 9, [3, 3, 3]),
         ([3, 9, 6], [0, 0, 0], 18, [3, 9, 6]),
         ([3, 9, 6], [5, 5, 5], 0, [0, 0, 0]),
         ([0, 4], [0, 0], 2, [0, 2]),
@@ -114,15 +116,44 @@ def table_of(labels, margins, evidence, **parts):
 
 
 def test_suspects_are_chosen_only_where_no_others_are_left():
-    labels, margins = [0] * 10, [-0.9, -0.8, *[0.5] * 8]
-    table = table_of(labels, margins, [2.0, *[0.0] * 9])  # a fifth by the evidence
-    scores, excluded = torch.linspace(1, 0, 10), torch.zeros(10, dtype=torch.bool)
-    assert table.suspects().nonzero().squeeze(1).tolist() == [0, 1]
-    assert sorted(table.choose(scores, 3, excluded, tie_seed=0).tolist()) == [2, 3, 4]
-    excluded[9] = True
-    assert sorted(table.choose(scores, 8, excluded, tie_seed=0).tolist()) == [0, *range(2, 9)]
-    believing = table_of(labels, margins, [2.0, *[0.0] * 9], drop_suspects=False)
+    labels, margins = [0] * 100, torch.linspace(-0.9, 0.9, 100).tolist()
+    evidence = [0.7] * 30 + [0.0] * 70  # 21 of a hundred
+    table = table_of(labels, margins, evidence)
+    scores, excluded = torch.linspace(1, 0, 100), torch.zeros(100, dtype=torch.bool)
+    assert table.suspects().nonzero().squeeze(1).tolist() == list(range(21))
+    assert sorted(table.choose(scores, 30, excluded, tie_seed=0).tolist()) == list(range(21, 51))
+    excluded[99] = True
+    chosen = sorted(table.choose(scores, 80, excluded, tie_seed=0).tolist())
+    assert chosen == list(range(19, 99))  # the least of them
+    believing = table_of(labels, margins, evidence, drop_suspects=False)
     assert sorted(believing.choose(scores, 3, excluded, tie_seed=0).tolist()) == [0, 1, 2]
+    few_signs = table_of(labels, margins, [10.0, 11.0] + [0.0] * 98)
+    assert not few_signs.suspects().any()
+
+
+def test_samples_without_a_label_come_as_often_as_they_are_there_and_are_no_suspects():
+    labels = [-1] * 20 + [0] * 90 + [1] * 90
+    margins = [2.0] * 20 + [-0.5] * 60 + [0.5] * 120
+    table = table_of(labels, margins, [0.0] * 20 + [1.0] * 60 + [0.0] * 120)
+    assert not table.suspects()[:20].any()
+    nobody = torch.zeros(200, dtype=torch.bool)
+    chosen = table.choose(torch.rand(200), 70, nobody, tie_seed=0)
+    assert (chosen < 20).sum() == round(70 * 20 / (200 - int(table.suspects().sum())))
+
+
+def test_a_visit_without_a_label_and_labels_of_no_class_take_nothing_away():
+    table = table_of([3, 3], [0.8, 0.8], [0.0, 0.0])
+    before = table.state_dict()
+    index, logits = torch.arange(2), torch.rand(2, 12)
+    for labels in (None, torch.tensor([-100, 255])):
+        table.merge(index, table.rows(Feedback(index, torch.rand(2), logits, labels=labels)))
+    assert all(torch.equal(value, before[name]) for name, value in table.state_dict().items())
+
+
+def test_what_is_left_over_goes_to_other_classes_each_time():
+    sizes, taken = torch.full((40,), 5), torch.zeros(40, dtype=torch.int64)
+    total = sum(equal_shares(sizes, taken, 10, seed=seed) for seed in range(200))
+    assert int(total.min()) > 25  # of 50
 
 
 def test_a_margin_is_averaged_over_visits():
@@ -188,6 +219,13 @@ def test_wrong_labels_are_suspected_and_left_out_to_the_end():
             assert share < (0.06 if is_final else 0.09)  # the explored tenth holds its 30 %
             assert agent.metrics()["suspected_share"] == pytest.approx(0.3, abs=0.05)
             assert float(is_wrong[agent.suspects()].float().mean()) > 0.9
+
+
+def test_the_warm_up_comes_first_where_the_final_phase_begins_in_it():
+    with pytest.warns(DataAgentWarning, match="nothing will be selected"):
+        agent = DataAgent(1000, 10, keep_ratio=0.1, seed=0)
+    seen = [agent.select(epoch).index for epoch in range(10)]
+    assert len(torch.cat(seen).unique()) == 1000
 
 
 def test_without_labels_the_final_phase_visits_all_alike():

@@ -7,6 +7,7 @@ gives, and where the model ranks hardly any label last, hardly any is suspected.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from data_agent._topk import top_k_mask
 
 UNKNOWN = -1  # the class of a sample whose label never came
 FEWEST_CLASSES = 10  # of fewer, one is easily ranked last in error; none were measured, but two
+FEWEST_SIGNS = 30  # labels that come last, before they are taken for a share
+LARGEST_LABEL = 2**24  # what float32 counts exactly
 LEAST_SUSPECTED, MOST_SUSPECTED = 0.2, 0.5
 UNSEEN = 2.0  # in place of a margin, which is at most 1
 MEMORY = 0.5  # weight of what was known of a margin before a visit
@@ -45,7 +48,7 @@ def label_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def last_rank_evidence(logits: Tensor, labels: Tensor) -> Tensor:
-    """C - 1 where no class is less likely than a sample's own label, else 0: float32 `[B]`.
+    """C - 1 where a sample's own label is the least likely, shared among equals, else 0.
 
     A label that was replaced by one of the C - 1 others at random comes last about once in C - 1
     times, however good the model is, and a right one hardly ever once the model is any good. So
@@ -58,20 +61,23 @@ def last_rank_evidence(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if logits.shape[1] < FEWEST_CLASSES:
         return torch.zeros(len(logits), dtype=torch.float32, device=logits.device)
-    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return (own <= logits.amin(1)).float() * (logits.shape[1] - 1)
+    own, lowest = logits.gather(1, labels.unsqueeze(1)).squeeze(1), logits.amin(1)
+    num_last = (logits == lowest.unsqueeze(1)).sum(1)
+    tells = (own == lowest) & (lowest < logits.amax(1))  # equal outputs tell nothing of a label
+    return tells.float() * (logits.shape[1] - 1) / num_last
 
 
-def equal_shares(sizes: Tensor, taken: Tensor, count: int) -> Tensor:
+def equal_shares(sizes: Tensor, taken: Tensor, count: int, *, seed: int = 0) -> Tensor:
     """How many to choose of each class, so that what is taken and chosen is as equal as can be.
 
     Water-filling: all classes rise to one level, but for those that have no more samples or are
-    above it already. Single samples that are left over go to the largest classes.
+    above it already. Single samples that are left over go to classes at random.
 
     Args:
         sizes: int64 `[G]`, samples of each class that can be chosen.
         taken: int64 `[G]`, samples of each class that are in the epoch already.
         count: to choose, in [0, sum(sizes)].
+        seed: of what is left over.
 
     Returns:
         int64 `[G]`, at most `sizes`, with the sum `count`.
@@ -85,8 +91,8 @@ def equal_shares(sizes: Tensor, taken: Tensor, count: int) -> Tensor:
             high = level - 1
     quota = _up_to(low, sizes, taken)
     open_to_more = (_up_to(low + 1, sizes, taken) > quota).nonzero().squeeze(1)
-    largest_first = sizes[open_to_more].argsort(descending=True, stable=True)
-    quota[open_to_more[largest_first[: count - int(quota.sum())]]] += 1
+    at_random = position_hash(open_to_more, seed).argsort(stable=True)
+    quota[open_to_more[at_random[: count - int(quota.sum())]]] += 1
     return quota
 
 
@@ -152,23 +158,27 @@ class ClassTable:
         logits = feedback.logits
         rows = feedback.losses.new_zeros((len(feedback), 3), dtype=torch.float32)
         if feedback.labels is None:
-            rows[:, 0] = UNKNOWN
+            rows[:, 0], rows[:, 1] = UNKNOWN, UNSEEN
             return rows
         labels = feedback.labels.to(rows.device, torch.int64, non_blocking=True)
-        rows[:, 0] = labels.clamp_min(UNKNOWN)
+        counts = (labels >= 0) & (labels <= LARGEST_LABEL)
+        rows[:, 1] = UNSEEN
         if logits is not None:
+            counts &= labels < logits.shape[1]  # not such as 255 for "to be ignored"
             at = labels.clamp(0, logits.shape[1] - 1)
-            counts = labels >= 0
-            rows[:, 1] = label_margin(logits, at) * counts
+            rows[:, 1] = torch.where(counts, label_margin(logits, at), UNSEEN)
             rows[:, 2] = last_rank_evidence(logits, at) * counts
+        rows[:, 0] = torch.where(counts, labels, UNKNOWN)
         return rows
 
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Take in rows of distinct samples; margins are averaged over visits, late ones most."""
+        tells = values[:, 0] != UNKNOWN  # a visit without a label takes nothing away
+        index, values = index[tells], values[tells]
         self._label[index] = values[:, 0].to(torch.int32)
         before, now = self._margin[index], values[:, 1]
-        mixed = MEMORY * before + (1 - MEMORY) * now
-        self._margin[index] = torch.where(before == UNSEEN, now, mixed)
+        mixed = torch.where(before == UNSEEN, now, MEMORY * before + (1 - MEMORY) * now)
+        self._margin[index] = torch.where(now == UNSEEN, before, mixed)
         self._evidence[index] = values[:, 2]
 
     def choose(self, scores: Tensor, count: int, excluded: Tensor, *, tie_seed: int) -> Tensor:
@@ -185,20 +195,22 @@ class ClassTable:
         """
         doubted = self.suspects()
         among = ~(excluded | doubted)
-        if (num_missing := count - int(among.sum())) > 0:  # not without suspects
-            spared = top_k_mask(
-                scores, num_missing, tie_seed=tie_seed, excluded=~doubted | excluded
-            )
-            among |= spared
-        group = self._label.long() - UNKNOWN
-        if not self._balance or int(group.max()) == 0:
-            mask = top_k_mask(scores, count, tie_seed=tie_seed, excluded=~among)
-            return mask.nonzero().squeeze(1)
-        num_groups = int(group.max()) + 1
-        sizes = torch.bincount(group[among], minlength=num_groups)
-        taken = torch.bincount(group[excluded], minlength=num_groups)
-        quota = equal_shares(sizes, taken, count)
-        return highest_of_each(scores, group, quota, tie_seed=tie_seed, among=among)
+        if (num_missing := count - int(among.sum())) > 0:  # not without suspects: the least of them
+            others = ~doubted | excluded
+            among |= top_k_mask(self._margin, num_missing, tie_seed=tie_seed, excluded=others)
+        known = self._label != UNKNOWN
+        if not self._balance or not known.any():
+            return _highest(scores, count, among, tie_seed)
+        # Samples of unknown class are no class: they come as often as they are there.
+        others, is_open = among & ~known, among & known
+        num_others = math.floor(count * int(others.sum()) / int(among.sum()) + 0.5)
+        num_others = max(num_others, count - int(is_open.sum()))
+        group = self._groups()
+        sizes = torch.bincount(group[is_open], minlength=int(group.max()) + 1)
+        taken = torch.bincount(group[excluded & known], minlength=len(sizes))
+        quota = equal_shares(sizes, taken, count - num_others, seed=tie_seed)
+        chosen = highest_of_each(scores, group, quota, tie_seed=tie_seed, among=is_open)
+        return torch.cat([chosen, _highest(scores, num_others, others, tie_seed)])
 
     @property
     def is_empty(self) -> bool:
@@ -217,16 +229,21 @@ class ClassTable:
         seen = self._margin != UNSEEN
         if not seen.any():
             return 0.0
-        share = float(self._evidence[seen].mean())
-        return 0.0 if share < LEAST_SUSPECTED else min(MOST_SUSPECTED, share)
+        evidence = self._evidence[seen]
+        share = float(evidence.mean())
+        is_little = int((evidence > 0).sum()) < FEWEST_SIGNS
+        return 0.0 if is_little or share < LEAST_SUSPECTED else min(MOST_SUSPECTED, share)
 
     def suspects(self) -> Tensor:
         """Bool `[N]`: samples whose label is not believed."""
         share = self.suspected_share
         if not share:
             return torch.zeros(len(self._label), dtype=torch.bool)
-        group = self._label.long() - UNKNOWN
-        return suspected(self._margin, group, share)
+        return suspected(self._margin, self._groups(), share) & (self._margin != UNSEEN)
+
+    def _groups(self) -> Tensor:
+        """int64 `[N]`: classes numbered without gaps, unknown ones 0 if there are any."""
+        return self._label.unique(return_inverse=True)[1]
 
     def state_dict(self) -> dict[str, Any]:
         """The table's tensors."""
@@ -253,6 +270,10 @@ class ClassTable:
                 "margins are not in [-1, 1], or evidence is not a count of classes."
             )
         self._label, self._margin, self._evidence = label, margin, evidence
+
+
+def _highest(scores: Tensor, count: int, among: Tensor, tie_seed: int) -> Tensor:
+    return top_k_mask(scores, count, tie_seed=tie_seed, excluded=~among).nonzero().squeeze(1)
 
 
 def _up_to(level: int, sizes: Tensor, taken: Tensor) -> Tensor:

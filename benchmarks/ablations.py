@@ -42,7 +42,7 @@ class QuarterPolicy(Ablated):
 
 
 class AllPolicy(Ablated):
-    """Within classes the policy ranks all but the explored tenth."""
+    """Within classes the policy ranks all but the explored tenth, until the final phase."""
 
     name = "all-policy"
     changes: ClassVar[dict[str, Any]] = {"policy_share": 1.0}

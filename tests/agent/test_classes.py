@@ -256,3 +256,30 @@ def test_right_labels_are_hardly_suspected():
     logits[torch.arange(2000), labels] += 3
     *_, (agent, _, _) = train(labels, logits)
     assert agent.metrics()["suspected_share"] < 0.01
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_known_the_choice_is_exact_and_takes_suspects_last(seed):
+    draws = torch.Generator().manual_seed(seed)
+
+    def whole(low, high):
+        return int(torch.randint(low, high, (), generator=draws))
+
+    size, num_classes = whole(1, 150), whole(1, 30)
+    table = ClassTable(size, balance=seed % 3 > 0, drop_suspects=seed % 4 > 0)
+    labels = torch.randint(-1, num_classes, (size,), generator=draws).float()
+    margins = 2 * torch.rand(size, generator=draws) - 1
+    evidence = (torch.rand(size, generator=draws) < 0.4).float()
+    visited = torch.rand(size, generator=draws) < 0.8
+    table.merge(
+        visited.nonzero().squeeze(1), torch.stack([labels, margins, evidence], dim=1)[visited]
+    )
+    scores = torch.randint(0, 20, (size,), generator=draws).float()
+    excluded = torch.rand(size, generator=draws) < 0.3
+    suspects = table.suspects()
+    for count in range(int((~excluded).sum()) + 1):
+        chosen = table.choose(scores, count, excluded, tie_seed=seed)
+        assert len(chosen.unique()) == len(chosen) == count
+        assert not excluded[chosen].any()
+        num_others = int((~suspects & ~excluded).sum())
+        assert int(suspects[chosen].sum()) == max(0, count - num_others)

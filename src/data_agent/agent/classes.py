@@ -203,7 +203,7 @@ class ClassTable:
             return _highest(scores, count, among, tie_seed)
         # Samples of unknown class are no class: they come as often as they are there.
         others, is_open = among & ~known, among & known
-        num_others = math.floor(count * int(others.sum()) / int(among.sum()) + 0.5)
+        num_others = math.floor(count * int(others.sum()) / max(1, int(among.sum())) + 0.5)
         num_others = max(num_others, count - int(is_open.sum()))
         group = self._groups()
         sizes = torch.bincount(group[is_open], minlength=int(group.max()) + 1)

@@ -24,7 +24,7 @@ class InBatchAgent(BatchSelector):
     """The same policy, rewards and learning as `DataAgent`, choosing inside each batch.
 
     Of the configuration, what concerns epochs and the table has no effect here: `schedule`,
-    `ranking`, `explore`, `drift`.
+    `ranking`, `explore`, `drift`, `class_balance`, `drop_suspects`, `policy_share`.
 
     Args:
         config: the agent's settings.

@@ -11,7 +11,7 @@ from torch import Tensor
 from data_agent import _distributed
 from data_agent._messages import Feedback
 from data_agent._nonfinite import OnNonfinite
-from data_agent._random import Purpose, derived_seed, generator, permutation
+from data_agent._random import Purpose, derived_seed, permutation
 from data_agent._selector import Selector
 from data_agent.agent.classes import ClassTable
 from data_agent.agent.config import DataAgentConfig
@@ -167,13 +167,10 @@ class DataAgent(Selector):
     def _turns(self, num_before: int) -> Tensor:
         """Scores float32 `[N]`, highest for those whose turn it is after `num_before` visits.
 
-        Where labels come, turns over all samples would pass over parts of large classes again and
-        again: there the scores are drawn anew.
+        A class that is larger than its share moves on faster than it is visited, so parts of it
+        wait longer than by chance; drawing anew each epoch did worse (decision 10).
         """
         size = self.schedule.num_samples
-        if not self._classes.is_empty:
-            draws = generator(self.seed, Purpose.UNIFORM, num_before)
-            return torch.rand(size, generator=draws)
         turn = permutation(size, self.seed, Purpose.UNIFORM)
         return -((turn - num_before) % size).float()
 

@@ -50,8 +50,8 @@ class DataAgentConfig:
     evidence, where labels and logits come."""
 
     policy_share: float = 0.0
-    """Share in [0, 1] of what is chosen that the policy ranks, where labels come; the rest is
-    drawn uniformly. Without labels the policy ranks everything."""
+    """Share in [0, 1] of what is chosen that the policy ranks, where labels come; the rest comes
+    by turns, in a random order. Without labels the policy ranks everything."""
 
     learning_rate: float = 1e-3
     """Adam's learning rate for actor and critic, > 0; decays linearly to zero over training."""

@@ -12,8 +12,10 @@ from data_agent.testing.laws import law_exact_budget
 from data_agent.testing.runs import NUM_SAMPLES
 
 VARIANTS = {
-    "data-agent last-action": DataAgentConfig(ranking="last-action", reward="paper"),
-    "data-agent gae": DataAgentConfig(gamma=0.9, update_every=3, rollout_rows=16),
+    "data-agent last-action": DataAgentConfig(
+        ranking="last-action", reward="paper", policy_share=1.0
+    ),
+    "data-agent gae": DataAgentConfig(gamma=0.9, update_every=3, rollout_rows=16, policy_share=0.5),
 }
 INPUTS = {
     "labels": torch.arange(NUM_SAMPLES) % 4,
@@ -48,12 +50,12 @@ class Stuck(Selector):
 
 
 class Forgetful(DataAgent):
-    """Does not save its table."""
+    """Does not save its tables."""
 
     def method_state(self):
         state = super().method_state()
-        fresh = DataAgent(self.schedule.num_samples, self.schedule.epochs)
-        return {**state, "table": fresh.method_state()["table"]}
+        fresh = DataAgent(self.schedule.num_samples, self.schedule.epochs).method_state()
+        return {**state, "table": fresh["table"], "classes": fresh["classes"]}
 
 
 def test_the_kit_finds_a_selector_that_repeats_samples():

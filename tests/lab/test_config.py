@@ -16,8 +16,8 @@ def test_every_task_has_a_complete_recipe(task: str) -> None:
 
 
 def test_an_unknown_task_is_answered_with_those_there_are() -> None:
-    with pytest.raises(DataAgentError, match=r"unknown task 'mnist'.*digits, cifar10, image"):
-        recipe_for("mnist")
+    with pytest.raises(DataAgentError, match=r"unknown task 'svhn'.*digits, cifar10, image"):
+        recipe_for("svhn")
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,7 @@ class ClassTable:
         rows[:, 1] = UNSEEN
         if logits is not None:
             counts &= labels < logits.shape[1]  # not such as 255 for "to be ignored"
+        if logits is not None and self._drop_suspects:  # nobody else asks for them
             at = labels.clamp(0, logits.shape[1] - 1)
             rows[:, 1] = torch.where(counts, label_margin(logits, at), UNSEEN)
             rows[:, 2] = last_rank_evidence(logits, at) * counts

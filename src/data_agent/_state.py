@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_agent._errors import CheckpointError
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 
 def check_header(state: object, expected: Mapping[str, object]) -> None:

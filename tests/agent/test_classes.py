@@ -204,6 +204,33 @@ def test_a_rare_class_gets_its_share_in_every_epoch_after_the_warm_up():
     assert labels[index].sum() < 50
 
 
+def test_in_a_class_larger_than_its_share_nobody_is_passed_over():
+    labels = (torch.arange(1000) % 10 == 0).long()
+    logits = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    visits = {"selected": torch.zeros(1000), "final": torch.zeros(1000)}
+    for agent, epoch, index in train(labels, logits, epochs=40):
+        phase = agent.schedule.plan(epoch).phase
+        if phase in visits:
+            visits[phase][index] += 1
+    for phase, spread in (("selected", 6), ("final", 1)):  # a tenth is explored by chance
+        large = visits[phase][labels == 0]
+        assert large.max() - large.min() <= spread
+        assert visits[phase][labels == 1].min() >= large.max()
+
+
+def test_a_sample_whose_loss_is_never_finite_is_not_always_the_next_one():
+    agent = DataAgent(100, 24, keep_ratio=0.4, seed=0, on_nonfinite="skip")
+    losses, logits, labels = torch.rand(100), torch.rand(100, 2), torch.arange(100) % 2
+    losses[7] = torch.nan
+    visits = torch.zeros(100)
+    for _ in agent.epochs():
+        index = agent.select(agent.epoch).index
+        visits[index] += 1
+        rows = (index, losses[index], logits[index], logits[index], labels[index])
+        agent.observe(Feedback(*rows))
+    assert visits[7] <= visits.float().mean() + 2
+
+
 def test_wrong_labels_are_suspected_and_left_out_to_the_end():
     draws = torch.Generator().manual_seed(0)
     truth = torch.randint(0, 10, (6000,), generator=draws)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from data_agent import _distributed
+from data_agent._errors import CheckpointError
 from data_agent._messages import Feedback
 from data_agent._nonfinite import OnNonfinite
 from data_agent._random import Purpose, derived_seed, permutation
 from data_agent._selector import Selector
+from data_agent._state import require_tensor
 from data_agent.agent.classes import ClassTable
 from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.policy import Policy
@@ -63,11 +65,13 @@ class DataAgent(Selector):
         )
         self._table = self._make_table()
         self._classes = self._make_classes()
+        self._queue = permutation(num_samples, seed, Purpose.UNIFORM).to(torch.int32)
 
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
-        """The policy's part by highest action, the rest at random; classes and suspects permitting.
+        """The policy's part by highest action, the rest by turns; classes and suspects permitting.
 
-        Without labels the policy's part is everything, but nothing in the final phase.
+        Whose turn it is: theirs that were in no epoch for longest. Without labels the policy's part
+        is everything, but nothing in the final phase.
         """
         if self.schedule.plan(epoch).phase == "final":
             num_ranked = 0
@@ -78,12 +82,11 @@ class DataAgent(Selector):
         taken, parts = excluded.clone(), list[Tensor]()
         tie_seed = derived_seed(self.seed, Purpose.TIE, epoch)
         for num_wanted, scores_of in (
-            (num_ranked, lambda _: self._table.scores(epoch)),
-            (count - num_ranked, lambda part: self._turns(epoch * part)),
+            (num_ranked, lambda: self._table.scores(epoch)),
+            (count - num_ranked, self._turns),
         ):
             if num_wanted:
-                scores = scores_of(num_wanted)
-                chosen = self._classes.choose(scores, num_wanted, taken, tie_seed=tie_seed)
+                chosen = self._classes.choose(scores_of(), num_wanted, taken, tie_seed=tie_seed)
                 taken[chosen] = True
                 parts.append(chosen)
         return torch.cat(parts)
@@ -102,7 +105,12 @@ class DataAgent(Selector):
                 self.policy.update(self._total_visits() / self.schedule.total_visits)
 
     def merge(self, index: Tensor, values: Tensor) -> None:
-        """Take the last epoch's rows into the table."""
+        """Take the last epoch's rows into the tables; those in it queue up again."""
+        if self._running is not None:
+            visited = torch.zeros(len(self._queue), dtype=torch.bool)
+            visited[self._running.selection.index] = True
+            goes_back = visited[self._queue]
+            self._queue = torch.cat([self._queue[~goes_back], self._queue[goes_back]])
         acted, seen = values.tensor_split((values.shape[1] - self._classes.width,), dim=1)
         self._table.merge(index, acted)
         self._classes.merge(index, seen)
@@ -150,11 +158,17 @@ class DataAgent(Selector):
         return {
             "table": self._table.state_dict(),
             "classes": self._classes.state_dict(),
+            "queue": self._queue.clone(),
             **self.policy.state_dict(),
         }
 
     def load_method_state(self, state: dict[str, Any]) -> None:
         """Take over what `method_state` returned."""
+        size = self.schedule.num_samples
+        queue = require_tensor(state, "queue", shape=(size,), dtype=torch.int32)
+        if not queue.sort().values.equal(torch.arange(size, dtype=torch.int32)):
+            raise CheckpointError("its queue does not hold every sample once.")
+        self._queue = queue
         self._table.load_state_dict(state["table"])
         self._classes.load_state_dict(state["classes"])
         self.policy.load_state_dict(state)
@@ -164,15 +178,11 @@ class DataAgent(Selector):
             return ActionTable(self.schedule.num_samples)
         return ParameterTable(self.schedule.num_samples, seed=self.seed, drift=self.config.drift)
 
-    def _turns(self, num_before: int) -> Tensor:
-        """Scores float32 `[N]`, highest for those whose turn it is after `num_before` visits.
-
-        A class that is larger than its share moves on faster than it is visited, so parts of it
-        wait longer than by chance; drawing anew each epoch did worse (decision 10).
-        """
-        size = self.schedule.num_samples
-        turn = permutation(size, self.seed, Purpose.UNIFORM)
-        return -((turn - num_before) % size).float()
+    def _turns(self) -> Tensor:
+        """Scores float32 `[N]`: the further ahead in the queue, the higher."""
+        scores = torch.empty(len(self._queue), dtype=torch.float32)
+        scores[self._queue] = -torch.arange(len(self._queue), dtype=torch.float32)
+        return scores
 
     def _make_classes(self) -> ClassTable:
         return ClassTable(

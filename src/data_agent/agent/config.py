@@ -51,7 +51,7 @@ class DataAgentConfig:
 
     policy_share: float = 0.0
     """Share in [0, 1] of what is chosen that the policy ranks, where labels come; the rest comes
-    by turns, in a random order. Without labels the policy ranks everything."""
+    by turns, who waited longest first. Without labels the policy ranks everything."""
 
     learning_rate: float = 1e-3
     """Adam's learning rate for actor and critic, > 0; decays linearly to zero over training."""

@@ -1,14 +1,22 @@
-"""The agent with one part of its default taken away at a time, as methods of a comparison.
+"""The agent with one part taken away at a time, as methods of a comparison.
 
 PYTHONPATH=benchmarks data-agent compare --suite core --seeds 3 --output runs/ablations
 --methods random,data-agent,ablations:NoBalance,ablations:NoSuspects,ablations:AllPolicy
+
+The first classes take parts from the default, which uses labels. Those from `WithoutLabels` on take
+parts from what is left where none come: there the policy ranks, as in the paper.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from data_agent import DataAgent, DataAgentConfig
+import torch
+from torch import Tensor
+
+from data_agent import DataAgent, DataAgentConfig, Feedback
+from data_agent._topk import top_k_mask
+from data_agent.agent.reward import adaptive_weights, difficulty, uncertainty, utility
 
 
 class Ablated(DataAgent):
@@ -65,3 +73,98 @@ class WithoutLabels(Ablated):
         "policy_share": 1.0,
         "schedule": "exact",
     }
+
+
+class WithoutLabelsButOne(Ablated):
+    """One more setting changed."""
+
+    def __init_subclass__(cls) -> None:
+        cls.changes = {**WithoutLabels.changes, **cls.changes}
+
+
+class DirectUtility(WithoutLabelsButOne):
+    """No policy: samples are ranked by the utility of their last visit itself."""
+
+    name = "direct-utility"
+    changes: ClassVar[dict[str, Any]] = {"ranking": "last-action"}
+
+    def record(self, feedback: Feedback) -> Tensor:
+        """The utility goes to the table in the place of an action."""
+        rows = super().record(feedback)
+        signals = difficulty(feedback), uncertainty(feedback)
+        both = torch.stack(signals).float()
+        rows[:, 0] = utility(both, adaptive_weights(both))
+        return rows
+
+
+class DifficultyAlone(WithoutLabelsButOne):
+    """Rewarded by the loss only."""
+
+    name = "difficulty-alone"
+    changes: ClassVar[dict[str, Any]] = {"signals": (difficulty,)}
+
+
+class UncertaintyAlone(WithoutLabelsButOne):
+    """Rewarded by the entropy only."""
+
+    name = "uncertainty-alone"
+    changes: ClassVar[dict[str, Any]] = {"signals": (uncertainty,)}
+
+
+def equal_parts(feedback: Feedback) -> Tensor:
+    """Both signals at the fixed weight of a half."""
+    return (difficulty(feedback) + uncertainty(feedback)) / 2
+
+
+class FixedWeight(WithoutLabelsButOne):
+    """Both signals at the fixed weight of a half, in the place of the adaptive one."""
+
+    name = "fixed-weight"
+    changes: ClassVar[dict[str, Any]] = {"signals": (equal_parts,)}
+
+
+class PlainReward(WithoutLabelsButOne):
+    """The paper's reward a u, in the place of the centred one."""
+
+    name = "plain-reward"
+    changes: ClassVar[dict[str, Any]] = {"reward": "paper"}
+
+
+class LastAction(WithoutLabelsButOne):
+    """Ranked by the action of the last visit, as in the paper, in the place of a fresh draw."""
+
+    name = "last-action"
+    changes: ClassVar[dict[str, Any]] = {"ranking": "last-action"}
+
+
+class NoExplore(WithoutLabelsButOne):
+    """Nothing of a selected epoch is drawn uniformly."""
+
+    name = "no-explore"
+    changes: ClassVar[dict[str, Any]] = {"explore": 0.0}
+
+
+class NoDrift(WithoutLabelsButOne):
+    """What was not visited keeps its old parameters."""
+
+    name = "no-drift"
+    changes: ClassVar[dict[str, Any]] = {"drift": 0.0}
+
+
+class NoEntropyBonus(WithoutLabelsButOne):
+    """Nothing keeps the policy random."""
+
+    name = "no-entropy-bonus"
+    changes: ClassVar[dict[str, Any]] = {"entropy_bonus": 0.0}
+
+
+class NoFinalPhase(WithoutLabelsButOne):
+    """The policy ranks to the end."""
+
+    name = "no-final-phase"
+    changes: ClassVar[dict[str, Any]] = {"schedule": "to-the-end"}
+
+    def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
+        """By highest action, whatever the phase."""
+        scores = self._table.scores(epoch)
+        return top_k_mask(scores, count, tie_seed=epoch, excluded=excluded).nonzero().squeeze(1)

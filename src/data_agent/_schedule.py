@@ -223,7 +223,8 @@ class SelectionSchedule:
         warnings.warn(
             f"nothing will be selected: {self.epochs} epoch(s) of {self.num_kept} samples are "
             f"used up by one warm-up pass over {self.num_samples}. With {remedy} there is "
-            "something to choose.",
+            "something to choose; in so few, methods that choose inside each batch can "
+            "(selective-backprop, data-agent-in-batch).",
             DataAgentWarning,
             stacklevel=4,
         )

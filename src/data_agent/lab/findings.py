@@ -114,7 +114,7 @@ class Task:
     Args:
         name: its name.
         config: its recipe.
-        facts: the numbers of samples, and where the evaluation samples come from.
+        facts: the numbers of samples, what was left out, where the evaluation samples come from.
         cells: one a keep ratio, the largest first.
     """
 

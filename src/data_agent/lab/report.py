@@ -53,11 +53,11 @@ def summarise(folder: Path) -> Report:
 
 def _task(group: Group) -> Task:
     result = group.records[0].result
-    names = ("num_train_samples", "num_noisy_labels", "num_eval_samples", "evaluation")
+    names = ("num_train_samples", "num_noisy_labels", "num_eval_samples", "evaluation", "dropped")
     return Task(
         name=group.name,
         config=dict(group.config),
-        facts={name: result[name] for name in names},
+        facts={name: result[name] for name in names if name in result},
         cells=[_cell(group, ratio) for ratio in group.keep_ratios()],
     )
 

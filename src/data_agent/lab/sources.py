@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -61,7 +61,8 @@ def open_splits(data: str) -> dict[str, datasets.Dataset]:
 def open_texts(data: str) -> dict[str, datasets.Dataset]:
     """Load the splits of a hub name, a file of rows, or a folder of such files with split names.
 
-    Files of rows are parquet, JSON lines (.json, .jsonl) or plain text (.txt, a line a row).
+    Files of rows are parquet, JSON lines (.json, .jsonl), tables (.csv, .tsv) or plain text (.txt,
+    a line a row). Each split has its own columns. A folder may be what `save_to_disk` wrote.
 
     Raises:
         InputError: no such path, no usable files in it, several kinds of files, or a name that the
@@ -70,6 +71,8 @@ def open_texts(data: str) -> dict[str, datasets.Dataset]:
     path = Path(data).expanduser()
     if not path.exists():
         return _open_hub(data, suffixes=tuple(_TEXT_BUILDERS), forms=_TEXT_FORMS)
+    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return _splits(data, _TEXT_FORMS, lambda: datasets.load_from_disk(str(path)))
     found = sorted(path.rglob("*")) if path.is_dir() else [path]
     files = [file for file in found if file.suffix in _TEXT_BUILDERS]
     builders = {_TEXT_BUILDERS[file.suffix] for file in files}
@@ -83,7 +86,12 @@ def open_texts(data: str) -> dict[str, datasets.Dataset]:
     for file in files:
         split = _split_of(file.relative_to(path)) if path.is_dir() else "train"
         by_split.setdefault(split, []).append(str(file))
-    return _load(data, builders.pop(), forms=_TEXT_FORMS, data_files=by_split)
+    builder = builders.pop()
+    builder, options = ("csv", {"sep": "\t"}) if builder == "tsv" else (builder, {})
+    loaded: dict[str, datasets.Dataset] = {}
+    for split, names in by_split.items():
+        loaded |= _load(data, builder, forms=_TEXT_FORMS, data_files={split: names}, **options)
+    return loaded
 
 
 def _open_hub(data: str, *, suffixes: tuple[str, ...], forms: str) -> dict[str, datasets.Dataset]:
@@ -164,10 +172,14 @@ def read_labels(source: str, *, num_rows: int) -> Tensor:
     return torch.from_numpy(cells.to_numpy().astype("int64"))
 
 
-_TEXT_BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".txt": "text"}
+_TEXT_BUILDERS = {
+    **{".parquet": "parquet", ".json": "json", ".jsonl": "json", ".txt": "text"},
+    **{".csv": "csv", ".tsv": "tsv"},
+}
 _TEXT_FORMS = (
-    "Expected a .parquet, .jsonl, .json or .txt file, a folder of files of one kind with split "
-    "names (train.jsonl, validation.jsonl), or a data set's name on the Hugging Face hub."
+    "Expected a .parquet, .jsonl, .json, .csv, .tsv or .txt file, a folder of files of one kind "
+    "with split names (train.jsonl, validation.jsonl), a folder that save_to_disk() wrote, or a "
+    "data set's name on the Hugging Face hub."
 )
 _LOCAL_FORMS = (
     "Expected a .parquet file, a folder of parquet files with split names (train.parquet, "
@@ -201,13 +213,20 @@ def _split_of(file: Path) -> str:
 def _load(
     data: str, builder: str, *, forms: str = _LOCAL_FORMS, **options: Any
 ) -> dict[str, datasets.Dataset]:
+    return _splits(data, forms, lambda: datasets.load_dataset(builder, **options))
+
+
+def _splits(data: str, forms: str, load: Callable[[], object]) -> dict[str, datasets.Dataset]:
     try:
-        loaded = datasets.load_dataset(builder, **options)
+        loaded = load()
     except Exception as error:  # datasets lets errors of many libraries through
         cause = error.__cause__ or error
         raise InputError(
-            f"--data {data} could not be loaded: {cause}. {forms} The hub needs a network."
+            f"--data {data} could not be loaded: {str(cause) or type(cause).__name__}. {forms} The "
+            "hub needs a network."
         ) from error
+    if isinstance(loaded, datasets.Dataset):  # a single one, from the disk
+        return {"train": loaded}
     return {str(name): split for name, split in cast("datasets.DatasetDict", loaded).items()}
 
 

@@ -192,8 +192,13 @@ def describe(task: Task) -> str:
     return (
         f"{config['model']}, {facts['num_train_samples']:,} training samples{regime},"
         f" {config['epochs']} epochs; evaluated on {facts['num_eval_samples']:,} samples"
-        f" ({facts['evaluation']})."
+        f" ({facts['evaluation']})." + _left_out(facts.get("dropped") or {})
     )
+
+
+def _left_out(dropped: Mapping[str, int]) -> str:
+    counts = [f"{count:,} {reason}" for reason, count in dropped.items()]
+    return f" Of the rows asked for: {'; '.join(counts)}." if counts else ""
 
 
 def _regime(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:

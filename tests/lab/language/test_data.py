@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,13 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from small_rows import recipe, turns, write
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from data_agent import DataAgentError
 from data_agent.lab.language.data import load_language
 from data_agent.lab.language.models import build_model, lora_config
-from data_agent.lab.language.recipe import LanguageRecipe
 from data_agent.lab.language.rows import read_conversations
 from data_agent.lab.language.tokenizers import train_tokenizer
 from data_agent.lab.language.tokens import blocks, completion_tokens, text_tokens
@@ -33,33 +32,11 @@ MARKED = (
 TEXTS = ["the cat sat on the mat", "a dog ran up the hill", "the sun and the moon"] * 20
 
 
-def recipe(data: Path | str | None = None, kind: Any = "sft", **changes: Any) -> LanguageRecipe:
-    model = "bert-32x1" if kind == "text-classification" else "llama-32x1"
-    return LanguageRecipe(
-        **{
-            **{"task": kind, "kind": kind, "data": None if data is None else str(data)},
-            **{"model": model, "vocab_size": 300, "max_length": 64, "epochs": 3},
-            **{"batch_size": 4, "learning_rate": 1e-3, **changes},
-        }
-    )
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return path
-
-
 def conversations(rows: list[dict[str, Any]], **changes: Any) -> tuple[list[Any], Counter[str]]:
     dropped: Counter[str] = Counter()
     options = {"has_template": changes.pop("has_template", False), "dropped": dropped}
     found = read_conversations(datasets.Dataset.from_list(rows), recipe(**changes), **options)
     return found, dropped
-
-
-def turns(*texts: str) -> list[dict[str, str]]:
-    roles = ["user", "assistant"] * len(texts)
-    return [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]
 
 
 @pytest.mark.parametrize(
@@ -70,10 +47,45 @@ def turns(*texts: str) -> list[dict[str, str]]:
         {"messages": turns("p", "c")},
         {"conversations": [{"from": "human", "value": "p"}, {"from": "gpt", "value": "c"}]},
         {"prompt": turns("p")[:1], "completion": [{"role": "assistant", "content": "c"}]},
+        {"prompt": turns("p")[:1], "completion": "c"},
+        {"prompt": "p", "response": "c"},
+        {
+            "messages": [
+                {**turn, "content": [{"type": "text", "text": turn["content"]}]}
+                for turn in turns("p", "c")
+            ]
+        },
+        {"messages": [{"from": "human", "value": "p"}, {"from": "gpt", "value": "c"}]},
+        {"conversations": turns("p", "c")},
     ],
 )
 def test_layouts_are_told_by_their_columns(row: dict[str, Any]) -> None:
     assert conversations([row]) == ([turns("p", "c")], Counter())
+
+
+def test_a_conversation_that_begins_with_the_answer_has_an_empty_question() -> None:
+    system = {"role": "system", "content": "s"}
+    for first in ([], [system]):
+        found, _ = conversations([{"messages": [*first, turns("", "c")[1]]}])
+        assert found == [[*first, *turns("", "c")]]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p", "completion": 3}, r"'completion' holds '3' \(int\); expected a text"),
+        ({"prompt": {"a": "p"}, "completion": "c"}, r"'prompt' holds .* \(dict\); expected a text"),
+        ({"instruction": 5, "output": "c"}, r"'instruction' holds '5' \(int\)"),
+        ({"messages": [{"who": "user", "what": "p"}]}, "expected its role and content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "url": "u"}]}]},
+            "a part of the type 'image'; only texts",
+        ),
+    ],
+)
+def test_cells_that_hold_no_text_are_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataAgentError, match=message):
+        conversations([row])
 
 
 def test_an_instruction_gets_alpacas_prompt_where_there_is_no_template() -> None:
@@ -81,6 +93,11 @@ def test_an_instruction_gets_alpacas_prompt_where_there_is_no_template() -> None
         {"instruction": "Add.", "input": "1 2", "output": "3"},
         {"instruction": "Say hi.", "input": "", "output": "hi"},
     ]
+    dolly = [
+        {"instruction": row["instruction"], "context": row["input"], "response": row["output"]}
+        for row in rows
+    ]
+    assert conversations(dolly) == conversations(rows)
     plain, _ = conversations(rows)
     assert plain[0][0]["content"].endswith(
         "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n"
@@ -120,6 +137,8 @@ def test_rows_without_an_answer_are_left_out_and_counted() -> None:
     assert conversations(rows) == ([turns("p", "c")], Counter({"without a completion": 3}))
     rows = [{"messages": turns("p")[:1]}, {"messages": turns("p", "c")}, {"messages": []}]
     assert conversations(rows) == ([turns("p", "c")], Counter({"without a completion": 2}))
+    rows = [{"messages": [*turns("p", "c"), *turns("q")]}]
+    assert conversations(rows) == ([turns("p", "c")], Counter({"turns behind the last answer": 1}))
     with pytest.raises(DataAgentError, match="role 'tool'"):
         conversations([{"messages": [{"role": "tool", "content": "x"}]}])
 
@@ -221,7 +240,8 @@ def test_texts_are_joined_and_cut_into_blocks(tokenizer: Any) -> None:
 
 def test_a_text_that_is_cut_keeps_the_token_at_its_end() -> None:
     framed, counts = train_tokenizer(TEXTS, vocab_size=320, frames=True), Counter[str]()
-    rows = text_tokens(["cat", "q" * 50], framed, max_length=10, counts=counts)
+    texts = [("cat",), ("q" * 50,)]
+    rows = text_tokens(texts, framed, max_length=10, counts=counts)["input_ids"]
     assert [len(row) for row in rows] == [len(framed("cat")["input_ids"]), 10]
     assert all(framed.convert_ids_to_tokens(row)[-1] == "[SEP]" for row in rows)
     assert counts == {"cut at --max-length, kept": 1}
@@ -241,7 +261,7 @@ def test_splits_subsets_and_held_out_rows(tmp_path: Path) -> None:
     single = write(tmp_path / "rows.jsonl", rows)
     held = load_language(recipe(single))
     assert (held.num_train, held.num_eval) == (36, 4)
-    assert held.evaluation_source == "4 rows held out of 'train' (10 %)"
+    assert held.evaluation_source == "rows held out of 'train' (10 %)"
     seen = {tuple(ids) for part in (held.train, held.evaluation) for ids in part["input_ids"]}
     assert len(seen) == 40  # none lost, none in both
     write(tmp_path / "split" / "train.jsonl", rows)

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 import datasets
@@ -62,11 +63,15 @@ class LanguageData:
     def in_words(self) -> str:
         """What there is, and what was left out."""
         tokens = sum(len(ids) for ids in self.train["input_ids"])
-        dropped = "; ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+        dropped = _in_words(self.dropped)
         return (
             f"{self.num_train} training samples of {tokens} tokens; evaluation on {self.num_eval} "
             f"({self.evaluation_source})" + (f"; {dropped}" if dropped else "")
         )
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    return "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
 
 
 def load_language(recipe: LanguageSetup, progress: Progress = silent) -> LanguageData:
@@ -89,7 +94,7 @@ def load_language(recipe: LanguageSetup, progress: Progress = silent) -> Languag
     for part, what in zip(rows, ("training", "evaluation"), strict=True):
         if len(part) == 0:
             raise InputError(
-                f"none of the {what} rows can be used: {dict(counts)}. Check the columns and "
+                f"none of the {what} rows can be used: {_in_words(counts)}. Check the columns and "
                 "--max-length."
             )
     return LanguageData(
@@ -149,17 +154,17 @@ def _texts(recipe: LanguageSetup, train: Any, evaluation: Any, counts: Counter[s
 def _classified(recipe: LanguageSetup, train: Any, evaluation: Any, counts: Counter[str]) -> _Made:
     parts = [read_labelled(rows, recipe) for rows in (train, evaluation)]
     names = parts[0].class_names
-    tokenizer = make_tokenizer(recipe, parts[0].texts)
+    if len(names) < 2:
+        raise InputError(f"the training data has the class {names} only; two or more are needed.")
+    tokenizer = make_tokenizer(recipe, chain.from_iterable(parts[0].texts))
     made: list[datasets.Dataset] = []
     for part, size in zip(parts, (recipe.subset, recipe.eval_subset), strict=True):
         counts[EMPTY] += part.num_empty
         labels = part.numbered(names)
         index = torch.arange(len(labels)) if size is None else stratified(labels, size)
-        texts: list[str] = [part.texts[i] for i in index.tolist()]
-        ids = text_tokens(texts, tokenizer, max_length=recipe.max_length, counts=counts)
-        made.append(
-            datasets.Dataset.from_dict({"input_ids": ids, "labels": labels[index].tolist()})
-        )
+        texts = [part.texts[i] for i in index.tolist()]
+        tokens = text_tokens(texts, tokenizer, max_length=recipe.max_length, counts=counts)
+        made.append(datasets.Dataset.from_dict({**tokens, "labels": labels[index].tolist()}))
     return tokenizer, (made[0], made[1]), names
 
 
@@ -189,7 +194,7 @@ def _find_parts(recipe: LanguageSetup) -> tuple[Any, Any, str]:
         found = (
             train.select(rest.sort().values.tolist()),
             train.select(held.sort().values.tolist()),
-            f"{len(held)} rows held out of 'train' (10 %)",
+            "rows held out of 'train' (10 %)",
         )
     if recipe.kind == "text-classification":  # whose subsets keep the classes' shares
         return found

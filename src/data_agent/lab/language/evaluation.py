@@ -73,6 +73,7 @@ def _batches(data: LanguageData, model: Any) -> Iterator[dict[str, Tensor]]:
     size = max(1, min(_MAX_ROWS, _MAX_LOGITS // per_row))
     rank, world = _distributed.rank(), _distributed.world_size()
     labels = _labels(data)
+    types = rows["token_type_ids"][:] if "token_type_ids" in rows.column_names else None
     for index in list(order.split(size))[rank::world]:
         tokens = [torch.tensor(ids[i]) for i in index.tolist()]
         padding = data.tokenizer.pad_token_id or 0
@@ -80,6 +81,9 @@ def _batches(data: LanguageData, model: Any) -> Iterator[dict[str, Tensor]]:
             "input_ids": pad_sequence(tokens, batch_first=True, padding_value=padding),
             "attention_mask": pad_sequence([torch.ones_like(row) for row in tokens], True),
         }
+        if types is not None:
+            kinds = [torch.tensor(types[i]) for i in index.tolist()]
+            batch["token_type_ids"] = pad_sequence(kinds, batch_first=True)
         targets = [labels[i] for i in index.tolist()]
         if data.class_names:
             batch["labels"] = torch.stack(targets)

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -45,7 +46,8 @@ def build_model(recipe: LanguageSetup, data: LanguageData) -> Any:
         A model of transformers, for causal language modelling or for classification.
 
     Raises:
-        InputError: no such model, one of another kind, or too short a context for `max_length`.
+        InputError: no such model, one of another kind, too short a context for `max_length`, too
+            few embeddings for the tokenizer, or one that cannot train on packs.
     """
     is_classifier = recipe.kind == "text-classification"
     found = _BUILT.fullmatch(recipe.model)
@@ -60,12 +62,29 @@ def build_model(recipe: LanguageSetup, data: LanguageData) -> Any:
     else:
         sizes = _sizes(recipe.model, int(found[2]), int(found[3]))
         model = (_bert if is_classifier else _llama)(recipe, data, sizes)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = _context(model)
     if context is not None and context < recipe.max_length:
         raise InputError(
             f"--max-length is {recipe.max_length}, but {recipe.model} reads {context} tokens at "
             f"most. Use --max-length {context} or less."
         )
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    if len(data.tokenizer) > num_embeddings:
+        raise InputError(
+            f"the tokenizer has {len(data.tokenizer)} tokens, but {recipe.model} embeds "
+            f"{num_embeddings}. Take the model's own (without --tokenizer)."
+        )
+    if found is None and not is_classifier:
+        if not _reads_forward(model):
+            raise InputError(
+                f"--model {recipe.model} ({type(model).__name__}) sees the tokens that it is to "
+                f"foretell, so it cannot learn {recipe.kind}. Take a decoder, such as GPT or Llama."
+            )
+        if recipe.packing and not _keeps_texts_apart(model):
+            raise InputError(
+                f"--model {recipe.model} ({type(model).__name__}) takes texts that are packed into "
+                "one row for one text. Train it without --packing."
+            )
     return model
 
 
@@ -83,6 +102,48 @@ def lora_config(recipe: LanguageSetup) -> LoraConfig | None:
         target_modules="all-linear",
         task_type="SEQ_CLS" if is_classifier else "CAUSAL_LM",
     )
+
+
+def _context(model: Any) -> int | None:
+    """How many tokens a model reads at most; None where nothing limits it."""
+    context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
+            return module.num_embeddings - module.padding_idx - 1  # RoBERTa counts on from padding
+    return context
+
+
+def _reads_forward(model: Any) -> bool:
+    """Whether a token's prediction stays as it is, whatever comes behind it."""
+    first, other = (_logits(model, [1, 1, last]) for last in (1, 2))
+    return torch.allclose(first[0], other[0], atol=1e-4)
+
+
+def _keeps_texts_apart(model: Any) -> bool:
+    """Whether of two texts in one row, told by positions only, the second ignores the first.
+
+    This is how TRL packs. Models that count positions by the attention mask do not see it.
+    """
+    positions = [0, 1, 2, 0, 1, 2]
+    try:
+        first, other = (_logits(model, [t, t, t, 1, 1, 1], position_ids=positions) for t in (1, 2))
+    except TypeError:  # it takes no positions
+        return False
+    return torch.allclose(first[3:], other[3:], atol=1e-4)
+
+
+@torch.no_grad()
+def _logits(model: Any, ids: list[int], **rows: list[int]) -> Tensor:
+    """`[T, V]` of one row."""
+    was_training = model.training
+    inputs = {name: torch.tensor([row]) for name, row in {"input_ids": ids, **rows}.items()}
+    try:
+        return model.eval()(**inputs, use_cache=False).logits[0].float()
+    finally:
+        model.train(was_training)
 
 
 def _sizes(name: str, hidden: int, layers: int) -> Any:

@@ -42,6 +42,12 @@ def find_tokenizer(recipe: LanguageSetup) -> Any | None:
             f"no tokenizer {name!r} was found: {str(error).splitlines()[0]} Give a local path or a "
             "name of the Hugging Face hub, which needs a network (--tokenizer)."
         ) from error
+    special = set(tokenizer.all_special_ids)
+    if len(tokenizer) - len(special) < 2:  # what is made up for a folder without a tokenizer
+        raise InputError(
+            f"{name!r} comes without the files of a tokenizer (no token but {len(special)} special "
+            "ones). Save the model's beside it, or name one with --tokenizer."
+        )
     if tokenizer.eos_token is None and recipe.kind != "text-classification":
         raise InputError(f"the tokenizer {name!r} has no token that ends a text. Take another one.")
     if tokenizer.pad_token is None:
@@ -73,7 +79,7 @@ def train_tokenizer(
     Args:
         texts: to train on; of more than 20 million characters the first ones.
         vocab_size: at most so many tokens, 300 or more.
-        frames: put a text between `[CLS]` and `[SEP]`, as encoders expect it.
+        frames: put texts between `[CLS]` and `[SEP]`, as encoders expect them.
     """
     special = {"eos_token": "<eos>", "pad_token": "<pad>"}
     if frames:
@@ -92,9 +98,11 @@ def train_tokenizer(
         names = [special["cls_token"], special["sep_token"]]
         tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
             single=f"{names[0]} $A {names[1]}",
+            pair=f"{names[0]} $A {names[1]} $B:1 {names[1]}:1",
             special_tokens=[(name, tokenizer.token_to_id(name)) for name in names],
         )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    names = ["input_ids", *(["token_type_ids"] if frames else []), "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=names, **special)
 
 
 def _first(texts: Iterable[str]) -> Iterator[str]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+from jinja2 import TemplateError
+
 from data_agent._errors import InputError
 from data_agent.lab.language.rows import Conversation
 
@@ -92,14 +94,29 @@ def blocks(
 
 
 def text_tokens(
-    texts: Sequence[str], tokenizer: Any, *, max_length: int, counts: Counter[str]
-) -> list[list[int]]:
-    """Tokens of texts to classify, with the tokenizer's special tokens; longer ones are cut."""
-    rows: list[list[int]] = tokenizer(list(texts))["input_ids"]
-    long = [i for i, ids in enumerate(rows) if len(ids) > max_length]
+    texts: Sequence[tuple[str, ...]], tokenizer: Any, *, max_length: int, counts: Counter[str]
+) -> dict[str, list[list[int]]]:
+    """Tokens of texts to classify, with the tokenizer's special tokens; longer ones are cut.
+
+    Args:
+        texts: one text a row, or two, of which a tokenizer makes a pair.
+        tokenizer: of transformers.
+        max_length: of a pair, the longer text is cut first.
+        counts: rows that are cut are counted here.
+
+    Returns:
+        "input_ids"; of pairs also "token_type_ids" where the tokenizer has them.
+    """
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    names = [n for n in ("input_ids", "token_type_ids") if len(columns) == 2 or n == "input_ids"]
+    found = tokenizer(*columns) if columns else {"input_ids": []}
+    rows: dict[str, list[list[int]]] = {name: found[name] for name in names if name in found}
+    long = [i for i, ids in enumerate(rows["input_ids"]) if len(ids) > max_length]
     counts[CUT] += len(long)
     for i in long:  # anew, since special tokens stand at the end as well
-        rows[i] = tokenizer(texts[i], truncation=True, max_length=max_length)["input_ids"]
+        cut = tokenizer(*texts[i], truncation=True, max_length=max_length)
+        for name, column in rows.items():
+            column[i] = cut[name]
     return rows
 
 
@@ -109,9 +126,7 @@ def _tokens_and_masks(
     template = tokenizer.chat_template
     if template is not None and _MARKS_ANSWERS.search(template):
         for messages in conversations:
-            found = tokenizer.apply_chat_template(
-                messages, return_dict=True, return_assistant_tokens_mask=True
-            )
+            found = _templated(messages, tokenizer, return_assistant_tokens_mask=True)
             yield list(found["input_ids"]), list(found["assistant_masks"])
         return
     for messages in conversations:
@@ -126,14 +141,20 @@ def _tokens_and_masks(
 
 
 def _by_template(messages: Conversation, tokenizer: Any) -> tuple[list[int], list[int]]:
-    def tokens(part: Conversation, *, asks: bool) -> list[int]:
-        return list(
-            tokenizer.apply_chat_template(part, add_generation_prompt=asks, return_dict=True)[
-                "input_ids"
-            ]
-        )
+    prompt = _templated(messages[:-1], tokenizer, add_generation_prompt=True)
+    return list(prompt["input_ids"]), list(_templated(messages, tokenizer)["input_ids"])
 
-    return tokens(messages[:-1], asks=True), tokens(messages, asks=False)
+
+def _templated(messages: Conversation, tokenizer: Any, **options: Any) -> Any:
+    try:
+        return tokenizer.apply_chat_template(messages, return_dict=True, **options)
+    except TemplateError as error:
+        roles = ", ".join(turn["role"] for turn in messages)
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path!r} refuses a conversation of the turns "
+            f"{roles} (its first words: {messages[0]['content'][:60]!r}): {error}. Remove or merge "
+            "such turns, or take another template (--tokenizer)."
+        ) from error
 
 
 def _plainly(

@@ -92,9 +92,15 @@ class DataAgent(Selector):
         return torch.cat(parts)
 
     def record(self, feedback: Feedback) -> Tensor:
-        """Let the policy act on the batch; its action or its parameters go to the table."""
-        alpha, beta, action = self.policy.act(feedback, self.uniform_rows(feedback.index))
-        rows = self._table.rows(alpha, beta, action)
+        """Let the policy act on the batch; its action or its parameters go to the table.
+
+        Where it ranks nothing it is not asked, and costs nothing: its rows are those of the prior.
+        """
+        if feedback.labels is not None and not self.config.policy_share:
+            rows = self._table.rows(*_prior(feedback))
+        else:
+            acted = self.policy.act(feedback, self.uniform_rows(feedback.index))
+            rows = self._table.rows(*acted)
         return torch.cat([rows, self._classes.rows(feedback).to(rows.device)], dim=1)
 
     def after_observe(self, num_rows: int) -> None:
@@ -197,3 +203,9 @@ class DataAgent(Selector):
         kept = torch.zeros(len(actions), dtype=torch.bool)
         kept[self._running.selection.index] = True
         return actions[kept], actions[~kept]
+
+
+def _prior(feedback: Feedback) -> Tensor:
+    """`[3, B]`: alpha, beta and the mean action of Beta(1, 1)."""
+    one = torch.ones(len(feedback), dtype=torch.float32, device=feedback.losses.device)
+    return torch.stack([one, one, one / 2])

@@ -96,7 +96,9 @@ class Policy:
         Args:
             progress: share of training that is over, in [0, 1], for the learning rate.
         """
-        assert self.learner is not None
+        self.learner = self._learner_of_all()
+        if self.learner is None:  # nobody has asked it for anything
+            return
         self.learner.update(progress=min(1.0, progress))
         self.num_updates += 1
 

@@ -268,6 +268,8 @@ def test_what_cannot_be_trained_is_said_before_anything_is(rows_of: Any, tmp_pat
         run(tmp_path / "run", recipe, "class-balanced-random")
     with pytest.raises(DataAgentError, match=r"'infobatch-published' have no fixed length"):
         run(tmp_path / "run", recipe, "infobatch-published")
+    with pytest.raises(DataAgentError, match="--packing joins them into one row"):
+        run(tmp_path / "run", replace(recipe, packing=True), "data-agent-in-batch")
     with pytest.raises(DataAgentError, match="--label-noise is for text-classification"):
         replace(recipe, label_noise=0.1)
     with pytest.raises(DataAgentError, match="--max-length is 1; expected a number of tokens"):

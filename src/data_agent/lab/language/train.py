@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging as their_logging
 
 from data_agent import Selector, _distributed
+from data_agent._errors import InputError
 from data_agent.lab.config import TrainConfig
 from data_agent.lab.devices import autocast_at
 from data_agent.lab.language.data import LanguageData
@@ -33,7 +34,7 @@ from data_agent.lab.language.result import (
     model_of,
 )
 from data_agent.lab.language.trainers import make_trainer
-from data_agent.lab.methods import FULL, check_fits_language
+from data_agent.lab.methods import FULL, check_fits_language, is_batch_selector
 from data_agent.lab.progress import Progress, silent
 from data_agent.lab.ranks import on_any_rank
 from data_agent.lab.runs import RunFolder
@@ -85,6 +86,11 @@ def train_language(
     """
     has_labels = config.recipe.kind == "text-classification"
     check_fits_language(config.method, has_labels=has_labels)
+    if config.recipe.packing and is_batch_selector(config.method):
+        raise InputError(
+            f"{config.method!r} chooses rows of a batch, and --packing joins them into one row. "
+            "Leave out --packing, or take another method."
+        )
     check_harness(config.recipe)
     device = prepare_process(config.recipe)
     folder.begin(config.flat(), device=str(device), jobs=jobs)

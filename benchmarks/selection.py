@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from data_agent import DataAgent
+from data_agent.agent.agent import _queued_again
 from data_agent.agent.table import _beta_draws
 from data_agent.lab.environment import describe_environment
 
@@ -58,15 +59,20 @@ def measure(num_samples: int, *, repeats: int) -> dict:
     choose = seconds(lambda: agent.choose(3, count, taken), repeats)
     plain_seconds = seconds(plain, repeats)
     agent.begin_epoch(3)
-    at_rest = bytes_of(table.state_dict()) + bytes_of(agent.state_dict()["running"])
+    queue = seconds(lambda: _queued_again(agent._queue, agent._running.selection.index), repeats)
+    method = agent.state_dict()["method"]
+    at_rest = bytes_of([method["table"], method["queue"], agent.state_dict()["running"]])
     running = agent._running
-    in_epoch = bytes_of([table.state_dict(), running.selection.index, running.uniform])
+    in_epoch = bytes_of(
+        [table.state_dict(), agent._queue, running.selection.index, running.uniform]
+    )
     return {
         "num_samples": num_samples,
         "choose_seconds": round(choose, 4),
         "plain_seconds": round(plain_seconds, 4),
         "plain_over_ours": round(plain_seconds / choose, 2),
         "merge_seconds": round(merge, 4),
+        "queue_seconds": round(queue, 4),
         "saved_bytes_per_sample": round(at_rest / num_samples, 3),
         "memory_bytes_per_sample": round(in_epoch / num_samples, 3),
         "draws": "exact Beta" if num_samples <= 1_000_000 else "logit-normal",
@@ -80,14 +86,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/selection.json"))
     options = parser.parse_args()
     rows = []
-    print("    samples  choose s   plain s  ratio  merge s  saved B  memory B")
+    print("    samples  choose s   plain s  ratio  merge s  queue s  saved B  memory B")
     for num_samples in SIZES:
         row = measure(num_samples, repeats=options.repeats)
         rows.append(row)
         print(
             f"{num_samples:11,} {row['choose_seconds']:9.3f} {row['plain_seconds']:9.3f} "
             f"{row['plain_over_ours']:6.1f} {row['merge_seconds']:8.3f} "
-            f"{row['saved_bytes_per_sample']:8.2f} {row['memory_bytes_per_sample']:9.2f}",
+            f"{row['queue_seconds']:8.3f} {row['saved_bytes_per_sample']:8.2f} "
+            f"{row['memory_bytes_per_sample']:9.2f}",
             flush=True,
         )
     result = {"environment": describe_environment("cpu"), "keep_ratio": 0.5, "rows": rows}

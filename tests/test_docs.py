@@ -66,7 +66,7 @@ def test_rewards_of_ones_own():
         one.begin_epoch(0)
     index = torch.arange(32)
     agent.observe(feedback(index))
-    fresh.observe(feedback(index, signals={"age_in_days": torch.rand(32) * 400}))
+    fresh.observe(feedback(index, labels=None, signals={"age_in_days": torch.rand(32) * 400}))
     regression.observe(feedback(index, logits=None, labels=None))
     assert agent.metrics()["reward_weight/small_margin"] > 0
     assert fresh.metrics()["reward_weight/freshness"] > 0

@@ -13,6 +13,7 @@ from data_agent.agent.classes import (
     last_rank_evidence,
     suspected,
 )
+from data_agent.agent.reward import uncertainty
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [2.0, 0.0, -1.0], [2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
 LABELS = torch.tensor([0, 1, 2, 1])
@@ -246,6 +247,18 @@ def test_wrong_labels_are_suspected_and_left_out_to_the_end():
             assert share < (0.06 if is_final else 0.09)  # the explored tenth holds its 30 %
             assert agent.metrics()["suspected_share"] == pytest.approx(0.3, abs=0.05)
             assert float(is_wrong[agent.suspects()].float().mean()) > 0.9
+
+
+def test_where_the_policy_ranks_nothing_it_is_not_asked_and_own_signals_are_warned_of():
+    draws = torch.Generator().manual_seed(0)
+    labels, logits = torch.arange(400) % 4, torch.randn(400, 4, generator=draws)
+    *_, (agent, _, _) = train(labels, logits)
+    assert agent.metrics()["policy_updates"] == 0
+    assert "tau" not in agent.metrics()
+    *_, (agent, _, _) = train(labels, logits, policy_share=0.5, signals=(uncertainty,))
+    assert agent.metrics()["policy_updates"] > 0
+    with pytest.warns(DataAgentWarning, match=r"reward nobody\. .* set .*policy_share=1\.0"):
+        list(train(labels, logits, signals=(uncertainty,)))
 
 
 def test_the_warm_up_comes_first_where_the_final_phase_begins_in_it():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data_agent import _distributed
+from data_agent._epoch import warn
 from data_agent._errors import CheckpointError
 from data_agent._messages import Feedback
 from data_agent._nonfinite import OnNonfinite
@@ -97,6 +98,11 @@ class DataAgent(Selector):
         Where it ranks nothing it is not asked, and costs nothing: its rows are those of the prior.
         """
         if feedback.labels is not None and not self.config.policy_share:
+            if self.visits == 0 and self.config.signals != DataAgentConfig().signals:
+                warn(
+                    "labels came, and where they come the policy ranks nothing, so these signals "
+                    "reward nobody. To rank by them set DataAgentConfig(policy_share=1.0)."
+                )
             rows = self._table.rows(*_prior(feedback))
         else:
             acted = self.policy.act(feedback, self.uniform_rows(feedback.index))
@@ -113,10 +119,7 @@ class DataAgent(Selector):
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Take the last epoch's rows into the tables; those in it queue up again."""
         if self._running is not None:
-            visited = torch.zeros(len(self._queue), dtype=torch.bool)
-            visited[self._running.selection.index] = True
-            goes_back = visited[self._queue]
-            self._queue = torch.cat([self._queue[~goes_back], self._queue[goes_back]])
+            self._queue = _queued_again(self._queue, self._running.selection.index)
         acted, seen = values.tensor_split((values.shape[1] - self._classes.width,), dim=1)
         self._table.merge(index, acted)
         self._classes.merge(index, seen)
@@ -203,6 +206,13 @@ class DataAgent(Selector):
         kept = torch.zeros(len(actions), dtype=torch.bool)
         kept[self._running.selection.index] = True
         return actions[kept], actions[~kept]
+
+
+def _queued_again(queue: Tensor, index: Tensor) -> Tensor:
+    """The queue with the samples of `index` behind all others, in the order they had."""
+    visited = torch.zeros(len(queue), dtype=torch.bool).index_fill_(0, index, True)
+    goes_back = visited.index_select(0, queue)
+    return torch.cat([queue[~goes_back], queue[goes_back]])
 
 
 def _prior(feedback: Feedback) -> Tensor:

@@ -12,7 +12,10 @@ from data_agent import DataAgent, DataAgentConfig, selection_loader
 
 SIZE, EPOCHS, BATCH_SIZE = 53, 8, 4
 agent_of = partial(
-    DataAgent, keep_ratio=0.5, seed=3, config=DataAgentConfig(update_every=2, rollout_rows=16)
+    DataAgent,
+    keep_ratio=0.5,
+    seed=3,
+    config=DataAgentConfig(update_every=2, rollout_rows=16, policy_share=0.5),  # all of it works
 )
 
 

@@ -9,12 +9,15 @@ parts from what is left where none come: there the policy ranks, as in the paper
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from data_agent import DataAgent, DataAgentConfig, Feedback
+from data_agent import DataAgent, DataAgentConfig, Feedback, SelectionSchedule
+from data_agent._composition import Composition
+from data_agent._schedule import EpochPlan
 from data_agent._topk import top_k_mask
 from data_agent.agent.reward import adaptive_weights, difficulty, uncertainty, utility
 
@@ -168,3 +171,26 @@ class NoFinalPhase(WithoutLabelsButOne):
         """By highest action, whatever the phase."""
         scores = self._table.scores(epoch)
         return top_k_mask(scores, count, tie_seed=epoch, excluded=excluded).nonzero().squeeze(1)
+
+
+class ScheduleWithoutWarmUp(SelectionSchedule):
+    """Selects from the first epoch on."""
+
+    __slots__ = ()
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """As of a selected epoch in the place of the warm-up."""
+        plan = super().plan(epoch)
+        return self._selected_plan() if plan.phase == "warm-up" else plan
+
+
+class NoWarmUp(WithoutLabelsButOne):
+    """No pass over everything: what was not seen yet has the prior's action."""
+
+    name = "no-warm-up"
+
+    def __init__(self, **base: Any) -> None:
+        super().__init__(**base)
+        same = {field.name: getattr(self.schedule, field.name) for field in fields(self.schedule)}
+        self.schedule = ScheduleWithoutWarmUp(**same)
+        self._composition = Composition(self.schedule, self.seed)

@@ -60,8 +60,8 @@ def measure(num_samples: int, *, repeats: int) -> dict:
     plain_seconds = seconds(plain, repeats)
     agent.begin_epoch(3)
     queue = seconds(lambda: _queued_again(agent._queue, agent._running.selection.index), repeats)
-    method = agent.state_dict()["method"]
-    at_rest = bytes_of([method["table"], method["queue"], agent.state_dict()["running"]])
+    state = agent.state_dict()
+    at_rest = bytes_of([state["method"]["table"], state["method"]["queue"], state["running"]])
     running = agent._running
     in_epoch = bytes_of(
         [table.state_dict(), agent._queue, running.selection.index, running.uniform]

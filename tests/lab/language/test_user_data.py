@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 import torch
+import torch.nn.functional as F
 from small_rows import recipe, turns, write
 from transformers import (
     BertConfig,
@@ -27,10 +29,13 @@ from transformers import (
 
 from data_agent import DataAgentError
 from data_agent.cli import main
+from data_agent.lab.findings import Task
 from data_agent.lab.language.data import LanguageData, load_language
+from data_agent.lab.language.evaluation import evaluate
 from data_agent.lab.language.models import build_model
 from data_agent.lab.language.tokenizers import train_tokenizer
 from data_agent.lab.language.tokens import completion_tokens
+from data_agent.lab.writing import describe
 
 TEXTS = ["the cat sat on the mat", "a dog ran up the hill", "the sun and the moon"] * 20
 ROWS: list[dict[str, Any]] = [{"text": text, "label": i % 2} for i, text in enumerate(TEXTS)]
@@ -109,6 +114,32 @@ def test_pairs_train_and_are_evaluated_end_to_end(tmp_path: Path) -> None:
     assert main([*flags.split(), "--max-length", "32", "--output", str(tmp_path / "run")]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["num_train_samples"], result["cost"]) == (54, 0.5)
+
+
+def test_pairs_are_evaluated_as_they_are_trained(tmp_path: Path) -> None:
+    rows = [{"premise": t, "hypothesis": t[:5], "label": i % 2} for i, t in enumerate(TEXTS)]
+    chosen = recipe(write(tmp_path / "rows.jsonl", rows), CLASSIFY)
+    data = load_language(chosen)
+    torch.manual_seed(0)
+    model = build_model(chosen, data).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight)  # as it is built, everything comes out as nearly nothing
+    found = evaluate(model, data, autocast=torch.autocast("cpu", enabled=False))
+    losses: list[float] = []
+    evaluation: Any = data.evaluation
+    for row in evaluation:
+        names = ("input_ids", "token_type_ids")
+        logits = model(**{name: torch.tensor([row[name]]) for name in names}).logits
+        losses.append(F.cross_entropy(logits, torch.tensor([row["labels"]])).item())
+    assert found["loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_the_report_says_what_was_left_out() -> None:
+    config = {"kind": "sft", "model": "llama-32x1", "epochs": 3}
+    facts = {"num_train_samples": 9, "num_eval_samples": 2, "evaluation": "split 'test'"}
+    task = Task(name="sft", config=config, facts={**facts, "dropped": {"empty": 1234}}, cells=[])
+    assert describe(task).endswith("(split 'test'). Of the rows asked for: 1,234 empty.")
+    assert describe(replace(task, facts=facts)).endswith("(split 'test').")
 
 
 @pytest.mark.parametrize(

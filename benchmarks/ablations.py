@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from data_agent import DataAgent, DataAgentConfig, Feedback, SelectionSchedule
-from data_agent._composition import Composition
-from data_agent._schedule import EpochPlan
-from data_agent._topk import top_k_mask
 from data_agent.agent.reward import adaptive_weights, difficulty, uncertainty, utility
+from data_agent.budget.composition import Composition
+from data_agent.budget.schedule import EpochPlan
+from data_agent.runtime.topk import top_k_mask
 
 
 class Ablated(DataAgent):

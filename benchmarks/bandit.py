@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "tests" / "agent"))
 from test_bandit import BATCH_SIZE, KEEP_RATIO, SIZE, VISITS, Bandit, play, policy_means  # noqa: E402
 
 from data_agent import DataAgent, DataAgentConfig  # noqa: E402
-from data_agent.lab.environment import describe_environment  # noqa: E402
+from data_agent_lab.runs.environment import describe_environment  # noqa: E402
 
 CASES = [("default", seed) for seed in range(3)] + [("paper", 0)]
 

@@ -38,7 +38,7 @@ import datacull  # noqa: E402
 
 from data_agent import make_selector  # noqa: E402
 from data_agent.baselines.rcap import class_counts  # noqa: E402
-from data_agent.lab.environment import describe_environment  # noqa: E402
+from data_agent_lab.runs.environment import describe_environment  # noqa: E402
 
 NUM_SAMPLES, EPOCHS = 1000, 20
 SIZES = (500, 250, 150, 100)  # of four classes, the first in the dataset first

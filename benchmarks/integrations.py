@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from data_agent import DataAgent, selection_loader
-from data_agent.lab.environment import describe_environment
+from data_agent_lab.runs.environment import describe_environment
 
 NUM_SAMPLES, EPOCHS, BATCH_SIZE, WARM_UP = 512, 2, 16, 16
 LENGTH, VOCABULARY, WIDTH = 64, 8192, 128

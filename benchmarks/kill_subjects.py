@@ -52,7 +52,7 @@ def lab(
     """A subject of the lab; --resume is right for a new folder too."""
     return Subject(
         command=lambda folder: [
-            *(sys.executable, *launcher, "-m", "data_agent.cli", *arguments),
+            *(sys.executable, *launcher, "-m", "data_agent_lab.cli", *arguments),
             *("--output", str(folder), "--resume"),
         ],
         runs=runs,

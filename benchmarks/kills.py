@@ -40,8 +40,8 @@ import numpy as np
 from kill_subjects import Subject, subjects
 from run_content import content_of, outcome
 
-from data_agent._files import write_json
-from data_agent.lab.environment import describe_environment
+from data_agent.runtime.files import write_json
+from data_agent_lab.runs.environment import describe_environment
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_KILLS = "train=50,loop=20,compare=15,ranks=15"

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from data_agent import DataAgent
-from data_agent.lab.environment import describe_environment
-from data_agent.lab.models import build_model
+from data_agent_lab.runs.environment import describe_environment
+from data_agent_lab.training.models import build_model
 
 BLOCK = 10
 CPU_MODELS = {

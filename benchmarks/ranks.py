@@ -20,13 +20,13 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from data_agent._files import write_json
-from data_agent.lab.config import TrainConfig
-from data_agent.lab.environment import describe_environment
-from data_agent.lab.runs import open_run
-from data_agent.lab.statistics import estimate
-from data_agent.lab.tasks import load_task, recipe_for
-from data_agent.lab.train import train as train_here
+from data_agent.runtime.files import write_json
+from data_agent_lab.recipes import TrainConfig
+from data_agent_lab.results.statistics import estimate
+from data_agent_lab.runs.environment import describe_environment
+from data_agent_lab.runs.folder import open_run
+from data_agent_lab.tasks import load_task, recipe_for
+from data_agent_lab.training.train import train as train_here
 
 WORLDS = (1, 2, 4)
 METHODS = ("random", "data-agent")
@@ -38,7 +38,13 @@ def train(folder: Path, method: str, seed: int, world: int, sharding: str, epoch
     if sharding == "parts":
         return train_in_parts(folder, method, seed, epochs)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    command = [sys.executable, *(launcher if world > 1 else []), "-m", "data_agent.cli", "train"]
+    command = [
+        sys.executable,
+        *(launcher if world > 1 else []),
+        "-m",
+        "data_agent_lab.cli",
+        "train",
+    ]
     command += [*RECIPE, "--epochs", str(epochs), "--method", method, "--seed", str(seed)]
     command += ["--sharding", sharding, "--output", str(folder), "--resume"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from data_agent import _checkpoint as checkpoint
+from data_agent.runtime import checkpoint
 
 _CLOCKS = ("seconds", "overhead")
 

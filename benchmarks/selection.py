@@ -17,7 +17,7 @@ import torch
 from data_agent import DataAgent
 from data_agent.agent.agent import _queued_again
 from data_agent.agent.table import _beta_draws
-from data_agent.lab.environment import describe_environment
+from data_agent_lab.runs.environment import describe_environment
 
 SIZES = [100_000, 1_000_000, 10_000_000]
 

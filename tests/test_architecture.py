@@ -9,23 +9,20 @@ from pathlib import Path
 import pytest
 
 import data_agent
+import data_agent_lab
 
-PACKAGE = Path(data_agent.__file__).parent
+CORE = Path(data_agent.__file__).parent
+LAB = Path(data_agent_lab.__file__).parent
 LAYERS = [
-    {"_errors", "_version", "_random", "_clock"},
-    {"_messages"},
-    {"_schedule", "_distributed", "_state", "_nonfinite", "_topk", "_taps"},
-    {"_staging", "_epoch", "_method", "_composition"},
-    {"_readings"},
-    {"_selector"},
-    {"_batch_selector"},
-    {"_indexed"},
-    {"_sampler"},
-    {"_files"},
-    {"agent", "baselines", "testing", "_checkpoint"},
-    {"integrations"},
-    {"lab"},
-    {"cli"},
+    {"errors", "_version"},
+    {"runtime"},
+    {"budget"},
+    {"selecting"},
+    {"loading"},
+    {"labels"},
+    {"agent", "baselines"},
+    {"methods"},
+    {"testing", "integrations"},
 ]
 OPTIONAL = {
     *("accelerate", "lightning", "peft", "pytorch_lightning", "transformers", "trl"),
@@ -39,53 +36,91 @@ def layer_of(module):
     return next(i for i, names in enumerate(LAYERS) if part in names)
 
 
-def imports_of(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def name_of(path, package):
+    parts = path.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def modules_of(package):
+    return {name_of(path, package): path for path in sorted(package.rglob("*.py"))}
+
+
+MODULES = {**modules_of(CORE), **modules_of(LAB)}
+
+
+def imports_of(path, *, when_loaded=False):
+    """Modules that a file imports, "a.b" for `from a import b` where that is a module.
+
+    Args:
+        path: the file.
+        when_loaded: leave out what only functions and type checkers import.
+    """
+    tree = ast.parse(path.read_text())
+    nodes = list(_run_when_loaded(tree.body)) if when_loaded else list(ast.walk(tree))
+    for node in nodes:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                yield f"{node.module}.{alias.name}" if node.module == "data_agent" else node.module
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES or node.module == "data_agent" else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
 
-def all_modules():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if name != "__init__":
-            yield pytest.param(path, name.removesuffix(".__init__"), id=name)
+def _run_when_loaded(body):
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            continue
+        yield node
+        for inner in ("body", "orelse", "handlers"):
+            yield from _run_when_loaded(getattr(node, inner, []))
 
 
-each_module = pytest.mark.parametrize(("path", "name"), list(all_modules()))
+core_modules = pytest.mark.parametrize("name", [n for n in modules_of(CORE) if "." in n])
+all_modules = pytest.mark.parametrize("name", list(MODULES))
 
 
-@each_module
-def test_imports_point_downward(path, name):
-    own = layer_of(f"data_agent.{name}")
-    for imported in imports_of(path):
+@core_modules
+def test_imports_point_downward(name):
+    own = layer_of(name)
+    for imported in imports_of(MODULES[name]):
         if imported.startswith("data_agent."):
             part = imported.removeprefix("data_agent.").split(".")[0]
             if part[0].isupper() or part in ("make_selector", "selection_loader", "__version__"):
                 assert own >= layer_of("data_agent.integrations"), f"{name} imports the front"
             else:
                 assert layer_of(imported) <= own, f"{name} imports {imported}"
+        assert not imported.startswith("data_agent_lab"), f"{name} imports the lab"
 
 
-@each_module
-def test_the_core_imports_torch_and_numpy_only(path, name):
-    if layer_of(f"data_agent.{name}") >= layer_of("data_agent.integrations"):
+@pytest.mark.parametrize("package", [CORE, LAB], ids=["core", "lab"])
+def test_no_modules_import_each_other_in_a_circle(package):
+    modules = modules_of(package)
+    waits = {n: set(imports_of(p, when_loaded=True)) & set(modules) for n, p in modules.items()}
+    waits = {name: needed - {name} for name, needed in waits.items()}
+    while free := [name for name, needed in waits.items() if not needed]:
+        waits = {n: needed - set(free) for n, needed in waits.items() if n not in free}
+    assert not waits, f"these import each other: {waits}"
+
+
+@core_modules
+def test_the_core_imports_torch_and_numpy_only(name):
+    if layer_of(name) >= layer_of("data_agent.integrations"):
         return
-    if name == "_checkpoint":  # what writes state to disk is loaded by those who write it only
-        assert "data_agent._checkpoint" not in loaded_by("import data_agent", whole=True)
+    if name == "data_agent.runtime.checkpoint":  # loaded only by what writes state to disk
+        assert name not in loaded_by("import data_agent", whole=True)
         return
     allowed = {"data_agent", "torch", "numpy", *sys.stdlib_module_names}
-    outside = {module.split(".")[0] for module in imports_of(path)} - allowed
+    outside = {module.split(".")[0] for module in imports_of(MODULES[name])} - allowed
     assert not outside, f"{name} imports {outside}"
 
 
-@each_module
-def test_only_one_file_talks_to_other_ranks(path, name):
-    imported = set(imports_of(path))
-    assert name == "_distributed" or not any("torch.distributed" in i for i in imported)
+@all_modules
+def test_only_one_file_talks_to_other_ranks(name):
+    imported = set(imports_of(MODULES[name]))
+    is_it = name == "data_agent.runtime.distributed"
+    assert is_it or not any("torch.distributed" in i for i in imported)
 
 
 def loaded_by(statement, *, whole=False):
@@ -127,6 +162,6 @@ def test_public_names_and_their_methods_have_docstrings_and_return_types():
 
 def test_files_can_be_read_in_one_sitting():
     long = {
-        p.name: n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 400
+        n: lines for n, p in MODULES.items() if (lines := len(p.read_text().splitlines())) > 400
     }
     assert not long

@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from ranks import join_group, run_ranks
 from torch.utils.data import TensorDataset
 
 from data_agent import (
@@ -34,9 +35,8 @@ from data_agent import (
     make_selector,
     selection_loader,
 )
-from data_agent._errors import DataAgentError, InputError, StateError
+from data_agent.errors import DataAgentError, InputError, StateError
 from data_agent.testing.runs import Make, equal_states, through_a_file
-from ranks import join_group, run_ranks
 
 QUICK = settings(
     deadline=None,

@@ -26,11 +26,11 @@ from data_agent import (
     DataAgentConfig,
     Feedback,
     Selector,
-    _distributed,
     make_selector,
     selection_loader,
 )
-from data_agent._errors import InputError
+from data_agent.errors import InputError
+from data_agent.runtime import distributed
 from data_agent.testing.runs import equal_states
 
 pytestmark = [
@@ -280,7 +280,7 @@ def test_a_state_goes_on_where_it_was_made_and_moves_to_the_host_and_back() -> N
 def one_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The environment that torchrun makes, where the lab takes one rank for several."""
     pytest.importorskip("safetensors", reason="the lab's checkpoints need safetensors")
-    from data_agent.lab import ranks
+    from data_agent_lab.training import ranks
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -297,8 +297,8 @@ def one_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def lab_run() -> tuple[Any, Any]:
-    from data_agent.lab.config import Recipe, TrainConfig
-    from data_agent.lab.data import ImageData
+    from data_agent_lab.data.image_data import ImageData
+    from data_agent_lab.recipes import Recipe, TrainConfig
 
     draws = torch.Generator().manual_seed(0)
     labels = torch.arange(SIZE) % 2
@@ -331,8 +331,8 @@ def lab_run() -> tuple[Any, Any]:
 def test_the_lab_trains_under_nccl_as_without_it(
     one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data_agent.lab import ranks, session, train
-    from data_agent.lab.runs import open_run
+    from data_agent_lab.runs.folder import open_run
+    from data_agent_lab.training import ranks, session, train
 
     config, data = lab_run()
     results: list[dict[str, Any]] = []
@@ -356,26 +356,26 @@ def test_the_lab_trains_under_nccl_as_without_it(
 def test_exchanges_go_over_the_host_and_a_sharded_model_comes_together_there(
     one_rank: None,
 ) -> None:
-    from data_agent.lab import ranks
+    from data_agent_lab.training import ranks
 
     config, _ = lab_run()
     with ranks.joined_ranks(config.recipe):
-        group, device = _distributed._exchange_group()
+        group, device = distributed._exchange_group()
         assert (device.type, dist.get_backend(group)) == ("cpu", "gloo")
         assert group is not dist.group.WORLD
-        assert _distributed._timeout(dist.group.WORLD) == timedelta(seconds=30)
+        assert distributed._timeout(dist.group.WORLD) == timedelta(seconds=30)
         rows = torch.arange(3, device=DEVICE) + 2**53
-        (gathered,) = _distributed._gather_equal(rows)
+        (gathered,) = distributed._gather_equal(rows)
         assert gathered.tolist() == [2**53, 2**53 + 1, 2**53 + 2]
 
         net = network(dropout=0.0)
         before = {name: tensor.cpu().clone() for name, tensor in net.state_dict().items()}
-        _distributed.shard(net, [net[0], net[3]])
+        distributed.shard(net, [net[0], net[3]])
         losses_of(net, *dataset()[:BATCH_SIZE]).mean().backward()
-        whole = _distributed.whole(net.state_dict())
+        whole = distributed.whole(net.state_dict())
         assert equal_states(whole, before)
         assert all(tensor.device.type == "cpu" for tensor in whole.values())
         like = net.state_dict()
-        parts = {name: _distributed.part_of(whole[name], like[name]) for name in like}
+        parts = {name: distributed.part_of(whole[name], like[name]) for name in like}
         net.load_state_dict(parts)
-        assert equal_states(_distributed.whole(net.state_dict()), before)
+        assert equal_states(distributed.whole(net.state_dict()), before)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from data_agent import DataAgent, DataAgentConfig, make_selector, selection_loader
-from data_agent._errors import DataAgentWarning
+from data_agent.errors import DataAgentWarning
 
 SIZE, EPOCHS, BATCH_SIZE = 96, 16, 16
 

@@ -24,10 +24,10 @@ from PIL import Image
 from torch.distributed.run import parse_args as parse_torchrun
 
 from data_agent import SelectionSchedule
-from data_agent.cli import main
-from data_agent.lab.commands import Compare, Report, Train, parse
-from data_agent.lab.language.mmlu import read_mmlu
-from data_agent.lab.methods import expected_cost
+from data_agent_lab.cli import main
+from data_agent_lab.commands import Compare, Report, Train, parse
+from data_agent_lab.methods import expected_cost
+from data_agent_lab.mmlu import read_mmlu
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "image_classification.py"
@@ -87,7 +87,7 @@ def parsed(words, example) -> Any:
     assert words[0] == "torchrun", words
     launched = parse_torchrun(words[1:])
     if launched.module:
-        assert launched.training_script == "data_agent.cli"
+        assert launched.training_script == "data_agent_lab.cli"
         return parse(launched.training_script_args)
     assert ROOT / launched.training_script == EXAMPLE
     return example.PARSER.parse_args(launched.training_script_args)

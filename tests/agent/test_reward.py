@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from data_agent import Feedback
-from data_agent._errors import InputError
 from data_agent.agent.reward import (
     adaptive_weights,
     centred_reward,
@@ -16,6 +15,7 @@ from data_agent.agent.reward import (
     uncertainty,
     utility,
 )
+from data_agent.errors import InputError
 
 
 def feedback(losses, **columns):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from data_agent import Feedback
-from data_agent._errors import InputError
-from data_agent.baselines._moving import moved
 from data_agent.baselines.eps_greedy import EpsGreedy
+from data_agent.baselines.moving import moved
 from data_agent.baselines.ucb import UCB, upper_bound
+from data_agent.errors import InputError
 
 NOBODY = torch.zeros(10, dtype=torch.bool)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from data_agent import make_selector
-from data_agent._errors import InputError
 from data_agent.baselines.class_balanced_random import is_its_turn, water_level
+from data_agent.errors import InputError
 
 LABELS = torch.tensor([2, 0, 0, 5, 0, 2, 0, 2, 0, 0])  # six of class 0, three of 2, one of 5
 

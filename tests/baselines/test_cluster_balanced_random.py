@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data_agent import make_selector
-from data_agent._errors import CheckpointError, InputError
+from data_agent.errors import CheckpointError, InputError
 
 GROUPS = torch.tensor([2, 0, 0, 5, 0, 2, 0, 2, 0, 0])  # six of group 0, three of 2, one of 5
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from data_agent import Feedback
-from data_agent._errors import InputError
 from data_agent.baselines.divbs import DivBS, last_layer_gram, representative_order
 from data_agent.baselines.el2n import prediction_error
+from data_agent.errors import InputError
 
 
 def batch(size=12, *, num_classes=4, num_features=5, seed=0):

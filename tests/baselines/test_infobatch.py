@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from data_agent import Feedback, make_selector
-from data_agent._errors import InputError
 from data_agent.baselines.infobatch import (
     InfoBatch,
     InfoBatchPublished,
@@ -12,6 +11,7 @@ from data_agent.baselines.infobatch import (
     pruning_pool,
     rescaling,
 )
+from data_agent.errors import InputError
 
 NOBODY = torch.zeros(8, dtype=torch.bool)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from data_agent import Feedback
-from data_agent._errors import CheckpointError, InputError
 from data_agent.baselines.rcap import RCAP, class_counts
+from data_agent.errors import CheckpointError, InputError
 
 
 def build(labels, *, seed=0, **options):

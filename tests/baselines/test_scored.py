@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from data_agent import Feedback, make_selector
-from data_agent._errors import InputError
 from data_agent.baselines.entropy import entropy
 from data_agent.baselines.small_margin import label_margin, top_margin
+from data_agent.errors import InputError
 
 # Softmax of the logarithms of probabilities are the probabilities.
 LOGITS = torch.tensor([[0.5, 0.25, 0.25], [0.8, 0.1, 0.1], [0.3, 0.3, 0.4]]).log()

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from data_agent import Feedback
-from data_agent._errors import InputError, StateError
 from data_agent.baselines.selective_backprop import (
     HISTORY,
     SelectiveBackprop,
     selection_probability,
 )
+from data_agent.errors import InputError, StateError
 
 
 def build(*, num_samples=100, keep_ratio=0.5, seed=0, beta=1.0):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from data_agent._errors import InputError
 from data_agent.baselines.seta import SeTa, difficulty_groups, window_distance
+from data_agent.errors import InputError
 
 
 def test_clusters_by_hand():

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from data_agent import make_selector
-from data_agent._errors import CheckpointError, InputError
-from data_agent.baselines._static import Static, scores_of_order
 from data_agent.baselines.d2_pruning import (
     NeighbourGraph,
     forward_messages,
@@ -19,6 +17,8 @@ from data_agent.baselines.el2n import el2n, prediction_error
 from data_agent.baselines.forgetting import forgetting_events
 from data_agent.baselines.grand import last_layer_grand
 from data_agent.baselines.k_center import greedy_centers
+from data_agent.baselines.static import Static, scores_of_order
+from data_agent.errors import CheckpointError, InputError
 
 SCORED = ["el2n", "grand", "forgetting", "k-center", "d2-pruning", "rl-selector"]
 LOGITS = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]).log()

@@ -23,6 +23,7 @@ from accelerate.utils import (
     ParallelismConfig,
     gather_object,
 )
+from ranks import run_ranks
 from replay import Replay, flat_weights
 
 import data_agent
@@ -34,9 +35,8 @@ from data_agent import (
     SelectionSampler,
     make_selector,
 )
-from data_agent._errors import InputError, StateError
+from data_agent.errors import InputError, StateError
 from data_agent.integrations.accelerate import _DealtSampler, selection_loader
-from ranks import run_ranks
 
 SIZE, EPOCHS, BATCH_SIZE = 90, 8, 8  # half of it: 45 samples, 5 full batches and one of 5
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from ranks import run_ranks
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -21,14 +22,13 @@ from data_agent import (
     make_selector,
     selection_loader,
 )
-from data_agent._errors import (
+from data_agent.errors import (
     CheckpointError,
     DataAgentError,
     DataAgentWarning,
     InputError,
     StateError,
 )
-from ranks import run_ranks
 
 L = pytest.importorskip("lightning.pytorch", reason="needs data-agent[lightning]")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data_agent._errors import InputError
+from data_agent.errors import InputError
 from data_agent.integrations import _losses
 from data_agent.integrations._head import HeadInput, find_head, pool
 from data_agent.integrations._losses import LossScale, SampleLosses, sample_losses

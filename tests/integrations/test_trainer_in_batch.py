@@ -5,17 +5,25 @@ from functools import partial
 import datasets
 import pytest
 import torch
-
 from ranks import run_ranks
 
 transformers = pytest.importorskip("transformers", reason="needs the extra [transformers]")
 
-from test_transformers import Ours, Texts, Theirs, arguments, bert, llama, train, weights  # noqa: E402
+from tests.integrations.test_transformers import (  # noqa: E402
+    Ours,
+    Texts,
+    Theirs,
+    arguments,
+    bert,
+    llama,
+    train,
+    weights,
+)
 from torch.utils.data import IterableDataset  # noqa: E402
 
 from data_agent import DataAgent, DataAgentConfig  # noqa: E402
-from data_agent._errors import InputError, StateError  # noqa: E402
 from data_agent.agent.in_batch import InBatchAgent  # noqa: E402
+from data_agent.errors import InputError, StateError  # noqa: E402
 from data_agent.integrations.transformers import SelectiveTrainer  # noqa: E402
 
 pytestmark = [

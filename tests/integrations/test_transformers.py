@@ -17,6 +17,7 @@ pytest.importorskip("transformers", reason="needs pip install 'data-agent[transf
 pytest.importorskip("accelerate", reason="needs pip install 'data-agent[transformers]'")
 
 import transformers
+from ranks import run_ranks
 from replay import Recording, Replay, flat_weights, order_of_ranks
 from transformers import (
     BertConfig,
@@ -40,18 +41,17 @@ from transformers import (
 from transformers.optimization import get_constant_schedule
 
 from data_agent import DataAgent, SelectionSampler, Selector, make_selector, selection_loader
-from data_agent._errors import CheckpointError, InputError, StateError
+from data_agent.errors import CheckpointError, InputError, StateError
 from data_agent.integrations.transformers import (
     SampleLosses,
     SelectiveTrainer,
     SelectiveTrainerMixin,
 )
-from ranks import run_ranks
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.*'pin_memory' argument is set as true.*:UserWarning"),
     pytest.mark.filterwarnings(
-        "ignore:nothing will be selected:data_agent._errors.DataAgentWarning"
+        "ignore:nothing will be selected:data_agent.errors.DataAgentWarning"
     ),
 ]
 

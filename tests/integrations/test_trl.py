@@ -21,6 +21,7 @@ import datasets
 import peft
 import transformers
 from packaging.version import Version
+from ranks import run_ranks
 from replay import Recording, Replay, flat_weights, order_of_ranks
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -35,18 +36,17 @@ from trl import DPOTrainer, GRPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from data_agent import DataAgent, Selector, make_selector
-from data_agent._errors import DataAgentWarning, InputError
 from data_agent.agent.in_batch import InBatchAgent
+from data_agent.errors import DataAgentWarning, InputError
 from data_agent.integrations.transformers import SelectiveTrainerMixin
 from data_agent.integrations.trl import SelectiveSFTTrainer
-from ranks import run_ranks
 
 datasets.disable_progress_bars()
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.*'pin_memory' argument is set as true.*:UserWarning"),
     pytest.mark.filterwarnings(
-        "ignore:nothing will be selected:data_agent._errors.DataAgentWarning"
+        "ignore:nothing will be selected:data_agent.errors.DataAgentWarning"
     ),
     # SFTConfig and peft call checkpointing by a name that is going away.
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),

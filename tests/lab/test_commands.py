@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from data_agent import DataAgentError, __version__
-from data_agent import _checkpoint as checkpoint
-from data_agent.cli import main
-from data_agent.lab import commands, execution
-from data_agent.lab import images as images_module
+from data_agent.runtime import checkpoint
+from data_agent_lab import commands
+from data_agent_lab.cli import main
+from data_agent_lab.data import images as images_module
+from data_agent_lab.runs import execution
 
 SMALL = ["--epochs", "8", "--subset", "64", "--batch-size", "16", "--width", "4", "--device", "cpu"]
 
@@ -236,8 +237,8 @@ def test_several_tasks_are_compared_and_ranked(
     tmp_path: Path, parquet_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A suite of two small tasks: the parquet folder, and with wrong labels."""
-    from data_agent.lab import suite
-    from data_agent.lab.tasks import TASKS, Task
+    from data_agent_lab import suite
+    from data_agent_lab.tasks import TASKS, Task
 
     plain = TASKS["cifar10-underfit"]
     small = {"epochs": 4, "subset": 32, "batch_size": 8, "width": 4, "model": "cnn"}
@@ -323,7 +324,7 @@ def test_runs_in_parallel_take_a_thread_each_unless_told(monkeypatch: pytest.Mon
 
 def start(argv: list[str]) -> subprocess.Popen[str]:
     """A comparison in a process and process group of its own, as in a terminal."""
-    code = "import sys; from data_agent.cli import main; sys.exit(main())"
+    code = "import sys; from data_agent_lab.cli import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", code, *argv],
         stdout=subprocess.PIPE,

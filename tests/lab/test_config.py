@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from data_agent import DataAgentError
-from data_agent.lab.config import TrainConfig
-from data_agent.lab.tasks import TASKS, load_task, recipe_for
+from data_agent_lab.recipes import TrainConfig
+from data_agent_lab.tasks import TASKS, load_task, recipe_for
 
 
 @pytest.mark.parametrize("task", TASKS)

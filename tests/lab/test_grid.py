@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from data_agent import DataAgentError
-from data_agent.lab.grid import Grid, parse_keep_ratios, parse_names, parse_seeds
-from data_agent.lab.tasks import recipe_for
+from data_agent_lab.grid import Grid, parse_keep_ratios, parse_names, parse_seeds
+from data_agent_lab.tasks import recipe_for
 
 RECIPES = {"a": recipe_for("digits"), "b": recipe_for("cifar10")}
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from data_agent.lab.methods import Plan, plan_run
+from data_agent_lab.methods import Plan, plan_run
 
 
 def plan(method: str, **changes: float) -> Plan:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from data_agent import DataAgentError
-from data_agent.lab.suite import RECIPES, SUITES, suite_recipes
-from data_agent.lab.tasks import recipe_for
+from data_agent_lab.suite import RECIPES, SUITES, suite_recipes
+from data_agent_lab.tasks import recipe_for
 
 
 @pytest.fixture

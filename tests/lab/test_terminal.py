@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from data_agent.lab.terminal import progress_and_log, stdout, stop_requests
+from data_agent_lab.terminal import progress_and_log, stdout, stop_requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -30,11 +30,11 @@ def test_signals_are_as_before_after_an_error() -> None:
 def test_the_log_goes_to_stderr_and_stops_with_the_block(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    logger = logging.getLogger("data_agent.lab.compare")
+    logger = logging.getLogger("data_agent_lab.runs.compare")
     with progress_and_log(logging.WARNING) as progress:
         progress("decoding", 1, 2)
         logger.info("run 1 is done")
-        logging.getLogger("data_agent.lab.train").info("one of many lines")
+        logging.getLogger("data_agent_lab.training.train").info("one of many lines")
     logger.info("nobody listens")
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from data_agent import _distributed
-from data_agent._epoch import warn
-from data_agent._errors import CheckpointError
-from data_agent._messages import Feedback
-from data_agent._nonfinite import OnNonfinite
-from data_agent._random import Purpose, derived_seed, permutation
-from data_agent._selector import Selector
-from data_agent._state import require_tensor
-from data_agent.agent.classes import ClassTable
 from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.policy import Policy
 from data_agent.agent.table import ActionTable, ParameterTable, SampleTable
+from data_agent.errors import CheckpointError
+from data_agent.labels.classes import ClassTable
+from data_agent.runtime import distributed
+from data_agent.runtime.random import Purpose, derived_seed, permutation
+from data_agent.runtime.state import require_tensor
+from data_agent.selecting.epoch import warn
+from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.nonfinite import OnNonfinite
+from data_agent.selecting.selector import Selector
 
 
 class DataAgent(Selector):
@@ -112,7 +112,7 @@ class DataAgent(Selector):
     def after_observe(self, num_rows: int) -> None:
         """Update the policy where it is due."""
         if self.policy.count_step(self.schedule.batch_size or num_rows):
-            with _distributed.together("a policy update"):
+            with distributed.together("a policy update"):
                 self._staging.check()
                 self.policy.update(self._total_visits() / self.schedule.total_visits)
 
@@ -149,7 +149,7 @@ class DataAgent(Selector):
         """Bool `[N]`: samples whose label is not believed, worth a look by a person.
 
         Known for samples whose labels and logits came; as of the running epoch's beginning. See
-        `data_agent.agent.classes`.
+        `data_agent.labels.classes`.
         """
         return self._classes.suspects()
 

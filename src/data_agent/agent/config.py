@@ -9,10 +9,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from data_agent._errors import InputError
-from data_agent._messages import Feedback
-from data_agent._schedule import ScheduleKind
 from data_agent.agent.reward import difficulty, uncertainty
+from data_agent.budget.schedule import ScheduleKind
+from data_agent.errors import InputError
+from data_agent.selecting.feedback import Feedback
 
 _COUNTS = ("ppo_epochs", "rollout_rows", "update_every", "hidden", "max_features")
 

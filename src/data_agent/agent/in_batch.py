@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from data_agent import _distributed
-from data_agent._batch_selector import BatchSelector
-from data_agent._messages import Feedback
 from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.policy import Policy
+from data_agent.runtime import distributed
+from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.selecting.feedback import Feedback
 
 
 class InBatchAgent(BatchSelector):
@@ -50,7 +50,7 @@ class InBatchAgent(BatchSelector):
         """Learn from the whole pool: nobody chose it, so all of it is a fair sample."""
         self.policy.act(pool, torch.ones(len(pool), dtype=torch.bool))
         if self.policy.count_step(len(pool)):
-            with _distributed.together("a policy update"):
+            with distributed.together("a policy update"):
                 self._staging.check()
                 self.policy.update(self.progress())
 

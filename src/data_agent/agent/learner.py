@@ -7,10 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_agent import _distributed
-from data_agent._errors import CheckpointError, InputError
-from data_agent._random import Purpose, generator
-from data_agent._state import require_tensor
 from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.moments import Moments, batch_moments, faded, merged, standardised
 from data_agent.agent.networks import Actor, Critic
@@ -27,6 +23,10 @@ from data_agent.agent.objective import (
 )
 from data_agent.agent.reward import centred_reward, multiplier_step, paper_reward
 from data_agent.agent.rollout import Rollout, RolloutRows
+from data_agent.errors import CheckpointError, InputError
+from data_agent.runtime import distributed
+from data_agent.runtime.random import Purpose, generator
+from data_agent.runtime.state import require_tensor
 
 STATE_CLIP = 5.0  # standardised features beyond five deviations tell no more
 ACTION_MARGIN = 1e-6  # keeps log a and log(1 - a) finite
@@ -115,7 +115,7 @@ class Learner:
         """
         alpha, beta = self.actor(state)
         action = self._draw(alpha, beta, step)
-        key_draws = generator(self._seed, Purpose.ROLLOUT, _distributed.rank(), step)
+        key_draws = generator(self._seed, Purpose.ROLLOUT, distributed.rank(), step)
         key = torch.rand(len(state), generator=key_draws, dtype=torch.float32)
         key = key.to(state.device, non_blocking=True)
         if valid is not None:
@@ -171,7 +171,7 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learns, of all ranks, on the host. A collective call."""
-        (uniform,) = _distributed.gather_rows(self._uniform_actions.unsqueeze(0))
+        (uniform,) = distributed.gather_rows(self._uniform_actions.unsqueeze(0))
         return {
             "width": self.width,
             "tau": self.tau,
@@ -198,7 +198,7 @@ class Learner:
         self.mean_action = None if mean_action is None else float(mean_action)
         num_parts = len(state["uniform_actions"])
         uniform = require_tensor(state, "uniform_actions", shape=(num_parts, 2), dtype=self._dtype)
-        own = list(_distributed.parts_to_resume(num_parts))
+        own = list(distributed.parts_to_resume(num_parts))
         self._uniform_actions = uniform[own].sum(0).to(self._device)
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
@@ -221,16 +221,14 @@ class Learner:
 
     def _draw(self, alpha: Tensor, beta: Tensor, step: int) -> Tensor:
         """Actions from Beta(alpha, beta), a function of seed, rank and step."""
-        draws = generator(
-            self._seed, Purpose.ACTION, _distributed.rank(), step, device=alpha.device
-        )
+        draws = generator(self._seed, Purpose.ACTION, distributed.rank(), step, device=alpha.device)
         first = torch._standard_gamma(alpha, generator=draws)
         second = torch._standard_gamma(beta, generator=draws)
         return (first / (first + second)).clamp(ACTION_MARGIN, 1 - ACTION_MARGIN)
 
     def _estimate_mean_action(self) -> bool:
         """What the policy would do with all samples, from those that no choice brought, if any."""
-        (seen,) = _distributed.gather_rows(self._uniform_actions.unsqueeze(0))
+        (seen,) = distributed.gather_rows(self._uniform_actions.unsqueeze(0))
         total, count = seen.sum(0).tolist()
         self._uniform_actions = torch.zeros_like(self._uniform_actions)
         if count:

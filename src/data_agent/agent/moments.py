@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_agent._distributed import gather_rows, parts_to_resume
-from data_agent._errors import CheckpointError
-from data_agent._state import require_tensor
+from data_agent.errors import CheckpointError
+from data_agent.runtime.distributed import gather_rows, parts_to_resume
+from data_agent.runtime.state import require_tensor
 
 EPS = 1e-12  # of the mean square: below it a coordinate varies by rounding only
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_agent._random import Purpose, generator
+from data_agent.runtime.random import Purpose, generator
 
 ACTOR_HEAD_GAIN = 0.01  # so that all samples start with almost the same policy
 

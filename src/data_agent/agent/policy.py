@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_agent import _distributed
-from data_agent._errors import InputError
-from data_agent._messages import Feedback
 from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.learner import Learner
 from data_agent.agent.reward import adaptive_weights, utility
+from data_agent.errors import InputError
+from data_agent.runtime import distributed
+from data_agent.selecting.feedback import Feedback
 
 
 class Policy:
@@ -84,7 +84,7 @@ class Policy:
             rows_a_step: rows of a batch on each rank; the first call decides.
         """
         if self.num_steps == 0:
-            rows = rows_a_step * _distributed.world_size()
+            rows = rows_a_step * distributed.world_size()
             enough = math.ceil(self.config.rollout_rows / rows)
             self.update_interval = max(self.config.update_every, enough)
         self.num_steps += 1
@@ -180,7 +180,7 @@ class Policy:
     def _learner_of_all(self) -> Learner | None:
         """This rank's learner; a new one where only other ranks have seen features so far."""
         width = 0 if self.learner is None else self.learner.width
-        width = int(_distributed.gather_rows(torch.tensor([width]))[0].max())
+        width = int(distributed.gather_rows(torch.tensor([width]))[0].max())
         if self.learner is None and width:
             return self._make_learner(width, torch.device("cpu"))
         return self.learner

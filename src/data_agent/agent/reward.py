@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from data_agent._errors import InputError
-from data_agent._messages import Feedback
+from data_agent.errors import InputError
+from data_agent.selecting.feedback import Feedback
 
 CLIP_QUANTILE = 0.95
 EPS = 1e-8

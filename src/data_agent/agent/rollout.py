@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_agent._distributed import gather_rows, rows_to_resume
-from data_agent._state import require_tensor
+from data_agent.runtime.distributed import gather_rows, rows_to_resume
+from data_agent.runtime.state import require_tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from data_agent._random import Purpose, generator
-from data_agent._state import require_tensor
+from data_agent.runtime.random import Purpose, generator
+from data_agent.runtime.state import require_tensor
 
 BLOCK = 65_536  # samples that share a seed, so that draws depend on neither rank nor memory
 EXACT_DRAWS_UP_TO = 1_000_000  # above it a logit-normal stands for the Beta distribution

@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from data_agent._random import Purpose, derived_seed, permutation
-from data_agent._schedule import PermutationStream, ScheduleKind, SelectionSchedule
-from data_agent._selector import Selector
-from data_agent.baselines._inputs import checked_classes, checksum
+from data_agent.baselines.inputs import checked_classes, checksum
+from data_agent.budget.permutations import PermutationStream
+from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
+from data_agent.runtime.random import Purpose, derived_seed, permutation
+from data_agent.selecting.selector import Selector
 
 
 class ClassBalancedRandom(Selector):

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from data_agent.baselines._inputs import checked_classes
 from data_agent.baselines.class_balanced_random import ClassBalancedRandom
+from data_agent.baselines.inputs import checked_classes
 
 
 class ClusterBalancedRandom(ClassBalancedRandom):

@@ -25,8 +25,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from data_agent._errors import InputError
-from data_agent.baselines._static import Static
+from data_agent.baselines.static import Static
+from data_agent.errors import InputError
 
 _ROWS = 1024  # of the distance matrix at a time
 

@@ -23,10 +23,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from data_agent._batch_selector import BatchSelector
-from data_agent._errors import InputError
-from data_agent._messages import Feedback
 from data_agent.baselines.el2n import prediction_error
+from data_agent.errors import InputError
+from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.selecting.feedback import Feedback
 
 _TOLERANCE = 1e-6  # of the largest: below it a direction counts as explained
 

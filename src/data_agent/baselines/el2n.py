@@ -5,8 +5,8 @@ https://arxiv.org/abs/2107.07075, definition 2.2: `EL2N(x, y) = E ||p(w_t, x) - 
 over networks of the error's length a few epochs into training; the highest scores are kept.
 
 The paper scores CIFAR at epoch 20 of 200 with ten networks. How the lab makes the scores, with
-fewer, is written in `data_agent.lab.scoring`. On noisy labels the highest scores are the noise;
-the paper's section 4 drops some of them, which is not done here.
+fewer, is written in `data_agent_lab.training.scoring`. On noisy labels the highest scores are
+the noise; the paper's section 4 drops some of them, which is not done here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_agent.baselines._static import Static
+from data_agent.baselines.static import Static
 
 
 class EL2N(Static):

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from data_agent._errors import InputError
-from data_agent._random import Purpose, derived_seed, permutation
-from data_agent._topk import top_k_mask
-from data_agent.baselines._moving import MovingLoss
+from data_agent.baselines.moving import MovingLoss
+from data_agent.errors import InputError
+from data_agent.runtime.random import Purpose, derived_seed, permutation
+from data_agent.runtime.topk import top_k_mask
 
 
 class EpsGreedy(MovingLoss):

@@ -6,8 +6,8 @@ was classified right at one visit and wrong at the next. Samples with the fewest
 one that was never right counts as forgotten infinitely often, so it stays.
 
 The paper counts over a full training. How the lab makes the scores, in a shorter one, is written in
-`data_agent.lab.scoring`. Many samples are never forgotten: among equal counts the subset is random.
-On noisy labels the samples that were never right are mostly the noise.
+`data_agent_lab.training.scoring`. Many samples are never forgotten: among equal counts the subset
+is random. On noisy labels the samples that were never right are mostly the noise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from data_agent.baselines._static import Static
+from data_agent.baselines.static import Static
 
 
 class Forgetting(Static):

@@ -16,8 +16,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from data_agent.baselines._static import Static
 from data_agent.baselines.el2n import el2n
+from data_agent.baselines.static import Static
 
 
 class GraNd(Static):

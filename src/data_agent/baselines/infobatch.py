@@ -27,11 +27,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from data_agent._messages import Feedback
-from data_agent._random import Purpose, derived_seed, permutation
-from data_agent._schedule import ScheduleKind
-from data_agent._topk import top_k_mask
-from data_agent.baselines._scored import Scored
+from data_agent.baselines.scored import Scored
+from data_agent.budget.schedule import ScheduleKind
+from data_agent.runtime.random import Purpose, derived_seed, permutation
+from data_agent.runtime.topk import top_k_mask
+from data_agent.selecting.feedback import Feedback
 
 R_MAX = 0.75
 R_PUBLISHED = 0.5

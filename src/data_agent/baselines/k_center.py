@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from data_agent.baselines._static import Static
+from data_agent.baselines.static import Static
 
 
 class KCenter(Static):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from data_agent._schedule import ScheduleKind
-from data_agent._selector import Selector
+from data_agent.budget.schedule import ScheduleKind
+from data_agent.selecting.selector import Selector
 
 
 class Random(Selector):

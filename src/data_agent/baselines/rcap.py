@@ -25,12 +25,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from data_agent._errors import InputError
-from data_agent._messages import Feedback
-from data_agent._random import Purpose, generator
-from data_agent._selector import Selector
-from data_agent._state import require_tensor
-from data_agent.baselines._inputs import checked_classes, checksum
+from data_agent.baselines.inputs import checked_classes, checksum
+from data_agent.errors import InputError
+from data_agent.runtime.random import Purpose, generator
+from data_agent.runtime.state import require_tensor
+from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.selector import Selector
 
 
 class RCAP(Selector):

@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_agent._random import Purpose, generator
 from data_agent.agent.networks import _mlp
-from data_agent.baselines._static import Static
+from data_agent.baselines.static import Static
+from data_agent.runtime.random import Purpose, generator
 
 _HIDDEN = 128
 _BATCH_SIZE = 256

@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from data_agent._batch_selector import BatchSelector
-from data_agent._errors import CheckpointError, InputError
-from data_agent._messages import Feedback
-from data_agent._random import Purpose, generator
+from data_agent.errors import CheckpointError, InputError
+from data_agent.runtime.random import Purpose, generator
+from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.selecting.feedback import Feedback
 
 HISTORY = 1024  # R, as in the paper
 

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_agent._errors import InputError
-from data_agent._messages import Feedback
-from data_agent._random import Purpose, derived_seed
-from data_agent._topk import top_k_mask
-from data_agent.baselines._scored import Scored
+from data_agent.baselines.scored import Scored
+from data_agent.errors import InputError
+from data_agent.runtime.random import Purpose, derived_seed
+from data_agent.runtime.topk import top_k_mask
+from data_agent.selecting.feedback import Feedback
 
 _MAX_ROUNDS = 1000
 

@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from data_agent._messages import Feedback
-from data_agent.baselines._scored import Scored, logits_of
+from data_agent.baselines.scored import Scored, logits_of
+from data_agent.selecting.feedback import Feedback
 
 
 class SmallMargin(Scored):

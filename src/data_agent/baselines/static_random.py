@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from data_agent._random import Purpose, permutation
-from data_agent._schedule import ScheduleKind
-from data_agent._selector import Selector
+from data_agent.budget.schedule import ScheduleKind
+from data_agent.runtime.random import Purpose, permutation
+from data_agent.selecting.selector import Selector
 
 
 class StaticRandom(Selector):

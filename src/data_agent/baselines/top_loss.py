@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from data_agent._messages import Feedback
-from data_agent.baselines._scored import Scored
+from data_agent.baselines.scored import Scored
+from data_agent.selecting.feedback import Feedback
 
 
 class TopLoss(Scored):

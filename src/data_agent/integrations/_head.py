@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_agent._errors import InputError
-from data_agent._taps import _inside_backward
+from data_agent.errors import InputError
+from data_agent.selecting.taps import _inside_backward
 
 
 def find_head(model: nn.Module) -> nn.Module | None:

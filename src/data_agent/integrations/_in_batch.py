@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from data_agent._errors import InputError
+from data_agent.errors import InputError
 
 
 def rows_of(inputs: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_agent._errors import InputError
+from data_agent.errors import InputError
 
 IGNORE_INDEX = -100  # what transformers puts where a label does not count
 _OVERRIDE = "Override compute_sample_losses(inputs, outputs) to return them."

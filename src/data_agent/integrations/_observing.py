@@ -12,18 +12,18 @@ from transformers import Trainer
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_utils import unwrap_peft_model
 
-from data_agent._batch_selector import BatchSelector
-from data_agent._errors import InputError, StateError
-from data_agent._indexed import INDEX_KEY
-from data_agent._messages import Feedback
-from data_agent._selector import Selector
 from data_agent.agent.agent import DataAgent
 from data_agent.agent.in_batch import InBatchAgent
+from data_agent.errors import InputError, StateError
 from data_agent.integrations import _losses
 from data_agent.integrations._head import HeadInput, pool, scoring
 from data_agent.integrations._in_batch import rows_of
 from data_agent.integrations._losses import LossScale, SampleLosses
 from data_agent.integrations._refusals import check_rows
+from data_agent.loading.indexed import INDEX_KEY
+from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.selector import Selector
 
 _Base = Trainer if TYPE_CHECKING else object
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from data_agent._batch_selector import BatchSelector
-from data_agent._errors import DataAgentWarning, InputError, StateError
-from data_agent._selector import Selector
-from data_agent.baselines import make_selector, method_class
+from data_agent.errors import DataAgentWarning, InputError, StateError
+from data_agent.methods import make_selector, method_class
+from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.selecting.selector import Selector
 
 _BUILD_ONE = "selector=functools.partial(DataAgent, keep_ratio=0.5)"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from data_agent import _checkpoint as files
-from data_agent._errors import CheckpointError, InputError
-from data_agent._indexed import IndexedDataset
-from data_agent._selector import Selector
+from data_agent.errors import CheckpointError, InputError
 from data_agent.integrations._losses import SampleLosses
 from data_agent.integrations._recipe import steps_of_epoch
+from data_agent.loading.indexed import IndexedDataset
+from data_agent.runtime import checkpoint as files
+from data_agent.selecting.selector import Selector
 
 STATE_FILE = "data_agent.safetensors"
 

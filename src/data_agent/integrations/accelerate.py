@@ -21,9 +21,9 @@ from typing import Any, cast
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-import data_agent._sampler as core
-from data_agent._errors import InputError, StateError
-from data_agent._selector import Selector
+import data_agent.loading.sampler as core
+from data_agent.errors import InputError, StateError
+from data_agent.selecting.selector import Selector
 
 try:
     from accelerate import Accelerator

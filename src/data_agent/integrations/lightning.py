@@ -20,9 +20,9 @@ from typing import Any, cast
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from data_agent._errors import CheckpointError, InputError, StateError
-from data_agent._sampler import SelectionSampler
-from data_agent._selector import Selector
+from data_agent.errors import CheckpointError, InputError, StateError
+from data_agent.loading.sampler import SelectionSampler
+from data_agent.selecting.selector import Selector
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -18,12 +18,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from data_agent import _checkpoint as files
-from data_agent._batch_selector import BatchSelector
-from data_agent._errors import InputError
-from data_agent._indexed import INDEX_KEY, CollateWithIndex, IndexedDataset, IndexedStream
-from data_agent._sampler import SelectionSampler
-from data_agent._selector import Selector
+from data_agent.errors import InputError
 from data_agent.integrations._head import HeadInput, find_head
 from data_agent.integrations._losses import LossScale, SampleLosses
 from data_agent.integrations._recipe import Recipe, num_samples_of
@@ -34,6 +29,11 @@ from data_agent.integrations._refusals import (
     refuse_what_would_be_wrong,
     state_file,
 )
+from data_agent.loading.indexed import INDEX_KEY, CollateWithIndex, IndexedDataset, IndexedStream
+from data_agent.loading.sampler import SelectionSampler
+from data_agent.runtime import checkpoint as files
+from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.selecting.selector import Selector
 
 try:
     from transformers import Trainer, TrainerState

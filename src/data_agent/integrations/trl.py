@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from data_agent._errors import DataAgentWarning, InputError
-from data_agent._selector import Selector
+from data_agent.errors import DataAgentWarning, InputError
 from data_agent.integrations import _losses
 from data_agent.integrations._head import HeadInput, pool
 from data_agent.integrations._losses import SampleLosses
+from data_agent.selecting.selector import Selector
 
 try:
     from trl.trainer.base_trainer import _BaseTrainer

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_agent._batch_selector import BatchSelector
-from data_agent._errors import CheckpointError, DataAgentWarning, InputError, StateError
-from data_agent._messages import Feedback
-from data_agent._sampler import selection_loader
+from data_agent.errors import CheckpointError, DataAgentWarning, InputError, StateError
+from data_agent.loading.sampler import selection_loader
+from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.selecting.feedback import Feedback
 from data_agent.testing.runs import (
     BATCH_SIZE,
     EPOCHS,

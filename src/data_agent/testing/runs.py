@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_agent._batch_selector import BatchSelector
-from data_agent._messages import Feedback, Selection
-from data_agent._selector import Selector
+from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.selecting.feedback import Feedback, Selection
+from data_agent.selecting.selector import Selector
 
 Make = Callable[..., Selector]
 """Builds a selector from num_samples=, epochs=, keep_ratio= and seed=."""

@@ -1,0 +1,70 @@
+"""Checks of what a method is given before training, one value a sample."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+from data_agent.errors import InputError
+
+
+def checked_classes(name: str, values: object, num_samples: int) -> Tensor:
+    """The classes or groups of the samples, int64 `[N]` on the CPU.
+
+    Raises:
+        InputError: another dtype or shape, or a negative value; `name` is the option's.
+    """
+    values = _checked(name, values, num_samples, example="int64")
+    if values.dtype != torch.int64:
+        raise InputError(
+            f"{name} came as {values.dtype}; expected torch.int64, one class a sample "
+            f"(integers of another width: {name}.long())."
+        )
+    if int(values.min()) < 0:
+        raise InputError(
+            f"{name} hold {int(values.min())}; expected numbers from 0 on. Give samples without "
+            "one a number of their own, or leave them out of the dataset."
+        )
+    return values
+
+
+def checked_scores(values: object, num_samples: int) -> Tensor:
+    """The samples' scores, float32 `[N]` on the CPU; infinity is a score, NaN is not.
+
+    Raises:
+        InputError: another dtype or shape, or NaN.
+    """
+    values = _checked("scores", values, num_samples, example="float")
+    if not values.is_floating_point():
+        raise InputError(
+            f"scores came as {values.dtype}; expected a floating-point dtype, higher for samples "
+            "to keep. Positions in a ranking are scores too: (-rank).float()."
+        )
+    if (num_bad := int(values.isnan().sum())) > 0:
+        first = int(values.isnan().nonzero()[0])
+        raise InputError(
+            f"scores hold {num_bad} NaN, the first at sample {first}. Did the model that "
+            "scored them diverge?"
+        )
+    return values.float()
+
+
+def checksum(values: Tensor) -> int:
+    """CRC-32 of a tensor's bytes: tells a saved state made with other inputs."""
+    return zlib.crc32(values.contiguous().numpy().tobytes())
+
+
+def _checked(name: str, values: object, num_samples: int, *, example: str) -> Tensor:
+    if not isinstance(values, Tensor):
+        raise InputError(
+            f"{name} must be a tensor, {example} [N], got {type(values).__name__}. Use "
+            "torch.tensor(...), in the order of the dataset."
+        )
+    if tuple(values.shape) != (num_samples,):
+        raise InputError(
+            f"{name} came with shape {list(values.shape)}; expected [{num_samples}], one value for "
+            "each sample of the dataset."
+        )
+    return values.detach().cpu()

@@ -1,0 +1,79 @@
+"""What ranked methods share: one remembered score a sample, the highest are trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_agent.errors import InputError
+from data_agent.runtime.random import Purpose, derived_seed
+from data_agent.runtime.state import require_tensor
+from data_agent.runtime.topk import top_k_mask
+from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.selector import Selector
+
+UNSEEN = float("inf")  # a sample without a score goes first
+
+
+class Scored(Selector):
+    """Keeps each sample's score at its last visit, and takes the highest; four bytes a sample.
+
+    To write one, define `name` and `score`.
+
+    Args:
+        base: as `Selector`.
+    """
+
+    def __init__(self, **base: Any) -> None:
+        super().__init__(**base)
+        self.scores = torch.full((self.schedule.num_samples,), UNSEEN)
+
+    def score(self, feedback: Feedback) -> Tensor:
+        """How much each sample of a batch is wanted from now on: float `[B]`, finite."""
+        del feedback
+        raise NotImplementedError(f"{type(self).__name__} must define score().")
+
+    def record(self, feedback: Feedback) -> Tensor:
+        """The scores, `[B, 1]`."""
+        return self.score(feedback).float().unsqueeze(1)
+
+    def merge(self, index: Tensor, values: Tensor) -> None:
+        """The last visit's score replaces the one before."""
+        self.scores[index] = values[:, 0]
+
+    def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
+        """The highest scores; equal ones are drawn."""
+        tie_seed = derived_seed(self.seed, Purpose.TIE, epoch)
+        mask = top_k_mask(self.scores, count, tie_seed=tie_seed, excluded=excluded)
+        return mask.nonzero().squeeze(1)
+
+    def method_state(self) -> dict[str, Any]:
+        """The scores."""
+        return {"scores": self.scores.clone()}
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Take over the scores."""
+        shape = (self.schedule.num_samples,)
+        self.scores = require_tensor(state, "scores", shape=shape, dtype=torch.float32)
+
+
+def logits_of(feedback: Feedback, name: str, *, instead: str = "") -> Tensor:
+    """The batch's logits, float32 `[B, C]`.
+
+    Args:
+        feedback: a batch.
+        name: the method that needs them.
+        instead: what else could be passed, if anything.
+
+    Raises:
+        InputError: none came.
+    """
+    if feedback.logits is None:
+        raise InputError(
+            f"{name} reads the model's predictions, and no logits [B, C] came: call "
+            "selector.watch(head) before training, or pass logits= to learn() or Feedback(...)"
+            + (f"; a task without them passes {instead}." if instead else ".")
+        )
+    return feedback.logits.float()

@@ -1,0 +1,1 @@
+"""What each epoch is: how many samples, which of them unselected."""

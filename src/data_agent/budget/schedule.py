@@ -1,0 +1,255 @@
+"""What each epoch is: warm-up, selected or final, and exactly how many samples and steps it has."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Literal, get_args
+
+from data_agent.errors import DataAgentWarning, InputError
+
+Phase = Literal["warm-up", "selected", "final"]
+ScheduleKind = Literal["exact", "to-the-end", "paper", "uniform", "static", "floating"]
+_KINDS: tuple[ScheduleKind, ...] = get_args(ScheduleKind)
+FINAL_SHARE = 8  # the final phase is one epoch in eight (12.5 % of training, as in the paper)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """One epoch: its phase, and how many samples come unselected, by exploration, and chosen."""
+
+    phase: Phase
+    num_unselected: int
+    num_explored: int
+    num_selected: int
+
+    @property
+    def num_uniform(self) -> int:
+        """Samples that are in the epoch whatever the method thinks of them."""
+        return self.num_unselected + self.num_explored
+
+    @property
+    def size(self) -> int:
+        """Samples in the epoch."""
+        return self.num_uniform + self.num_selected
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectionSchedule:
+    """The budget of a run, epoch by epoch; a pure value.
+
+    `kind="exact"`: every epoch visits exactly `K = max(1, floor(keep_ratio * num_samples + 0.5))`
+    distinct samples. The first `min(N, K * epochs)` visits are a warm-up over all samples, the
+    last `floor(epochs / 8)` epochs are unselected again, all others are chosen.
+    `kind="to-the-end"`: as exact, but the method chooses the last epochs too, told that they are
+    the final phase.
+    `kind="paper"`: one full epoch, then K samples an epoch, then full epochs for the last eighth.
+    `kind="uniform"`: K samples an epoch, never chosen: every pass over the data is a permutation.
+    `kind="static"`: K chosen samples in every epoch, for subsets that stand before training.
+    `kind="floating"`: a first full epoch, then as many as the method wants, known only when an
+    epoch begins, then full epochs for the last eighth; all counts here are upper bounds.
+
+    Args:
+        num_samples: N, length of the dataset, at least 1.
+        epochs: E, number of epochs, at least 1.
+        keep_ratio: share of the dataset visited in an epoch, in (0, 1].
+        kind: see above.
+        batch_size: samples a step on each rank; None while no loader is known.
+        world: number of ranks that share an epoch.
+        drop_last: leave out a last batch that is not full.
+        explore: share in [0, 1) of a selected epoch that is drawn uniformly, without replacement
+            until all were drawn: nothing is given up for ever, and a method sees a fair sample.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    num_samples: int
+    epochs: int
+    keep_ratio: float
+    kind: ScheduleKind = "exact"
+    batch_size: int | None = None
+    world: int = 1
+    drop_last: bool = False
+    explore: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_count("num_samples", self.num_samples, "the length of the training dataset")
+        _check_count("epochs", self.epochs, "the number of epochs you train for")
+        _check_keep_ratio(self.keep_ratio)
+        # Plain numbers only: what NumPy counts with would not load with weights_only=True.
+        object.__setattr__(self, "num_samples", int(self.num_samples))
+        object.__setattr__(self, "epochs", int(self.epochs))
+        object.__setattr__(self, "keep_ratio", float(self.keep_ratio))
+        if self.kind not in _KINDS:
+            raise InputError(
+                f"schedule {self.kind!r} is unknown; expected one of {', '.join(_KINDS)}."
+            )
+        if self.kind == "floating" and self.keep_ratio != 1:
+            raise InputError(
+                f"keep_ratio is {self.keep_ratio}, but in a floating schedule the method decides "
+                "how many samples an epoch has; leave it at 1."
+            )
+        if self.kind == "floating" and (self.world > 1 or self.drop_last):
+            raise InputError(
+                "a floating schedule has no fixed number of steps, so ranks cannot share it and "
+                f"drop_last cannot be kept: world is {self.world}, drop_last {self.drop_last}. "
+                "Use the method's exact budget."
+            )
+        if self.batch_size is not None:
+            _check_count("batch_size", self.batch_size, "samples a step on each rank")
+        if not 0 <= self.explore < 1:
+            raise InputError(f"explore is {self.explore!r}; expected a share in [0, 1).")
+        if self.num_kept == 0:
+            raise InputError(
+                f"an epoch would be empty: {self.raw_kept} samples do not fill one batch of "
+                f"{self.batch_size} on {self.world} rank(s). Use a smaller batch_size, a higher "
+                "keep_ratio, or drop_last=False."
+            )
+
+    @property
+    def raw_kept(self) -> int:
+        """K before a loader's rounding: `max(1, floor(keep_ratio * num_samples + 0.5))`."""
+        return max(1, math.floor(self.keep_ratio * self.num_samples + 0.5))
+
+    @property
+    def num_kept(self) -> int:
+        """K: samples in a selected epoch, over all ranks."""
+        return self.loadable(self.raw_kept)
+
+    @property
+    def num_left_out(self) -> int:
+        """Samples an epoch that a loader's batches cannot hold: of `drop_last`, or of ranks."""
+        return self.raw_kept - self.num_kept
+
+    @property
+    def total_visits(self) -> int:
+        """Samples visited in the whole run, over all ranks."""
+        return sum(self.epoch_size(epoch) for epoch in range(self.epochs))
+
+    def for_loader(self, batch_size: int, *, world: int, drop_last: bool) -> SelectionSchedule:
+        """The same budget as delivered by a loader in batches of `batch_size` on `world` ranks."""
+        return replace(self, batch_size=batch_size, world=world, drop_last=drop_last)
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The plan of `epoch` in [0, epochs)."""
+        if not isinstance(epoch, Integral) or not 0 <= epoch < self.epochs:
+            raise InputError(f"epoch {epoch!r} does not exist: the schedule has {self.epochs}.")
+        if self.kind == "uniform":
+            return EpochPlan("final", self.num_kept, 0, 0)
+        if self.kind == "static":
+            return self._selected_plan()
+        is_final = epoch >= self.epochs - self.epochs // FINAL_SHARE
+        if self.kind in ("paper", "floating"):
+            return self._paper_plan(epoch, is_final=is_final)
+        kept = self.num_kept
+        warm_up_left = min(self.num_samples, kept * self.epochs) - epoch * kept
+        if is_final:
+            unseen = min(kept, max(0, warm_up_left))
+            chosen = kept - unseen if self.kind == "to-the-end" else 0
+            return EpochPlan("final", kept - chosen, 0, chosen)
+        if warm_up_left > 0:
+            unselected = min(kept, warm_up_left)
+            return EpochPlan("warm-up", unselected, 0, kept - unselected)
+        return self._selected_plan()
+
+    def epoch_size(self, epoch: int) -> int:
+        """Samples in `epoch`, over all ranks."""
+        return self.plan(epoch).size
+
+    def loadable(self, size: int) -> int:
+        """How many of the last `size` samples of an epoch the loader's batches hold.
+
+        All of them, but for a last batch that is left out: of `drop_last`, or a rest smaller than
+        the number of ranks.
+        """
+        if self.batch_size is None:
+            return size
+        rest = size % (self.batch_size * self.world)
+        return size - rest if self.drop_last or rest < self.world else size
+
+    def steps(self, epoch: int, batch_size: int | None = None) -> int:
+        """Batches in `epoch` on each rank."""
+        batch_size = batch_size or self.batch_size
+        if batch_size is None:
+            raise InputError("the number of steps depends on batch_size=, which is not known yet.")
+        return math.ceil(self.epoch_size(epoch) / (batch_size * self.world))
+
+    def rank_size(self, size: int, rank: int) -> int:
+        """Of `size` samples in order, how many come to `rank`: its full batches and its last one.
+
+        The last batches share the rest as evenly as possible.
+        """
+        if self.world == 1:
+            return size
+        if self.batch_size is None:
+            raise InputError("how ranks share an epoch depends on batch_size=, not known yet.")
+        rounds, rest = divmod(size, self.batch_size * self.world)
+        return rounds * self.batch_size + share_of(rest, rank, self.world)
+
+    def total_steps(self, batch_size: int | None = None, *, accumulation: int = 1) -> int:
+        """Optimizer steps in the whole run: what a learning-rate schedule needs.
+
+        Args:
+            batch_size: samples a step on each rank; None takes the loader's.
+            accumulation: batches for each optimizer step; an epoch's last group may be smaller.
+        """
+        _check_count("accumulation", accumulation, "batches for each optimizer step")
+        return sum(
+            math.ceil(self.steps(epoch, batch_size) / accumulation) for epoch in range(self.epochs)
+        )
+
+    def warn_if_nothing_is_selected(self) -> None:
+        """Say so when warm-up and final phase leave nothing to choose."""
+        if self.kind in ("uniform", "floating") or self.keep_ratio == 1:
+            return
+        plans = map(self.plan, range(self.epochs))
+        if any(plan.num_selected and plan.phase != "final" for plan in plans):
+            return
+        needed = self.epochs
+        while (needed - needed // FINAL_SHARE) * self.num_kept <= self.num_samples:
+            needed += 1
+        remedy = f"epochs >= {needed}"
+        choosing_epochs = self.epochs - self.epochs // FINAL_SHARE
+        if choosing_epochs > 1:
+            remedy += f" or keep_ratio > {1 / choosing_epochs:.3g}"
+        warnings.warn(
+            f"nothing will be selected: {self.epochs} epoch(s) of {self.num_kept} samples are "
+            f"used up by one warm-up pass over {self.num_samples}. With {remedy} there is "
+            "something to choose; in so few, methods that choose inside each batch can "
+            "(selective-backprop, data-agent-in-batch).",
+            DataAgentWarning,
+            stacklevel=4,
+        )
+
+    def _paper_plan(self, epoch: int, *, is_final: bool) -> EpochPlan:
+        everything = self.loadable(self.num_samples)
+        if epoch == 0:
+            return EpochPlan("warm-up", everything, 0, 0)
+        if is_final:
+            return EpochPlan("final", everything, 0, 0)
+        return self._selected_plan()
+
+    def _selected_plan(self) -> EpochPlan:
+        explored = math.floor(self.explore * self.num_kept + 0.5)
+        return EpochPlan("selected", 0, explored, self.num_kept - explored)
+
+
+def share_of(count: int, rank: int, world: int) -> int:
+    """Of `count` things shared as evenly as possible, how many come to `rank`."""
+    return count // world + int(rank < count % world)
+
+
+def _check_count(name: str, value: object, meaning: str) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
+        raise InputError(f"{name} is {value!r}; expected a whole number >= 1 ({meaning}).")
+
+
+def _check_keep_ratio(value: object) -> None:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) <= 1:
+        raise InputError(
+            f"keep_ratio is {value!r}; expected a share of the dataset in (0, 1]. It is what is "
+            "*kept*: 0.5 trains on half of the samples in every epoch."
+        )

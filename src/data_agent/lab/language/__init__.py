@@ -1,1 +1,0 @@
-"""Language in the lab: instruction tuning, plain text and text classification, by Trainers."""

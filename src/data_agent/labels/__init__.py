@@ -1,0 +1,1 @@
+"""What labels tell: constraints on any ranking."""

@@ -1,0 +1,181 @@
+"""Data whose samples carry their own index, inside the batch, whoever loads them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sized
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from data_agent.errors import DataAgentWarning, InputError
+from data_agent.selecting.batch_selector import BatchSelector
+
+INDEX_KEY = "sample_index"
+
+
+class IndexedSample(NamedTuple):
+    """A sample that is neither a sequence nor a mapping, with its index."""
+
+    sample: Any
+    index: Any
+
+
+class IndexedDataset(Dataset[Any]):
+    """A map-style dataset whose samples carry their own index, whoever loads them.
+
+    Tuples and lists get it as a further last element (named tuples become plain ones), mappings
+    under the key "sample_index", anything else becomes the pair (sample, index).
+
+    Args:
+        dataset: has `__getitem__` and `__len__`; `__getitems__` is used where it exists.
+        as_pairs: make every sample the pair `IndexedSample(sample, index)`, itself unchanged.
+
+    Raises:
+        InputError: not a map-style dataset.
+    """
+
+    def __init__(self, dataset: Any, *, as_pairs: bool = False) -> None:
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+            raise InputError(
+                f"{type(dataset).__name__} is not a map-style dataset: samples are selected by "
+                "their position, so dataset[i] and len(dataset) are needed. From a stream a batch "
+                "selector chooses: make_selector('data-agent-in-batch', num_samples=<what the "
+                "stream will offer>, epochs=1, keep_ratio=...)."
+            )
+        if not isinstance(dataset, Sized):
+            raise InputError(f"{type(dataset).__name__} has no length; len(dataset) is needed.")
+        self.dataset: Any = dataset
+        self._with_index = IndexedSample if as_pairs else with_index
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._with_index(self.dataset[index], index)
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        fetch = getattr(self.dataset, "__getitems__", None)
+        samples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
+        return [self._with_index(sample, i) for sample, i in zip(samples, indices, strict=True)]
+
+
+def with_index(sample: Any, index: Any) -> Any:
+    """`sample` with its index added, as `IndexedDataset` describes."""
+    if isinstance(sample, Mapping):
+        if INDEX_KEY in sample:
+            raise InputError(f"the samples have a {INDEX_KEY!r} of their own; rename that field.")
+        return {**sample, INDEX_KEY: index}
+    if isinstance(sample, list):
+        return [*cast("list[Any]", sample), index]
+    if isinstance(sample, tuple):
+        return (*cast("tuple[Any, ...]", sample), index)
+    return IndexedSample(sample, index)
+
+
+class CollateWithIndex:
+    """Calls a collate function of one's own with the plain samples and adds the index to its batch.
+
+    Args:
+        collate_fn: list of samples -> batch (a mapping, list, tuple or tensor).
+    """
+
+    def __init__(self, collate_fn: Callable[[list[Any]], Any]) -> None:
+        self.collate_fn = collate_fn
+
+    def __call__(self, samples: list[IndexedSample]) -> Any:
+        """The batch, with the int64 `[B]` index as last element or under "sample_index"."""
+        batch = self.collate_fn([sample for sample, _ in samples])
+        index = torch.tensor([index for _, index in samples], dtype=torch.int64)
+        if isinstance(batch, MutableMapping):  # of its own type, such as BatchEncoding
+            batch[INDEX_KEY] = index
+            return cast("Any", batch)
+        if not isinstance(batch, Mapping | list | tuple | Tensor):
+            raise InputError(
+                f"the collate function returned {type(batch).__name__}; the index can ride in a "
+                "mapping, list, tuple or beside a tensor. Pass IndexedDataset(dataset) instead of "
+                "the dataset: your collate function then gets the index and carries it itself."
+            )
+        return with_index(batch, index)
+
+
+class IndexedStream(IterableDataset[Any]):
+    """A stream whose samples carry their position among all that it offers.
+
+    It ends after the selector's `num_samples`, over all ranks and worker processes; each of these
+    must bring samples of its own (as `datasets` does for workers, and `split_dataset_by_node` for
+    ranks). After a restore the samples that were offered before are read and dropped; with worker
+    processes the pools may then come in another order, each sample still once.
+
+    Args:
+        stream: an iterable dataset.
+        selector: chooses inside each batch.
+        batch_size: samples in a pool on each rank.
+        rank: this process among those that read a part of the stream each.
+        world: how many these are; 1 where a framework reads on one process for all.
+        as_pairs: make every sample the pair `IndexedSample(sample, index)`, itself unchanged.
+        skip_observed: after a restore drop what was offered; False where the framework does.
+    """
+
+    def __init__(
+        self,
+        stream: IterableDataset[Any],
+        selector: BatchSelector,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        as_pairs: bool = False,
+        skip_observed: bool = True,
+    ) -> None:
+        self._stream = stream
+        self._selector: BatchSelector | None = selector
+        self._num_samples = selector.schedule.num_samples
+        self._num_done = 0  # what a copy without selector, in a worker process, is to skip
+        self._skip_observed = skip_observed
+        self._batch_size = batch_size
+        self._rank = rank
+        self._world = world
+        self._with_index = IndexedSample if as_pairs else with_index
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin `epoch`; frameworks that count epochs call this."""
+        assert self._selector is not None
+        if callable(forward := getattr(self._stream, "set_epoch", None)):
+            forward(epoch)
+        self._selector.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        number, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        num_done, count = self._done(), 0
+        for count, sample in enumerate(self._stream):
+            # Workers make whole batches in turn, and in each turn every rank has one.
+            batch, place = divmod(count, self._batch_size)
+            batch = (batch * num_workers + number) * self._world + self._rank
+            index = batch * self._batch_size + place
+            if index >= self._num_samples:
+                return
+            if index >= num_done:
+                yield self._with_index(sample, index)
+        count += 1
+        if count * num_workers * self._world < self._num_samples:
+            warnings.warn(
+                f"the stream ended after {count} samples (in each of {num_workers} worker(s) on "
+                f"each of {self._world} rank(s)), but the selector was built for num_samples="
+                f"{self._num_samples}: its budget is not used up.",
+                DataAgentWarning,
+                stacklevel=2,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: without the selector, which stays in the main process."""
+        return {**self.__dict__, "_selector": None, "_num_done": self._done()}
+
+    def _done(self) -> int:
+        if self._selector is None or not self._skip_observed:
+            return self._num_done
+        epoch = self._selector.epoch
+        return 0 if epoch is None else self._selector.position(epoch)

@@ -1,0 +1,1 @@
+"""What everything stands on: ranks, random draws, files, states, clocks."""

@@ -1,0 +1,326 @@
+"""What ranks exchange, and the only file that imports `torch.distributed`.
+
+Indices travel as int64 and values as they are, each in a tensor of its own; ranks may hold
+different numbers of rows. In a single process everything here is the identity.
+
+Exchanges run in a group of our own, over the host: another rank's gradients are never taken for
+its rows, and what fails or takes too long is an error here instead of the end of the process.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from data_agent.errors import DataAgentError, InputError, LostRankError, StateError
+
+_HEADER = 128  # int64 numbers ahead of every exchange: shapes and dtypes, and who calls
+_HOST = torch.device("cpu")
+_call: ContextVar[str | None] = ContextVar("_call", default=None)
+_own: tuple[Any, Any] = (None, None)  # weak references to torch's group of all ranks, and to ours
+
+
+def world_size() -> int:
+    """Number of ranks; 1 where no process group is initialised."""
+    return dist.get_world_size() if _is_distributed() else 1
+
+
+def rank() -> int:
+    """This process's rank; 0 where no process group is initialised."""
+    return dist.get_rank() if _is_distributed() else 0
+
+
+def check_world(world: int, *, is_known: bool) -> None:
+    """A loader that was built before the process group does not share the epoch.
+
+    Args:
+        world: how many ranks the loader deals to.
+        is_known: whether there is a loader.
+
+    Raises:
+        StateError: several ranks would each train on everything.
+    """
+    if is_known and world < world_size():
+        raise StateError(
+            f"the loader deals an epoch to {world} rank(s), but {world_size()} take part: it was "
+            "built before the process group. Build it after dist.init_process_group() "
+            "(Fabric: after launch(); Lightning: in train_dataloader())."
+        )
+
+
+@contextmanager
+def joined(*, backend: str, timeout: timedelta) -> Generator[None]:
+    """Be one of the ranks that `torchrun` started while the block runs.
+
+    Args:
+        backend: as `torch.distributed.init_process_group` takes it.
+        timeout: how long a rank waits for the others before that is an error.
+
+    Raises:
+        StateError: the ranks do not find each other.
+    """
+    with together("joining the process group"), explained():
+        store, number, world = next(dist.rendezvous("env://", timeout=timeout))
+        # After a restart torchrun hands out the same store, with addresses of the dead in it.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        dist.init_process_group(
+            backend, store=store, rank=number, world_size=world, timeout=timeout
+        )
+    yield
+    # After an error nobody is asked to end together: another rank may never answer.
+    dist.destroy_process_group()
+
+
+@contextmanager
+def together(call: str) -> Generator[None]:
+    """Name the call that all ranks make while the block runs, or the part of one."""
+    outer = _call.get()
+    token = _call.set(f"{outer}, {call}" if outer else call)
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
+@contextmanager
+def explained() -> Generator[None]:
+    """What `torch.distributed` raises in the block becomes an error that says who waited for whom.
+
+    Raises:
+        LostRankError: another rank died, hung, or did not make the same call.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, DataAgentError) or not _is_of_ranks(error):
+            raise
+        reason = str(error).split("\n")[0]
+        raise LostRankError(
+            f"rank {rank()} waited for the other ranks in {_call.get() or 'an exchange'}, and they "
+            "did not answer: one died, hangs, or did not make the same call (every rank makes the "
+            "same calls in the same order: begin_epoch, learn for each batch, state_dict). The "
+            f"first rank that failed says why in its own log. torch reports: {reason}"
+        ) from error
+
+
+@contextmanager
+def failing_together() -> Generator[None]:
+    """Let an error that one rank meets in the block end all ranks; a collective call.
+
+    Raises:
+        DataAgentError: this rank's own, or InputError with the words of the first that has one.
+    """
+    error: DataAgentError | None = None
+    try:
+        yield
+    except DataAgentError as own:
+        if world_size() == 1 or isinstance(own, LostRankError):
+            raise
+        error = own
+    text = torch.tensor(list(str(error or "").encode()), dtype=torch.uint8)
+    size, texts = gather_rows(torch.tensor([len(text)]), text)
+    if error is not None:
+        raise error
+    if len(texts):
+        first = int(size.nonzero()[0])
+        said = texts.split(size.tolist())[first]
+        raise InputError(f"rank {first}: {bytes(said.tolist()).decode()}")
+
+
+def gather_rows(*columns: Tensor) -> tuple[Tensor, ...]:
+    """Concatenate the rows of all ranks, in rank order, the same on every rank.
+
+    A collective call: every rank makes it, with columns of the same dtypes and widths.
+
+    Args:
+        columns: tensors `[M, ...]` with M rows of this rank (M may differ between ranks).
+
+    Returns:
+        For each column a tensor `[sum of M, ...]` on the column's own device.
+
+    Raises:
+        LostRankError: the ranks make different calls, or one of them does not answer.
+    """
+    if world_size() == 1:
+        return columns
+    with explained():
+        headers = torch.stack(_gather_equal(_header(columns))).cpu()
+        _check_same_call(headers)
+        shapes = headers[:, 2 + len(columns) :]
+        gathered: list[Tensor] = []
+        for column in columns:
+            sizes, rest = shapes[:, 0].tolist(), shapes[:, 1 : column.ndim].amax(0).tolist()
+            shapes = shapes[:, column.ndim :]
+            gathered.append(_gather_column(column, sizes, rest))
+    return tuple(gathered)
+
+
+def parts_to_resume(num_parts: int) -> range:
+    """Of a state that `num_parts` ranks saved, whose parts this rank goes on from.
+
+    As many ranks as then: its own. Another number: rank 0 takes all parts, so that nothing is lost
+    and nothing is counted twice.
+    """
+    if num_parts == world_size():
+        return range(rank(), rank() + 1)
+    return range(num_parts) if rank() == 0 else range(0)
+
+
+def rows_to_resume(column: Tensor, sizes: list[int]) -> Tensor:
+    """Of rows `[sum of sizes, ...]` in rank order, as `gather_rows` made them, this rank's."""
+    parts = column.split(sizes)
+    own = [parts[part] for part in parts_to_resume(len(sizes))]
+    return torch.cat(own) if own else column[:0].clone()
+
+
+def total(count: int) -> int:
+    """The sum of a number over all ranks; a collective call."""
+    return int(gather_rows(torch.tensor([count]))[0].sum())
+
+
+def from_first(tensor: Tensor) -> Tensor:
+    """Rank 0's `tensor`, which has at least one dimension; a collective call."""
+    return gather_rows(tensor if rank() == 0 else tensor[:0])[0]
+
+
+def shard(model: nn.Module, blocks: Iterable[nn.Module]) -> None:
+    """Leave each rank a part of the parameters of `model`, block by block (FSDP2).
+
+    Raises:
+        InputError: this torch is older than FSDP2.
+    """
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+    except ImportError as error:
+        raise InputError(f"fsdp needs torch 2.6 or newer; this is {torch.__version__}.") from error
+    device = next(model.parameters()).device.type
+    mesh = init_device_mesh(device, (world_size(),))
+    for module in (*blocks, model):
+        fully_shard(module, mesh=mesh)
+
+
+def whole(state: Any) -> Any:
+    """A nested state with its sharded tensors put together, on the host of rank 0.
+
+    A collective call; other ranks get empty tensors.
+    """
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(state, Mapping):
+        return {key: whole(value) for key, value in cast("Mapping[Any, Any]", state).items()}
+    if not isinstance(state, DTensor):
+        return state
+    together = state.full_tensor()  # one at a time: no device holds the whole state
+    return together.cpu() if rank() == 0 else torch.empty(0)
+
+
+def part_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """Of a whole tensor what this rank holds of it, where `like` of that shape is sharded."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+def _header(columns: tuple[Tensor, ...]) -> Tensor:
+    """int64 `[_HEADER]`: counts, dtypes and shapes of the columns, then the call in letters."""
+    dtypes = [2 * column.element_size() + column.is_floating_point() for column in columns]
+    shapes = [size for column in columns for size in column.shape]
+    numbers = [len(columns), len(shapes), *dtypes, *shapes]
+    letters = list((_call.get() or "an exchange").encode())[: _HEADER - len(numbers)]
+    header = torch.zeros(_HEADER, dtype=torch.int64)
+    header[: len(numbers)] = torch.tensor(numbers)
+    header[_HEADER - len(letters) :] = torch.tensor(letters)
+    return header
+
+
+def _check_same_call(headers: Tensor) -> None:
+    """Ranks that make different calls would take each other's rows for what they are not."""
+    num_columns, num_shapes = headers[0, :2].tolist()
+    start = 2 + num_columns
+    kinds = torch.cat([headers[:, :start], headers[:, start + num_shapes :]], 1)
+    if (kinds == kinds[0]).all():
+        return
+    calls = [bytes(row[row > 0].tolist()).decode(errors="replace") for row in _letters(headers)]
+    named = ", ".join(f"rank {i} in {call}" for i, call in enumerate(calls))
+    raise LostRankError(
+        f"the ranks make different calls: {named}. Every rank makes the same calls in the same "
+        "order, each of its batches observed: did one skip learn() for some batches, leave the "
+        "epoch early, or call state_dict() alone? Nothing was exchanged."
+    )
+
+
+def _letters(headers: Tensor) -> list[Tensor]:
+    """Of each header `[_HEADER]` the part behind its numbers."""
+    rows: list[Tensor] = []
+    for header in headers:
+        num_columns, num_shapes = header[:2].tolist()
+        rows.append(header[2 + num_columns + num_shapes :])
+    return rows
+
+
+def _gather_column(column: Tensor, sizes: list[int], rest: list[int]) -> Tensor:
+    """Rows of all ranks; a rank without rows may not know how wide they are (`rest`)."""
+    padded = column.new_zeros((max(sizes), *rest))
+    if len(column):
+        padded[: len(column)] = column
+    parts = _gather_equal(padded)
+    rows = [part[:size] for part, size in zip(parts, sizes, strict=True)]
+    return torch.cat(rows).to(column.device)
+
+
+def _gather_equal(tensor: Tensor) -> list[Tensor]:
+    group, device = _exchange_group()
+    tensor = tensor.to(device).contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor, group=group)
+    return parts
+
+
+def _exchange_group() -> tuple[Any, torch.device]:
+    """The group that exchanges run in, made by the first one, and where it reads from."""
+    global _own
+    everyone = dist.group.WORLD
+    if not dist.is_gloo_available():
+        is_nccl = dist.get_backend() == "nccl"  # which only sees the GPU's memory
+        return everyone, torch.device("cuda", torch.cuda.current_device()) if is_nccl else _HOST
+    known, ours = (reference and reference() for reference in _own)
+    if known is not everyone or ours is None:
+        ours = dist.new_group(backend="gloo", timeout=_timeout(everyone))
+        _own = weakref.ref(everyone), weakref.ref(ours)  # torch holds them, and lets them go
+    return ours, _HOST
+
+
+def _timeout(group: Any) -> timedelta | None:
+    """What the user gave to `init_process_group`; None, torch's default, where it does not tell."""
+    for device in ("cpu", "cuda"):
+        try:
+            return group._get_backend(torch.device(device)).options._timeout
+        except (RuntimeError, AttributeError):
+            continue
+    return None
+
+
+def _is_of_ranks(error: Exception) -> bool:
+    """Whether the backends or the rendezvous raised it; gloo has no error class of its own."""
+    if not dist.is_available():
+        return False
+    text = str(error)
+    names = ("gloo", "NCCL", "Timed out", "timed out", "rendezvous", "Connection", "connect()")
+    return isinstance(error, dist.DistError) or any(name in text for name in names)
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()

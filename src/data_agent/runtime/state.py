@@ -1,0 +1,76 @@
+"""Helpers for saved state: its header, and one bit a sample for a selection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_agent.errors import CheckpointError
+
+STATE_VERSION = 5
+
+
+def check_header(state: object, expected: Mapping[str, object]) -> None:
+    """Compare a saved state's header with this run.
+
+    Raises:
+        CheckpointError: not a state of ours, a newer version, or of another run; names each
+            difference.
+    """
+    if not isinstance(state, dict) or "version" not in state or "selector" not in state:
+        raise CheckpointError(
+            "this is not the state of a selector: expected the dict that state_dict() returned."
+        )
+    if state["version"] != STATE_VERSION:
+        raise CheckpointError(
+            f"the state has version {state['version']!r}; this release reads version "
+            f"{STATE_VERSION}. Use the release that wrote it."
+        )
+    differences = [
+        f"{name} was {state.get(name)!r}, here it is {value!r}"
+        for name, value in expected.items()
+        if state.get(name) != value
+    ]
+    if differences:
+        raise CheckpointError(
+            f"the state is of another run: {'; '.join(differences)}. Build the selector as it was "
+            "when the state was saved."
+        )
+
+
+def pack_mask(index: Tensor, size: int) -> Tensor:
+    """uint8 `[ceil(size / 8)]`: one bit a sample, set for those in `index`."""
+    mask = np.zeros(size, dtype=bool)
+    mask[index.numpy()] = True
+    return torch.from_numpy(np.packbits(mask))
+
+
+def unpack_mask(bits: Tensor, size: int) -> Tensor:
+    """int64 `[K]`, ascending: the samples whose bit is set.
+
+    Raises:
+        CheckpointError: another number of samples.
+    """
+    if bits.dtype != torch.uint8 or len(bits) != (size + 7) // 8:
+        raise CheckpointError(f"a selection of {size} samples cannot be {len(bits)} bytes.")
+    mask = np.unpackbits(bits.numpy(), count=size)
+    return torch.from_numpy(np.flatnonzero(mask).astype(np.int64))
+
+
+def require_tensor(
+    state: Mapping[str, Any], name: str, *, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """The tensor `name` of a saved state, of exactly this shape and dtype, copied.
+
+    Raises:
+        CheckpointError: it is missing or another.
+    """
+    value = state.get(name)
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape or value.dtype != dtype:
+        found = f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
+        raise CheckpointError(f"{name!r} is {found}; expected {list(shape)} {dtype}.")
+    return value.clone()

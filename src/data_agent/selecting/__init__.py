@@ -1,0 +1,1 @@
+"""The contract of every selection method, and what all methods share."""

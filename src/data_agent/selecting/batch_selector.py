@@ -1,0 +1,220 @@
+"""Selection inside each batch: score a pool by a forward pass, train on the best of it.
+
+Where no epoch can be planned (a single pass over the data) or none is wanted, the loader delivers
+every sample and the method takes its share of each pool. The forward pass over the pool is paid
+for: such a run costs `1/3 + keep_ratio` of full training, not `keep_ratio`.
+
+    for images, labels, index in loader:                     # pools of batch_size / keep_ratio
+        with torch.no_grad():
+            losses = F.cross_entropy(model(images), labels, reduction="none")
+        keep = selector.select_batch(Feedback(index, losses, labels=labels))
+        losses = F.cross_entropy(model(images[keep]), labels[keep], reduction="none")
+        selector.learn(losses, index[keep]).backward()
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from data_agent.budget.schedule import ScheduleKind, SelectionSchedule, share_of
+from data_agent.errors import InputError, StateError
+from data_agent.runtime import distributed
+from data_agent.selecting.feedback import Feedback, check_range, plain_arithmetic
+from data_agent.selecting.nonfinite import without_nonfinite
+from data_agent.selecting.selector import Selector
+
+FORWARD_COST = 1 / 3  # of a training visit: a backward pass costs as much as two forward passes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Offer:
+    """A pool whose chosen samples are to be observed next.
+
+    Args:
+        pool: what was offered.
+        chosen: int64 `[count]`, the samples taken of it, ascending.
+        place: the epoch, and how many of its samples had been offered before.
+    """
+
+    pool: Feedback
+    chosen: Tensor
+    place: tuple[int, int]
+
+
+class BatchSelector(Selector):
+    """Chooses within each batch; an epoch offers all samples and trains on exactly K of them.
+
+    To write one, define `name` and `score`.
+
+    Args:
+        keep_ratio: share of each pool that is trained on, in (0, 1].
+        base: as `Selector`.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    default_schedule: ClassVar[ScheduleKind] = "uniform"
+
+    def __init__(self, *, keep_ratio: float, **base: Any) -> None:
+        super().__init__(keep_ratio=1.0, **base)
+        self._budget = SelectionSchedule(
+            num_samples=self.schedule.num_samples, epochs=1, keep_ratio=keep_ratio
+        )
+        self._offer: _Offer | None = None
+
+    @property
+    def keep_ratio(self) -> float:
+        """Share of each pool that is trained on, in (0, 1]."""
+        return self._budget.keep_ratio
+
+    def settings(self) -> dict[str, Any]:
+        """Adds the share, which the schedule of a batch selector does not hold."""
+        return {"keep_ratio": self.keep_ratio}
+
+    def score(self, feedback: Feedback) -> Tensor:
+        """How much each sample of a pool is wanted, changing no state: float `[P]`, no NaN.
+
+        Args:
+            feedback: the pool, detached and finite.
+        """
+        del feedback
+        raise NotImplementedError(f"{type(self).__name__} must define score().")
+
+    def remember(self, pool: Feedback) -> None:
+        """Take a pool into the method's state, once its chosen samples were trained on."""
+        del pool
+
+    def select_batch(self, feedback: Feedback) -> Tensor:
+        """Mark the samples of a pool to train on; the next `learn` or `observe` is about these.
+
+        Over an epoch exactly `K = max(1, floor(keep_ratio * N + 0.5))` samples are marked, over
+        all ranks: `keep_ratio * P` of a pool where that is whole, else one more or less as the sum
+        demands, and one at least. (Where pools have a share of less than two samples, a last pool
+        too small for one still trains one. What a framework pads is more to choose from, and a
+        pool of another size than ours gets its own share.) Changes no state.
+
+        Args:
+            feedback: one row a sample of the pool, `P` in all; no graph is needed.
+
+        Returns:
+            bool `[P]` on the device of the losses.
+
+        Raises:
+            InputError: an index outside of the dataset, non-finite values, or a pool so small
+                that its share is less than one sample.
+            StateError: no epoch has begun, or the running one is over.
+        """
+        place = self._place()
+        check_range(feedback.index, self.schedule.num_samples)
+        size = len(feedback)
+        with self._clock.running(), plain_arithmetic(feedback):
+            feedback = replace(feedback, index=feedback.index.cpu())
+            feedback = without_nonfinite(feedback, self._on_nonfinite)
+            count = self._quota(size)
+            # A stable sort gives equal scores to the first in the pool, which is in random order.
+            best = self.score(feedback).argsort(descending=True, stable=True)[:count]
+            mask = torch.zeros(size, dtype=torch.bool, device=feedback.losses.device)
+            mask[best] = True
+        chosen = feedback.index[mask.cpu()].sort().values
+        self._offer = _Offer(feedback, chosen, place)
+        return mask
+
+    def observe(self, feedback: Feedback) -> None:
+        """Learn from the chosen samples of the last pool.
+
+        Raises:
+            StateError: no pool was offered since the last call.
+            InputError: others than the chosen samples, and as `Selector.observe`.
+        """
+        offer = self._offer
+        if offer is None or offer.place != self._place():  # of another epoch, or before a restore
+            raise StateError(
+                f"{self.name} chooses within each batch, and none was offered: call "
+                "keep = selector.select_batch(Feedback(index, losses)) and train on batch[keep]."
+            )
+        pool = offer.pool
+        index = feedback.index.cpu()
+        if not torch.isin(index, pool.index).all():
+            raise InputError(
+                "index holds samples that are not of the pool which select_batch() saw last. Pass "
+                "index[keep], and offer one pool at a time."
+            )
+        if not torch.equal(index.sort().values, offer.chosen):
+            raise InputError(
+                f"{len(offer.chosen)} of the pool's {len(pool)} samples were chosen, but others "
+                f"came ({len(index)} in all). Train on batch[keep], and pass losses of these and "
+                "index[keep]."
+            )
+        super().observe(feedback)
+        self._open_epoch().num_observed += len(pool) - len(feedback)
+        with self._clock.running(), plain_arithmetic(pool):
+            self.remember(pool)
+        self._offer = None
+
+    def metrics(self) -> dict[str, float]:
+        """As `Selector.metrics`; the planned cost counts the forward pass over every pool."""
+        return {**super().metrics(), "planned_cost": FORWARD_COST + self.keep_ratio}
+
+    def progress(self) -> float:
+        """Share in [0, 1] of the samples that will be offered, over all ranks; a collective call.
+
+        Counts the pool that is being observed as well.
+        """
+        running, schedule = self._open_epoch(), self.schedule
+        epochs = running.epoch + running.position(schedule) / running.size(schedule)
+        return min(1.0, epochs / schedule.epochs)
+
+    def _place(self) -> tuple[int, int]:
+        running = self._open_epoch()
+        return running.epoch, running.num_observed
+
+    def _quota(self, size: int) -> int:
+        """Samples to take of this rank's pool of `size`."""
+        running, schedule, ratio = self._open_epoch(), self.schedule, self.keep_ratio
+        world, total = schedule.world, running.size(schedule)
+        rank = distributed.rank() if world > 1 else 0
+        start = running.resume_at + (running.num_observed - running.observed_before) * world
+        round_size = min((schedule.batch_size or size) * world, total - start)
+        if size != share_of(round_size, rank, world):  # a pool of the user's, or a padded one
+            start, round_size, rank, world = running.num_observed, size, 0, 1
+        quota = round_quota(start, round_size, total=total, keep_ratio=ratio, world=world)
+        if quota < world:
+            raise InputError(
+                f"the pool holds {size} samples, of which keep_ratio={ratio} leaves less than one. "
+                f"Offer larger pools: a batch_size of at least {math.ceil(1 / ratio)}."
+            )
+        return share_of(quota, rank, world)
+
+
+def round_quota(start: int, size: int, *, total: int, keep_ratio: float, world: int) -> int:
+    """Samples to take of a round of pools, one on each rank, so that an epoch takes exactly K.
+
+    What the budget grows by from `start` offered samples to `start + size`. Where rounds can spare
+    it, a sample for each rank is left for the last round, however small that is.
+
+    Args:
+        start: samples that were offered before, over all ranks.
+        size: samples in the round, over all ranks.
+        total: N, samples that the epoch offers.
+        keep_ratio: share that is taken, in (0, 1].
+        world: number of ranks.
+
+    Returns:
+        0 or more; in the last round at least one for each rank.
+    """
+    reserve = world if keep_ratio * size >= 2 * world else 0
+    budget = max(1, math.floor(keep_ratio * total + 0.5))
+
+    def taken(offered: int) -> int:
+        if offered >= total:
+            return budget
+        return max(0, min(math.floor(keep_ratio * offered + 0.5), budget - reserve))
+
+    quota = taken(start + size) - taken(start)
+    return max(world, quota) if start + size >= total else quota

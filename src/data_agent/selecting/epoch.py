@@ -1,0 +1,257 @@
+"""The epoch that has begun: its selection, its order, and what became of it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from data_agent.budget.composition import Composition
+from data_agent.budget.schedule import SelectionSchedule
+from data_agent.errors import CheckpointError, DataAgentWarning, StateError
+from data_agent.runtime import distributed
+from data_agent.runtime.random import Purpose, permutation
+from data_agent.runtime.state import pack_mask, unpack_mask
+from data_agent.selecting.feedback import Selection
+
+OBSERVED_SHARE = 0.9  # below it a loop forgets to observe some of its batches
+
+
+def delivery_order(selection: Selection, seed: int, epoch: int) -> Tensor:
+    """int64 `[K]`: the samples of `epoch` in the order of their batches, over all ranks."""
+    return selection.index[permutation(len(selection), seed, Purpose.ORDER, epoch)]
+
+
+@dataclass(slots=True)
+class RunningEpoch:
+    """Counts samples of one epoch; duplicates that a framework pads with count as well.
+
+    Args:
+        epoch: its number.
+        selection: its samples, over all ranks.
+        uniform: bool `[N]`, those that are in it whatever the method thinks of them; None for all.
+        composed_for: the budget that it was put together for; another one than today's where it
+            goes on on other ranks.
+        num_observed: samples observed on this rank.
+        num_delivered: samples that a loader took on this rank.
+        resume_at: samples of the order that all ranks had observed when the loop last stopped.
+        observed_before: those of them that this rank observed.
+        is_restored: whether nothing was observed since a restore.
+        is_ordered: whether a sampler delivers the epoch in its order; streams have their own.
+    """
+
+    epoch: int
+    selection: Selection
+    uniform: Tensor | None
+    composed_for: SelectionSchedule
+    num_observed: int = 0
+    num_delivered: int = 0
+    resume_at: int = 0
+    observed_before: int = 0
+    is_restored: bool = False
+    is_ordered: bool = False
+
+    def position(self, schedule: SelectionSchedule) -> int:
+        """Samples of the order that were observed over all ranks; a collective call.
+
+        Where no loader shares the epoch, every rank is taken to see all of it.
+        """
+        since = self.num_observed - self.observed_before
+        if schedule.world > 1:
+            since = distributed.total(since)
+        return min(self.size(schedule), self.resume_at + since)
+
+    def size(self, schedule: SelectionSchedule) -> int:
+        """Samples that the epoch has, over all ranks, since the loop last stopped.
+
+        Less than were selected where it goes on on other ranks, whose batches cannot hold the rest.
+        """
+        left = len(self.selection) - self.resume_at
+        return self.resume_at + schedule.loadable(left)
+
+    def note_delivered(self, count: int) -> None:
+        """A sampler has taken `count` samples of the order on this rank so far."""
+        self.num_delivered = max(self.num_delivered, count)
+        self.is_ordered = True
+
+    def resume_here(self, position: int) -> None:
+        """Let the next loader begin behind `position` samples of the order."""
+        self.resume_at, self.observed_before = position, self.num_observed
+
+    def check_open(self, schedule: SelectionSchedule) -> None:
+        """An epoch that is over must not be fed for ever; what frameworks repeat is let through.
+
+        Raises:
+            StateError: all of this rank's samples were observed already.
+        """
+        padding = 2 * (schedule.batch_size or 1)
+        if self.num_observed >= len(self.selection) // schedule.world + padding:
+            raise StateError(
+                f"epoch {self.epoch} has {len(self.selection)} samples and all were observed; more "
+                "came. Either the next epoch was never begun: loop over agent.epochs(), or call "
+                "agent.set_epoch(epoch) once an epoch. Or batches were observed more than once, as "
+                "by an optimizer that calls its closure several times (LBFGS): observe them once."
+            )
+
+    def check_resumed(self, index: Tensor, schedule: SelectionSchedule, seed: int) -> None:
+        """The first batch after a restore must be the first one that was not observed.
+
+        Args:
+            index: int64 `[B]`, the samples of that batch on this rank.
+            schedule: tells the size of a round, a batch on each rank.
+            seed: of the order.
+
+        Raises:
+            StateError: the loader began the epoch again, or batches were skipped twice.
+        """
+        if not (self.is_restored and self.is_ordered and self.resume_at and schedule.batch_size):
+            return
+        found = (delivery_order(self.selection, seed, self.epoch) == index[0]).nonzero()
+        if not len(found):
+            return
+        place, round_size = int(found[0]), schedule.batch_size * schedule.world
+        if schedule.world > 1 and len(self.selection) - self.resume_at < round_size:
+            return  # a last round that a framework may have filled with samples seen before
+        where = (
+            f"epoch {self.epoch} was restored behind {self.resume_at} observed samples "
+            f"({self.resume_at // round_size} batches), but the first batch that came"
+        )
+        if place == self.resume_at + distributed.rank() * schedule.batch_size:
+            return  # this rank's batch of the first round
+        if place < self.resume_at:
+            raise StateError(
+                f"{where} was observed before: the loader began the epoch again. Let it go on: "
+                "loaders of selection_loader() do so by themselves; a framework that skips batches "
+                "must be let to (Trainer: ignore_data_skip=False); a sampler of your own for one "
+                "that does not needs skip_observed=True."
+            )
+        if 2 * self.resume_at <= place < 2 * self.resume_at + round_size:
+            raise StateError(
+                f"{where} lies {place - self.resume_at} samples further on: batches were skipped "
+                "twice, by the loader, which goes on by itself, and by the loop. Remove "
+                "skip_first_batches() (or build the sampler with skip_observed=False)."
+            )
+
+    def check_next(self, epoch: int, schedule: SelectionSchedule) -> None:
+        """Another epoch may begin: a later one, after one that was observed.
+
+        Raises:
+            StateError: an earlier one, or as `check_observed`.
+        """
+        if epoch < self.epoch:
+            raise StateError(
+                f"epoch {epoch} cannot begin: epoch {self.epoch} is running and epochs only go "
+                "forward. For another training run build a new selector."
+            )
+        self.check_observed(schedule)
+
+    def check_observed(self, schedule: SelectionSchedule) -> None:
+        """A forgotten learn() must not switch the product off silently.
+
+        Raises:
+            StateError: batches were delivered and none was observed, or ranks shared the epoch
+                twice.
+        """
+        if self.is_restored and self.num_delivered > self.observed_before:
+            raise StateError(
+                f"epoch {self.epoch} was restored behind {self.resume_at} of its "
+                f"{len(self.selection)} samples, the rest was delivered, and not one batch of it "
+                "was observed. Were batches skipped twice, by the loader, which goes on by itself, "
+                "and by the loop? Remove skip_first_batches()."
+            )
+        if self.num_delivered and not self.num_observed:
+            raise StateError(
+                f"epoch {self.epoch} delivered {self.num_delivered} samples and not one batch was "
+                "observed. Call agent.learn(losses, index) for each batch (or "
+                "agent.observe(Feedback(...)))."
+            )
+        if not self.num_delivered and not self.num_observed:
+            warn(f"epoch {self.epoch} had no batch: is the loader made for this selector?")
+        elif self.num_observed < OBSERVED_SHARE * self.num_delivered:
+            self._complain_of_missed_batches(schedule)
+
+    def _complain_of_missed_batches(self, schedule: SelectionSchedule) -> None:
+        counts = (
+            f"in epoch {self.epoch} {self.num_delivered} samples were delivered, but only "
+            f"{self.num_observed} observed"
+        )
+        share = self.num_delivered / schedule.world
+        if schedule.world > 1 and self.num_observed <= share + (schedule.batch_size or 0):
+            raise StateError(
+                f"{counts}, one in {schedule.world}: the loader, which deals batches to ranks by "
+                "itself, was dealt out again by a framework. Use the selection_loader of "
+                "data_agent.integrations, or leave the loader as it is (no accelerator.prepare())."
+            )
+        warn(f"{counts}. Call agent.learn(losses, index) for every batch.")
+
+    def state_dict(self, schedule: SelectionSchedule) -> dict[str, Any]:
+        """The selection as one bit a sample, and the position; a collective call."""
+        return {
+            "epoch": self.epoch,
+            "position": self.position(schedule),
+            "batch_size": self.composed_for.batch_size,
+            "world": self.composed_for.world,
+            "selection": pack_mask(self.selection.index, schedule.num_samples),
+            "weights": self.selection.weights,
+        }
+
+    @classmethod
+    def from_state(
+        cls, state: dict[str, Any], schedule: SelectionSchedule, seed: int
+    ) -> RunningEpoch:
+        """Take over what `state_dict` returned, on any number of ranks.
+
+        Args:
+            state: what it returned.
+            schedule: the budget on these ranks.
+            seed: of the selector.
+
+        Raises:
+            CheckpointError: the selection has another size than the epoch.
+        """
+        epoch, position = int(state["epoch"]), int(state["position"])
+        index = unpack_mask(state["selection"], schedule.num_samples)
+        composed_for = replace(schedule, batch_size=state["batch_size"], world=state["world"])
+        expected = composed_for.epoch_size(epoch)
+        if len(index) > expected or (len(index) < expected and schedule.kind != "floating"):
+            raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")
+        if not 0 <= position <= len(index):
+            raise CheckpointError(f"its position in epoch {epoch} is {position}.")
+        weights = state["weights"]
+        if weights is not None and weights.shape != index.shape:
+            raise CheckpointError(f"its selection of epoch {epoch} has {len(weights)} weights.")
+        own = position // schedule.world
+        running = cls(
+            epoch,
+            Selection(index, weights),
+            Composition(composed_for, seed).uniform(epoch),
+            composed_for,
+            num_observed=own,
+            num_delivered=own,
+            resume_at=position,
+            observed_before=own,
+            is_restored=True,
+        )
+        if left_out := len(index) - running.size(schedule):
+            warn(
+                f"epoch {epoch} goes on in batches of {schedule.batch_size} on {schedule.world} "
+                f"rank(s), which cannot hold its last {left_out} sample(s): left out."
+            )
+        return running
+
+
+def warn_of_late_start(epoch: int) -> None:
+    """A forgotten restore must not let the selection start over silently."""
+    warn(
+        f"epoch {epoch} is the first one that begins: nothing was learned from those before. If "
+        "training goes on from a checkpoint, restore this selector too: load_state_dict(), or what "
+        "carries it in your framework (SelectionCallback of Lightning, register_for_checkpointing "
+        "of Accelerate)."
+    )
+
+
+def warn(message: str) -> None:
+    """A `DataAgentWarning` at the line of the caller's caller."""
+    warnings.warn(message, DataAgentWarning, stacklevel=5)

@@ -1,0 +1,196 @@
+"""What travels between loop and selector: `Feedback` (loop to selector), `Selection` (back)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from data_agent.errors import InputError, StateError
+
+_NO_SIGNALS: dict[str, Tensor] = {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Feedback:
+    """What one training batch showed: one row for each of its `B` samples, detached.
+
+    Args:
+        index: int64 `[B]`, positions of the samples in the dataset.
+        losses: float `[B]`, one loss a sample (`reduction="none"`), any unit.
+        logits: float `[B, C]` with `C >= 2`, the model's outputs, or None.
+        features: float `[B, D]`, the input of the model's last layer, or None.
+        labels: int64 `[B]`, or None.
+        uncertainty: float `[B]` in [0, 1], where the task has its own; None takes it from logits.
+        signals: further float `[B]` values by name, for rewards of one's own.
+        valid: bool `[B]`, False where a row holds stand-ins for non-finite values; None means all
+            rows are valid. Set by the selector, read by rewards that compare samples.
+
+    Raises:
+        InputError: a tensor of another shape or dtype; the message names it.
+    """
+
+    index: Tensor
+    losses: Tensor
+    logits: Tensor | None = None
+    features: Tensor | None = None
+    labels: Tensor | None = None
+    uncertainty: Tensor | None = None
+    signals: Mapping[str, Tensor] = field(default_factory=lambda: _NO_SIGNALS)
+    valid: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check_losses(self.losses)
+        size = self.losses.shape[0]
+        _check_index(self.index, size)
+        _check_rows("logits", self.logits, size, ndim=2)
+        _check_rows("features", self.features, size, ndim=2)
+        _check_rows("labels", self.labels, size, ndim=1, floating=False)
+        _check_rows("uncertainty", self.uncertainty, size, ndim=1)
+        for name, values in self.signals.items():
+            _check_rows(f"signal {name!r}", values, size, ndim=1)
+        if self.logits is not None and self.logits.shape[1] < 2:
+            raise InputError(
+                f"logits came with shape {list(self.logits.shape)}; a distribution needs at least "
+                "two classes. For a single output per sample pass uncertainty=[B] in [0, 1] "
+                "instead of logits."
+            )
+        for name in ("losses", "logits", "features", "labels", "uncertainty"):
+            value = cast("Tensor | None", getattr(self, name))
+            if value is not None and value.requires_grad:
+                object.__setattr__(self, name, value.detach())
+
+    def __len__(self) -> int:
+        """Number of samples in the batch."""
+        return self.losses.shape[0]
+
+
+def _check_losses(losses: object) -> None:
+    if not isinstance(losses, Tensor):
+        raise InputError(f"losses must be a tensor [B], got {type(losses).__name__}.")
+    if losses.ndim == 0:
+        raise InputError(
+            "losses came as one number (shape []); one loss per sample is needed, shape [B]. "
+            'Compute the loss with reduction="none"; learn() returns the mean to backpropagate.'
+        )
+    if losses.ndim != 1:
+        raise InputError(
+            f"losses came with shape {list(losses.shape)}; expected [B]. Average over the other "
+            "dimensions first (for sequences: over the tokens that carry a label)."
+        )
+    if losses.shape[0] == 0:
+        raise InputError("losses came empty (shape [0]); a batch holds at least one sample.")
+    if not losses.is_floating_point():
+        raise InputError(f"losses came as {losses.dtype}; expected a floating-point dtype.")
+
+
+def _check_index(index: object, size: int) -> None:
+    if not isinstance(index, Tensor):
+        raise InputError(
+            f"index must be an int64 tensor [B], got {type(index).__name__}. The loader made by "
+            "selection_loader() delivers it as the last element of each batch "
+            '(or under the key "sample_index").'
+        )
+    if index.dtype != torch.int64:
+        raise InputError(
+            f"index came as {index.dtype}; expected torch.int64 (positions in the dataset). "
+            "Floating-point indices lose samples: 3001 in bfloat16 is 3008."
+        )
+    if index.ndim != 1 or index.shape[0] != size:
+        raise InputError(
+            f"index came with shape {list(index.shape)} for {size} losses; expected [{size}]."
+        )
+
+
+def _check_rows(name: str, value: object, size: int, *, ndim: int, floating: bool = True) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} must be a tensor, got {type(value).__name__}.")
+    if value.ndim != ndim or value.shape[0] != size:
+        hint = ""
+        if ndim == 2 and value.ndim > 2:
+            hint = (
+                " Reduce it to one row a sample first: pool images over space, sequences over the "
+                "tokens that count (a mask is needed to know them, so we do not guess)."
+            )
+        expected = f"[{size}]" if ndim == 1 else f"[{size}, width]"
+        raise InputError(
+            f"{name} came with shape {list(value.shape)} for {size} losses; expected {expected}."
+            + hint
+        )
+    if value.is_floating_point() != floating:
+        kind = "a floating-point" if floating else "an integer"
+        raise InputError(f"{name} came as {value.dtype}; expected {kind} dtype.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """The samples of one epoch.
+
+    Args:
+        index: int64 `[K]`, distinct positions in the dataset, ascending.
+        weights: float32 `[K]` with mean one, the factor of each sample's loss; None means ones.
+    """
+
+    index: Tensor
+    weights: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of samples in the epoch."""
+        return self.index.shape[0]
+
+    def weights_of(self, index: Tensor) -> Tensor | None:
+        """The weights float32 `[B]` of the samples `index`, int64 `[B]`; None means ones.
+
+        Raises:
+            InputError: a sample that is not in the selection.
+        """
+        if self.weights is None:
+            return None
+        at = torch.searchsorted(self.index, index).clamp(max=len(self) - 1)
+        if not torch.equal(self.index[at], index):
+            raise InputError("index holds samples that are not in the running epoch's selection.")
+        return self.weights[at]
+
+
+@contextmanager
+def plain_arithmetic(feedback: Feedback) -> Generator[None]:
+    """Work on a batch without gradients, autocast or inference mode, whatever the loop is in."""
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast(feedback.losses.device.type, enabled=False),
+    ):
+        yield
+
+
+def check_range(index: Tensor, num_samples: int) -> None:
+    """Positions must be positions of the dataset.
+
+    Raises:
+        InputError: one is not in [0, num_samples).
+    """
+    if len(index) and (int(index.min()) < 0 or int(index.max()) >= num_samples):
+        wrong = index[(index < 0) | (index >= num_samples)]
+        raise InputError(
+            f"index holds {int(wrong[0])}, but the dataset has {num_samples} samples. Is this the "
+            "loader made for this selector, and is num_samples the length of its dataset?"
+        )
+
+
+def require_graph(losses: Tensor) -> None:
+    """A loss to backpropagate needs a graph.
+
+    Raises:
+        StateError: `losses` carry none.
+    """
+    if not losses.requires_grad:
+        raise StateError(
+            "losses carry no graph, so there is nothing to backpropagate. Called in evaluation or "
+            "under torch.no_grad()? agent.observe(Feedback(index, losses, ...)) learns without one."
+        )

@@ -1,0 +1,92 @@
+"""What a selection method defines; `Selector` does the rest."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from data_agent.budget.schedule import ScheduleKind
+from data_agent.selecting.feedback import Feedback
+
+
+class Method:
+    """The part of a selector that differs from method to method.
+
+    `choose` returns the wanted samples; `record` says what to remember of a batch; `merge` takes
+    it into the method's own table when the next epoch begins. Only `name` and `choose` are needed.
+    """
+
+    name: ClassVar[str]
+    """What `make_selector`, reports and saved states call it."""
+
+    default_schedule: ClassVar[ScheduleKind] = "exact"
+    """The schedule where none is asked for."""
+
+    explore: float = 0.0
+    """Share of a selected epoch that is drawn uniformly, see `SelectionSchedule`."""
+
+    required: ClassVar[tuple[str, ...]] = ()
+    """Options it cannot be built without: "labels", "groups" (int64 `[N]`) or "scores" (float)."""
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that must be equal for a saved state to belong to this method."""
+        return {}
+
+    def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
+        """The `count` samples wanted in `epoch`, changing no state.
+
+        Args:
+            epoch: the epoch, in [0, E).
+            count: how many, in [1, N less the excluded].
+            excluded: bool `[N]`, samples that are in the epoch already.
+
+        Returns:
+            int64 `[count]`, distinct, none of them excluded; fewer only in a floating schedule.
+        """
+        del epoch, count, excluded
+        raise NotImplementedError(f"{type(self).__name__} must define choose().")
+
+    def record(self, feedback: Feedback) -> Tensor | None:
+        """What to remember of a batch: float `[B, width]` on the feedback's device, or None.
+
+        Runs without gradients and without autocast. Must not wait for the host, and must check
+        what it needs before it changes anything.
+        """
+        del feedback
+        return None
+
+    def merge(self, index: Tensor, values: Tensor) -> None:
+        """Take the last epoch's rows of all ranks into the table, when the next epoch begins.
+
+        Args:
+            index: int64 `[M]`, distinct.
+            values: float32 `[M, width]`, what `record` returned for them.
+        """
+        del index, values
+
+    def weigh(self, epoch: int, index: Tensor, excluded: Tensor) -> Tensor | None:
+        """The factor of each sample's loss in `epoch`, changing no state; None for ones.
+
+        Args:
+            epoch: the epoch, in [0, E); one in which `choose` was asked.
+            index: int64 `[K]`, all its samples, ascending.
+            excluded: bool `[N]`, those of them that `choose` did not choose.
+
+        Returns:
+            float32 `[K]`, not negative, with mean one.
+        """
+        del epoch, index, excluded
+        return None
+
+    def method_state(self) -> dict[str, Any]:
+        """The method's own state, of tensors, numbers, strings, lists and dicts."""
+        return {}
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Take over what `method_state` returned; a CheckpointError if it does not fit."""
+        del state
+
+    def after_observe(self, num_rows: int) -> None:
+        """Called at the end of each `observe`, for work that is due every few steps."""
+        del num_rows

@@ -1,0 +1,399 @@
+"""The contract of every selection method, and all that methods have in common.
+
+A method says what it remembers of each sample and which samples it wants (`Method`). `Selector`
+keeps the exact budget and the phases, begins epochs, stages the running epoch's feedback, merges it
+across ranks, weighs losses, and saves and restores.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_agent.budget.composition import Composition
+from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
+from data_agent.errors import CheckpointError, InputError, StateError
+from data_agent.runtime import distributed
+from data_agent.runtime.clock import Stopwatch
+from data_agent.runtime.random import check_seed
+from data_agent.runtime.state import STATE_VERSION, check_header
+from data_agent.selecting.epoch import RunningEpoch, warn, warn_of_late_start
+from data_agent.selecting.feedback import (
+    Feedback,
+    Selection,
+    check_range,
+    plain_arithmetic,
+    require_graph,
+)
+from data_agent.selecting.method import Method
+from data_agent.selecting.nonfinite import OnNonfinite, without_nonfinite
+from data_agent.selecting.readings import progress_metrics, progress_summary
+from data_agent.selecting.staging import Staging, keep_last
+from data_agent.selecting.taps import Watcher
+
+logger = logging.getLogger("data_agent")
+
+
+class Selector(Watcher, Method):
+    """Chooses the samples of each epoch; every method is one. To write one, see `Method`.
+
+    Args:
+        num_samples: N, length of the training dataset.
+        epochs: E, epochs in the whole run.
+        keep_ratio: share of the dataset visited in an epoch, in (0, 1].
+        seed: seed of every draw.
+        schedule: "exact", "paper" or "uniform", see `SelectionSchedule`; None takes the method's.
+        on_nonfinite: what NaN or infinite values in a batch do: "raise" or "skip" (and count).
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_samples: int,
+        epochs: int,
+        keep_ratio: float,
+        seed: int = 0,
+        schedule: ScheduleKind | None = None,
+        on_nonfinite: OnNonfinite = "raise",
+    ) -> None:
+        check_seed(seed)
+        if on_nonfinite not in ("raise", "skip"):
+            raise InputError(f"on_nonfinite is {on_nonfinite!r}; expected 'raise' or 'skip'.")
+        self.schedule = SelectionSchedule(
+            num_samples=num_samples,
+            epochs=epochs,
+            keep_ratio=keep_ratio,
+            kind=self.default_schedule if schedule is None else schedule,
+            explore=self.explore,
+        )
+        self.seed = seed
+        self._visits = 0
+        self._visits_before = 0
+        self._clock = Stopwatch()
+        self._on_nonfinite: OnNonfinite = on_nonfinite
+        self._staging = Staging(on_nonfinite)
+        self._composition = Composition(self.schedule, self.seed)
+        self._running: RunningEpoch | None = None
+        self._just_restored = False
+        self._epoch_shift = 0
+        self._is_counting = False
+        self.schedule.warn_if_nothing_is_selected()
+
+    # Epochs.
+
+    @property
+    def visits(self) -> int:
+        """Samples observed so far, each visit counted; other ranks are taken to keep step."""
+        return self._visits_before + self._visits * self.schedule.world
+
+    @property
+    def overhead_seconds(self) -> float:
+        """Time spent inside the selector so far."""
+        return self._clock.seconds
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that has begun, or None."""
+        return None if self._running is None else self._running.epoch
+
+    def epochs(self) -> Iterator[int]:
+        """Begin each epoch still to do and yield its number; after a restore, from there on.
+
+        On several ranks every rank calls it.
+        """
+        first = self._next_epoch()
+        if self._running is not None and first == self._running.epoch:
+            self._running.resume_here(self._running.position(self.schedule))
+        if first == self.schedule.epochs:
+            warn(f"all {first} epochs are done; for another training run build a new selector.")
+        self._is_counting = True
+        try:
+            for epoch in range(first, self.schedule.epochs):
+                self.begin_epoch(epoch)
+                yield epoch
+        finally:
+            self._is_counting = False
+        if self._running is not None:
+            with distributed.together("epochs()"), distributed.failing_together():
+                self._running.check_observed(self.schedule)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Merge the last epoch's feedback and choose the samples of `epoch`.
+
+        Beginning the running epoch again changes nothing. On several ranks a collective call.
+
+        Raises:
+            InputError: no such epoch.
+            StateError: `epoch` has passed, or no batch of the last epoch was observed.
+        """
+        self.schedule.plan(epoch)
+        distributed.check_world(self.schedule.world, is_known=self.schedule.batch_size is not None)
+        if self._running is not None:
+            if epoch == self._running.epoch:
+                return
+            with distributed.together(f"begin_epoch({epoch})"), distributed.failing_together():
+                self._running.check_next(epoch, self.schedule)
+        elif epoch > 0:
+            warn_of_late_start(epoch)
+        with self._clock.running(), distributed.together(f"begin_epoch({epoch})"):
+            self._staging.check()
+            index, values = distributed.gather_rows(*self._staging.rows())
+            if values.shape[1:].numel():
+                self.merge(*keep_last(index, values))
+            selection, uniform = self._compute_selection(epoch)
+            self._staging.clear()
+            self._running = RunningEpoch(epoch, selection, uniform, self.schedule)
+        self._just_restored = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """`begin_epoch` for frameworks that count epochs themselves.
+
+        The first call after a restore may start again from 0: it and all later ones are then
+        shifted by the difference. Inside a loop over `epochs()` it does nothing: the loop counts.
+        """
+        if self._is_counting:
+            return
+        if self._just_restored:
+            self._just_restored = False
+            due = self._next_epoch()
+            if epoch < due:
+                self._epoch_shift = due - epoch
+                logger.info("set_epoch(%d) after a restore: counting on from %d.", epoch, due)
+        self.begin_epoch(epoch + self._epoch_shift)
+
+    def select(self, epoch: int) -> Selection:
+        """The samples of `epoch`, from the table as it is now; changes no state."""
+        if self._running is not None and self._running.epoch == epoch:
+            return self._running.selection
+        return self._compute_selection(epoch)[0]
+
+    # Batches.
+
+    def learn(
+        self,
+        losses: Tensor,
+        index: Tensor,
+        *,
+        labels: Tensor | None = None,
+        logits: Tensor | None = None,
+        features: Tensor | None = None,
+        uncertainty: Tensor | None = None,
+        **signals: Tensor,
+    ) -> Tensor:
+        """Observe a batch and return the loss to backpropagate.
+
+        Args:
+            losses: float `[B]` with a graph, one loss a sample.
+            index: int64 `[B]`, the samples' positions, as the loader delivered them.
+            labels: int64 `[B]`, if a reward uses them.
+            logits: `[B, C]`; by default from the watched module.
+            features: `[B, D]`; by default from the watched module.
+            uncertainty: `[B]` in [0, 1], where the task has its own.
+            signals: further `[B]` values by name, for rewards of one's own.
+
+        Returns:
+            The weighted mean loss, a scalar in the dtype of `losses`.
+
+        Raises:
+            InputError: a tensor of another shape, dtype or range; our state is as before.
+            StateError: no epoch has begun, or losses carry no graph.
+        """
+        if isinstance(index, Tensor):
+            index = index.cpu()  # once: where a framework moved it, each look at it waits
+        try:
+            feedback = Feedback(index, losses, logits, features, labels, uncertainty, signals)
+            loss = self.weighted_mean(losses, index)
+            self.observe(self.complete(feedback))
+        finally:
+            self.forget_forward()  # after an error too: the next forward is another batch's
+        return loss
+
+    def observe(self, feedback: Feedback) -> None:
+        """Learn from a batch; no graph is needed.
+
+        Raises:
+            InputError: an index outside of the dataset, or non-finite values (on an accelerator
+                these are reported at the next policy update or epoch).
+            StateError: no epoch has begun, or the running one is over.
+        """
+        running = self._open_epoch()
+        with self._clock.running(), plain_arithmetic(feedback):
+            index = feedback.index.cpu()
+            check_range(index, self.schedule.num_samples)
+            running.check_resumed(index, self.schedule, self.seed)
+            feedback = without_nonfinite(replace(feedback, index=index), self._on_nonfinite)
+            values = self.record(feedback)
+            if values is None:
+                values = feedback.losses.new_empty(len(feedback), 0)
+            valid = feedback.valid
+            if valid is None:
+                valid = torch.ones(len(feedback), dtype=torch.bool, device=values.device)
+            self._staging.append(index, values, valid)
+            running.num_observed += len(feedback)
+            running.is_restored = False
+            self._visits += len(feedback)
+            self.after_observe(len(feedback))
+
+    def weighted_mean(self, losses: Tensor, index: Tensor) -> Tensor:
+        """`sum(w_i l_i) / B` in the dtype of `losses`; `losses.mean()` where weights are one."""
+        require_graph(losses)
+        weights = self.weights_of(index)
+        if weights is None:
+            return losses.mean()
+        weights = weights.to(losses.device, losses.dtype, non_blocking=True)
+        return (weights * losses).sum() / len(losses)
+
+    def weights_of(self, index: Tensor) -> Tensor | None:
+        """Weights float32 `[B]` of samples of the running epoch, on the host; None means ones."""
+        return self._open_epoch().selection.weights_of(index.cpu())
+
+    # Loaders.
+
+    def use_loader(self, batch_size: int, *, world: int = 1, drop_last: bool = False) -> None:
+        """Fit the budget to a loader's batches; called by the sampler, before the first epoch.
+
+        Raises:
+            StateError: an epoch has begun with other batches.
+            InputError: an epoch would be empty.
+        """
+        schedule = self.schedule.for_loader(batch_size, world=world, drop_last=drop_last)
+        if schedule == self.schedule:
+            return
+        is_second = self.schedule.batch_size is not None
+        if self._running is not None and (is_second or schedule.num_kept != self.schedule.num_kept):
+            raise StateError(
+                f"a loader with batches of {batch_size} on {world} rank(s) (drop_last={drop_last}) "
+                "would change the running epoch. Build the loader before the first epoch begins, "
+                "and before a state is loaded, and no second one with other batches."
+            )
+        self.schedule = schedule
+        self._composition = Composition(self.schedule, self.seed)
+
+    def note_delivered(self, epoch: int, count: int) -> None:
+        """Tell how many samples of `epoch` a loader has taken on this rank; see `begin_epoch`."""
+        if self._running is not None and self._running.epoch == epoch:
+            self._running.note_delivered(count)
+
+    def position(self, epoch: int) -> int:
+        """Samples of the order of `epoch`, over all ranks, that were observed before a restore."""
+        running = self._running
+        return running.resume_at if running is not None and running.epoch == epoch else 0
+
+    def uniform_rows(self, index: Tensor) -> Tensor:
+        """Bool `[B]`: which samples of the running epoch are there by no choice of the method."""
+        uniform = self._open_epoch().uniform
+        return torch.ones(len(index), dtype=torch.bool) if uniform is None else uniform[index]
+
+    # Readings.
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for any logger: where the run stands and what it saved."""
+        now = progress_metrics(self.schedule, self._running, visits=self.visits, clock=self._clock)
+        return {**now, "skipped_nonfinite": float(self._staging.num_skipped)}
+
+    def summary(self) -> str:
+        """One line for a person."""
+        return progress_summary(self.name, self.schedule, self._running, self.metrics())
+
+    # State.
+
+    @distributed.together("state_dict()")
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on; loads with `torch.load(weights_only=True)`.
+
+        On several ranks a collective call: every rank makes it and holds the state of all; one of
+        them writes it. It loads on every rank, on any number of ranks.
+        """
+        running = self._running
+        return {
+            "version": STATE_VERSION,
+            **self._header(),
+            "visits": self._total_visits(),
+            "overhead_seconds": self.overhead_seconds,
+            **self._staging.state_dict(),
+            "running": running and running.state_dict(self.schedule),
+            "method": self.method_state(),
+        }
+
+    @distributed.together("load_state_dict()")
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken, on every rank; after an error all is as before.
+
+        Raises:
+            CheckpointError: the state is damaged, newer than this version, or of another run.
+        """
+        check_header(state, self._header())
+        before = self.state_dict()
+        try:
+            self._load(state)
+        except Exception as error:  # whatever a damaged state leads to
+            self._load(before)
+            raise CheckpointError(f"this state cannot be loaded: {error}") from error
+        # After an epoch that was observed to its end, a loader that is asked for batches before the
+        # next one begins (by Lightning) must deliver those of the next one.
+        if self._just_restored and self.epoch != (due := self._next_epoch()):
+            if due < self.schedule.epochs:
+                self.begin_epoch(due)
+            self._just_restored = True
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.load_method_state(state["method"])
+        self._staging.load_state_dict(state, self.schedule.num_samples)
+        self._visits, self._visits_before = 0, int(state["visits"])
+        self._clock.seconds = float(state["overhead_seconds"])
+        self._epoch_shift = 0
+        saved = state["running"]
+        self._running = None
+        if saved is not None:
+            self._running = RunningEpoch.from_state(saved, self.schedule, self.seed)
+        self._just_restored = self._running is not None
+
+    # Helpers.
+
+    def _header(self) -> dict[str, object]:
+        """What must be equal for a state to be of this run."""
+        return {
+            "selector": self.name,
+            "num_samples": self.schedule.num_samples,
+            "epochs": self.schedule.epochs,
+            "keep_ratio": self.schedule.keep_ratio,
+            "drop_last": self.schedule.drop_last,
+            "schedule": self.schedule.kind,
+            "seed": self.seed,
+            "settings": self.settings(),
+        }
+
+    def _compute_selection(self, epoch: int) -> tuple[Selection, Tensor | None]:
+        index, uniform = self._composition.samples(epoch, self.choose)
+        weights = None if uniform is None else self.weigh(epoch, index, uniform)
+        return Selection(index, weights), uniform
+
+    @distributed.together("epochs()")
+    def _next_epoch(self) -> int:
+        """The running epoch, or the one after it where all was observed; a collective call."""
+        running = self._running
+        if running is None:
+            return 0
+        is_complete = running.position(self.schedule) >= running.size(self.schedule)
+        return running.epoch + int(is_complete)
+
+    def _total_visits(self) -> int:
+        """Visits of all ranks, exactly; a collective call."""
+        return self._visits_before + distributed.total(self._visits)
+
+    def _open_epoch(self) -> RunningEpoch:
+        if self._running is None:
+            raise StateError(
+                "no epoch has begun, so there is nothing to learn from: loop over "
+                "`for epoch in agent.epochs():` around your batches, or call agent.set_epoch()."
+            )
+        self._running.check_open(self.schedule)
+        return self._running

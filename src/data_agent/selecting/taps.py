@@ -1,0 +1,154 @@
+"""Reading features and logits where the model computes them: a hook on its last layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_agent.errors import InputError, StateError
+from data_agent.selecting.feedback import Feedback
+
+
+class HeadTap:
+    """Keeps the latest training forward of one module: its input (features) and output (logits).
+
+    Only forwards in training mode with gradients enabled are kept; evaluation leaves no trace, and
+    neither does the second forward of gradient checkpointing, which runs inside backward.
+
+    Args:
+        module: the model's last layer, `[B, D] -> [B, C]`. Of a model wrapped by DDP, FSDP or
+            `torch.compile`, the inner module (`model.module.fc`, `model.fc`).
+
+    Raises:
+        InputError: not a module, or one whose forwards run on replicas.
+    """
+
+    def __init__(self, module: object) -> None:
+        if not isinstance(module, nn.Module):
+            raise InputError(f"watch() takes a module, got {type(module).__name__}.")
+        if isinstance(module, nn.DataParallel):
+            raise InputError(
+                "watch() got a DataParallel module: its replicas run outside of the module that "
+                "you hold. Use DistributedDataParallel (torchrun), or hand features= and logits= "
+                "to learn()."
+            )
+        self._features: Tensor | None = None
+        self._logits: Tensor | None = None
+        self._num_forwards = 0
+        self._handle = module.register_forward_hook(self._keep)
+
+    def remove(self) -> None:
+        """Detach the hook; the module is as it was."""
+        self._handle.remove()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was kept."""
+        self._features = self._logits = None
+        self._num_forwards = 0
+
+    def complete(self, feedback: Feedback) -> Feedback:
+        """The feedback with what it lacks of features and logits; errors as `take`."""
+        if feedback.features is not None and feedback.logits is not None:
+            return feedback
+        features, logits = self.take(len(feedback))
+        return replace(
+            feedback,
+            features=features if feedback.features is None else feedback.features,
+            logits=logits if feedback.logits is None else feedback.logits,
+        )
+
+    def take(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """The features `[B, D]` and logits `[B, C]` of the one forward since the last call.
+
+        Raises:
+            StateError: no forward was kept, or more than one.
+            InputError: the forward had another batch size, or its tensors are not `[B, width]`.
+        """
+        features, logits, num_forwards = self._features, self._logits, self._num_forwards
+        self.forget()
+        if num_forwards == 0:
+            raise StateError(
+                "the watched module made no training forward since the last learn(). Possible "
+                "causes: the model is in eval mode or under torch.no_grad(); watch() was called "
+                "after the first call of a compiled model (call it before, so that the hook is "
+                "compiled in); a fused head that is never called. You can also hand features= and "
+                "logits= to learn()."
+            )
+        if num_forwards > 1:
+            raise StateError(
+                f"the watched module made {num_forwards} training forwards since the last "
+                "learn(), so it is not known which one belongs to these losses. Call learn() once "
+                "for each forward (also under gradient accumulation), run extra forwards under "
+                "torch.no_grad() or in eval mode, or hand features= and logits= to learn()."
+            )
+        if features is None or logits is None:
+            raise InputError(
+                "the watched module was not called as module(features) -> logits with one tensor "
+                "each way. Watch the last linear layer, or hand features= and logits= to learn()."
+            )
+        for name, value in (("input (features)", features), ("output (logits)", logits)):
+            _check_captured(name, value, batch_size)
+        return features, logits
+
+    def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if not (module.training and torch.is_grad_enabled()) or _inside_backward():
+            return
+        self._num_forwards += 1
+        if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+            self._features, self._logits = inputs[0].detach(), output.detach()
+
+
+class Watcher:
+    """Reads features and logits of a model's last layer, once it was told which one that is."""
+
+    _tap: HeadTap | None = None
+
+    def watch(self, module: nn.Module) -> None:
+        """Read features and logits from `module`, the model's last layer, at each training forward.
+
+        Call it before a compiled model's first call. A second call moves the watch.
+        """
+        tap = HeadTap(module)
+        self.unwatch()
+        self._tap = tap
+
+    def unwatch(self) -> None:
+        """Remove the hook of `watch`, if there is one."""
+        if self._tap is not None:
+            self._tap.remove()
+        self._tap = None
+
+    def complete(self, feedback: Feedback) -> Feedback:
+        """The feedback, with what it lacks of features and logits where a module is watched."""
+        return feedback if self._tap is None else self._tap.complete(feedback)
+
+    def forget_forward(self) -> None:
+        """Drop what the watched module's last forward left."""
+        if self._tap is not None:
+            self._tap.forget()
+
+
+def _inside_backward() -> bool:
+    """True while autograd runs: a forward made there recomputes one that was already kept."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._current_graph_task_id() != -1
+
+
+def _check_captured(name: str, value: Tensor, batch_size: int) -> None:
+    if value.ndim != 2:
+        raise InputError(
+            f"the watched module's {name} has shape {list(value.shape)}; expected [B, width]. For "
+            "sequences reduce over the tokens that count and hand features=[B, D] and "
+            "logits=[B, C] (or uncertainty=[B]) to learn(): without a mask we would count padding."
+        )
+    if value.shape[0] != batch_size:
+        raise InputError(
+            f"the watched module's {name} has {value.shape[0]} rows, but {batch_size} losses came. "
+            "Does learn() belong to this forward? DataParallel replicas see a part of the batch "
+            "each and cannot be watched."
+        )

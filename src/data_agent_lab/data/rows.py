@@ -1,0 +1,179 @@
+"""Rows of instruction sets, in whichever layout they come: what is asked, and what to answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import datasets
+
+from data_agent.errors import InputError
+from data_agent_lab.text_recipes import LanguageSetup
+
+Message = Mapping[str, str]  # has "role" (system, user, assistant) and "content"
+Conversation = list[Message]
+
+NO_COMPLETION = "without a completion"
+BEHIND = "turns behind the last answer"
+
+# The prompt of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca), with and without an input.
+_ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes "
+    "the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+)
+_ALPACA_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+_ROLES = {
+    **{"system": "system", "user": "user", "assistant": "assistant"},
+    **{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"},
+}
+_TURN_KEYS = (("role", "content"), ("from", "value"))
+
+
+def read_conversations(
+    rows: datasets.Dataset, recipe: LanguageSetup, *, has_template: bool, dropped: Counter[str]
+) -> list[Conversation]:
+    """Every row as a conversation that ends with the answer to learn.
+
+    Layouts, told by the names of columns: prompt, completion (or response); instruction, input or
+    context (may be missing), output (or response); question, answer; messages or conversations
+    (turns of role and content, or from and value). Others by the recipe's `prompt_column` and
+    `completion_column`.
+
+    Args:
+        rows: of one split.
+        recipe: names the columns, where they have other names.
+        has_template: whether the tokenizer has a chat template. Without one an instruction is put
+            into the prompt of Alpaca.
+        dropped: rows and turns that cannot be learned are left out and counted here.
+
+    Raises:
+        InputError: no layout fits the columns, or several do; a cell holds no text.
+    """
+    read = _reader(list(rows.column_names), recipe, has_template=has_template)
+    conversations: list[Conversation] = []
+    for row in rows:
+        turns = read(row)
+        last = max((i for i, turn in enumerate(turns) if _is_answer(turn)), default=None)
+        if last is None:
+            dropped[NO_COMPLETION] += 1
+            continue
+        dropped[BEHIND] += len(turns) - 1 - last
+        if all(turn["role"] == "system" for turn in turns[:last]):  # templates want a question
+            turns.insert(last, {"role": "user", "content": ""})
+            last += 1
+        conversations.append(turns[: last + 1])
+    return conversations
+
+
+_Reader = Callable[[Any], Conversation]
+_LAYOUTS = (
+    ("messages",),
+    ("conversations",),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("question", "answer"),
+)
+
+
+def _reader(columns: Sequence[str], recipe: LanguageSetup, *, has_template: bool) -> _Reader:
+    prompt, completion = recipe.prompt_column, recipe.completion_column
+    if (prompt is None) != (completion is None):
+        raise InputError("--prompt-column and --completion-column go together; give both or none.")
+    if prompt is not None and completion is not None:
+        missing = [name for name in (prompt, completion) if name not in columns]
+        if missing:
+            raise InputError(f"there is no column {missing[0]!r}; the data has {_list(columns)}.")
+        return lambda row: _pair(row, prompt, completion)
+    fitting = [names for names in _LAYOUTS if set(names) <= set(columns)]
+    if len(fitting) != 1:
+        known = "; ".join(_list(names) for names in fitting or _LAYOUTS)
+        problem = "fit several layouts" if fitting else "fit none of the layouts"
+        raise InputError(
+            f"the data's columns ({_list(columns)}) {problem} we know: {known}. Name two columns "
+            "with --prompt-column and --completion-column, or remove those not meant."
+        )
+    first, *others = fitting[0]
+    if not others:
+        return lambda row: _messages(row[first], first)
+    if first == "instruction":
+        return lambda row: [
+            {"role": "user", "content": _instruction(row, has_template=has_template)},
+            {"role": "assistant", "content": _text(row[others[0]], others[0])},
+        ]
+    return lambda row: _pair(row, first, others[0])
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _is_answer(turn: Message) -> bool:
+    return turn["role"] == "assistant" and bool(turn["content"].strip())
+
+
+def _pair(row: Mapping[str, Any], prompt: str, completion: str) -> Conversation:
+    """Each of the two is a text or messages."""
+    turns: Conversation = []
+    for name, role in ((prompt, "user"), (completion, "assistant")):
+        cell = row[name]
+        is_text = not isinstance(cell, list)
+        turns += (
+            [{"role": role, "content": _text(cell, name)}] if is_text else _messages(cell, name)
+        )
+    return turns
+
+
+def _text(cell: Any, column: str) -> str:
+    """A text, or messages' parts of text; empty where there is nothing."""
+    if isinstance(cell, list) and all(isinstance(part, dict) for part in cell):
+        parts = cast("list[dict[str, Any]]", cell)
+        strange = [part.get("type") for part in parts if not isinstance(part.get("text"), str)]
+        if strange:
+            raise InputError(
+                f"the column {column!r} holds a part of the type {strange[0]!r}; only texts are "
+                "supported. Remove such rows."
+            )
+        return "".join(part["text"] for part in parts)
+    if cell is not None and not isinstance(cell, str):
+        raise InputError(
+            f"the column {column!r} holds {str(cell)[:80]!r} ({type(cell).__name__}); expected a "
+            "text. Make it one, or name other columns with --prompt-column and --completion-column."
+        )
+    return cell or ""
+
+
+def _instruction(row: Mapping[str, Any], *, has_template: bool) -> str:
+    context = "input" if "input" in row else "context"
+    given = {
+        "instruction": _text(row["instruction"], "instruction").strip(),
+        "input": _text(row.get(context), context).strip(),
+    }
+    if has_template:
+        return "\n\n".join(text for text in given.values() if text)
+    return (_ALPACA_INPUT if given["input"] else _ALPACA).format(**given)
+
+
+def _messages(turns: Any, column: str) -> Conversation:
+    messages: Conversation = []
+    for turn in turns or ():
+        keys = next((keys for keys in _TURN_KEYS if set(keys) <= set(turn)), None)
+        if keys is None:
+            raise InputError(
+                f"a turn in the column {column!r} is {str(turn)[:80]!r}; expected its role and "
+                "content (or from and value)."
+            )
+        role = _ROLES.get(str(turn[keys[0]]).lower())
+        if role is None:
+            raise InputError(
+                f"a turn has the role {turn[keys[0]]!r}; expected system, user or assistant (tools "
+                "are not supported). Remove such rows, or rename the role."
+            )
+        messages.append({"role": role, "content": _text(turn[keys[1]], column)})
+    return messages

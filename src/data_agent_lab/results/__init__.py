@@ -1,0 +1,1 @@
+"""What run folders show: records, statistics, reports."""

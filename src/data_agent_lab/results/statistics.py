@@ -1,0 +1,118 @@
+"""Means with their 95 % intervals: over seeds, of differences paired by seed, and over tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from data_agent.errors import InputError
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 9999
+LEAST_TASKS = 3  # of fewer, resampling shows nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean of `count` values; half the width of its 95 % interval, None for a single value."""
+
+    mean: float
+    half_width: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A mean over `count` tasks, and its 95 % interval; None where the tasks are too few."""
+
+    mean: float
+    interval: tuple[float, float] | None
+    count: int
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and Student's t interval of independent values.
+
+    `mean +- t(0.975, n - 1) * s / sqrt(n)` with `s` the sample standard deviation (n - 1).
+
+    Args:
+        values: one finite number a seed, at least one.
+
+    Raises:
+        InputError: no values, or one that is not finite (a NaN would hide in the table).
+    """
+    if not values:
+        raise InputError("no values to average: none of the runs has finished.")
+    if not all(math.isfinite(value) for value in values):
+        raise InputError(f"values to average must be finite numbers, got {list(values)}.")
+    count = len(values)
+    mean = math.fsum(values) / count
+    if count == 1:
+        return Estimate(mean, None, count)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    return Estimate(mean, quantile * math.sqrt(variance / count), count)
+
+
+def paired_difference(
+    values: Mapping[int, float], reference: Mapping[int, float]
+) -> Estimate | None:
+    """Mean and interval of `values - reference`, paired by seed; None without a common seed.
+
+    Pairing takes out what a seed does to both runs (initial weights, label noise), so the interval
+    is that of the method's effect.
+
+    Args:
+        values: a finite number for each seed.
+        reference: the same of the method to compare with.
+    """
+    common = sorted(values.keys() & reference.keys())
+    if not common:
+        return None
+    return estimate([values[seed] - reference[seed] for seed in common])
+
+
+def bootstrap_mean(values: Sequence[float]) -> Spread:
+    """Mean of one value a task, with the interval of a bootstrap over tasks.
+
+    The percentile interval of the means of 9,999 resamples (Efron and Tibshirani 1993), the same
+    for the same values; None of fewer than three tasks.
+
+    Args:
+        values: a finite number for each task, at least one.
+    """
+    mean = estimate(values).mean
+    if len(values) < LEAST_TASKS:
+        return Spread(mean, None, len(values))
+    found = stats.bootstrap(
+        (np.asarray(values),),
+        np.mean,
+        n_resamples=NUM_RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Spread(mean, (float(found.low), float(found.high)), len(values))
+
+
+def mean_ranks(values: Mapping[str, Mapping[int, float]]) -> dict[str, float] | None:
+    """The rank of each method among all, averaged over the seeds that all of them have.
+
+    Rank 1 is the highest value; equal values share the mean of their ranks.
+
+    Args:
+        values: by method and seed.
+
+    Returns:
+        By method; None if there is no seed that all of them have.
+    """
+    seeds = set.intersection(*(set(by_seed) for by_seed in values.values())) if values else set()
+    if not seeds:
+        return None
+    table = np.array([[by_seed[seed] for by_seed in values.values()] for seed in sorted(seeds)])
+    ranks = stats.rankdata(-table, method="average", axis=1).mean(axis=0)
+    return {method: float(rank) for method, rank in zip(values, ranks, strict=True)}

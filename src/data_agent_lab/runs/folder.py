@@ -1,0 +1,304 @@
+"""The folder of one run: what was asked, where it ran, what happened, and where to go on.
+
+config.json                      the resolved configuration
+environment.json                 machine, versions, commit and command of every session
+metrics.jsonl                    one line an epoch, appended
+checkpoint.safetensors           where to go on; at the end the trained model
+checkpoint-previous.safetensors  the one before it, until the run has finished
+result.json                      written last; a run without it is unfinished
+
+All of it is data: nothing in a folder is executed or imported. Links are refused, so that nothing
+outside of it is read or written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from data_agent.runtime import checkpoint
+from data_agent.errors import InputError
+from data_agent.runtime.files import (
+    append_line,
+    check_no_link,
+    parse_json,
+    read_text,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
+from data_agent_lab.runs.environment import describe_environment
+
+FORMAT = "data-agent-run"
+VERSION = 1
+LOCK = ".lock"
+
+RunStatus = Literal["new", "unfinished", "finished"]
+
+
+class RunFolder:
+    """Paths and contents of one run's folder; make it with `open_run` to write.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "checkpoint.safetensors"
+        self._previous = path / "checkpoint-previous.safetensors"
+        self._metrics = path / "metrics.jsonl"
+        self._is_damaged = False  # the checkpoint that `load_checkpoint` found
+
+    def status(self, config: Mapping[str, Any]) -> RunStatus:
+        """How far the run of `config` in this folder is.
+
+        Raises:
+            InputError: the folder holds something else, or a run with another configuration.
+        """
+        if not self.path.exists():
+            return "new"
+        if not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; the output must be a folder.")
+        # A session that died before it began leaves its lock, and half of a file.
+        if all(entry.name.startswith(".") for entry in self.path.iterdir()):
+            return "new"
+        _check_same(self.path, self.config(), config)
+        return "finished" if self.is_finished() else "unfinished"
+
+    def is_finished(self) -> bool:
+        """Whether there is a result."""
+        return (self.path / "result.json").is_file()
+
+    def is_run(self) -> bool:
+        """Whether the folder's config.json is one of ours, and not another program's."""
+        content: object = self._parse("config.json")
+        return isinstance(content, dict) and content.get("format") == FORMAT
+
+    def config(self) -> dict[str, Any]:
+        """The run's configuration, flat.
+
+        Raises:
+            InputError: this is not a run's folder.
+        """
+        content = self._read("config.json")
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise InputError(
+                f"{self.path} is not a folder of this data-agent (its config.json has format "
+                f"{content.get('format')!r}, version {content.get('version')!r}). Choose another "
+                "--output."
+            )
+        return self._entry("config.json", "config", dict)
+
+    def result(self) -> dict[str, Any]:
+        """What the finished run reached."""
+        return self._read("result.json")
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """The environment of each session that worked on the run."""
+        return self._entry("environment.json", "sessions", list)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics so far; a line that a crash cut short is left out.
+
+        Raises:
+            InputError: another line is damaged.
+        """
+        if not self._metrics.exists():
+            return []
+        try:
+            whole, _, _ = read_text(self._metrics).rpartition("\n")
+            lines = [parse_json(line) for line in whole.split("\n")] if whole else []
+        except InputError:
+            raise
+        except (ValueError, OSError) as error:
+            raise self._damaged("metrics.jsonl", error) from error
+        if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in lines):
+            raise self._damaged("metrics.jsonl", "a line is no dictionary with a step")
+        return lines
+
+    def begin(self, config: Mapping[str, Any], *, device: str, jobs: int = 1) -> None:
+        """Record what runs and, for each session, where, and how many runs shared the machine."""
+        # The configuration comes first: whatever else a crash leaves, the folder is known by it.
+        write_json(
+            self.path / "config.json",
+            {"format": FORMAT, "version": VERSION, "config": dict(config)},
+        )
+        path = self.path / "environment.json"
+        sessions = self.sessions() if path.is_file() else []
+        session = {**describe_environment(device), "jobs": jobs}
+        write_json(path, {"sessions": [*sessions, session]})
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one line of metrics; it carries the optimizer step under `step`."""
+        append_line(self._metrics, json.dumps(line))
+
+    def drop_metrics_after(self, step: int, *, before_epoch: float = math.inf) -> None:
+        """Forget lines that a session wrote after its last checkpoint: they will come again.
+
+        Args:
+            step: optimizer steps that were done at the checkpoint.
+            before_epoch: the epoch that goes on, where lines are written at an epoch's end.
+        """
+        kept = lines_until(self.metrics(), step, before_epoch)
+        write_text(self._metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write where to go on; the checkpoint so far becomes the previous one."""
+        if self._is_damaged:  # must not push the good previous one out
+            self.checkpoint.replace(self.path / "checkpoint-damaged.safetensors")
+            self._is_damaged = False
+        checkpoint.save(self.checkpoint, state, previous=self._previous)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Where to go on: the last checkpoint, or the one before it if that is damaged.
+
+        Returns:
+            What was saved; None if nothing was yet. Changes nothing on disk, so every rank may call
+            it.
+
+        Raises:
+            CheckpointError: none of the two can be used; the message names them.
+        """
+        paths = [self.checkpoint, self._previous]  # a crash between two renames leaves the second
+        for path in paths:
+            check_no_link(path)
+        if not any(path.exists() for path in paths):
+            return None
+        found, state = checkpoint.load_newest(*paths)
+        self._is_damaged = found != self.checkpoint and self.checkpoint.exists()
+        return state
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the result, last of all files."""
+        self._previous.unlink(missing_ok=True)
+        write_json(self.path / "result.json", dict(result))
+
+    def _entry(self, name: str, key: str, kind: type) -> Any:
+        """An entry of a file that must be there, and be a dictionary or a list."""
+        value = self._read(name).get(key)
+        if not isinstance(value, kind):
+            raise self._damaged(name, f"{key!r} is {type(value).__name__}, not {kind.__name__}")
+        return value
+
+    def _read(self, name: str) -> dict[str, Any]:
+        content = self._parse(name)
+        if not isinstance(content, dict):
+            raise self._damaged(name, f"expected a dictionary, found {type(content).__name__}")
+        return content
+
+    def _damaged(self, name: str, reason: object) -> InputError:
+        return InputError(
+            f"{self.path / name} is damaged ({reason}). Delete its folder to start over."
+        )
+
+    def _parse(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return parse_json(read_text(path))
+        except InputError:
+            raise
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{self.path} is not a folder of data-agent (it has no {name}). Choose another "
+                "--output, or delete it."
+            ) from error
+        except (ValueError, OSError) as error:
+            raise self._damaged(name, error) from error
+
+
+def lines_until(
+    lines: Sequence[dict[str, Any]], step: int, before_epoch: float
+) -> list[dict[str, Any]]:
+    """The lines of metrics that a checkpoint knows of, see `RunFolder.drop_metrics_after`."""
+    return [line for line in lines if line["step"] <= step and line.get("epoch", 0) < before_epoch]
+
+
+@contextmanager
+def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Generator[RunFolder]:
+    """Hold the folder of one run for writing; other processes are kept out meanwhile.
+
+    Args:
+        path: the folder, made if needed.
+        config: the run's configuration, flat.
+        resume: go on with an unfinished run.
+
+    Yields:
+        The folder; its status is "new" or, with `resume`, "unfinished".
+
+    Raises:
+        InputError: foreign content, another configuration, finished already, unfinished without
+            `resume`, another process at work in it, or no right to write there.
+    """
+    folder = RunFolder(path)
+    folder.status(config)  # before making anything
+    with hold_folder(path):
+        remove_leftovers(path)  # of sessions that were killed while they wrote
+        check_resumable(path, folder.status(config), resume=resume)
+        yield folder
+
+
+@contextmanager
+def hold_folder(path: Path, *, holder: str = "process") -> Generator[None]:
+    """Hold a folder, made if needed; the lock ends with its process, however that ends.
+
+    Args:
+        path: the folder.
+        holder: what an error calls whoever holds it already.
+
+    Raises:
+        InputError: it is held, or cannot be.
+    """
+    check_no_link(path / LOCK)  # opening it would make a file wherever the link leads
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}). Choose another --output."
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another {holder} is working in {path}. Wait for it, or choose another --output."
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be locked ({error.strerror}): its file system has no locks. Choose "
+                "another --output."
+            ) from error
+        yield
+    finally:
+        os.close(lock)
+
+
+def check_resumable(path: Path, status: RunStatus, *, resume: bool) -> None:
+    """Raise `InputError` if a run with this status must not be started."""
+    if status == "finished":
+        raise InputError(f"the run in {path} is finished. Choose another --output, or delete it.")
+    if status == "unfinished" and not resume:
+        raise InputError(
+            f"there is an unfinished run in {path}. Add --resume to go on with it, or delete it to "
+            "start over."
+        )
+
+
+def _check_same(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    differences = [
+        f"{name} {found.get(name)!r} there, {asked.get(name)!r} now"
+        for name in sorted(found.keys() | asked.keys())
+        if found.get(name) != asked.get(name)
+    ]
+    if differences:
+        raise InputError(
+            f"{path} holds a run with another configuration: {'; '.join(differences)}. Choose "
+            "another --output, or use its configuration."
+        )

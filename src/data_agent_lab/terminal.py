@@ -1,0 +1,106 @@
+"""What the commands show on a terminal, and how they listen to Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from data_agent_lab.progress import Progress, silent
+
+_WIDE = 200  # columns of a table that goes to a file or a pipe, so that no cell is cut
+_STOPPING = (
+    b"\nStopping after this step; press Ctrl-C again to end at once, without a checkpoint.\n"
+)
+
+
+def stdout() -> Console:
+    """Where results go."""
+    is_terminal = Console().is_terminal
+    return Console(markup=False, highlight=False, width=None if is_terminal else _WIDE)
+
+
+@contextmanager
+def progress_and_log(level: int) -> Generator[Progress]:
+    """Draw progress and the library's log on stderr while the block runs.
+
+    The bar is drawn on a terminal only. The log of the training loop starts at `level`.
+    """
+    console = Console(stderr=True)
+    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    logger, loop_logger = (
+        logging.getLogger("data_agent"),
+        logging.getLogger("data_agent_lab.training.train"),
+    )
+    before = (logger.level, loop_logger.level)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    loop_logger.setLevel(level)
+    try:
+        with _progress_bar(console) as progress:
+            yield progress
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        loop_logger.setLevel(before[1])
+
+
+@contextmanager
+def _progress_bar(console: Console) -> Generator[Progress]:
+    if not console.is_terminal:
+        yield silent
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda what, done, total: bars.update(
+            task, description=what, completed=done, total=total
+        )
+
+
+@contextmanager
+def stop_requests() -> Generator[Callable[[], bool]]:
+    """While the block runs, the first Ctrl-C (or SIGTERM) only asks to stop; a second one ends.
+
+    Yields:
+        A function that says whether stopping was asked for.
+    """
+    requested: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's form
+        if requested:
+            raise KeyboardInterrupt
+        requested.append(number)
+        os.write(2, _STOPPING)  # a console may be in the middle of a line
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(requested)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people: 48 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,88 @@
+"""Where a run computes: choosing the device, waiting for it, placing tensors, timing."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from data_agent.errors import InputError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a recipe.
+
+    Args:
+        name: auto (cuda or mps if present, else cpu), or a device as torch names it.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--device {name} cannot be used here: {reason}. Expected auto, cpu, cuda, cuda:1 or "
+            "mps."
+        ) from error
+    return torch.device("cuda", 0) if device == torch.device("cuda") else device
+
+
+def autocast_at(precision: str, device: torch.device) -> torch.autocast:
+    """The context of forward passes at a recipe's precision: fp32, bf16 or fp16."""
+    return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision != "fp32")
+
+
+def place(images: Tensor, device: torch.device) -> Tensor:
+    """Move a data set to a CUDA device if it takes less than half of what is free there."""
+    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
+        return images.to(device)
+    return images
+
+
+def pick(images: Tensor, index: Tensor, device: torch.device) -> Tensor:
+    """The images `index` (int64 `[B]`, on the host) on `device`, wherever the data set lies."""
+    return images[index.to(images.device)].to(device, non_blocking=True)
+
+
+class Stopwatch:
+    """Adds up the time between `start` and `stop`, waiting for the device at both.
+
+    Args:
+        device: the device whose work is measured.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._started: tuple[float, float] | None = None
+        self.seconds = 0.0
+        self.cpu_seconds = 0.0  # of all threads of this process
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._wait()
+        self._started = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        """Add the time since the start; without a start, nothing."""
+        if self._started is None:
+            return
+        self._wait()
+        self.seconds += time.perf_counter() - self._started[0]
+        self.cpu_seconds += time.process_time() - self._started[1]
+        self._started = None
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()

@@ -1,0 +1,191 @@
+"""The models of the lab: a small convolutional net and ResNets for small images.
+
+The ResNets are those of He et al. 2016 (arXiv 1512.03385) in the form usual for CIFAR: a 3x3
+stem without pooling. `resnet-18/34/50` have four stages, `resnet-small` three with one block each,
+`resnet-tiny` the same behind a stem that halves the image: a quarter of the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from data_agent.errors import InputError
+
+_DROPOUT = 0.1
+
+
+class Network(nn.Module):
+    """A body that turns images into features, and a linear head.
+
+    Args:
+        body: maps float `[B, C, H, W]` to features float `[B, num_features]`.
+        num_features: width of the features.
+        num_classes: width of the logits.
+    """
+
+    def __init__(self, body: nn.Module, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(num_features, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[B, num_classes]` of images `[B, C, H, W]`."""
+        return self.head(self.body(images))
+
+
+class _Residual(nn.Module):
+    """`relu(branch(x) + shortcut(x))`; the shortcut is a 1x1 convolution where shapes change."""
+
+    def __init__(self, branch: nn.Module, width_in: int, width_out: int, stride: int) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = nn.Identity()
+        if stride != 1 or width_in != width_out:
+            self.shortcut = _conv(width_in, width_out, kernel=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.branch(x) + self.shortcut(x)).relu()
+
+
+def _conv(width_in: int, width_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution without bias, then batch normalisation."""
+    return nn.Sequential(
+        nn.Conv2d(width_in, width_out, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(width_out),
+    )
+
+
+def _basic_block(width_in: int, width: int, stride: int) -> tuple[nn.Module, int]:
+    branch = nn.Sequential(_conv(width_in, width, stride=stride), nn.ReLU(), _conv(width, width))
+    return _Residual(branch, width_in, width, stride), width
+
+
+def _bottleneck_block(width_in: int, width: int, stride: int) -> tuple[nn.Module, int]:
+    branch = nn.Sequential(
+        _conv(width_in, width, kernel=1),
+        nn.ReLU(),
+        _conv(width, width, stride=stride),
+        nn.ReLU(),
+        _conv(width, 4 * width, kernel=1),
+    )
+    return _Residual(branch, width_in, 4 * width, stride), 4 * width
+
+
+class _MakeBlock(Protocol):
+    """Builds a residual block; returns it with its number of output channels."""
+
+    def __call__(self, width_in: int, width: int, stride: int) -> tuple[nn.Module, int]: ...
+
+
+_MakeBody = Callable[[int, int], tuple[nn.Module, int]]  # (in_channels, width) -> body, features
+
+
+def _resnet(make_block: _MakeBlock, num_blocks: Sequence[int], *, stem: int = 1) -> _MakeBody:
+    """A ResNet with `num_blocks[i]` blocks in stage i; widths double and sizes halve per stage.
+
+    The stem is a 3x3 convolution with stride `stem`.
+    """
+
+    def make_body(in_channels: int, width: int) -> tuple[nn.Module, int]:
+        layers: list[nn.Module] = [_conv(in_channels, width, stride=stem), nn.ReLU()]
+        width_in = width
+        for stage, count in enumerate(num_blocks):
+            for position in range(count):
+                stride = 2 if stage > 0 and position == 0 else 1
+                block, width_in = make_block(width_in, width * 2**stage, stride)
+                layers.append(block)
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width_in
+
+    return make_body
+
+
+def _cnn(in_channels: int, width: int) -> tuple[nn.Module, int]:
+    """Three convolutions, the image halved twice, with a little dropout."""
+    body = nn.Sequential(
+        _conv(in_channels, width),
+        nn.ReLU(),
+        _conv(width, 2 * width, stride=2),
+        nn.ReLU(),
+        nn.Dropout(_DROPOUT),
+        _conv(2 * width, 4 * width, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    return body, 4 * width
+
+
+@dataclass(frozen=True, slots=True)
+class _Architecture:
+    make_body: _MakeBody
+    width: int  # default channels of the first stage
+    num_halvings: int  # how often the image is halved on its way
+
+
+_ARCHITECTURES = {
+    "cnn": _Architecture(_cnn, 32, 2),
+    "resnet-tiny": _Architecture(_resnet(_basic_block, [1, 1, 1], stem=2), 16, 3),
+    "resnet-small": _Architecture(_resnet(_basic_block, [1, 1, 1]), 16, 2),
+    "resnet-18": _Architecture(_resnet(_basic_block, [2, 2, 2, 2]), 64, 3),
+    "resnet-34": _Architecture(_resnet(_basic_block, [3, 4, 6, 3]), 64, 3),
+    "resnet-50": _Architecture(_resnet(_bottleneck_block, [3, 4, 6, 3]), 64, 3),
+}
+
+
+# torch 2.13 writes outside of its memory in the backward pass of a strided 1x1 convolution (a
+# shortcut's, in the layout channels_last) of fewer channels than the processor handles at once:
+# 16 with AVX-512, else 8.
+_LEAST_WIDTH = 16
+
+
+def check_model(name: str, *, image_size: int, width: int | None = None) -> None:
+    """Raise `InputError` if there is no such model, or not for images of this side, or so narrow.
+
+    Args:
+        name: as `build_model`.
+        image_size: side of the square images, in pixels.
+        width: channels of the first stage; None is the model's own.
+    """
+    if name not in _ARCHITECTURES:
+        raise InputError(f"unknown model {name!r}; expected one of {', '.join(_ARCHITECTURES)}.")
+    least = 2 * 2 ** _ARCHITECTURES[name].num_halvings
+    if image_size < least:
+        raise InputError(
+            f"model {name!r} halves its images {_ARCHITECTURES[name].num_halvings} times, which "
+            f"takes at least {least} pixels; --image-size is {image_size}. Use larger images or a "
+            "smaller model (cnn, resnet-small)."
+        )
+    if width is not None and width < _LEAST_WIDTH and name != "cnn":
+        raise InputError(
+            f"--width is {width}; {name} needs at least {_LEAST_WIDTH} channels. Use a larger "
+            "width, or --model cnn."
+        )
+
+
+def build_model(
+    name: str, *, in_channels: int, num_classes: int, image_size: int, width: int | None = None
+) -> Network:
+    """A freshly initialised model; its weights follow torch's global generator.
+
+    Args:
+        name: one of cnn, resnet-tiny, resnet-small, resnet-18, resnet-34, resnet-50.
+        in_channels: 1 for grey images, 3 for colour.
+        num_classes: at least 2.
+        image_size: side of the square images, in pixels.
+        width: channels of the first stage; None takes the model's own (cnn 32, resnet-tiny and
+            resnet-small 16, the others 64).
+
+    Returns:
+        A module with the attribute `head`, an `nn.Linear` from features to logits.
+
+    Raises:
+        InputError: an unknown name, images too small for the model, or a width too small for it.
+    """
+    check_model(name, image_size=image_size, width=width)
+    architecture = _ARCHITECTURES[name]
+    body, num_features = architecture.make_body(in_channels, width or architecture.width)
+    return Network(body, num_features, num_classes)

@@ -1,0 +1,217 @@
+"""Several processes that train one model, as `torchrun` starts them: each computes its share.
+
+Rank 0 writes the run's folder; everything else is the same on all ranks.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from data_agent.errors import InputError, StateError
+from data_agent.runtime import distributed
+from data_agent_lab.recipes import AnyRecipe
+from data_agent_lab.runs.folder import RunFolder, lines_until, open_run
+from data_agent_lab.training.devices import choose_device
+from data_agent_lab.training.models import Network
+
+Sharding = Literal["ddp", "fsdp"]
+
+TIMEOUT = timedelta(minutes=10)  # a rank waits so long for the others, then it ends with an error
+
+
+def num_started() -> int:
+    """How many ranks `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_restart() -> bool:
+    """Whether `torchrun --max-restarts` started these processes in the place of failed ones."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+@contextmanager
+def joined_ranks(recipe: AnyRecipe) -> Generator[None]:
+    """Be one of the ranks that `torchrun` started while the block runs; alone, nothing.
+
+    Raises:
+        InputError: this machine has fewer accelerators than ranks, or no such device.
+        StateError: the ranks do not find each other.
+    """
+    if num_started() == 1:
+        yield
+        return
+    is_cuda = choose_rank_device(recipe.device).type == "cuda"
+    backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
+    with distributed.joined(backend=backend, timeout=TIMEOUT):
+        yield
+
+
+def choose_rank_device(name: str) -> torch.device:
+    """As `choose_device`; of several ranks each gets an accelerator of its own.
+
+    Raises:
+        InputError: no such device here, or fewer than ranks on this machine.
+    """
+    if num_started() == 1:
+        return choose_device(name)
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(
+            f"--device {name} cannot be shared by {num_started()} ranks. Use --device cuda, of "
+            "which each rank takes its own, or cpu."
+        )
+    device = choose_device(name)
+    if device.type != "cuda":
+        return torch.device("cpu")
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise InputError(
+            f"rank {number} of this machine finds {count} CUDA device(s). Start at most as many "
+            f"with --nproc-per-node {count}, or use --device cpu."
+        )
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
+
+
+def batch_of_rank(batch_size: int) -> int:
+    """A rank's part of a batch of all ranks.
+
+    Raises:
+        InputError: it cannot be shared evenly.
+    """
+    world = distributed.world_size()
+    if batch_size % world:
+        raise InputError(
+            f"--batch-size {batch_size} counts the samples of all ranks together, and {world} "
+            f"ranks cannot share it. Use a multiple of {world}."
+        )
+    return batch_size // world
+
+
+def spread(model: Network, sharding: Sharding) -> nn.Module:
+    """What to call to train `model` on all ranks: the model itself, or around it what averages.
+
+    Args:
+        model: the same on every rank; "fsdp" leaves of its parameters each rank a part.
+        sharding: "ddp", every rank holds the model; "fsdp", they share it (FSDP2).
+
+    Raises:
+        InputError: this torch has no FSDP2.
+    """
+    if distributed.world_size() == 1:
+        return model
+    if sharding == "fsdp":
+        model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+        blocks = [block for block in model.body.children() if any(True for _ in block.parameters())]
+        distributed.shard(model, blocks)
+        return model
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def rows_of_all(num_rows: int, *, is_full: bool) -> int:
+    """Samples of a batch over all ranks, which need not be asked where it is full."""
+    if is_full:
+        return num_rows * distributed.world_size()
+    return distributed.total(num_rows)
+
+
+@torch.no_grad()
+def share_buffers(model: nn.Module) -> None:
+    """Take over rank 0's running statistics: what is evaluated is what its checkpoint holds."""
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if distributed.world_size() == 1 or not buffers:
+        return
+    flat = distributed.from_first(torch.cat([buffer.flatten() for buffer in buffers]))
+    for buffer, values in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(values.view_as(buffer))
+
+
+def own_part(index: Tensor) -> Tensor:
+    """This rank's part of `[M, ...]` rows, as even as possible; it may be empty."""
+    return index.tensor_split(distributed.world_size())[distributed.rank()]
+
+
+def added_up(*values: float) -> list[float]:
+    """Each value summed over all ranks; a collective call."""
+    (rows,) = distributed.gather_rows(torch.tensor([values], dtype=torch.float64))
+    return rows.sum(0).tolist()
+
+
+def on_any_rank(*flags: bool) -> list[bool]:
+    """Of each flag whether any rank has it set, so that all do the same; a collective call."""
+    if distributed.world_size() == 1:
+        return list(flags)
+    return [count > 0 for count in added_up(*map(float, flags))]
+
+
+def check_same_place(state: Mapping[str, Any] | None) -> None:
+    """All ranks must have read the same checkpoint, or none.
+
+    Raises:
+        StateError: the ranks do not share the run's folder.
+    """
+    step = -1 if state is None else int(state["position"]["step"])
+    (steps,) = distributed.gather_rows(torch.tensor([step]))
+    if not (steps == step).all():
+        raise StateError(
+            f"the ranks would go on from different steps ({steps.tolist()}, -1 where there is no "
+            "checkpoint): the run's folder must lie on a file system that all machines share."
+        )
+
+
+class Onlooker(RunFolder):
+    """A run's folder as the other ranks see it: they read, rank 0 writes.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._lines: list[dict[str, Any]] = []
+
+    def begin(self, config: Mapping[str, Any], *, device: str, jobs: int = 1) -> None:
+        """Nothing: rank 0 records what runs."""
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines that rank 0 has written or is writing."""
+        return self._lines
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Remember a line that rank 0 writes."""
+        self._lines.append(dict(line))
+
+    def drop_metrics_after(self, step: int, *, before_epoch: float = math.inf) -> None:
+        """Remember the lines that rank 0 keeps."""
+        self._lines = lines_until(super().metrics(), step, before_epoch)
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Nothing: rank 0 saves the state of all."""
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Nothing: rank 0 writes the result."""
+
+
+@contextmanager
+def open_run_together(
+    path: Path, config: Mapping[str, Any], *, resume: bool
+) -> Generator[RunFolder]:
+    """As `open_run` for rank 0, whose refusal ends the others too; they only read the folder."""
+    opened = nullcontext(Onlooker(path))
+    if distributed.rank() == 0:
+        opened = open_run(path, config, resume=resume)
+    with distributed.failing_together():
+        folder = opened.__enter__()
+    try:
+        yield folder
+    finally:
+        opened.__exit__(None, None, None)

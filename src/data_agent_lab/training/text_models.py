@@ -1,0 +1,212 @@
+"""The models of language runs: by name from the hub or a path, or built small and from scratch."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from data_agent.errors import InputError
+from data_agent_lab.text_recipes import LanguageSetup
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from data_agent_lab.data.texts import LanguageData
+
+_BUILT = re.compile(r"(llama|bert)-(\d+)x(\d+)")
+_LEAST_CONTEXT = 2048  # of models that are built here
+
+
+def is_from_scratch(model: str) -> bool:
+    """Whether a name means a model that is built here."""
+    return _BUILT.fullmatch(model) is not None
+
+
+def build_model(recipe: LanguageSetup, data: LanguageData) -> Any:
+    """The recipe's model in float32; what is drawn anew follows torch's global generator.
+
+    Code from a model's repository is never executed.
+
+    Args:
+        recipe: names it.
+        data: tells its vocabulary and classes.
+
+    Returns:
+        A model of transformers, for causal language modelling or for classification.
+
+    Raises:
+        InputError: no such model, one of another kind, too short a context for `max_length`, too
+            few embeddings for the tokenizer, or one that cannot train on packs.
+    """
+    is_classifier = recipe.kind == "text-classification"
+    found = _BUILT.fullmatch(recipe.model)
+    if found is None:
+        model = _load(recipe, data)
+    elif (found[1] == "bert") != is_classifier:
+        wanted = "bert" if is_classifier else "llama"
+        raise InputError(
+            f"--model {recipe.model} does not suit {recipe.kind}. Use {wanted}-{found[2]}x"
+            f"{found[3]}, or a model of the hub."
+        )
+    else:
+        sizes = _sizes(recipe.model, int(found[2]), int(found[3]))
+        model = (_bert if is_classifier else _llama)(recipe, data, sizes)
+    context = _context(model)
+    if context is not None and context < recipe.max_length:
+        raise InputError(
+            f"--max-length is {recipe.max_length}, but {recipe.model} reads {context} tokens at "
+            f"most. Use --max-length {context} or less."
+        )
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    if len(data.tokenizer) > num_embeddings:
+        raise InputError(
+            f"the tokenizer has {len(data.tokenizer)} tokens, but {recipe.model} embeds "
+            f"{num_embeddings}. Take the model's own (without --tokenizer)."
+        )
+    if found is None and not is_classifier:
+        if not _reads_forward(model):
+            raise InputError(
+                f"--model {recipe.model} ({type(model).__name__}) sees the tokens that it is to "
+                f"foretell, so it cannot learn {recipe.kind}. Take a decoder, such as GPT or Llama."
+            )
+        if recipe.packing and not _keeps_texts_apart(model):
+            raise InputError(
+                f"--model {recipe.model} ({type(model).__name__}) takes texts that are packed into "
+                "one row for one text. Train it without --packing."
+            )
+    return model
+
+
+def lora_config(recipe: LanguageSetup) -> LoraConfig | None:
+    """Low-rank adapters (Hu et al. 2022) on all linear layers, scaled by 2; None without."""
+    if recipe.lora_rank is None:
+        return None
+    from peft import LoraConfig  # takes a second to import
+
+    is_classifier = recipe.kind == "text-classification"
+    return LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=2 * recipe.lora_rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="SEQ_CLS" if is_classifier else "CAUSAL_LM",
+    )
+
+
+def _context(model: Any) -> int | None:
+    """How many tokens a model reads at most; None where nothing limits it."""
+    context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
+            return module.num_embeddings - module.padding_idx - 1  # RoBERTa counts on from padding
+    return context
+
+
+def _reads_forward(model: Any) -> bool:
+    """Whether a token's prediction stays as it is, whatever comes behind it."""
+    first, other = (_logits(model, [1, 1, last]) for last in (1, 2))
+    return torch.allclose(first[0], other[0], atol=1e-4)
+
+
+def _keeps_texts_apart(model: Any) -> bool:
+    """Whether of two texts in one row, told by positions only, the second ignores the first.
+
+    This is how TRL packs. Models that count positions by the attention mask do not see it.
+    """
+    positions = [0, 1, 2, 0, 1, 2]
+    try:
+        first, other = (_logits(model, [t, t, t, 1, 1, 1], position_ids=positions) for t in (1, 2))
+    except TypeError:  # it takes no positions
+        return False
+    return torch.allclose(first[3:], other[3:], atol=1e-4)
+
+
+@torch.no_grad()
+def _logits(model: Any, ids: list[int], **rows: list[int]) -> Tensor:
+    """`[T, V]` of one row."""
+    was_training = model.training
+    inputs = {name: torch.tensor([row]) for name, row in {"input_ids": ids, **rows}.items()}
+    try:
+        return model.eval()(**inputs, use_cache=False).logits[0].float()
+    finally:
+        model.train(was_training)
+
+
+def _sizes(name: str, hidden: int, layers: int) -> Any:
+    head = 64 if hidden % 64 == 0 and hidden > 64 else 32
+    if layers < 1 or hidden < 1 or hidden % head:
+        raise InputError(
+            f"--model {name}: the hidden size must be a multiple of 32, with one layer or more, "
+            "for example llama-128x2."
+        )
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // head,
+    }
+
+
+def _llama(recipe: LanguageSetup, data: LanguageData, sizes: Any) -> Any:
+    """As Llama (Touvron et al. 2023), with tied embeddings."""
+    tokenizer = data.tokenizer
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            num_key_value_heads=sizes["num_attention_heads"],
+            intermediate_size=32 * round(8 * sizes["hidden_size"] / 3 / 32),
+            tie_word_embeddings=True,
+            max_position_embeddings=max(_LEAST_CONTEXT, recipe.max_length),
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            **sizes,
+        )
+    )
+
+
+def _bert(recipe: LanguageSetup, data: LanguageData, sizes: Any) -> Any:
+    """As BERT (Devlin et al. 2019)."""
+    classes: Any = {"num_labels": len(data.class_names)}  # left out of the class's type stub
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(data.tokenizer),
+            intermediate_size=4 * sizes["hidden_size"],
+            max_position_embeddings=max(512, recipe.max_length),
+            pad_token_id=data.tokenizer.pad_token_id,
+            **sizes,
+            **classes,
+        )
+    )
+
+
+def _load(recipe: LanguageSetup, data: LanguageData) -> Any:
+    try:
+        if recipe.kind == "text-classification":
+            return AutoModelForSequenceClassification.from_pretrained(
+                recipe.model,
+                dtype=torch.float32,
+                num_labels=len(data.class_names),
+                pad_token_id=data.tokenizer.pad_token_id,
+                ignore_mismatched_sizes=True,  # a head for other classes is drawn anew
+            )
+        return AutoModelForCausalLM.from_pretrained(recipe.model, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--model {recipe.model} cannot be loaded for {recipe.kind}: "
+            f"{str(error).splitlines()[0]} Expected a name of the Hugging Face hub (which needs a "
+            "network), a local path, llama-HIDDENxLAYERS or bert-HIDDENxLAYERS."
+        ) from error

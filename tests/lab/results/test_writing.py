@@ -1,0 +1,205 @@
+"""Reports as text: what tables, captions and notes say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from run_folders import (
+    cell_of,
+    make_language_run,
+    make_language_runs,
+    make_run,
+    make_runs,
+    make_tasks,
+    row_of,
+)
+
+from data_agent_lab.results.figure import FIGURES, draw
+from data_agent_lab.results.report import summarise
+from data_agent_lab.results.statistics import Estimate, Spread
+from data_agent_lab.results.writing import (
+    columns_of,
+    describe,
+    format_estimate,
+    format_spread,
+    notes,
+    show,
+    to_markdown,
+    write,
+)
+from data_agent_lab.terminal import format_seconds
+
+
+def test_cells_show_means_with_intervals_and_signed_differences(tmp_path: Path) -> None:
+    make_runs(tmp_path)
+    cell = cell_of(tmp_path)
+    row = row_of(cell, "data-agent")
+    assert [text(row) for _, text in columns_of(cell)] == [
+        "data-agent",
+        "91.00 +- 25.41",
+        "+0.00 +- 12.71",
+        "+1.50 +- 6.35",
+        "+2.00 +- 0.00",
+        "50.0",
+        "0.60 +- 0.00",
+        "10.0",
+        "50.0",
+        "2",
+    ]
+
+
+def test_without_controls_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    make_runs(tmp_path, "data-agent")
+    cell = cell_of(tmp_path)
+    row = row_of(cell, "data-agent")
+    assert [text(row) for _, text in columns_of(cell)][2:] == [
+        "-",
+        "-",
+        "-",
+        "50.0",
+        "-",
+        "10.0",
+        "-",
+        "2",
+    ]
+
+
+def test_the_report_is_written_with_all_numbers_and_figures(tmp_path: Path) -> None:
+    make_runs(tmp_path, seeds=1)
+    report = summarise(tmp_path)
+    write(report, tmp_path)
+    draw(report, tmp_path / FIGURES)
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    (task,) = content["tasks"]
+    assert task["cells"][0]["rows"][0]["by_seed"] == {"0": 90.0}
+    text = (tmp_path / "comparison.md").read_text()
+    assert "| data-agent | 89.00 | -1.00 | +1.00 | +2.00 | 50.0 |" in text
+    assert "One seed has no interval" in text
+    assert "| command |" in text
+    figures = {path.name for path in (tmp_path / FIGURES).iterdir()}
+    assert figures == {"digits-frontier.png", "digits-keep0.5.png"}
+    for name in figures:
+        assert f"({FIGURES}/{name})" in text
+        assert (tmp_path / FIGURES / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_fit_into_120_columns(tmp_path: Path) -> None:
+    for place, method in enumerate(("class-balanced-random", "full", "full-short", "random")):
+        cost = 1.0 if method == "full" else 0.5
+        for seed in (0, 1, 2):
+            value, loss = 70.0 + place / 10 + seed / 20, 2.0 + place / 10 + seed / 20
+            name, labels = f"{method}{seed}", {"method": method, "seed": seed, "cost": cost}
+            make_run(tmp_path / "images" / name, value=value, **labels)
+            make_language_run(tmp_path / "sft" / name, value=loss, token_cost=1.0, **labels)
+    console = Console(width=120, record=True, markup=False)
+    show(summarise(tmp_path), console)
+    text = console.export_text()
+    image, language, _ = (line for line in text.splitlines() if "class-balanced-random" in line)
+    assert "70.05 +- 0.12" in image
+    assert image.split()[-1] == "3"
+    # Too wide with four decimals: the intervals are in the line below.
+    assert language.split()[:2] == ["class-balanced-random", "2.0500"]
+    assert "+- 0.1242" in text.split(language)[1].splitlines()[1]
+    assert "\u2026" not in text  # nothing was cut short
+
+
+def test_the_terminal_shows_further_metrics(tmp_path: Path) -> None:
+    make_language_runs(tmp_path)
+    console = Console(width=120, record=True, markup=False)
+    show(summarise(tmp_path), console)
+    text = console.export_text()
+    assert "sft, keep ratio 0.5, other metrics" in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "mmlu % top-loss 25.50 +- 6.35 +0.00 +- 0.00 +0.00 +- 0.00 1,570 2" in lines
+
+
+def test_numbers_as_text() -> None:
+    assert format_estimate(Estimate(1.234, 0.5, 3)) == "1.23 +- 0.50"
+    assert format_estimate(Estimate(1.234, None, 1), sign=True) == "+1.23"
+    assert format_estimate(None) == "-"
+    assert format_spread(Spread(1.0, (-0.5, 2.0), 3)) == "+1.00 [-0.50, +2.00]"
+    assert format_spread(Spread(1.0, None, 2)) == "+1.00"
+    assert format_spread(Spread(0.01234, (0.01, 0.02), 3), digits=4) == "+0.0123 [+0.0100, +0.0200]"
+    assert format_spread(None) == "-"
+    assert [format_seconds(s) for s in (9.4, 61, 3725)] == ["9 s", "1 min 01 s", "1 h 02 min"]
+
+
+def test_the_report_of_a_suite_names_every_task_and_budget(tmp_path: Path) -> None:
+    values = {"random": [50.0], "top-loss": [51.0]}
+    make_tasks(tmp_path, {"t1": values, "t2": values})
+    text = to_markdown(summarise(tmp_path))
+    assert "## Over 2 tasks, keep ratio 0.5" in text
+    assert "### t1, keep ratio 0.5" in text
+    assert "| top-loss | 1.00 | +1.00 | - | 2 |" in text
+
+
+def test_a_loss_has_its_unit_four_decimals_and_tokens(tmp_path: Path) -> None:
+    make_language_runs(tmp_path, token_cost=0.55)
+    cell = cell_of(tmp_path)
+    texts = {name: text(row_of(cell, "data-agent")) for name, text in columns_of(cell)}
+    assert texts["loss nats"] == "2.2500 +- 0.6353"
+    assert texts["to random"] == "-0.2000 +- 0.0000"
+    assert (texts["cost %"], texts["tokens %"]) == ("50.0", "55.0")
+
+
+def test_further_metrics_have_a_table_of_their_own(tmp_path: Path) -> None:
+    make_language_runs(tmp_path)
+    text = to_markdown(summarise(tmp_path))
+    assert "| metric | method | value | to full | to random | items | seeds |" in text
+    for method, to_full, to_random in (
+        ("full", "-", "+0.00 +- 0.00"),
+        ("random", "+0.00 +- 0.00", "-"),
+        ("top-loss", "+0.00 +- 0.00", "+0.00 +- 0.00"),
+    ):
+        numbers = f"25.50 +- 6.35 | {to_full} | {to_random} | 1,570 | 2"
+        assert f"| mmlu % | {method} | {numbers} |" in text
+    make_runs(tmp_path / "images")
+    assert "Other metrics" not in to_markdown(summarise(tmp_path / "images"))
+
+
+def test_items_that_were_cut_are_counted_and_explained(tmp_path: Path) -> None:
+    mmlu = {"value": 25.0, "unit": "%", "direction": "higher", "num_items": 570}
+    further = {"mmlu": {**mmlu, "num_truncated": 569}}
+    make_language_run(tmp_path / "a", method="random", seed=0, value=2.0, further=further)
+    report = summarise(tmp_path)
+    assert "| mmlu % | random | 25.00 | - | - | 570 (569 cut) | 1 |" in to_markdown(report)
+    assert any(note.startswith("Cut items did not fit") for note in notes(report))
+
+
+def test_image_and_language_tasks_stand_side_by_side(tmp_path: Path) -> None:
+    values = {"random": [50.0, 51.0], "data-agent": [52.0, 53.0]}
+    make_language_runs(tmp_path / "sft")
+    make_tasks(tmp_path, {"t1": values, "t2": values})
+    report = summarise(tmp_path)
+    text = to_markdown(report)
+    assert (
+        "## Over 3 tasks, keep ratio 0.5: ranks over all of them, differences over the 2 that "
+        "measure accuracy %"
+    ) in text
+    assert "| data-agent | 1.00 | +2.00 | - | 2 |" in text
+    assert "| method | accuracy % | to full | to full-short | to random | cost % | time" in text
+    assert "| method | loss nats | to full | to full-short | to random | cost % | tokens %" in text
+    said = " ".join(notes(report))
+    assert "Loss or accuracy is that of the last epoch." in said
+    assert "differences are in nats or points and paired by seed" in said
+    assert "Lower is better for loss: there, a method with a negative difference is better" in said
+
+
+def test_differences_over_language_tasks_keep_their_decimals(tmp_path: Path) -> None:
+    for task, gain in (("a", 0.0123), ("b", 0.0125), ("c", 0.0127)):
+        for method, value in (("random", 2.0), ("ucb", 2.0 - gain)):
+            path = tmp_path / task / method
+            make_language_run(path, method=method, seed=0, value=value, task=task)
+    text = to_markdown(summarise(tmp_path))
+    assert "## Over 3 tasks, keep ratio 0.5\n" in text
+    assert "| ucb | 1.00 | -0.0125 [-0.0127, -0.0123] | - | 3 |" in text
+
+
+def test_a_task_says_what_its_labels_are_if_it_has_some(tmp_path: Path) -> None:
+    make_runs(tmp_path / "images", "random")
+    make_language_run(tmp_path / "sft", method="random", seed=0, value=2.0)
+    images, sft = summarise(tmp_path).tasks
+    assert "100 training samples (0 with a wrong label), 60 epochs" in describe(images)
+    assert "llama-32x1, 100 training samples, 60 epochs; evaluated on 50 samples" in describe(sft)

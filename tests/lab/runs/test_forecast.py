@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data_agent_lab.runs import forecast as forecast_module
+from data_agent_lab.runs.forecast import Forecast, forecast
+from data_agent_lab.grid import Grid
+from data_agent_lab.methods import expected_cost
+from data_agent_lab.runs.folder import open_run
+from data_agent_lab.tasks import recipe_for
+from data_agent_lab.training.train import Speed
+
+RECIPE = replace(recipe_for("digits"), epochs=10, num_evaluations=4, num_threads=2)
+
+
+@pytest.fixture
+def grid() -> Grid:
+    return Grid(
+        recipes={"digits": RECIPE},
+        methods=["full", "full-short", "random", "selective-backprop"],
+        keep_ratios=[0.5],
+        seeds=[0],
+    )
+
+
+def finish(output: Path, grid: Grid, method: str, seconds: float, cost: float) -> None:
+    run = next(run for run in grid.runs() if run.config.method == method)
+    with open_run(output / run.name, run.config.flat(), resume=False) as folder:
+        folder.begin(run.config.flat(), device="cpu")
+        folder.finish({"train_seconds": seconds, "eval_seconds": 3.0, "cost": cost})
+
+
+def test_without_finished_runs_steps_are_timed(
+    tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast_module, "speed_of", lambda *_: Speed(0.01, 0.001))
+    found = forecast(grid, grid.runs(), tmp_path)
+    # 448 samples, 10 epochs: 44.8 s; 1,349 evaluation samples, 4 times: 5.396 s
+    assert found.paces["digits"].full == pytest.approx(44.8)
+    assert found.seconds["digits/full-seed0"] == pytest.approx(44.8 + 5.396)
+    assert found.seconds["digits/random-keep0.5-seed0"] == pytest.approx(22.4 + 5.396)
+    batch = found.seconds["digits/selective-backprop-keep0.5-seed0"]
+    assert batch == pytest.approx(44.8 * (1 / 3 + 0.5) + 5.396)
+    assert found.num_finished == 0
+
+
+def test_finished_runs_of_the_recipe_are_the_better_guide(tmp_path: Path, grid: Grid) -> None:
+    finish(tmp_path, grid, "full", 80.0, 1.0)
+    finish(tmp_path, grid, "random", 40.0, 0.5)
+    pending = [run for run in grid.runs() if "short" in run.name or "back" in run.name]
+    found = forecast(grid, pending, tmp_path)
+    # 120 s for one and a half units of cost, and 3 s of evaluation
+    assert found.paces["digits"].full == pytest.approx(80.0)
+    assert found.seconds["digits/full-short-keep0.5-seed0"] == pytest.approx(43.0)
+    assert found.num_finished == 2
+    assert "2 finished" in found.in_words(1)[0]
+    assert "of 2 finished runs" in found.in_words(1)[1]
+
+
+def test_the_cost_of_finished_runs_replaces_what_is_expected(tmp_path: Path, grid: Grid) -> None:
+    grid = replace(grid, methods=["el2n"], seeds=[0, 1])
+    finish(tmp_path, grid, "el2n", 70.0, 0.7)  # scores included
+    found = forecast(grid, grid.runs()[1:], tmp_path)
+    assert found.seconds["digits/el2n-keep0.5-seed1"] == pytest.approx(73.0)
+
+
+def test_hours_count_cores_and_the_clock_counts_processes() -> None:
+    seconds = {"a": 600.0, "b": 1200.0, "c": 1800.0}
+    found = Forecast(seconds=seconds, paces={}, costs={}, num_finished=0, num_threads=2)
+    assert found.core_hours == pytest.approx(2.0)
+    assert found.wall_seconds(1) == 3600
+    # a ends at 600, where c begins; b ends at 1200, c at 2400
+    assert found.wall_seconds(2) == 2400
+    assert "about 2.00 core-hours; 40 min 00 s with 2 at a time" in found.in_words(2)[-1]
+
+
+def test_real_steps_are_timed_in_a_moment(tmp_path: Path, grid: Grid) -> None:
+    found = forecast(grid, grid.runs(), tmp_path)
+    assert 0 < found.seconds["digits/random-keep0.5-seed0"] < found.seconds["digits/full-seed0"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "cost"),
+    [
+        ("full", 1.0),
+        ("full-short", 0.3),
+        ("random", 0.3),
+        ("selective-backprop", 1 / 3 + 0.3),
+        ("infobatch-published", 1.0),  # at most
+        ("el2n", 0.3),  # and its scores
+    ],
+)
+def test_costs_that_are_known_before(method: str, cost: float) -> None:
+    assert expected_cost(method, 0.3, epochs=20) == pytest.approx(cost)

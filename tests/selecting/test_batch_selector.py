@@ -1,0 +1,97 @@
+"""The exact budget of methods that choose inside batches, over any number of ranks."""
+
+import math
+from typing import Any
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from ranks import join_group, run_ranks
+from torch.utils.data import TensorDataset
+
+from data_agent import Feedback, selection_loader
+from data_agent.baselines.selective_backprop import SelectiveBackprop
+from data_agent.budget.schedule import share_of
+from data_agent.selecting.batch_selector import round_quota
+
+
+@given(
+    rest=st.integers(0, 40),
+    rounds=st.integers(1, 12),
+    batch_size=st.integers(2, 16),
+    world=st.integers(1, 5),
+    keep_ratio=st.floats(0.05, 1.0),
+)
+def test_an_epoch_takes_exactly_its_share_and_every_rank_some_of_each_pool(
+    rest, rounds, batch_size, world, keep_ratio
+):
+    keep_ratio = max(keep_ratio, 2 / batch_size)  # pools that can spare a sample
+    full = batch_size * world
+    rest = rest % full
+    rest = 0 if rest < world else rest  # which a loader leaves out
+    total = rounds * full + rest
+    taken = 0
+    for start in range(0, total, full):
+        size = min(full, total - start)
+        quota = round_quota(start, size, total=total, keep_ratio=keep_ratio, world=world)
+        shares = [share_of(quota, rank, world) for rank in range(world)]
+        pools = [share_of(size, rank, world) for rank in range(world)]
+        assert sum(shares) == quota
+        assert all(1 <= share <= pool for share, pool in zip(shares, pools, strict=True))
+        if size == full:
+            assert abs(quota - keep_ratio * size) <= world + 1
+        taken += quota
+    assert taken == math.floor(keep_ratio * total + 0.5)
+
+
+def test_by_hand():
+    # Half of 11 in pools of 4: 2, 2, and of the last three the two that make it 6 (5.5 rounded up).
+    of_eleven = {"total": 11, "keep_ratio": 0.5, "world": 1}
+    assert [round_quota(s, n, **of_eleven) for s, n in ((0, 4), (4, 4), (8, 3))] == [2, 2, 2]
+    # Half of 9: the second pool leaves one for the last, which alone would get none.
+    of_nine = {"total": 9, "keep_ratio": 0.5, "world": 1}
+    assert [round_quota(s, n, **of_nine) for s, n in ((0, 4), (4, 4), (8, 1))] == [2, 2, 1]
+    # On two ranks of pools of 4, half of 18: each of the last two pools of one is trained on.
+    of_two = {"total": 18, "keep_ratio": 0.5, "world": 2}
+    assert [round_quota(s, n, **of_two) for s, n in ((0, 8), (8, 8), (16, 2))] == [4, 3, 2]
+
+
+SIZE, EPOCHS, POOL = 107, 3, 12  # over all ranks
+
+
+def choose(rank, stop):
+    """What a rank trains on: `(epoch, chosen, pool)`; `stop` saves behind so many pools."""
+    if rank is not None:
+        join_group()
+    world = 1 if rank is None else torch.distributed.get_world_size()
+    log: list[Any] = []
+    saved: Any = None
+    for state in (None,) if stop is None else (None, "restored"):
+        selector = SelectiveBackprop(num_samples=SIZE, epochs=EPOCHS, keep_ratio=0.5)
+        loader = selection_loader(
+            TensorDataset(torch.arange(SIZE)), selector, batch_size=POOL // world
+        )
+        if state is not None:
+            selector.load_state_dict(saved)
+            log = log[:stop]
+        for epoch in selector.epochs():
+            for _, index in loader:
+                losses = torch.rand(SIZE, generator=torch.Generator().manual_seed(epoch))[index]
+                keep = selector.select_batch(Feedback(index, losses))
+                selector.observe(Feedback(index[keep], losses[keep]))
+                log.append((epoch, index[keep].tolist(), len(index)))
+                if len(log) == stop:
+                    saved = selector.state_dict()
+    return log
+
+
+def test_the_budget_is_the_same_on_any_number_of_ranks(tmp_path):
+    alone = [choose(None, None)]
+    two = run_ranks(choose, tmp_path, 13)
+    three = run_ranks(choose, tmp_path, None, world=3)
+    for ranks in (alone, two, three):
+        assert len({len(log) for log in ranks}) == 1  # equal steps
+        for epoch in range(EPOCHS):
+            chosen = [i for log in ranks for e, batch, _ in log if e == epoch for i in batch]
+            assert len(chosen) == len(set(chosen)) == 54  # 53.5, rounded
+            assert sum(n for log in ranks for e, _, n in log if e == epoch) == SIZE

@@ -1,0 +1,68 @@
+"""The laws of the library, for every selector there is."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from data_agent import DataAgent, DataAgentConfig, Selector, make_selector
+from data_agent.methods import METHODS, method_class
+from data_agent.testing import LAWS, check_selector
+from data_agent.testing.laws import law_exact_budget
+from data_agent.testing.runs import NUM_SAMPLES
+
+VARIANTS = {
+    "data-agent last-action": DataAgentConfig(
+        ranking="last-action", reward="paper", policy_share=1.0
+    ),
+    "data-agent gae": DataAgentConfig(gamma=0.9, update_every=3, rollout_rows=16, policy_share=0.5),
+}
+INPUTS = {
+    "labels": torch.arange(NUM_SAMPLES) % 4,
+    "groups": torch.arange(NUM_SAMPLES) % 7,
+    "scores": torch.rand(NUM_SAMPLES, generator=torch.Generator().manual_seed(0)),
+}
+
+
+def maker(name):
+    required = method_class(name).required
+    return partial(make_selector, name, **{option: INPUTS[option] for option in required})
+
+
+MAKERS = {name: maker(name) for name in METHODS} | {
+    name: partial(DataAgent, config=config) for name, config in VARIANTS.items()
+}
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_law(make, law):
+    law(make)
+
+
+class Stuck(Selector):
+    """Breaks the budget's promise of distinct samples."""
+
+    name = "stuck"
+
+    def choose(self, epoch, count, excluded):
+        return torch.zeros(count, dtype=torch.int64)
+
+
+class Forgetful(DataAgent):
+    """Does not save its tables."""
+
+    def method_state(self):
+        state = super().method_state()
+        fresh = DataAgent(self.schedule.num_samples, self.schedule.epochs).method_state()
+        return {**state, "table": fresh["table"], "classes": fresh["classes"]}
+
+
+def test_the_kit_finds_a_selector_that_repeats_samples():
+    with pytest.raises(Exception, match="repeat"):
+        law_exact_budget(Stuck)
+
+
+def test_the_kit_finds_a_selector_that_forgets():
+    with pytest.raises(AssertionError, match="resumed at epoch"):
+        check_selector(Forgetful)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
 from data_agent.runtime.files import write_json
-from data_agent_lab.recipes import TrainConfig
+from data_agent_lab.recipes import RunConfig
 from data_agent_lab.results.statistics import estimate
 from data_agent_lab.runs.environment import describe_environment
 from data_agent_lab.runs.folder import open_run
@@ -54,8 +54,8 @@ def train(folder: Path, method: str, seed: int, world: int, sharding: str, epoch
 def train_in_parts(folder: Path, method: str, seed: int, epochs: int) -> dict:
     """The result of one run in this process, its batch normalisation as on four ranks."""
     recipe = recipe_for("digits")
-    recipe = replace(recipe, keep_ratio=0.5, device="cpu", num_threads=1, epochs=epochs)
-    config = TrainConfig(recipe=recipe, method=method, seed=seed)
+    recipe = replace(recipe, device="cpu", num_threads=1, epochs=epochs)
+    config = RunConfig(recipe=recipe, method=method, seed=seed)
     with open_run(folder, config.flat(), resume=True) as run, normalised_in_parts(max(WORLDS)):
         return train_here(config, load_task(recipe), run) or {}
 

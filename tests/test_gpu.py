@@ -298,7 +298,7 @@ def one_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def lab_run() -> tuple[Any, Any]:
     from data_agent_lab.data.image_data import ImageData
-    from data_agent_lab.recipes import Recipe, TrainConfig
+    from data_agent_lab.recipes import ImageRecipe, RunConfig
 
     draws = torch.Generator().manual_seed(0)
     labels = torch.arange(SIZE) % 2
@@ -312,7 +312,7 @@ def lab_run() -> tuple[Any, Any]:
         class_names=("dark", "bright"),
         evaluation="the first 32",
     )
-    recipe = Recipe(
+    recipe = ImageRecipe(
         task="digits",
         data=None,
         image_size=8,
@@ -324,7 +324,7 @@ def lab_run() -> tuple[Any, Any]:
         augment="crop",
         device="cuda",
     )
-    return TrainConfig(recipe=recipe, method="data-agent"), data
+    return RunConfig(recipe=recipe, method="data-agent"), data
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")  # of NCCL, about its environment

@@ -113,7 +113,7 @@ def test_commands_of_one_recipe_agree_on_how_to_train(example):
     page = next(page for page in PAGES if page.stem == "instruction-tuning")
     commands = [parsed(words, example) for words in commands_of(page)]
     recipes = [
-        c.config.recipe if isinstance(c, Train) else c.setup
+        c.config.recipe if isinstance(c, Train) else c.recipe
         for c in commands
         if c.__class__ is not Report
     ]
@@ -193,7 +193,7 @@ def photos(tmp_path_factory) -> Path:
 def photos_of(example, *images, seed=None, size=32, **changes) -> Any:
     """The script's data set of some images (uint8 `[H, W, 3]`), all of label 1."""
     rows = [{"image": Image.fromarray(image), "label": 1} for image in images]
-    return example.Photos(rows, example.Recipe(data="", image_size=size, **changes), seed=seed)
+    return example.Photos(rows, example.ImageRecipe(data="", image_size=size, **changes), seed=seed)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import shlex
 import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic
 
 import tyro
 
@@ -20,7 +20,7 @@ from data_agent.errors import DataAgentError, InputError
 from data_agent.runtime.distributed import failing_together, rank
 from data_agent_lab.grid import Grid, Run, parse_keep_ratios, parse_names, parse_seeds
 from data_agent_lab.progress import silent
-from data_agent_lab.recipes import AnyRecipe, R, Recipe, Setup, TrainConfig
+from data_agent_lab.recipes import ImageRecipe, R, Recipe, RunConfig, TextRecipe
 from data_agent_lab.results.records import reached_in_words
 from data_agent_lab.rules import flag_of
 from data_agent_lab.runs.compare import Outcome, hold_output, pending_runs, run_all
@@ -30,7 +30,6 @@ from data_agent_lab.runs.forecast import forecast
 from data_agent_lab.suite import suite_recipes
 from data_agent_lab.tasks import load_task, recipe_for
 from data_agent_lab.terminal import progress_and_log, stdout, stop_requests
-from data_agent_lab.text_recipes import LanguageRecipe, LanguageSetup
 from data_agent_lab.training.devices import choose_device
 from data_agent_lab.training.loops import train_run
 from data_agent_lab.training.ranks import (
@@ -47,14 +46,11 @@ DONE, FAILED, STOPPED = 0, 1, 130
 _DEFAULT_TASK = "digits"
 
 
-S = TypeVar("S", bound=Setup | LanguageSetup)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Train(Generic[R]):
     """Train a model with one method of choosing samples; under torchrun, on several ranks."""
 
-    config: TrainConfig[R]
+    config: RunConfig[R]
     output: Path | None = None
     """Folder of the run; None is runs/TASK-METHOD-seedSEED."""
     resume: bool = False
@@ -65,13 +61,13 @@ class Train(Generic[R]):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Compare(Generic[S]):
+class Compare(Generic[R]):
     """Train methods in one and the same loop, at several budgets, with several seeds, and compare.
 
     One task with the flags of its recipe, or a suite of tasks with recipes of their own.
     """
 
-    setup: S
+    recipe: R
     suite: str | None = None
     """Tasks to compare on: quick, core, held-out or language; None is the one task of --task."""
     tasks: str | None = None
@@ -149,13 +145,11 @@ def parse(argv: Sequence[str]) -> Command:
         SystemExit: --help, or flags that do not exist.
     """
     recipe = recipe_for(_task_in(argv))
-    Ours, kind = type(recipe), Setup if isinstance(recipe, Recipe) else LanguageSetup
-    shared = {field.name: getattr(recipe, field.name) for field in fields(kind)}
-    train = Train(config=TrainConfig(recipe=recipe))
-    compare = Compare(setup=kind(**shared))
+    Kind = type(recipe)
+    train, compare = Train(config=RunConfig(recipe=recipe)), Compare(recipe=recipe)
     commands = tyro.conf.OmitArgPrefixes[
-        Annotated[Train[Ours], tyro.conf.subcommand("train", default=train)]
-        | Annotated[Compare[kind], tyro.conf.subcommand("compare", default=compare)]
+        Annotated[Train[Kind], tyro.conf.subcommand("train", default=train)]
+        | Annotated[Compare[Kind], tyro.conf.subcommand("compare", default=compare)]
         | Annotated[Report, tyro.conf.subcommand("report")]
     ]
     said = io.StringIO()
@@ -238,9 +232,7 @@ def _compare(command: Compare[Any], argv: Sequence[str]) -> int:
 def _grid(command: Compare[Any], argv: Sequence[str]) -> tuple[Grid, int, str]:
     """All runs that are asked for, how many train at a time, and a name for it."""
     if command.suite is None and command.tasks is None:
-        kind = Recipe if isinstance(command.setup, Setup) else LanguageRecipe
-        recipe = kind(**asdict(command.setup))
-        recipes, name = {recipe.task: recipe}, recipe.task
+        recipes, name = {command.recipe.task: command.recipe}, command.recipe.task
     else:
         _refuse_recipe_flags(argv)
         tasks = None if command.tasks is None else parse_names(command.tasks)
@@ -263,7 +255,7 @@ def _grid(command: Compare[Any], argv: Sequence[str]) -> tuple[Grid, int, str]:
 
 def _refuse_recipe_flags(argv: Sequence[str]) -> None:
     """The tasks of a suite have recipes of their own, so that their numbers can be compared."""
-    settings = (*fields(Setup), *fields(LanguageSetup))
+    settings = (*fields(ImageRecipe), *fields(TextRecipe))
     own = {flag_of(field.name) for field in settings}
     given = [word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
     refused = [flag for flag in given if flag in own]
@@ -275,7 +267,7 @@ def _refuse_recipe_flags(argv: Sequence[str]) -> None:
         )
 
 
-def _default_jobs(recipes: Iterable[AnyRecipe]) -> int:
+def _default_jobs(recipes: Iterable[Recipe]) -> int:
     on_cpu = all(choose_device(recipe.device).type == "cpu" for recipe in recipes)
     return num_cpus() if on_cpu else 1
 

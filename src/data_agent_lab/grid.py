@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from data_agent.errors import InputError
 from data_agent_lab.methods import check_methods, ignores_keep_ratio
-from data_agent_lab.recipes import AnyRecipe, TrainConfig
+from data_agent_lab.recipes import Recipe, RunConfig
 
 _T = TypeVar("_T")
 
@@ -23,7 +23,7 @@ class Run:
     """
 
     task: str
-    config: TrainConfig[Any]
+    config: RunConfig[Any]
 
     @property
     def name(self) -> str:
@@ -31,7 +31,7 @@ class Run:
         method, seed = self.config.method, self.config.seed
         if ignores_keep_ratio(method):
             return f"{self.task}/{method}-seed{seed}"
-        return f"{self.task}/{method}-keep{self.config.recipe.keep_ratio}-seed{seed}"
+        return f"{self.task}/{method}-keep{self.config.keep_ratio}-seed{seed}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class Grid:
     """All runs of a comparison.
 
     Args:
-        recipes: by task, how every method trains; their keep ratios do not matter.
+        recipes: by task, how every method trains.
         methods: names of methods.
         keep_ratios: budgets, each a share in (0, 1].
         seeds: 0 or more; two or more give intervals, five are a claim.
@@ -48,7 +48,7 @@ class Grid:
         InputError: one is empty, unknown, out of range or named twice; the message names it.
     """
 
-    recipes: Mapping[str, AnyRecipe]
+    recipes: Mapping[str, Recipe]
     methods: Sequence[str]
     keep_ratios: Sequence[float]
     seeds: Sequence[int]
@@ -77,14 +77,14 @@ class Grid:
             for config in self._runs_of(recipe, seed)
         ]
 
-    def _runs_of(self, recipe: AnyRecipe, seed: int) -> Iterator[TrainConfig[Any]]:
+    def _runs_of(self, recipe: Recipe, seed: int) -> Iterator[RunConfig[Any]]:
         for place, ratio in enumerate(self.keep_ratios):
             for method in self.methods:
                 is_shared = ignores_keep_ratio(method)
                 if is_shared and place > 0:
                     continue
-                budget = replace(recipe, keep_ratio=1.0 if is_shared else ratio)
-                yield TrainConfig(recipe=budget, method=method, seed=seed)
+                budget = 1.0 if is_shared else ratio
+                yield RunConfig(recipe=recipe, method=method, keep_ratio=budget, seed=seed)
 
 
 def parse_names(text: str) -> list[str]:

@@ -42,14 +42,3 @@ def is_number(value: object) -> bool:
 def is_share(value: Any) -> bool:
     """True in [0, 1)."""
     return is_number(value) and 0 <= value < 1
-
-
-# What image and language runs have in common.
-KEEP_RATIO = (
-    lambda v: is_number(v) and 0 < v <= 1,
-    "a share of the samples in (0, 1]; 0.5 visits half of them in an epoch",
-)
-LEARNING_RATE = (lambda v: is_number(v) and v > 0, "a number above 0")
-LABEL_NOISE = (is_share, "a share of the labels in [0, 1)")
-PRECISION = (lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16")
-WEIGHT_DECAY = (lambda v: is_number(v) and v >= 0, "a number, 0 or more")

@@ -13,8 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_agent.errors import InputError
-from data_agent_lab.recipes import AnyRecipe, Augmentation, Recipe
-from data_agent_lab.text_recipes import Kind, LanguageRecipe
+from data_agent_lab.recipes import Augmentation, ImageRecipe, Kind, Recipe, TextRecipe
 
 _ROOT = Path("data")
 
@@ -30,8 +29,8 @@ def _recipe(
     duplicates: float = 0.0,
     train_labels: str | None = None,
     augment: Augmentation = "crop-flip",
-) -> Recipe:
-    return Recipe(
+) -> ImageRecipe:
+    return ImageRecipe(
         task=task,
         data=str(_ROOT / data),
         subset=subset,
@@ -50,8 +49,8 @@ def _recipe(
     )
 
 
-def _classify(task: str, *, label_noise: float = 0.0) -> LanguageRecipe:
-    return LanguageRecipe(
+def _classify(task: str, *, label_noise: float = 0.0) -> TextRecipe:
+    return TextRecipe(
         task=task,
         kind="text-classification",
         data=str(_ROOT / "sst2"),
@@ -74,8 +73,8 @@ def _language_model(
     max_length: int,
     subset: int = 2048,
     eval_subset: int | None = 512,
-) -> LanguageRecipe:
-    return LanguageRecipe(
+) -> TextRecipe:
+    return TextRecipe(
         task=task,
         kind=kind,
         data=str(_ROOT / data),
@@ -91,7 +90,7 @@ def _language_model(
     )
 
 
-RECIPES: Mapping[str, AnyRecipe] = {
+RECIPES: Mapping[str, Recipe] = {
     recipe.task: recipe
     for recipe in (
         _recipe("cifar10-underfit", epochs=32),
@@ -132,14 +131,14 @@ SUITES: Mapping[str, Sequence[str]] = {
         *("mnist", "mnist-noise40", "cifar10-noise40", "tiny-imagenet-noise30"),
         "tiny-imagenet-long-tail",
     ),
-    "language": tuple(t for t, recipe in RECIPES.items() if isinstance(recipe, LanguageRecipe)),
+    "language": tuple(t for t, recipe in RECIPES.items() if isinstance(recipe, TextRecipe)),
 }
 """Names of tasks, by suite. Nothing of the agent was ever chosen by a run on a held-out task."""
 
 
 def suite_recipes(
     suite: str | None, *, tasks: Sequence[str] | None = None, root: Path = _ROOT
-) -> dict[str, AnyRecipe]:
+) -> dict[str, Recipe]:
     """Recipes of a suite's tasks, by name, in the order of the suite or of `tasks`.
 
     Args:
@@ -166,21 +165,21 @@ def suite_recipes(
     return recipes
 
 
-def _under(root: Path, recipe: AnyRecipe) -> AnyRecipe:
+def _under(root: Path, recipe: Recipe) -> Recipe:
     """The recipe with its data under another root."""
 
     def moved(path: str) -> str:
         return str(root / Path(path).relative_to(_ROOT))
 
     recipe = replace(recipe, data=recipe.data and moved(recipe.data))
-    if isinstance(recipe, Recipe) and recipe.train_labels is not None:
+    if isinstance(recipe, ImageRecipe) and recipe.train_labels is not None:
         recipe = replace(recipe, train_labels=moved(recipe.train_labels))
     return recipe
 
 
-def _check_data(recipe: AnyRecipe) -> None:
+def _check_data(recipe: Recipe) -> None:
     paths = [Path(path) for path in (recipe.data,) if path]
-    if isinstance(recipe, Recipe) and recipe.train_labels is not None:
+    if isinstance(recipe, ImageRecipe) and recipe.train_labels is not None:
         paths.append(Path(recipe.train_labels.rpartition(":")[0]).parent)
     for path in paths:
         if not path.is_dir():

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 from data_agent.errors import InputError
 from data_agent_lab.progress import Progress, silent
-from data_agent_lab.recipes import AnyRecipe, AnySetup, Recipe, Setup
+from data_agent_lab.recipes import ImageRecipe, Kind, Recipe, TextRecipe
 from data_agent_lab.suite import RECIPES
-from data_agent_lab.text_recipes import Kind, LanguageRecipe, LanguageSetup
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +40,14 @@ _Load = Callable[[Any, Progress], Samples]
 class Task:
     """A task: its recipe unless told otherwise, and its loader."""
 
-    recipe: AnyRecipe
+    recipe: Recipe
     load: _Load
 
 
-def recipe_for(task: str) -> AnyRecipe:
+def recipe_for(task: str) -> Recipe:
     """The recipe with a task's defaults; change it with `dataclasses.replace`.
 
-    A `Recipe` of an image task, a `LanguageRecipe` of a language task.
+    A `ImageRecipe` of an image task, a `TextRecipe` of a language task.
 
     Args:
         task: digits, cifar10, image, sft, lm, text-classification, or a task of the suite.
@@ -61,7 +60,7 @@ def recipe_for(task: str) -> AnyRecipe:
     return TASKS[task].recipe
 
 
-def load_task(recipe: AnySetup, progress: Progress = silent) -> Samples:
+def load_task(recipe: Recipe, progress: Progress = silent) -> Samples:
     """The data of a recipe.
 
     Raises:
@@ -73,19 +72,19 @@ def load_task(recipe: AnySetup, progress: Progress = silent) -> Samples:
 
 
 # The libraries that load data take a second to import; commands that end in an error need not wait.
-def _load_digits(recipe: Setup, progress: Progress) -> Samples:  # noqa: ARG001 - a task's loader
+def _load_digits(recipe: ImageRecipe, progress: Progress) -> Samples:  # noqa: ARG001 - a task's loader
     from data_agent_lab.data.digits import load_digits
 
     return load_digits(recipe)
 
 
-def _load_images(recipe: Setup, progress: Progress) -> Samples:
+def _load_images(recipe: ImageRecipe, progress: Progress) -> Samples:
     from data_agent_lab.data.images import load_images
 
     return load_images(recipe, progress=progress)
 
 
-def _load_language(recipe: LanguageSetup, progress: Progress) -> Samples:
+def _load_language(recipe: TextRecipe, progress: Progress) -> Samples:
     try:
         from data_agent_lab.data.texts import load_language
     except ModuleNotFoundError as error:
@@ -99,9 +98,9 @@ def _load_language(recipe: LanguageSetup, progress: Progress) -> Samples:
     return load_language(recipe, progress)
 
 
-def _text(kind: Kind, *, model: str) -> LanguageRecipe:
+def _text(kind: Kind, *, model: str) -> TextRecipe:
     """The usual recipe for a small model, trained from scratch."""
-    return LanguageRecipe(
+    return TextRecipe(
         task=kind,
         kind=kind,
         data=None,
@@ -112,9 +111,9 @@ def _text(kind: Kind, *, model: str) -> LanguageRecipe:
     )
 
 
-def _photos(task: str, data: str | None) -> Recipe:
+def _photos(task: str, data: str | None) -> ImageRecipe:
     """The usual recipe for CIFAR-10 and other small photographs."""
-    return Recipe(
+    return ImageRecipe(
         task=task,
         data=data,
         image_size=32,
@@ -128,7 +127,7 @@ def _photos(task: str, data: str | None) -> Recipe:
 
 TASKS = {
     "digits": Task(
-        Recipe(
+        ImageRecipe(
             task="digits",
             data=None,
             image_size=8,
@@ -147,7 +146,7 @@ TASKS = {
     "lm": Task(_text("lm", model="llama-128x2"), _load_language),
     "text-classification": Task(_text("text-classification", model="bert-128x2"), _load_language),
     **{
-        task: Task(recipe, _load_images if isinstance(recipe, Setup) else _load_language)
+        task: Task(recipe, _load_images if isinstance(recipe, ImageRecipe) else _load_language)
         for task, recipe in RECIPES.items()
     },
 }

@@ -21,6 +21,8 @@ _STOPPING = (
     b"\nStopping after this step; press Ctrl-C again to end at once, without a checkpoint.\n"
 )
 
+_LOOP = "data_agent_lab.training.train"  # logs every evaluation
+
 
 def stdout() -> Console:
     """Where results go."""
@@ -36,21 +38,19 @@ def progress_and_log(level: int) -> Generator[Progress]:
     """
     console = Console(stderr=True)
     handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
-    logger, loop_logger = (
-        logging.getLogger("data_agent"),
-        logging.getLogger("data_agent_lab.training.train"),
-    )
-    before = (logger.level, loop_logger.level)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    loop_logger.setLevel(level)
+    loggers = [logging.getLogger(name) for name in ("data_agent", "data_agent_lab", _LOOP)]
+    before = [logger.level for logger in loggers]
+    for logger in loggers[:2]:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    loggers[2].setLevel(level)
     try:
         with _progress_bar(console) as progress:
             yield progress
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        loop_logger.setLevel(before[1])
+        for logger, level_before in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level_before)
 
 
 @contextmanager

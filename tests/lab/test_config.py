@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from data_agent import DataAgentError
-from data_agent_lab.recipes import TrainConfig
+from data_agent_lab.recipes import RunConfig
 from data_agent_lab.tasks import TASKS, load_task, recipe_for
 
 
@@ -34,9 +34,6 @@ def test_an_unknown_task_is_answered_with_those_there_are() -> None:
         ("train_labels", "labels.parquet"),
         ("train_labels", ":column"),
         ("width", 0),
-        ("keep_ratio", 0.0),
-        ("keep_ratio", 1.5),
-        ("keep_ratio", float("nan")),
         ("epochs", 0),
         ("epochs", 2.5),
         ("batch_size", True),
@@ -74,19 +71,31 @@ def test_an_unknown_model_is_refused() -> None:
 
 def test_an_unknown_method_is_answered_with_those_there_are() -> None:
     with pytest.raises(DataAgentError, match=r"'toploss' is unknown.*data-agent.*full-short"):
-        TrainConfig(recipe=recipe_for("digits"), method="toploss")
+        RunConfig(recipe=recipe_for("digits"), method="toploss")
 
 
-def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(DataAgentError, match=r"--seed is -1"):
-        TrainConfig(recipe=recipe_for("digits"), seed=-1)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("keep_ratio", 0.0),
+        ("keep_ratio", 1.5),
+        ("keep_ratio", float("nan")),
+        ("seed", -1),
+        ("seed", 0.5),
+    ],
+)
+def test_a_budget_or_a_seed_out_of_range_is_named(field: str, value: Any) -> None:
+    flag = "--" + field.replace("_", "-")
+    with pytest.raises(DataAgentError) as caught:
+        RunConfig(recipe=recipe_for("digits"), **{field: value})
+    assert str(caught.value).startswith(f"{flag} is {value!r}; expected ")
 
 
 def test_a_method_of_ones_own_is_found_by_module_and_class() -> None:
     own = "data_agent.baselines.random:Random"
-    assert TrainConfig(recipe=recipe_for("digits"), method=own).method == own
+    assert RunConfig(recipe=recipe_for("digits"), method=own).method == own
     with pytest.raises(DataAgentError, match="'nowhere:Random' cannot be imported"):
-        TrainConfig(recipe=recipe_for("digits"), method="nowhere:Random")
+        RunConfig(recipe=recipe_for("digits"), method="nowhere:Random")
 
 
 def test_digits_take_no_data_and_images_need_some() -> None:

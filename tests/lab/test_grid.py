@@ -40,8 +40,8 @@ def test_runs_go_by_seed_then_task_then_budget_and_full_runs_once() -> None:
 
 def test_runs_have_the_recipe_of_their_task_and_their_own_budget() -> None:
     full, half, third = (run.config for run in grid(seeds=[3]).runs()[:3])
-    assert (full.recipe.task, full.recipe.keep_ratio, full.seed) == ("digits", 1.0, 3)
-    assert (half.recipe.keep_ratio, third.recipe.keep_ratio) == (0.5, 0.3)
+    assert (full.recipe.task, full.keep_ratio, full.seed) == ("digits", 1.0, 3)
+    assert (half.keep_ratio, third.keep_ratio) == (0.5, 0.3)
 
 
 def test_a_method_whose_cost_is_its_own_runs_once_and_full_short_for_each_budget() -> None:

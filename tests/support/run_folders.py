@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_agent_lab.recipes import TrainConfig
+from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.results.findings import Cell, Row
 from data_agent_lab.results.report import summarise
 from data_agent_lab.results.statistics import Estimate
 from data_agent_lab.runs.folder import open_run
 from data_agent_lab.tasks import recipe_for
-from data_agent_lab.text_recipes import LanguageRecipe
 
 # accuracy and seconds by method and seed; costs are 1 for full, 0.5 for the others
 RUNS = {
@@ -38,7 +37,7 @@ def make_run(
     """An image run's folder; its evaluations are evenly spread and end with `value`."""
     _make(
         folder,
-        {**TrainConfig(recipe=recipe_for("digits"), method=method, seed=seed).flat()},
+        {**RunConfig(recipe=recipe_for("digits"), method=method, seed=seed).flat()},
         lines=[{"accuracy": accuracy} for accuracy in [*accuracies, value]],
         reached={"metric": "accuracy", "unit": "%", "value": value},
         **options,
@@ -57,13 +56,13 @@ def make_language_run(
     **options: Any,
 ) -> None:
     """The same of a language run."""
-    recipe = LanguageRecipe(
+    recipe = TextRecipe(
         **{"task": "sft", "kind": "sft", "data": "rows.jsonl", "model": "llama-32x1"},
         **{"epochs": EPOCHS, "batch_size": 8, "learning_rate": 1e-3},
     )
     _make(
         folder,
-        TrainConfig(recipe=recipe, method=method, seed=seed).flat(),
+        RunConfig(recipe=recipe, method=method, seed=seed).flat(),
         lines=[{"loss": loss, "value": loss} for loss in [*losses, value]],
         reached={
             **{"metric": "loss", "unit": "nats", "direction": "lower", "value": value},

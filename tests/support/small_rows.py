@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_agent_lab.text_recipes import LanguageRecipe
+from data_agent_lab.recipes import TextRecipe
 
 
-def recipe(data: Path | str | None = None, kind: Any = "sft", **changes: Any) -> LanguageRecipe:
+def recipe(data: Path | str | None = None, kind: Any = "sft", **changes: Any) -> TextRecipe:
     model = "bert-32x1" if kind == "text-classification" else "llama-32x1"
-    return LanguageRecipe(
+    return TextRecipe(
         **{
             **{"task": kind, "kind": kind, "data": None if data is None else str(data)},
             **{"model": model, "vocab_size": 300, "max_length": 64, "epochs": 3},

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent_lab.text_recipes import LanguageSetup
+from data_agent_lab.recipes import TextRecipe
 
 _TEXT_NAMES = ("text", "sentence", "content", "review", "comment_text", "tweet")
 _PAIR_NAMES = (
@@ -57,7 +57,7 @@ class LabelledTexts:
         return torch.tensor([numbers[label] for label in self.labels])
 
 
-def read_labelled(rows: datasets.Dataset, recipe: LanguageSetup) -> LabelledTexts:
+def read_labelled(rows: datasets.Dataset, recipe: TextRecipe) -> LabelledTexts:
     """Find texts and labels: class labels, whole numbers or words.
 
     Args:
@@ -96,7 +96,7 @@ def read_labelled(rows: datasets.Dataset, recipe: LanguageSetup) -> LabelledText
     )
 
 
-def has_labels(rows: datasets.Dataset, recipe: LanguageSetup) -> bool:
+def has_labels(rows: datasets.Dataset, recipe: TextRecipe) -> bool:
     """Whether every row has a label; benchmarks publish splits without."""
     try:
         name = find_column(cast("Any", rows.features), recipe.label_column, _LABEL_NAMES, "label")

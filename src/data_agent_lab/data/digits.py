@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits as _load_digits
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent_lab.recipes import Setup
+from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.data.image_data import ImageData, stratified
 from data_agent_lab.data.images import fit
 from data_agent_lab.data.regimes import choose_rows, with_near_copies
@@ -19,7 +19,7 @@ from data_agent_lab.data.regimes import choose_rows, with_near_copies
 NUM_TRAIN = 448  # a quarter of the 1,797, 14 batches of 32: with more, every method is near 99 %
 
 
-def load_digits(recipe: Setup) -> ImageData:
+def load_digits(recipe: ImageRecipe) -> ImageData:
     """The digits data set, a quarter to train on and the rest to evaluate; the same for every run.
 
     Args:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data_agent.runtime import checkpoint
 from data_agent.errors import CheckpointError, InputError
-from data_agent_lab.recipes import Setup
+from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.data.image_data import ImageData, hold_out
 from data_agent_lab.progress import Progress
 from data_agent_lab.data.regimes import choose_rows, with_near_copies
@@ -30,7 +30,7 @@ _CHUNK = 256
 _Part = tuple[Split, Tensor]  # a split and the rows of it that are used
 
 
-def load_images(recipe: Setup, *, progress: Progress) -> ImageData:
+def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
     """Load a recipe's images with `datasets` and decode them into memory.
 
     Only the rows that the recipe uses are decoded, and cached; copies are made of them afterwards.
@@ -85,7 +85,7 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "data-agent"
 
 
-def _find_parts(recipe: Setup) -> tuple[_Part, _Part, str]:
+def _find_parts(recipe: ImageRecipe) -> tuple[_Part, _Part, str]:
     """What to train and evaluate on, and where the latter comes from in words."""
     assert recipe.data is not None
     splits = open_splits(recipe.data)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent_lab.recipes import Setup
+from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.data.image_data import (
     DATA_SEED,
     ImageData,
@@ -32,7 +32,7 @@ _COPIES_STREAM = 0x636F70696573  # keeps the draws of copies apart from those of
 _CHUNK = 4096
 
 
-def choose_rows(labels: Tensor, recipe: Setup) -> tuple[Tensor, int]:
+def choose_rows(labels: Tensor, recipe: ImageRecipe) -> tuple[Tensor, int]:
     """The training rows to decode, and how many near-copies are made of them afterwards.
 
     Together they are the recipe's subset or long tail; without either, as many samples as there

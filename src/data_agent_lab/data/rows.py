@@ -9,7 +9,7 @@ from typing import Any, cast
 import datasets
 
 from data_agent.errors import InputError
-from data_agent_lab.text_recipes import LanguageSetup
+from data_agent_lab.recipes import TextRecipe
 
 Message = Mapping[str, str]  # has "role" (system, user, assistant) and "content"
 Conversation = list[Message]
@@ -35,7 +35,7 @@ _TURN_KEYS = (("role", "content"), ("from", "value"))
 
 
 def read_conversations(
-    rows: datasets.Dataset, recipe: LanguageSetup, *, has_template: bool, dropped: Counter[str]
+    rows: datasets.Dataset, recipe: TextRecipe, *, has_template: bool, dropped: Counter[str]
 ) -> list[Conversation]:
     """Every row as a conversation that ends with the answer to learn.
 
@@ -82,7 +82,7 @@ _LAYOUTS = (
 )
 
 
-def _reader(columns: Sequence[str], recipe: LanguageSetup, *, has_template: bool) -> _Reader:
+def _reader(columns: Sequence[str], recipe: TextRecipe, *, has_template: bool) -> _Reader:
     prompt, completion = recipe.prompt_column, recipe.completion_column
     if (prompt is None) != (completion is None):
         raise InputError("--prompt-column and --completion-column go together; give both or none.")

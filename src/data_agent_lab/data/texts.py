@@ -17,7 +17,7 @@ from torch import Tensor
 from data_agent.errors import InputError
 from data_agent_lab.data.image_data import DATA_SEED, HELD_OUT_SHARE, stratified
 from data_agent_lab.data.classes import find_column, has_labels, read_labelled
-from data_agent_lab.text_recipes import LanguageSetup
+from data_agent_lab.recipes import TextRecipe
 from data_agent_lab.data.rows import read_conversations
 from data_agent_lab.data.tokenizers import find_tokenizer, make_tokenizer
 from data_agent_lab.data.tokens import EMPTY, blocks, completion_tokens, text_tokens
@@ -74,7 +74,7 @@ def _in_words(counts: Mapping[str, int]) -> str:
     return "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
 
 
-def load_language(recipe: LanguageSetup, progress: Progress = silent) -> LanguageData:
+def load_language(recipe: TextRecipe, progress: Progress = silent) -> LanguageData:
     """The data of a recipe; the same for every method and seed.
 
     Raises:
@@ -111,7 +111,7 @@ _Made = tuple[Any, tuple[datasets.Dataset, datasets.Dataset], tuple[str, ...]]
 
 
 def _instructions(
-    recipe: LanguageSetup, train: Any, evaluation: Any, counts: Counter[str]
+    recipe: TextRecipe, train: Any, evaluation: Any, counts: Counter[str]
 ) -> _Made:
     tokenizer = find_tokenizer(recipe)
     has_template = tokenizer is not None and tokenizer.chat_template is not None
@@ -131,7 +131,7 @@ def _instructions(
     return tokenizer, (made[0], made[1]), ()
 
 
-def _texts(recipe: LanguageSetup, train: Any, evaluation: Any, counts: Counter[str]) -> _Made:
+def _texts(recipe: TextRecipe, train: Any, evaluation: Any, counts: Counter[str]) -> _Made:
     parts = [_text_column(rows, recipe) for rows in (train, evaluation)]
     tokenizer = make_tokenizer(recipe, (text for text in parts[0] if text))
     made = [
@@ -151,7 +151,7 @@ def _texts(recipe: LanguageSetup, train: Any, evaluation: Any, counts: Counter[s
     return tokenizer, (made[0], made[1]), ()
 
 
-def _classified(recipe: LanguageSetup, train: Any, evaluation: Any, counts: Counter[str]) -> _Made:
+def _classified(recipe: TextRecipe, train: Any, evaluation: Any, counts: Counter[str]) -> _Made:
     parts = [read_labelled(rows, recipe) for rows in (train, evaluation)]
     names = parts[0].class_names
     if len(names) < 2:
@@ -168,12 +168,12 @@ def _classified(recipe: LanguageSetup, train: Any, evaluation: Any, counts: Coun
     return tokenizer, (made[0], made[1]), names
 
 
-def _text_column(rows: datasets.Dataset, recipe: LanguageSetup) -> Sequence[str]:
+def _text_column(rows: datasets.Dataset, recipe: TextRecipe) -> Sequence[str]:
     features = cast("Mapping[str, Any]", rows.features)
     return rows[find_column(features, recipe.text_column, _TEXT_NAMES, "text")]
 
 
-def _find_parts(recipe: LanguageSetup) -> tuple[Any, Any, str]:
+def _find_parts(recipe: TextRecipe) -> tuple[Any, Any, str]:
     """What to train and to evaluate on, and where the latter comes from in words."""
     assert recipe.data is not None
     splits = open_texts(recipe.data)

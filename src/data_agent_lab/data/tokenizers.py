@@ -13,14 +13,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data_agent.errors import InputError
 from data_agent_lab.training.text_models import is_from_scratch
-from data_agent_lab.text_recipes import LanguageSetup
+from data_agent_lab.recipes import TextRecipe
 
 logger = logging.getLogger(__name__)
 
 _MAX_CHARACTERS = 20_000_000  # that a tokenizer is trained on
 
 
-def find_tokenizer(recipe: LanguageSetup) -> Any | None:
+def find_tokenizer(recipe: TextRecipe) -> Any | None:
     """The recipe's tokenizer, which has tokens to end and to pad sequences with.
 
     Args:
@@ -58,7 +58,7 @@ def find_tokenizer(recipe: LanguageSetup) -> Any | None:
     return tokenizer
 
 
-def make_tokenizer(recipe: LanguageSetup, texts: Iterable[str]) -> Any:
+def make_tokenizer(recipe: TextRecipe, texts: Iterable[str]) -> Any:
     """The recipe's tokenizer: found, or trained on the texts of the training rows.
 
     Raises:

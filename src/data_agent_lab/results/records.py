@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from data_agent.errors import InputError
 from data_agent_lab.methods import FULL
-from data_agent_lab.recipes import Setup
+from data_agent_lab.recipes import ImageRecipe, TextRecipe
 from data_agent_lab.runs.folder import RunFolder
-from data_agent_lab.text_recipes import LanguageSetup
 
 _OF_A_RUN = ("method", "seed", "keep_ratio")
 _DIGITS = {"%": 2, "nats": 4}
@@ -219,7 +218,7 @@ def read_groups(folder: Path) -> tuple[list[Group], list[Path]]:
 
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """With the defaults of what could not be set yet when an older version wrote it."""
-    setup = LanguageSetup if "kind" in config else Setup
+    setup = TextRecipe if "kind" in config else ImageRecipe
     defaults = {f.name: f.default for f in fields(setup) if f.default is not MISSING}
     return {**defaults, **config}
 

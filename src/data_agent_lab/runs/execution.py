@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_agent.errors import DataAgentError
-from data_agent_lab.recipes import AnyRecipe
+from data_agent_lab.recipes import Recipe
 from data_agent_lab.grid import Run
 from data_agent_lab.training.loops import train_run
 from data_agent_lab.progress import Progress
@@ -41,12 +41,11 @@ class TaskData:
     """Loads the data of recipes and keeps the last, because runs come task by task."""
 
     def __init__(self) -> None:
-        self._recipe: AnyRecipe | None = None
+        self._recipe: Recipe | None = None
         self._data: Samples | None = None
 
-    def of(self, recipe: AnyRecipe, progress: Progress) -> Samples:
-        """The data of a recipe; runs of one task differ by the keep ratio at most."""
-        recipe = replace(recipe, keep_ratio=1.0)
+    def of(self, recipe: Recipe, progress: Progress) -> Samples:
+        """The data of a recipe."""
         if self._data is None or recipe != self._recipe:
             self._data = None  # one data set in memory at a time
             self._data = load_task(recipe, progress)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_agent_lab.recipes import AnyRecipe
+from data_agent_lab.recipes import Recipe
 from data_agent_lab.runs.execution import TaskData
 from data_agent_lab.grid import Grid, Run
 from data_agent_lab.training.loops import speed_of
@@ -103,7 +103,7 @@ def forecast(
     costs = {run.name: _cost(run, done) for run in pending}
     by_method: dict[str, dict[float, float]] = {}
     for run in pending:
-        ratio = run.config.recipe.keep_ratio
+        ratio = run.config.keep_ratio
         by_method.setdefault(run.config.method, {}).setdefault(ratio, costs[run.name])
     return Forecast(
         seconds={
@@ -141,7 +141,7 @@ def _known_pace(done: _Done, task: str) -> Pace | None:
     )
 
 
-def _measured_pace(recipe: AnyRecipe, data: TaskData, progress: Progress) -> Pace:
+def _measured_pace(recipe: Recipe, data: TaskData, progress: Progress) -> Pace:
     samples = data.of(recipe, progress)
     speed = speed_of(recipe, samples)
     num_evaluations = min(recipe.num_evaluations, recipe.epochs)
@@ -159,12 +159,12 @@ def _cost(run: Run, done: _Done) -> float:
         result["cost"]
         for other, result in done
         if other.config.method == method
-        and other.config.recipe.keep_ratio == recipe.keep_ratio
+        and other.config.keep_ratio == run.config.keep_ratio
         and other.task == run.task
     ]
     if method != FULL and costs:
         return sum(costs) / len(costs)
-    return expected_cost(method, recipe.keep_ratio, epochs=recipe.epochs)
+    return expected_cost(method, run.config.keep_ratio, epochs=recipe.epochs)
 
 
 def _alternatives(values: Mapping[float, float]) -> str:

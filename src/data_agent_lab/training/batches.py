@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, device
 
 from data_agent_lab.data.image_data import ImageData, channel_statistics
-from data_agent_lab.recipes import Setup
+from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.training.augment import augment
 from data_agent_lab.training.devices import pick, place
 
@@ -29,7 +29,7 @@ class Batches:
         device: as given.
     """
 
-    def __init__(self, data: ImageData, recipe: Setup, *, seed: int, device: device) -> None:
+    def __init__(self, data: ImageData, recipe: ImageRecipe, *, seed: int, device: device) -> None:
         self._recipe = recipe
         self._seed = seed
         self.device = device

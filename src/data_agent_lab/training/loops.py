@@ -6,15 +6,14 @@ from typing import Any
 
 from data_agent.errors import InputError
 from data_agent_lab.data.image_data import ImageData
-from data_agent_lab.recipes import AnyRecipe, TrainConfig
+from data_agent_lab.recipes import ImageRecipe, Recipe, RunConfig, TextRecipe
 from data_agent_lab.runs.folder import RunFolder
-from data_agent_lab.text_recipes import LanguageRecipe
 from data_agent_lab.training.ranks import Sharding
 from data_agent_lab.training.train import Speed, measure_speed, train
 
 
 def train_run(
-    config: TrainConfig[Any],
+    config: RunConfig[Any],
     data: Any,
     folder: RunFolder,
     *,
@@ -33,7 +32,7 @@ def train_run(
     Raises:
         InputError: sharding that the loop does not know.
     """
-    if not isinstance(config.recipe, LanguageRecipe):
+    if not isinstance(config.recipe, TextRecipe):
         return train(config, data, folder, sharding=sharding, **options)
     if sharding != "ddp":
         raise InputError(
@@ -46,11 +45,12 @@ def train_run(
     return train_language(config, data, folder, **options)
 
 
-def speed_of(recipe: AnyRecipe, data: Any) -> Speed:
+def speed_of(recipe: Recipe, data: Any) -> Speed:
     """Time some steps of a recipe's full training, and a part of an evaluation."""
-    if isinstance(recipe, LanguageRecipe):
+    if isinstance(recipe, TextRecipe):
         from data_agent_lab.training.text_train import measure_speed as of_language
 
         return of_language(recipe, data)
+    assert isinstance(recipe, ImageRecipe)
     assert isinstance(data, ImageData)
     return measure_speed(recipe, data)

@@ -7,13 +7,13 @@ import math
 import torch
 from torch import nn
 
-from data_agent_lab.recipes import Recipe, Schedule
+from data_agent_lab.recipes import ImageRecipe, Schedule
 
 _WARM_UP = 0.3  # share of the steps in which one-cycle rises, and ...
 _START = 1 / 25  # ... the share of the peak it starts from (Smith and Topin 2018, torch's values)
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: ImageRecipe) -> torch.optim.Optimizer:
     """The recipe's optimizer over all parameters of the model."""
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(

@@ -15,7 +15,7 @@ from data_agent.budget.schedule import SelectionSchedule
 from data_agent.errors import DataAgentError
 from data_agent.runtime.random import Purpose, derived_seed, permutation
 from data_agent_lab.progress import Progress, silent
-from data_agent_lab.recipes import Recipe
+from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.training.models import Network
 from data_agent_lab.training.optimisation import learning_rate, make_optimizer
 
@@ -37,6 +37,7 @@ class Proxy:
 
     Args:
         recipe: of the run.
+        keep_ratio: of the run, in (0, 1].
         seed: of the run.
         device: where it computes.
         labels: int64 `[N]` on the CPU, with the run's noise.
@@ -47,7 +48,8 @@ class Proxy:
         progress: told about every batch.
     """
 
-    recipe: Recipe
+    recipe: ImageRecipe
+    keep_ratio: float
     seed: int
     device: torch.device
     labels: Tensor
@@ -61,7 +63,7 @@ class Proxy:
     def num_kept(self) -> int:
         """K of the run."""
         schedule = SelectionSchedule(
-            num_samples=len(self.labels), epochs=1, keep_ratio=self.recipe.keep_ratio
+            num_samples=len(self.labels), epochs=1, keep_ratio=self.keep_ratio
         )
         return schedule.num_kept
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from data_agent.errors import InputError, StateError
 from data_agent.runtime import distributed
-from data_agent_lab.recipes import AnyRecipe
+from data_agent_lab.recipes import Recipe
 from data_agent_lab.runs.folder import RunFolder, lines_until, open_run
 from data_agent_lab.training.devices import choose_device
 from data_agent_lab.training.models import Network
@@ -39,7 +39,7 @@ def is_restart() -> bool:
 
 
 @contextmanager
-def joined_ranks(recipe: AnyRecipe) -> Generator[None]:
+def joined_ranks(recipe: Recipe) -> Generator[None]:
     """Be one of the ranks that `torchrun` started while the block runs; alone, nothing.
 
     Raises:

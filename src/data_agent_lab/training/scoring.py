@@ -196,7 +196,7 @@ def _rl_selector(work: Work) -> dict[str, Tensor]:
     proxy = work.proxy
     model, visits = work.train(_short_epochs(work))
     features = torch.zeros(len(proxy.labels), model.head.in_features)
-    policy = SelectionPolicy(features.shape[1], proxy.recipe.keep_ratio, seed=proxy.seed)
+    policy = SelectionPolicy(features.shape[1], proxy.keep_ratio, seed=proxy.seed)
     num_seen = 0
     for visit in visits:
         features[visit.index] = visit.features.cpu()

@@ -22,7 +22,7 @@ from data_agent.runtime.random import Purpose, derived_seed
 from data_agent_lab.data.image_data import ImageData, corrupt_labels
 from data_agent_lab.methods import Plan, plan_run
 from data_agent_lab.progress import Progress, silent
-from data_agent_lab.recipes import Recipe, Setup, TrainConfig
+from data_agent_lab.recipes import ImageRecipe, RunConfig
 from data_agent_lab.training.batches import Batches
 from data_agent_lab.training.devices import Stopwatch, autocast_at
 from data_agent_lab.training.models import Network, build_model
@@ -73,7 +73,7 @@ class Session:
         eval_stopwatch: time of evaluation.
     """
 
-    recipe: Recipe
+    recipe: ImageRecipe
     device: torch.device
     batches: Batches
     eval_labels: Tensor
@@ -144,7 +144,7 @@ class Session:
 
 
 def start_session(
-    config: TrainConfig[Recipe],
+    config: RunConfig[ImageRecipe],
     data: ImageData,
     folder: Path,
     *,
@@ -223,11 +223,11 @@ def start_session(
     return session
 
 
-def _autocast(recipe: Setup, device: torch.device) -> torch.autocast:
+def _autocast(recipe: ImageRecipe, device: torch.device) -> torch.autocast:
     return autocast_at(recipe.precision, device)
 
 
-def _make_model(recipe: Setup, data: ImageData, device: torch.device) -> Network:
+def _make_model(recipe: ImageRecipe, data: ImageData, device: torch.device) -> Network:
     """The recipe's model, freshly drawn from torch's global generator."""
     model = build_model(
         recipe.model,
@@ -240,13 +240,13 @@ def _make_model(recipe: Setup, data: ImageData, device: torch.device) -> Network
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def _plan(config: TrainConfig[Recipe], *, num_samples: int) -> Plan:
+def _plan(config: RunConfig[ImageRecipe], *, num_samples: int) -> Plan:
     recipe = config.recipe
     return plan_run(
         config.method,
         num_samples=num_samples,
         epochs=recipe.epochs,
-        keep_ratio=recipe.keep_ratio,
+        keep_ratio=config.keep_ratio,
         batch_size=recipe.batch_size,
         accumulation=recipe.accumulation,
         world=distributed.world_size(),
@@ -254,7 +254,7 @@ def _plan(config: TrainConfig[Recipe], *, num_samples: int) -> Plan:
 
 
 def _prepare(
-    config: TrainConfig[Recipe],
+    config: RunConfig[ImageRecipe],
     data: ImageData,
     labels: Tensor,
     batches: Batches,
@@ -270,6 +270,7 @@ def _prepare(
     recipe, device = config.recipe, batches.device
     proxy = Proxy(
         recipe=recipe,
+        keep_ratio=config.keep_ratio,
         seed=config.seed,
         device=device,
         labels=labels,
@@ -297,7 +298,7 @@ def seed_rank(seed: int, step: int = 0) -> None:
     torch.manual_seed(derived_seed(seed, Purpose.NETWORK, number, step) if number else seed)
 
 
-def _check_sharding(recipe: Setup, selector: Selector, sharding: Sharding) -> None:
+def _check_sharding(recipe: ImageRecipe, selector: Selector, sharding: Sharding) -> None:
     if sharding == "ddp" or distributed.world_size() == 1:
         return
     if isinstance(selector, BatchSelector):

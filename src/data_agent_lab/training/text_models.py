@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from data_agent.errors import InputError
-from data_agent_lab.text_recipes import LanguageSetup
+from data_agent_lab.recipes import TextRecipe
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -33,7 +33,7 @@ def is_from_scratch(model: str) -> bool:
     return _BUILT.fullmatch(model) is not None
 
 
-def build_model(recipe: LanguageSetup, data: LanguageData) -> Any:
+def build_model(recipe: TextRecipe, data: LanguageData) -> Any:
     """The recipe's model in float32; what is drawn anew follows torch's global generator.
 
     Code from a model's repository is never executed.
@@ -88,7 +88,7 @@ def build_model(recipe: LanguageSetup, data: LanguageData) -> Any:
     return model
 
 
-def lora_config(recipe: LanguageSetup) -> LoraConfig | None:
+def lora_config(recipe: TextRecipe) -> LoraConfig | None:
     """Low-rank adapters (Hu et al. 2022) on all linear layers, scaled by 2; None without."""
     if recipe.lora_rank is None:
         return None
@@ -160,7 +160,7 @@ def _sizes(name: str, hidden: int, layers: int) -> Any:
     }
 
 
-def _llama(recipe: LanguageSetup, data: LanguageData, sizes: Any) -> Any:
+def _llama(recipe: TextRecipe, data: LanguageData, sizes: Any) -> Any:
     """As Llama (Touvron et al. 2023), with tied embeddings."""
     tokenizer = data.tokenizer
     return LlamaForCausalLM(
@@ -178,7 +178,7 @@ def _llama(recipe: LanguageSetup, data: LanguageData, sizes: Any) -> Any:
     )
 
 
-def _bert(recipe: LanguageSetup, data: LanguageData, sizes: Any) -> Any:
+def _bert(recipe: TextRecipe, data: LanguageData, sizes: Any) -> Any:
     """As BERT (Devlin et al. 2019)."""
     classes: Any = {"num_labels": len(data.class_names)}  # left out of the class's type stub
     return BertForSequenceClassification(
@@ -193,7 +193,7 @@ def _bert(recipe: LanguageSetup, data: LanguageData, sizes: Any) -> Any:
     )
 
 
-def _load(recipe: LanguageSetup, data: LanguageData) -> Any:
+def _load(recipe: TextRecipe, data: LanguageData) -> Any:
     try:
         if recipe.kind == "text-classification":
             return AutoModelForSequenceClassification.from_pretrained(

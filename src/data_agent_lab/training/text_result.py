@@ -8,15 +8,14 @@ from typing import Any
 
 from data_agent.errors import InputError
 from data_agent_lab.data.texts import LanguageData
-from data_agent_lab.recipes import TrainConfig
-from data_agent_lab.text_recipes import LanguageRecipe
+from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.training.ranks import added_up
 from data_agent_lab.training.text_trainers import LabSFTTrainer, LabTrainer, training_rows
 
 AnyTrainer = LabTrainer | LabSFTTrainer
 
 
-def metric_of(recipe: LanguageRecipe) -> str:
+def metric_of(recipe: TextRecipe) -> str:
     """The metric that runs of a recipe are compared by."""
     return "accuracy" if recipe.kind == "text-classification" else "loss"
 
@@ -36,7 +35,7 @@ def cost_of(trainer: AnyTrainer) -> dict[str, int]:
 
 def make_result(
     trainer: AnyTrainer,
-    config: TrainConfig[LanguageRecipe],
+    config: RunConfig[TextRecipe],
     data: LanguageData,
     last: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -98,7 +97,7 @@ def _metric(value: float, unit: str, direction: str, **more: Any) -> dict[str, A
     return {"value": value, "unit": unit, "direction": direction, **more}
 
 
-def check_harness(recipe: LanguageRecipe) -> None:
+def check_harness(recipe: TextRecipe) -> None:
     """Find what the recipe's evaluation needs, before anything is trained.
 
     Raises:
@@ -126,9 +125,7 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def _harness_metrics(
-    trainer: AnyTrainer, recipe: LanguageRecipe, data: LanguageData
-) -> dict[str, Any]:
+def _harness_metrics(trainer: AnyTrainer, recipe: TextRecipe, data: LanguageData) -> dict[str, Any]:
     """What the evaluation harness says of the trained model, where the recipe asks for it."""
     if recipe.mmlu is None and recipe.harness_tasks is None:
         return {}

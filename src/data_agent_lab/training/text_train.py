@@ -24,9 +24,8 @@ from data_agent.runtime import distributed
 from data_agent_lab.data.texts import LanguageData
 from data_agent_lab.methods import FULL, check_fits_language, is_batch_selector
 from data_agent_lab.progress import Progress, silent
-from data_agent_lab.recipes import TrainConfig
+from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.runs.folder import RunFolder
-from data_agent_lab.text_recipes import LanguageRecipe
 from data_agent_lab.training.devices import autocast_at
 from data_agent_lab.training.ranks import on_any_rank
 from data_agent_lab.training.snapshot import CHECKPOINT_SECONDS
@@ -57,7 +56,7 @@ _MODEL = "model"  # and of the trained model
 @distributed.together("training")
 @distributed.explained()
 def train_language(
-    config: TrainConfig[LanguageRecipe],
+    config: RunConfig[TextRecipe],
     data: LanguageData,
     folder: RunFolder,
     *,
@@ -121,7 +120,7 @@ class _Run(TrainerCallback):
     def __init__(
         self,
         trainer: AnyTrainer,
-        config: TrainConfig[LanguageRecipe],
+        config: RunConfig[TextRecipe],
         data: LanguageData,
         folder: RunFolder,
         progress: Progress,
@@ -274,7 +273,7 @@ def _quiet() -> Generator[None]:
             their_logging.enable_progress_bar()
 
 
-def measure_speed(recipe: LanguageRecipe, data: LanguageData, *, seconds: float = 2.0) -> Speed:
+def measure_speed(recipe: TextRecipe, data: LanguageData, *, seconds: float = 2.0) -> Speed:
     """Time some steps of full training and a part of an evaluation; owns the process.
 
     Args:
@@ -283,7 +282,7 @@ def measure_speed(recipe: LanguageRecipe, data: LanguageData, *, seconds: float 
         seconds: about how long to train.
     """
     device = prepare_process(recipe)
-    config = TrainConfig(recipe=replace(recipe, keep_ratio=1.0), method=FULL)
+    config = RunConfig(recipe=recipe, keep_ratio=1.0, method=FULL)
     with TemporaryDirectory() as folder, _quiet():
         trainer = make_trainer(config, data, Path(folder), device=device)
         _warm_up(trainer)

@@ -25,8 +25,7 @@ from data_agent.runtime.files import read_text, write_json
 from data_agent_lab.data.image_data import corrupt_labels
 from data_agent_lab.data.texts import LanguageData
 from data_agent_lab.methods import Plan, is_batch_selector, needs, plan_run
-from data_agent_lab.recipes import TrainConfig
-from data_agent_lab.text_recipes import LanguageRecipe
+from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.training.devices import Stopwatch
 from data_agent_lab.training.ranks import batch_of_rank
 from data_agent_lab.training.text_models import build_model, lora_config
@@ -169,7 +168,7 @@ def _rank_of(path: Path) -> int:
 
 
 def make_trainer(
-    config: TrainConfig[LanguageRecipe], data: LanguageData, folder: Path, *, device: torch.device
+    config: RunConfig[TextRecipe], data: LanguageData, folder: Path, *, device: torch.device
 ) -> LabTrainer | LabSFTTrainer:
     """The run's Trainer at its beginning; seeds torch's global generator.
 
@@ -220,7 +219,7 @@ def make_trainer(
     return trainer
 
 
-def training_rows(config: TrainConfig[LanguageRecipe], data: LanguageData) -> datasets.Dataset:
+def training_rows(config: RunConfig[TextRecipe], data: LanguageData) -> datasets.Dataset:
     """The rows to train on: of a noisy recipe with the run's own wrong labels."""
     if config.recipe.label_noise == 0:
         return data.train
@@ -233,9 +232,7 @@ def training_rows(config: TrainConfig[LanguageRecipe], data: LanguageData) -> da
     return data.train.remove_columns("labels").add_column("labels", labels.tolist())
 
 
-def _selector_of(
-    config: TrainConfig[LanguageRecipe], rows: datasets.Dataset
-) -> Callable[..., Selector]:
+def _selector_of(config: RunConfig[TextRecipe], rows: datasets.Dataset) -> Callable[..., Selector]:
     """What builds the run's selector, for a Trainer that tells it how many samples there are."""
     plan = _plan(config, len(rows))
     options = {"labels": torch.tensor(rows["labels"])} if "labels" in needs(config.method) else {}
@@ -253,32 +250,30 @@ def _selector_of(
     return build
 
 
-def _plan(config: TrainConfig[LanguageRecipe], num_rows: int) -> Plan:
+def _plan(config: RunConfig[TextRecipe], num_rows: int) -> Plan:
     recipe = config.recipe
     return plan_run(
         config.method,
         num_samples=num_rows,
         epochs=recipe.epochs,
-        keep_ratio=recipe.keep_ratio,
+        keep_ratio=config.keep_ratio,
         batch_size=recipe.batch_size,
         accumulation=recipe.accumulation,
     )
 
 
-def _set_length(trainer: LabTrainer | LabSFTTrainer, config: TrainConfig[LanguageRecipe]) -> None:
+def _set_length(trainer: LabTrainer | LabSFTTrainer, config: RunConfig[TextRecipe]) -> None:
     """How long to train is known once packing has made the samples."""
     plan = _plan(config, len(trainer.rows))
     trainer.args.num_train_epochs = plan.epochs
     trainer.args.max_steps = plan.max_steps or -1
 
 
-def _arguments(
-    config: TrainConfig[LanguageRecipe], folder: Path, device: torch.device
-) -> dict[str, Any]:
+def _arguments(config: RunConfig[TextRecipe], folder: Path, device: torch.device) -> dict[str, Any]:
     recipe = config.recipe
     batch_size = batch_of_rank(recipe.batch_size)
     if is_batch_selector(config.method):  # a pool, which leaves it a batch
-        batch_size = round(batch_size / recipe.keep_ratio)
+        batch_size = round(batch_size / config.keep_ratio)
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": batch_size,

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from data_agent.runtime import distributed
 from data_agent_lab.data.image_data import ImageData
 from data_agent_lab.methods import FULL
 from data_agent_lab.progress import Progress, silent
-from data_agent_lab.recipes import AnyRecipe, Recipe, TrainConfig
+from data_agent_lab.recipes import ImageRecipe, Recipe, RunConfig
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.training.devices import Stopwatch
 from data_agent_lab.training.evaluation import EVAL_BATCH, evaluate_batch
@@ -48,7 +48,7 @@ def never() -> bool:
 @distributed.together("training")
 @distributed.explained()
 def train(
-    config: TrainConfig[Recipe],
+    config: RunConfig[ImageRecipe],
     data: ImageData,
     folder: RunFolder,
     *,
@@ -99,7 +99,7 @@ def train(
     return result
 
 
-def prepare_process(recipe: AnyRecipe) -> torch.device:
+def prepare_process(recipe: Recipe) -> torch.device:
     """Set the number of threads, and return the device to compute on.
 
     Raises:
@@ -314,7 +314,7 @@ def _metrics(session: Session, epoch: int) -> dict[str, Any]:
     return line
 
 
-def check_finite(loss: float, *, step: int, recipe: AnyRecipe) -> None:
+def check_finite(loss: float, *, step: int, recipe: Recipe) -> None:
     """Raise `DataAgentError` if a run has diverged."""
     if not math.isfinite(loss):
         raise DataAgentError(
@@ -336,7 +336,7 @@ class Speed:
     eval_sample: float
 
 
-def measure_speed(recipe: Recipe, data: ImageData, *, seconds: float = 1.0) -> Speed:
+def measure_speed(recipe: ImageRecipe, data: ImageData, *, seconds: float = 1.0) -> Speed:
     """Time some steps of full training and a batch of evaluation; owns the process as `train` does.
 
     Args:
@@ -345,7 +345,7 @@ def measure_speed(recipe: Recipe, data: ImageData, *, seconds: float = 1.0) -> S
         seconds: about how long to train.
     """
     device = prepare_process(recipe)
-    config = TrainConfig(recipe=replace(recipe, keep_ratio=1.0), method=FULL)
+    config = RunConfig(recipe=recipe, keep_ratio=1.0, method=FULL)
     session = start_session(config, data, Path(), device=device)
     session.selector.begin_epoch(0)
     session.model.train()

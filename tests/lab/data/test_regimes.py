@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_agent import DataAgentError
-from data_agent_lab.recipes import Recipe
+from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.data.image_data import ImageData
 from data_agent_lab.data.regimes import choose_rows, long_tail, with_near_copies
 from data_agent_lab.tasks import load_task, recipe_for
@@ -18,7 +18,7 @@ def labels_of(*sizes: int) -> torch.Tensor:
     return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
 
 
-def recipe(**changes: Any) -> Recipe:
+def recipe(**changes: Any) -> ImageRecipe:
     digits: Any = recipe_for("digits")
     return replace(digits, **changes)
 

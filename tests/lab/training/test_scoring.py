@@ -26,7 +26,7 @@ def data():
     return load_task(replace(recipe_for("digits"), subset=SIZE))
 
 
-def proxy_of(data, *, seed=0, labels=None, progress=None, **changes):
+def proxy_of(data, *, seed=0, keep_ratio=0.5, labels=None, progress=None, **changes):
     digits: Any = recipe_for("digits")
     recipe = replace(digits, **{"width": 8, "epochs": 20, **changes})
     device = torch.device("cpu")
@@ -39,6 +39,7 @@ def proxy_of(data, *, seed=0, labels=None, progress=None, **changes):
 
     return Proxy(
         recipe=recipe,
+        keep_ratio=keep_ratio,
         seed=seed,
         device=device,
         labels=data.train_labels if labels is None else labels,

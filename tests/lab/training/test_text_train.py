@@ -17,9 +17,8 @@ from safetensors.torch import load_file
 from data_agent import DataAgentError, make_selector
 from data_agent_lab.cli import main
 from data_agent_lab.data.texts import load_language
-from data_agent_lab.recipes import TrainConfig
+from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.runs.folder import RunFolder, open_run
-from data_agent_lab.text_recipes import LanguageRecipe
 from data_agent_lab.training import text_train as language_train
 from data_agent_lab.training import text_trainers as trainers
 from data_agent_lab.training.text_evaluation import evaluate
@@ -50,11 +49,11 @@ def write_rows(folder: Path, kind: str) -> None:
 
 @pytest.fixture
 def rows_of(tmp_path: Path):
-    def write(kind: str, **changes: Any) -> LanguageRecipe:
+    def write(kind: str, **changes: Any) -> TextRecipe:
         folder = tmp_path / kind
         folder.mkdir()
         write_rows(folder, kind)
-        return LanguageRecipe(
+        return TextRecipe(
             **{
                 **{"task": kind, "kind": kind, "data": str(folder), "vocab_size": 300},
                 **{"model": "bert-32x1" if kind == "text-classification" else "llama-32x1"},
@@ -68,13 +67,13 @@ def rows_of(tmp_path: Path):
 
 def run(
     path: Path,
-    recipe: LanguageRecipe,
+    recipe: TextRecipe,
     method: str = "data-agent",
     *,
     seed: int = 0,
     stop_at: int | None = None,
 ) -> dict[str, Any] | None:
-    config = TrainConfig(recipe=recipe, method=method, seed=seed)
+    config = RunConfig(recipe=recipe, method=method, seed=seed)
     asked: list[int] = []
 
     def should_stop() -> bool:
@@ -211,12 +210,12 @@ def test_adapters_packs_and_checkpointed_gradients(rows_of: Any, tmp_path: Path)
 
 
 def test_wrong_labels_are_the_seeds_own_and_counted(rows_of: Any, tmp_path: Path) -> None:
-    recipe = rows_of("text-classification", label_noise=0.25, epochs=1, keep_ratio=1.0)
+    recipe = rows_of("text-classification", label_noise=0.25, epochs=1)
     result = run(tmp_path / "run", recipe, "full")
     assert result is not None
     assert result["num_noisy_labels"] == SIZE / 4
     rows = [
-        training_rows(TrainConfig(recipe=recipe, method="full", seed=seed), load_language(recipe))[
+        training_rows(RunConfig(recipe=recipe, method="full", seed=seed), load_language(recipe))[
             "labels"
         ]
         for seed in (0, 0, 1)
@@ -290,7 +289,7 @@ def test_a_method_that_balances_classes_is_given_the_labels_it_trains_on(
     result = run(tmp_path / "run", recipe, "class-balanced-random")
     assert result is not None
     assert result["cost"] == pytest.approx(0.5, abs=0.02)
-    config = TrainConfig(recipe=recipe, method="class-balanced-random", seed=0)
+    config = RunConfig(recipe=recipe, method="class-balanced-random", seed=0)
     rows = training_rows(config, load_language(recipe))
     assert given
     assert all(labels == rows["labels"] for labels in given)

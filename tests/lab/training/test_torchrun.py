@@ -24,7 +24,7 @@ from data_agent.runtime import checkpoint
 from data_agent.testing.runs import equal_states
 from data_agent_lab.cli import main
 from data_agent_lab.progress import silent
-from data_agent_lab.recipes import TrainConfig
+from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.folder import RunFolder, open_run
 from data_agent_lab.tasks import load_task, recipe_for
 from data_agent_lab.training import ranks
@@ -41,16 +41,15 @@ SMALL = [
 ]
 
 
-def config_of(method: str, **changes: Any) -> TrainConfig:
+def config_of(method: str, *, keep_ratio: float = 0.5, **changes: Any) -> RunConfig:
     """51 samples an epoch: three batches of 16 and one of three, with dropout and augmentation."""
     recipe = recipe_for("digits")
     small = replace(recipe, epochs=EPOCHS, subset=SIZE, batch_size=16, augment="crop")
-    return TrainConfig(
-        recipe=replace(small, device="cpu", **{"width": 4, **changes}), method=method
-    )
+    small = replace(small, device="cpu", **{"width": 4, **changes})
+    return RunConfig(recipe=small, method=method, keep_ratio=keep_ratio)
 
 
-def run(path: Path, config: TrainConfig, *, stop_at: int | None = None, sharding: Any = "ddp"):
+def run(path: Path, config: RunConfig, *, stop_at: int | None = None, sharding: Any = "ddp"):
     """A run, or its rest, on the ranks there are; the last one of them is asked to stop."""
     asked: list[int] = []
 
@@ -136,7 +135,7 @@ def test_two_ranks_train_stop_and_go_on_sharded_or_not(tmp_path: Path) -> None:
     assert all(abs(one - other) < 0.5 for one, other in pairwise(losses))  # no jump at the seam
 
 
-def go_on_on_two(rank: int, folder: Path, configs: dict[str, TrainConfig[Any]]) -> list[Any]:
+def go_on_on_two(rank: int, folder: Path, configs: dict[str, RunConfig[Any]]) -> list[Any]:
     join_group()
     assert run(folder / "twice", configs["twice"], stop_at=2) is None
     return [run(folder / name, config) for name, config in configs.items()]
@@ -175,8 +174,8 @@ def one_epoch(rank: int, folder: Path) -> tuple[dict[str, torch.Tensor], float]:
     """
     if "RANK" in os.environ:
         join_group()
-    recipe = replace(config_of("full").recipe, subset=10, batch_size=6, keep_ratio=1.0, epochs=1)
-    config = TrainConfig(recipe=replace(recipe, augment="none"), method="full")
+    recipe = replace(config_of("full").recipe, subset=10, batch_size=6, epochs=1)
+    config = RunConfig(recipe=replace(recipe, augment="none"), method="full", keep_ratio=1.0)
     session = start_session(config, load_task(config.recipe), folder, device=torch.device("cpu"))
     for module in session.model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.Dropout):

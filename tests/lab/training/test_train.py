@@ -16,7 +16,7 @@ from data_agent.baselines.random import Random
 from data_agent.errors import CheckpointError
 from data_agent.runtime import checkpoint
 from data_agent_lab.data.image_data import ImageData
-from data_agent_lab.recipes import Recipe, TrainConfig
+from data_agent_lab.recipes import ImageRecipe, RunConfig
 from data_agent_lab.runs.folder import RunFolder, open_run
 from data_agent_lab.tasks import load_task, recipe_for
 from data_agent_lab.training import devices, scoring, snapshot
@@ -49,7 +49,7 @@ def data() -> ImageData:
 
 
 @pytest.fixture
-def recipe() -> Recipe:
+def recipe() -> ImageRecipe:
     """Nine short epochs with dropout (the cnn has some), augmentation and label noise."""
     digits: Any = recipe_for("digits")
     return replace(
@@ -63,18 +63,21 @@ def recipe() -> Recipe:
     )
 
 
-def config_of(recipe: Recipe, method: str, seed: int = 0, **changes: Any) -> TrainConfig:
-    return TrainConfig(recipe=replace(recipe, **changes), method=method, seed=seed)
+def config_of(
+    recipe: ImageRecipe, method: str, seed: int = 0, *, keep_ratio: float = 0.5, **changes: Any
+) -> RunConfig:
+    changed = replace(recipe, **changes)
+    return RunConfig(recipe=changed, method=method, keep_ratio=keep_ratio, seed=seed)
 
 
 def run(
-    path: Path, config: TrainConfig, data: ImageData, **options: Any
+    path: Path, config: RunConfig, data: ImageData, **options: Any
 ) -> tuple[dict[str, Any] | None, RunFolder]:
     with open_run(path, config.flat(), resume=True) as folder:
         return train(config, data, folder, **options), folder
 
 
-def finish(path: Path, config: TrainConfig, data: ImageData) -> dict[str, Any]:
+def finish(path: Path, config: RunConfig, data: ImageData) -> dict[str, Any]:
     result, _ = run(path, config, data)
     assert result is not None
     return result
@@ -122,7 +125,7 @@ def assert_same_state(found: Any, expected: Any, where: str = "") -> None:
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("method", [*METHODS, *OTHERS])
 def test_a_run_stopped_anywhere_and_resumed_equals_one_that_was_not(
-    tmp_path: Path, data: ImageData, recipe: Recipe, method: str, accumulation: int
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe, method: str, accumulation: int
 ) -> None:
     config = config_of(recipe, method, accumulation=accumulation)
     expected = finish(tmp_path / "whole", config, data)
@@ -148,7 +151,7 @@ def test_a_run_stopped_anywhere_and_resumed_equals_one_that_was_not(
 def test_a_kill_inside_a_long_epoch_costs_what_came_since_the_last_checkpoint(
     tmp_path: Path,
     data: ImageData,
-    recipe: Recipe,
+    recipe: ImageRecipe,
     accumulation: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -177,7 +180,7 @@ def test_a_kill_inside_a_long_epoch_costs_what_came_since_the_last_checkpoint(
 
 
 def test_stopping_waits_for_the_end_of_an_accumulation_group(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     config = config_of(recipe, "full", accumulation=3)
     _, folder = run(tmp_path / "run", config, data, should_stop=stop_after(1))
@@ -186,7 +189,7 @@ def test_stopping_waits_for_the_end_of_an_accumulation_group(
 
 
 def test_a_run_killed_between_two_checkpoints_doubles_no_line(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     config = config_of(recipe, "random")
     _, folder = run(tmp_path / "run", config, data, should_stop=stop_after(6))
@@ -197,7 +200,7 @@ def test_a_run_killed_between_two_checkpoints_doubles_no_line(
 
 
 def test_a_run_killed_before_its_result_only_writes_it(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     for method in METHODS:
         config = config_of(recipe, method)
@@ -209,7 +212,7 @@ def test_a_run_killed_before_its_result_only_writes_it(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_depends_on_its_seed_and_on_nothing_before_it(
-    tmp_path: Path, data: ImageData, recipe: Recipe, method: str
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe, method: str
 ) -> None:
     first = finish(tmp_path / "first", config_of(recipe, method), data)
     torch.manual_seed(123)
@@ -220,7 +223,7 @@ def test_a_run_depends_on_its_seed_and_on_nothing_before_it(
 
 
 def test_at_keep_ratio_one_every_method_is_full_training(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     models = []
     for method in (*METHODS, "selective-backprop"):
@@ -232,7 +235,7 @@ def test_at_keep_ratio_one_every_method_is_full_training(
 
 @pytest.mark.parametrize("method", ["random", "data-agent"])
 def test_selecting_costs_exactly_the_keep_ratio(
-    tmp_path: Path, data: ImageData, recipe: Recipe, method: str
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe, method: str
 ) -> None:
     result = finish(tmp_path / "run", config_of(recipe, method), data)
     assert result["num_forward"] == result["num_backward"] == 9 * 31
@@ -242,7 +245,7 @@ def test_selecting_costs_exactly_the_keep_ratio(
 
 
 def test_choosing_within_batches_costs_a_forward_pass_over_everything(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     result = finish(tmp_path / "run", config_of(recipe, "selective-backprop"), data)
     assert result["num_backward"] == 9 * 31
@@ -256,7 +259,7 @@ def test_choosing_within_batches_costs_a_forward_pass_over_everything(
 
 
 def test_scoring_a_pool_leaves_no_trace_in_the_model_or_the_random_generators(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     device = train_module.prepare_process(recipe)
     config = config_of(recipe, "selective-backprop")
@@ -276,7 +279,7 @@ def test_scoring_a_pool_leaves_no_trace_in_the_model_or_the_random_generators(
 
 
 def test_a_floating_schedule_decays_over_the_epochs_it_has(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     config = config_of(recipe, "infobatch-published", schedule="cosine")
     result, folder = run(tmp_path / "run", config, data)
@@ -295,7 +298,7 @@ def test_a_floating_schedule_decays_over_the_epochs_it_has(
 
 
 def test_making_scores_is_on_the_bill_and_done_once(
-    tmp_path: Path, data: ImageData, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(recipe, "el2n")
     run(tmp_path / "run", config, data, should_stop=stop_after(2))
@@ -321,7 +324,7 @@ class Labelled(Random):
 
 
 def test_labels_that_a_method_needs_are_those_it_trains_on(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     config = config_of(recipe, f"{__name__}:Labelled", label_noise=0.2)
     session = start_session(config, data, tmp_path, device=torch.device("cpu"))
@@ -333,14 +336,14 @@ def test_labels_that_a_method_needs_are_those_it_trains_on(
 
 
 def test_a_run_records_how_many_trained_beside_it(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     _, folder = run(tmp_path / "run", config_of(recipe, "random"), data, jobs=3)
     assert [session["jobs"] for session in folder.sessions()] == [3]
 
 
 def test_wrong_labels_are_counted_against_the_clean_ones(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     labels = data.train_labels.clone()
     labels[:5] = (labels[:5] + 1) % 3
@@ -349,18 +352,18 @@ def test_wrong_labels_are_counted_against_the_clean_ones(
     assert result["num_noisy_labels"] == 5
 
 
-def test_speed_is_measured_in_a_moment(data: ImageData, recipe: Recipe) -> None:
+def test_speed_is_measured_in_a_moment(data: ImageData, recipe: ImageRecipe) -> None:
     speed = train_module.measure_speed(recipe, data, seconds=0.01)
     assert 0 < speed.eval_sample < speed.train_sample < 1
 
 
-def test_full_training_costs_one(tmp_path: Path, data: ImageData, recipe: Recipe) -> None:
+def test_full_training_costs_one(tmp_path: Path, data: ImageData, recipe: ImageRecipe) -> None:
     assert finish(tmp_path / "run", config_of(recipe, "full"), data)["cost"] == 1.0
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_full_short_makes_the_budgets_steps_and_decays_over_them(
-    tmp_path: Path, data: ImageData, recipe: Recipe, accumulation: int
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe, accumulation: int
 ) -> None:
     short, folder = run(
         tmp_path / "short", config_of(recipe, "full-short", accumulation=accumulation), data
@@ -374,7 +377,7 @@ def test_full_short_makes_the_budgets_steps_and_decays_over_them(
 
 
 def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     _, folder = run(tmp_path / "run", config_of(recipe, "random", num_evaluations=3), data)
     evaluated = [line["epoch"] for line in folder.metrics() if "accuracy" in line]
@@ -382,7 +385,7 @@ def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end(
 
 
 def test_training_time_leaves_evaluation_and_checkpoints_out(
-    tmp_path: Path, data: ImageData, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On clocks that only move where we say: one second a step, and an hour for all else."""
     now = [0.0]
@@ -409,7 +412,7 @@ def test_training_time_leaves_evaluation_and_checkpoints_out(
 
 
 def test_label_noise_reaches_the_training_labels_only(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     before = data.train_labels.clone(), data.eval_labels.clone()
     result = finish(tmp_path / "run", config_of(recipe, "random", label_noise=0.25), data)
@@ -429,7 +432,7 @@ def test_label_noise_reaches_the_training_labels_only(
     ids=lambda changes: next(iter(changes.values())),
 )
 def test_the_recipes_options_train(
-    tmp_path: Path, data: ImageData, recipe: Recipe, changes: dict[str, Any]
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe, changes: dict[str, Any]
 ) -> None:
     config = config_of(recipe, "data-agent", epochs=16, label_noise=0.0, **changes)
     _, folder = run(tmp_path / "run", config, data)
@@ -445,7 +448,7 @@ def test_digits_are_learned(tmp_path: Path) -> None:
 
 
 def test_divergence_is_an_error_that_names_the_learning_rate(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     config = config_of(recipe, "full", learning_rate=1e30)
     with pytest.raises(DataAgentError, match=r"learning.rate"):
@@ -454,7 +457,7 @@ def test_divergence_is_an_error_that_names_the_learning_rate(
 
 
 def test_a_checkpoint_of_other_data_is_refused(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     config = config_of(recipe, "random")
     run(tmp_path / "run", config, data, should_stop=stop_after(2))
@@ -464,7 +467,7 @@ def test_a_checkpoint_of_other_data_is_refused(
 
 
 def test_a_damaged_checkpoint_is_refused_and_kept(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     config = config_of(recipe, "random")
     _, folder = run(tmp_path / "run", config, data, should_stop=stop_after(2))
@@ -475,7 +478,7 @@ def test_a_damaged_checkpoint_is_refused_and_kept(
 
 
 def test_a_device_that_is_not_there_is_refused(
-    tmp_path: Path, data: ImageData, recipe: Recipe
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     with pytest.raises(DataAgentError, match="--device nonsense cannot be used here"):
         run(tmp_path / "run", config_of(recipe, "full", device="nonsense"), data)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from data_agent import BatchSelector, SelectionSchedule
 from data_agent.errors import InputError
 from data_agent.methods import METHODS, method_class
-from data_agent.selecting.batch_selector import FORWARD_COST
 
 FULL = "full"
 FULL_SHORT = "full-short"
@@ -123,7 +122,7 @@ def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
     if method in (FULL, FULL_SHORT):
         return 1.0 if method == FULL else keep_ratio
     if is_batch_selector(method):
-        return FORWARD_COST + keep_ratio
+        return BatchSelector.forward_cost + keep_ratio
     kind = method_class(method)
     schedule = SelectionSchedule(
         num_samples=1000,

@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from data_agent import losses
 from data_agent.errors import InputError
-from data_agent.integrations import _losses
-from data_agent.integrations._head import HeadInput, find_head, pool
-from data_agent.integrations._losses import LossScale, SampleLosses, sample_losses
+from data_agent.integrations._head import find_head, pool
+from data_agent.integrations._scale import LossScale
+from data_agent.losses import SampleLosses, sample_losses
+from data_agent.selecting.taps import HeadTap
 
 
 def of(logits, labels, *, problem=None, predicts_next=False, **inputs):
@@ -53,7 +55,7 @@ def test_regression_of_one_and_of_two_outputs():
 
 @pytest.mark.parametrize("chunk", [2**24, 7, 1])
 def test_tokens_in_chunks_of_any_size(chunk, monkeypatch):
-    monkeypatch.setattr(_losses, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", chunk)
     logits, labels = torch.randn(3, 5, 4, requires_grad=True), torch.randint(0, 4, (3, 5))
     labels[0, 2:] = -100
     labels[2] = -100
@@ -152,13 +154,13 @@ def test_the_head_is_the_layer_that_makes_the_logits():
 
 def test_only_training_forwards_are_kept_and_no_hook_stays():
     head = torch.nn.Linear(4, 2)
-    tap, x = HeadInput(head), torch.randn(3, 4)
+    tap, x = HeadTap(head), torch.randn(3, 4)
     head.eval()(x)
     with torch.no_grad():
         head.train()(x)
-    assert tap.take() is None
+    assert tap.take_features() is None
     head(x)
-    assert torch.equal(tap.take(), x)
-    assert tap.take() is None
+    assert torch.equal(tap.take_features(), x)
+    assert tap.take_features() is None
     tap.remove()
-    assert not head._forward_pre_hooks
+    assert not head._forward_hooks

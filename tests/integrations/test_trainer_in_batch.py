@@ -9,7 +9,8 @@ from ranks import run_ranks
 
 transformers = pytest.importorskip("transformers", reason="needs the extra [transformers]")
 
-from tests.integrations.test_transformers import (  # noqa: E402
+from torch.utils.data import IterableDataset  # noqa: E402
+from trainers import (  # noqa: E402
     Ours,
     Texts,
     Theirs,
@@ -19,7 +20,6 @@ from tests.integrations.test_transformers import (  # noqa: E402
     train,
     weights,
 )
-from torch.utils.data import IterableDataset  # noqa: E402
 
 from data_agent import DataAgent, DataAgentConfig  # noqa: E402
 from data_agent.agent.in_batch import InBatchAgent  # noqa: E402

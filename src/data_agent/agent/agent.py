@@ -42,6 +42,7 @@ class DataAgent(Selector):
     """
 
     name: ClassVar[str] = "data-agent"
+    needs_features: ClassVar[bool] = True
 
     def __init__(
         self,

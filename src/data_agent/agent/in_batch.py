@@ -36,6 +36,7 @@ class InBatchAgent(BatchSelector):
     """
 
     name: ClassVar[str] = "data-agent-in-batch"
+    needs_features: ClassVar[bool] = True
 
     def __init__(self, *, config: DataAgentConfig | None = None, **base: Any) -> None:
         super().__init__(**base)

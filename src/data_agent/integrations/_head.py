@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from data_agent.errors import InputError
-from data_agent.selecting.taps import _inside_backward
 
 
 def find_head(model: nn.Module) -> nn.Module | None:
@@ -32,48 +27,6 @@ def find_head(model: nn.Module) -> nn.Module | None:
         and "lora_" not in name
     ]
     return heads[-1] if heads else None
-
-
-class HeadInput:
-    """Keeps the input of one layer at its latest training forward, detached.
-
-    While `is_scoring`, at any forward.
-    """
-
-    is_scoring = False
-
-    def __init__(self, module: nn.Module) -> None:
-        self._kept: Tensor | None = None
-        self._handle = module.register_forward_pre_hook(self._keep)
-
-    def remove(self) -> None:
-        """Detach the hook; the module is as it was."""
-        self._handle.remove()
-        self._kept = None
-
-    def take(self) -> Tensor | None:
-        """What was kept since the last call."""
-        kept, self._kept = self._kept, None
-        return kept
-
-    def _keep(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        is_training = module.training and torch.is_grad_enabled() and not _inside_backward()
-        if not is_training and not self.is_scoring:
-            return
-        if inputs and isinstance(inputs[0], Tensor):
-            self._kept = inputs[0].detach()
-
-
-@contextmanager
-def scoring(tap: HeadInput | None) -> Generator[None]:
-    """Let `tap` keep forwards without gradients too."""
-    if tap is not None:
-        tap.is_scoring = True
-    try:
-        yield
-    finally:
-        if tap is not None:
-            tap.is_scoring = False
 
 
 def pool(features: Tensor, mask: Tensor | None) -> Tensor:

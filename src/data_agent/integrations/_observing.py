@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,18 +13,17 @@ from transformers import Trainer
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_utils import unwrap_peft_model
 
-from data_agent.agent.agent import DataAgent
-from data_agent.agent.in_batch import InBatchAgent
 from data_agent.errors import InputError, StateError
-from data_agent.integrations import _losses
-from data_agent.integrations._head import HeadInput, pool, scoring
+from data_agent.integrations._head import pool
 from data_agent.integrations._in_batch import rows_of
-from data_agent.integrations._losses import LossScale, SampleLosses
 from data_agent.integrations._refusals import check_rows
+from data_agent.integrations._scale import LossScale, auxiliary_loss
 from data_agent.loading.indexed import INDEX_KEY
+from data_agent.losses import SampleLosses, sample_losses
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.selector import Selector
+from data_agent.selecting.taps import HeadTap
 
 _Base = Trainer if TYPE_CHECKING else object
 
@@ -41,7 +41,7 @@ class ObservesBatches(_Base):
     """Whether `training_step` runs: what calls `compute_loss` then is no evaluation."""
 
     _loss_scale: LossScale
-    _tap: HeadInput | None
+    _tap: HeadTap | None
 
     # What a subclass may define.
 
@@ -65,7 +65,7 @@ class ObservesBatches(_Base):
             InputError: labels and logits are missing, or of shapes that we do not know.
         """
         model = self._inner_model()
-        return _losses.sample_losses(
+        return sample_losses(
             inputs,
             outputs,
             problem=getattr(getattr(model, "config", None), "problem_type", None),
@@ -160,9 +160,10 @@ class ObservesBatches(_Base):
         self, model: nn.Module, index: Tensor, inputs: Mapping[str, Any]
     ) -> tuple[Feedback, Tensor]:
         """What a forward pass in evaluation mode says of a batch, and each row's terms `[P]`."""
+        tap = self._tap
         model.eval()  # without dropout, and without a trace in batch statistics
         try:
-            with torch.no_grad(), scoring(self._tap):
+            with torch.no_grad(), nullcontext() if tap is None else tap.scoring():
                 _, outputs = self._loss_and_outputs(model, dict(inputs), None)
                 samples = self.compute_sample_losses(inputs, outputs)
                 check_rows(samples, len(index))
@@ -214,7 +215,7 @@ class ObservesBatches(_Base):
         if num_items is not None:
             scales.append(ranks / torch.as_tensor(num_items, device=total.device))
         router_loss = float(getattr(self._inner_model(), "router_aux_loss_coef", 0.0))
-        target = loss.detach() - ranks * _losses.auxiliary_loss(outputs, router_loss)
+        target = loss.detach() - ranks * auxiliary_loss(outputs, router_loss)
         scale = self._loss_scale.find(target, total, scales)
         if scale is None:
             raise InputError(
@@ -226,13 +227,13 @@ class ObservesBatches(_Base):
         return scale
 
     def _features(self, samples: SampleLosses, inputs: Mapping[str, Any]) -> Tensor | None:
-        features = None if self._tap is None else self._tap.take()
+        features = None if self._tap is None else self._tap.take_features()
         if samples.features is not None:
             return samples.features
-        if features is None and isinstance(self.selector, DataAgent | InBatchAgent):
+        if features is None and self.selector is not None and self.selector.needs_features:
             raise InputError(
-                "the agent sees each sample's feature, the input of the model's head, and the head "
-                f"was {'not found' if self._tap is None else 'never called'}. Pass "
+                f"{self.selector.name} sees each sample's feature, the input of the model's head, "
+                f"and the head was {'not found' if self._tap is None else 'never called'}. Pass "
                 "head=model.classifier (the layer whose output are the logits), switch off fused "
                 "losses, or return features=[B, D] from compute_sample_losses."
             )

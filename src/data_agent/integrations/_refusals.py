@@ -9,9 +9,9 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from data_agent.errors import CheckpointError, InputError
-from data_agent.integrations._losses import SampleLosses
 from data_agent.integrations._recipe import steps_of_epoch
 from data_agent.loading.indexed import IndexedDataset
+from data_agent.losses import SampleLosses
 from data_agent.runtime import checkpoint as files
 from data_agent.selecting.selector import Selector
 
@@ -101,12 +101,8 @@ def load_selector(selector: Selector, path: Path) -> None:
 
 def check_resumed(selector: Selector, args: Any, global_step: int) -> None:
     """A restored selector must stand where the Trainer goes on."""
-    epoch, schedule = selector.epoch, selector.schedule
-    if epoch is None or schedule.batch_size is None:
-        return
-    batches = math.ceil(selector.position(epoch) / (schedule.batch_size * schedule.world))
-    per_epoch = steps_of_epoch(selector, args)
-    step = epoch * per_epoch + math.ceil(batches / args.gradient_accumulation_steps)
+    due, per_epoch = selector.next_batch(), steps_of_epoch(selector, args)
+    step = due.epoch * per_epoch + math.ceil(due.batch / args.gradient_accumulation_steps)
     if step != global_step:
         raise InputError(
             f"the checkpoint is of step {global_step}, but its selector stands at step {step}, "

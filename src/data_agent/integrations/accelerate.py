@@ -77,7 +77,7 @@ def selection_loader(
         batch_size = cast("DataLoader[Any]", data).batch_size
     share = _share(batch_size, accelerator)
     plain = core.selection_loader(data, selector, batch_size=share, drop_last=drop_last, **options)
-    settings = core._settings(plain)
+    settings = core.loader_settings(plain)
     sampler = _DealtSampler(
         selector,
         plain.dataset,

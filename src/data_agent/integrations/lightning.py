@@ -14,7 +14,6 @@ given to `fabric.save` and `fabric.load`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sized
 from typing import Any, cast
 
@@ -70,35 +69,32 @@ class SelectionCallback(Callback):
         if not _is_trial(trainer):
             _check_length(trainer, self.agent)
         # Lightning counts epochs through: nothing is to be guessed from its first set_epoch().
-        self.agent._just_restored = False
-        self.agent._epoch_shift = _check_position(trainer, self.agent)
+        self.agent.shift_epochs(_check_position(trainer, self.agent))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the selector's metrics."""
         del trainer
-        self.agent._epoch_shift = 0
+        self.agent.shift_epochs(0)
         metrics = {f"data_agent/{name}": value for name, value in self.agent.metrics().items()}
         pl_module.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the last epoch, which no other one follows: a forgotten learn() is an error."""
         del pl_module
-        running = self.agent._running
-        if running is None or not trainer.is_last_batch:  # stopped inside an epoch, on purpose
+        if not trainer.is_last_batch:  # stopped inside an epoch, on purpose
             return
-        if not (_is_trial(trainer) and running.num_observed):  # workers read on behind its end
-            running.check_observed(self.agent.schedule)
+        if not (_is_trial(trainer) and self.agent.num_observed):  # workers read on behind its end
+            self.agent.close_epoch()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Count back a batch whose step was cut short; callbacks that save now run after this."""
         del pl_module, exception
-        running, batch_size = self.agent._running, self.agent.schedule.batch_size
-        if running is not None and batch_size is not None:
-            lost = max(0, running.num_observed - _num_trained(trainer) * batch_size)
-            running.num_observed -= lost
-            self.agent._visits -= lost
+        batch_size = self.agent.schedule.batch_size
+        if batch_size is not None:
+            num_trained = _num_trained(trainer) * batch_size
+            self.agent.uncount(max(0, self.agent.num_observed - num_trained))
 
     def state_dict(self) -> dict[str, Any]:
         """The selector's state, and how its loader deals; Lightning asks on every rank."""
@@ -216,14 +212,7 @@ def _check_position(trainer: Any, agent: Selector) -> int:
     Returns:
         1 where the Trainer still has to end the epoch that the selector has left behind, else 0.
     """
-    running, due, schedule = agent._running, agent._next_epoch(), agent.schedule
-    is_open = running is not None and running.epoch == due
-    position = running.position(schedule) if running is not None and is_open else 0
-    round_size = (schedule.batch_size or 1) * schedule.world
-    batch = math.ceil(position / round_size)
-    is_whole = position % round_size == 0 or (
-        running is not None and position == running.size(schedule)
-    )
+    due, batch, is_whole = agent.next_batch()
     # Without a checkpoint, a second fit() begins an epoch that was stopped anew.
     trained = _num_trained(trainer) if trainer.fit_loop.restarting else 0
     num_batches = int(trainer.num_training_batches)
@@ -237,7 +226,7 @@ def _check_position(trainer: Any, agent: Selector) -> int:
             "fast_dev_run or a tuner). To go on with one pass fit(ckpt_path=...), which restores "
             "both; inside an epoch with the same batch size and number of processes."
         )
-    return ends_one if is_open else 0
+    return ends_one if agent.epoch == due else 0
 
 
 def _num_trained(trainer: Any) -> int:

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from data_agent.errors import InputError
-from data_agent.integrations._head import HeadInput, find_head
-from data_agent.integrations._losses import LossScale, SampleLosses
+from data_agent.integrations._head import find_head
 from data_agent.integrations._recipe import Recipe, num_samples_of
 from data_agent.integrations._refusals import (
     STATE_FILE,
@@ -29,11 +28,14 @@ from data_agent.integrations._refusals import (
     refuse_what_would_be_wrong,
     state_file,
 )
+from data_agent.integrations._scale import LossScale
 from data_agent.loading.indexed import INDEX_KEY, CollateWithIndex, IndexedDataset, IndexedStream
 from data_agent.loading.sampler import SelectionSampler
+from data_agent.losses import SampleLosses
 from data_agent.runtime import checkpoint as files
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.selector import Selector
+from data_agent.selecting.taps import HeadTap
 
 try:
     from transformers import Trainer, TrainerState
@@ -83,7 +85,7 @@ class SelectiveTrainerMixin(ObservesBatches):
         self.selector = selector if isinstance(selector, Selector) else None
         self._recipe = Recipe(selector, keep_ratio)
         self._given_head = head
-        self._tap: HeadInput | None = None
+        self._tap: HeadTap | None = None
         self._index: Tensor | None = None
         self._run_has_begun = self._run_resumes = False
         super().__init__(*args, **kwargs)
@@ -222,10 +224,10 @@ class SelectiveTrainerMixin(ObservesBatches):
         self._unhook()
         self._tap = self._make_tap()
 
-    def _make_tap(self) -> HeadInput | None:
+    def _make_tap(self) -> HeadTap | None:
         """The hook that reads features of this run's model."""
         head = find_head(self._inner_model()) if self._given_head is None else self._given_head
-        return None if head is None else HeadInput(head)
+        return None if head is None else HeadTap(head)
 
     def _unhook(self) -> None:
         if self._tap is not None:

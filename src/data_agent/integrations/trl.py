@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from data_agent.errors import DataAgentWarning, InputError
-from data_agent.integrations import _losses
-from data_agent.integrations._head import HeadInput, pool
-from data_agent.integrations._losses import SampleLosses
+from data_agent.integrations._head import pool
+from data_agent.integrations._scale import is_close
+from data_agent.losses import SampleLosses
 from data_agent.selecting.selector import Selector
+from data_agent.selecting.taps import HeadTap
 
 try:
     from trl.trainer.base_trainer import _BaseTrainer
@@ -149,10 +150,10 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
             )
         super()._begin_run()
 
-    def _make_tap(self) -> HeadInput | None:
+    def _make_tap(self) -> HeadTap | None:
         model = cast("PreTrainedModel", self._inner_model())
         if self._given_head is None:
-            return _LastHiddenState(model.base_model)
+            return HeadTap(model.base_model, _read_last_hidden_state)
         if self._given_head is model.get_output_embeddings():
             raise InputError(
                 "head= is the model's lm_head, which SFTTrainer's fused loss never calls. Leave it "
@@ -186,7 +187,7 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
         if self.args.average_tokens_across_devices and num_items is not None:
             scale = scale * self.accelerator.num_processes  # DDP averages gradients over them
         expected = samples.sums.detach().sum() * scale + self._router_loss(outputs, num_items)
-        if not samples.sums.requires_grad or not _losses._is_close(expected, loss.detach()):
+        if not samples.sums.requires_grad or not is_close(expected, loss.detach()):
             raise InputError(
                 f"the loss is {float(loss.detach()):.6g}, but SFTTrainer's token by token comes to "
                 f"{float(expected):.6g}: label_smoothing_factor, compute_loss_func or a "
@@ -212,7 +213,7 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
 
     def _pooled(self, mask: Tensor) -> Tensor | None:
         """Of the last hidden states `[B, T, D]` the mean where mask `[B, T']` is true, `[B, D]`."""
-        hidden = None if self._tap is None else self._tap.take()
+        hidden = None if self._tap is None else self._tap.take_features()
         if hidden is None or hidden.ndim != 3:
             return hidden
         if self._lengths is None:
@@ -220,18 +221,6 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
         parts = hidden[0, : sum(self._lengths)].split(self._lengths)
         rows = zip(parts, mask, strict=True)
         return torch.cat([pool(part[None], row[None, : len(part)]) for part, row in rows])
-
-
-class _LastHiddenState(HeadInput):
-    """Keeps what the model's body handed to its head, which a fused head is never called with."""
-
-    def __init__(self, body: nn.Module) -> None:
-        self._kept = None
-        self._handle = body.register_forward_hook(self._keep_output)
-
-    def _keep_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        del inputs
-        self._keep(module, (output.last_hidden_state,))
 
 
 class _CollateWithLengths:
@@ -257,6 +246,12 @@ class _CollateWithLengths:
             )
         batch[LENGTHS_KEY] = lengths.numpy()  # Accelerate moves tensors to the device
         return batch
+
+
+def _read_last_hidden_state(inputs: tuple[Any, ...], output: Any) -> tuple[Tensor, None]:
+    """Of the model's body: what it hands to its head, which a fused loss never calls."""
+    del inputs
+    return output.last_hidden_state, None
 
 
 @contextmanager

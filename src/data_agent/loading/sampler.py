@@ -154,7 +154,7 @@ def selection_loader(
         options.pop(name, None)
     if isinstance(data, DataLoader):
         loader = cast("DataLoader[Any]", data)
-        settings = _settings(loader)
+        settings = loader_settings(loader)
         data = loader.dataset
         batch_size = settings.pop("batch_size") if batch_size is None else batch_size
         drop_last = settings.pop("drop_last") if drop_last is None else drop_last
@@ -235,7 +235,7 @@ def _check_selector(selector: object) -> None:
         )
 
 
-def _settings(loader: DataLoader[Any]) -> dict[str, Any]:
+def loader_settings(loader: DataLoader[Any]) -> dict[str, Any]:
     """The arguments that `loader` was built with, less those that a selection replaces."""
     replaceable = (RandomSampler, SequentialSampler, DistributedSampler, SelectionSampler)
     sampler = cast("object", loader.sampler)

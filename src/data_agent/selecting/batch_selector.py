@@ -28,8 +28,6 @@ from data_agent.selecting.feedback import Feedback, check_range, plain_arithmeti
 from data_agent.selecting.nonfinite import without_nonfinite
 from data_agent.selecting.selector import Selector
 
-FORWARD_COST = 1 / 3  # of a training visit: a backward pass costs as much as two forward passes
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Offer:
@@ -60,6 +58,10 @@ class BatchSelector(Selector):
     """
 
     default_schedule: ClassVar[ScheduleKind] = "uniform"
+
+    forward_cost: ClassVar[float] = 1 / 3
+    """Of scoring a sample, in training visits: a backward pass costs as much as two forward passes.
+    """
 
     def __init__(self, *, keep_ratio: float, **base: Any) -> None:
         super().__init__(keep_ratio=1.0, **base)
@@ -159,7 +161,7 @@ class BatchSelector(Selector):
 
     def metrics(self) -> dict[str, float]:
         """As `Selector.metrics`; the planned cost counts the forward pass over every pool."""
-        return {**super().metrics(), "planned_cost": FORWARD_COST + self.keep_ratio}
+        return {**super().metrics(), "planned_cost": self.forward_cost + self.keep_ratio}
 
     def progress(self) -> float:
         """Share in [0, 1] of the samples that will be offered, over all ranks; a collective call.

@@ -29,6 +29,9 @@ class Method:
     required: ClassVar[tuple[str, ...]] = ()
     """Options it cannot be built without: "labels", "groups" (int64 `[N]`) or "scores" (float)."""
 
+    needs_features: ClassVar[bool] = False
+    """Whether it cannot learn from a batch without features: frameworks then look for the head."""
+
     def settings(self) -> dict[str, Any]:
         """Plain values that must be equal for a saved state to belong to this method."""
         return {}

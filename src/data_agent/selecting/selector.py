@@ -7,8 +7,6 @@ across ranks, weighs losses, and saves and restores.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +20,8 @@ from data_agent.runtime import distributed
 from data_agent.runtime.clock import Stopwatch
 from data_agent.runtime.random import check_seed
 from data_agent.runtime.state import STATE_VERSION, check_header
-from data_agent.selecting.epoch import RunningEpoch, warn, warn_of_late_start
+from data_agent.selecting.counting import CountsEpochs
+from data_agent.selecting.epoch import RunningEpoch, warn_of_late_start
 from data_agent.selecting.feedback import (
     Feedback,
     Selection,
@@ -36,10 +35,8 @@ from data_agent.selecting.readings import progress_metrics, progress_summary
 from data_agent.selecting.staging import Staging, keep_last
 from data_agent.selecting.taps import Watcher
 
-logger = logging.getLogger("data_agent")
 
-
-class Selector(Watcher, Method):
+class Selector(Watcher, CountsEpochs, Method):
     """Chooses the samples of each epoch; every method is one. To write one, see `Method`.
 
     Args:
@@ -67,63 +64,23 @@ class Selector(Watcher, Method):
         check_seed(seed)
         if on_nonfinite not in ("raise", "skip"):
             raise InputError(f"on_nonfinite is {on_nonfinite!r}; expected 'raise' or 'skip'.")
-        self.schedule = SelectionSchedule(
-            num_samples=num_samples,
-            epochs=epochs,
-            keep_ratio=keep_ratio,
-            kind=self.default_schedule if schedule is None else schedule,
-            explore=self.explore,
+        super().__init__(
+            SelectionSchedule(
+                num_samples=num_samples,
+                epochs=epochs,
+                keep_ratio=keep_ratio,
+                kind=self.default_schedule if schedule is None else schedule,
+                explore=self.explore,
+            )
         )
         self.seed = seed
-        self._visits = 0
-        self._visits_before = 0
         self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
         self._staging = Staging(on_nonfinite)
         self._composition = Composition(self.schedule, self.seed)
-        self._running: RunningEpoch | None = None
-        self._just_restored = False
-        self._epoch_shift = 0
-        self._is_counting = False
         self.schedule.warn_if_nothing_is_selected()
 
     # Epochs.
-
-    @property
-    def visits(self) -> int:
-        """Samples observed so far, each visit counted; other ranks are taken to keep step."""
-        return self._visits_before + self._visits * self.schedule.world
-
-    @property
-    def overhead_seconds(self) -> float:
-        """Time spent inside the selector so far."""
-        return self._clock.seconds
-
-    @property
-    def epoch(self) -> int | None:
-        """The epoch that has begun, or None."""
-        return None if self._running is None else self._running.epoch
-
-    def epochs(self) -> Iterator[int]:
-        """Begin each epoch still to do and yield its number; after a restore, from there on.
-
-        On several ranks every rank calls it.
-        """
-        first = self._next_epoch()
-        if self._running is not None and first == self._running.epoch:
-            self._running.resume_here(self._running.position(self.schedule))
-        if first == self.schedule.epochs:
-            warn(f"all {first} epochs are done; for another training run build a new selector.")
-        self._is_counting = True
-        try:
-            for epoch in range(first, self.schedule.epochs):
-                self.begin_epoch(epoch)
-                yield epoch
-        finally:
-            self._is_counting = False
-        if self._running is not None:
-            with distributed.together("epochs()"), distributed.failing_together():
-                self._running.check_observed(self.schedule)
 
     def begin_epoch(self, epoch: int) -> None:
         """Merge the last epoch's feedback and choose the samples of `epoch`.
@@ -152,22 +109,6 @@ class Selector(Watcher, Method):
             self._staging.clear()
             self._running = RunningEpoch(epoch, selection, uniform, self.schedule)
         self._just_restored = False
-
-    def set_epoch(self, epoch: int) -> None:
-        """`begin_epoch` for frameworks that count epochs themselves.
-
-        The first call after a restore may start again from 0: it and all later ones are then
-        shifted by the difference. Inside a loop over `epochs()` it does nothing: the loop counts.
-        """
-        if self._is_counting:
-            return
-        if self._just_restored:
-            self._just_restored = False
-            due = self._next_epoch()
-            if epoch < due:
-                self._epoch_shift = due - epoch
-                logger.info("set_epoch(%d) after a restore: counting on from %d.", epoch, due)
-        self.begin_epoch(epoch + self._epoch_shift)
 
     def select(self, epoch: int) -> Selection:
         """The samples of `epoch`, from the table as it is now; changes no state."""
@@ -277,22 +218,17 @@ class Selector(Watcher, Method):
         self.schedule = schedule
         self._composition = Composition(self.schedule, self.seed)
 
-    def note_delivered(self, epoch: int, count: int) -> None:
-        """Tell how many samples of `epoch` a loader has taken on this rank; see `begin_epoch`."""
-        if self._running is not None and self._running.epoch == epoch:
-            self._running.note_delivered(count)
-
-    def position(self, epoch: int) -> int:
-        """Samples of the order of `epoch`, over all ranks, that were observed before a restore."""
-        running = self._running
-        return running.resume_at if running is not None and running.epoch == epoch else 0
-
     def uniform_rows(self, index: Tensor) -> Tensor:
         """Bool `[B]`: which samples of the running epoch are there by no choice of the method."""
         uniform = self._open_epoch().uniform
         return torch.ones(len(index), dtype=torch.bool) if uniform is None else uniform[index]
 
     # Readings.
+
+    @property
+    def overhead_seconds(self) -> float:
+        """Time spent inside the selector so far."""
+        return self._clock.seconds
 
     def metrics(self) -> dict[str, float]:
         """Numbers for any logger: where the run stands and what it saved."""
@@ -375,25 +311,3 @@ class Selector(Watcher, Method):
         index, uniform = self._composition.samples(epoch, self.choose)
         weights = None if uniform is None else self.weigh(epoch, index, uniform)
         return Selection(index, weights), uniform
-
-    @distributed.together("epochs()")
-    def _next_epoch(self) -> int:
-        """The running epoch, or the one after it where all was observed; a collective call."""
-        running = self._running
-        if running is None:
-            return 0
-        is_complete = running.position(self.schedule) >= running.size(self.schedule)
-        return running.epoch + int(is_complete)
-
-    def _total_visits(self) -> int:
-        """Visits of all ranks, exactly; a collective call."""
-        return self._visits_before + distributed.total(self._visits)
-
-    def _open_epoch(self) -> RunningEpoch:
-        if self._running is None:
-            raise StateError(
-                "no epoch has begun, so there is nothing to learn from: loop over "
-                "`for epoch in agent.epochs():` around your batches, or call agent.set_epoch()."
-            )
-        self._running.check_open(self.schedule)
-        return self._running

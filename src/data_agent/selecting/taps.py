@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,22 +13,32 @@ from torch import Tensor, nn
 from data_agent.errors import InputError, StateError
 from data_agent.selecting.feedback import Feedback
 
+Read = Callable[[tuple[Any, ...], Any], tuple[Any, Any]]
+"""What a forward shows, `(inputs, output) -> (features, logits)`; what is no tensor is not kept."""
+
+
+def read_head(inputs: tuple[Any, ...], output: Any) -> tuple[Any, Any]:
+    """Of a model's last layer: its input and its output."""
+    return (inputs[0] if inputs else None), output
+
 
 class HeadTap:
-    """Keeps the latest training forward of one module: its input (features) and output (logits).
+    """Keeps what the latest training forward of one module shows: features and logits.
 
     Only forwards in training mode with gradients enabled are kept; evaluation leaves no trace, and
-    neither does the second forward of gradient checkpointing, which runs inside backward.
+    neither does the second forward of gradient checkpointing, which runs inside backward. Within
+    `scoring()` every forward is kept.
 
     Args:
-        module: the model's last layer, `[B, D] -> [B, C]`. Of a model wrapped by DDP, FSDP or
-            `torch.compile`, the inner module (`model.module.fc`, `model.fc`).
+        module: the model's last layer. Of a model wrapped by DDP, FSDP or `torch.compile`, the
+            inner module (`model.module.fc`, `model.fc`).
+        read: how features and logits are found in a forward.
 
     Raises:
         InputError: not a module, or one whose forwards run on replicas.
     """
 
-    def __init__(self, module: object) -> None:
+    def __init__(self, module: object, read: Read = read_head) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"watch() takes a module, got {type(module).__name__}.")
         if isinstance(module, nn.DataParallel):
@@ -35,9 +47,11 @@ class HeadTap:
                 "you hold. Use DistributedDataParallel (torchrun), or hand features= and logits= "
                 "to learn()."
             )
+        self._read = read
         self._features: Tensor | None = None
         self._logits: Tensor | None = None
         self._num_forwards = 0
+        self._is_scoring = False
         self._handle = module.register_forward_hook(self._keep)
 
     def remove(self) -> None:
@@ -50,16 +64,20 @@ class HeadTap:
         self._features = self._logits = None
         self._num_forwards = 0
 
-    def complete(self, feedback: Feedback) -> Feedback:
-        """The feedback with what it lacks of features and logits; errors as `take`."""
-        if feedback.features is not None and feedback.logits is not None:
-            return feedback
-        features, logits = self.take(len(feedback))
-        return replace(
-            feedback,
-            features=features if feedback.features is None else feedback.features,
-            logits=logits if feedback.logits is None else feedback.logits,
-        )
+    @contextmanager
+    def scoring(self) -> Generator[None]:
+        """Keep forwards in evaluation mode and without gradients too."""
+        self._is_scoring = True
+        try:
+            yield
+        finally:
+            self._is_scoring = False
+
+    def take_features(self) -> Tensor | None:
+        """The features of the latest forward since the last call, of any shape; None without."""
+        features = self._features
+        self.forget()
+        return features
 
     def take(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """The features `[B, D]` and logits `[B, C]` of the one forward since the last call.
@@ -94,12 +112,25 @@ class HeadTap:
             _check_captured(name, value, batch_size)
         return features, logits
 
+    def complete(self, feedback: Feedback) -> Feedback:
+        """The feedback with what it lacks of features and logits; errors as `take`."""
+        if feedback.features is not None and feedback.logits is not None:
+            return feedback
+        features, logits = self.take(len(feedback))
+        return replace(
+            feedback,
+            features=features if feedback.features is None else feedback.features,
+            logits=logits if feedback.logits is None else feedback.logits,
+        )
+
     def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if not (module.training and torch.is_grad_enabled()) or _inside_backward():
+        is_training = module.training and torch.is_grad_enabled() and not _inside_backward()
+        if not (is_training or self._is_scoring):
             return
         self._num_forwards += 1
-        if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-            self._features, self._logits = inputs[0].detach(), output.detach()
+        features, logits = self._read(inputs, output)
+        self._features = features.detach() if isinstance(features, Tensor) else None
+        self._logits = logits.detach() if isinstance(logits, Tensor) else None
 
 
 class Watcher:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from data_agent.integrations._losses import IGNORE_INDEX, next_tokens
+from data_agent.losses import IGNORE_INDEX, next_tokens
 from data_agent.runtime import distributed
 from data_agent_lab.data.texts import LanguageData
 from data_agent_lab.training.ranks import added_up

@@ -1,7 +1,10 @@
-"""What a batch's logits and labels say of each of its samples: pure functions.
+"""Losses of single samples, read from a batch's logits and labels: pure functions.
+
+    samples = token_losses(logits, next_tokens(labels))
+    agent.learn(samples.losses, index, uncertainty=samples.uncertainty, features=features)
 
 Everything runs in float32, whatever the logits are. Logits of sequences are read in chunks, so
-that no second `[B, T, V]` tensor comes to life (without a graph; with one, log-probabilities stay).
+that no second `[B, T, V]` tensor is made (without a graph; with one, log-probabilities stay).
 """
 
 from __future__ import annotations
@@ -17,6 +20,16 @@ from torch import Tensor
 
 from data_agent.errors import InputError
 
+__all__ = [
+    "IGNORE_INDEX",
+    "SampleLosses",
+    "class_losses",
+    "multi_label_losses",
+    "next_tokens",
+    "regression_losses",
+    "sample_losses",
+    "token_losses",
+]
 IGNORE_INDEX = -100  # what transformers puts where a label does not count
 _OVERRIDE = "Override compute_sample_losses(inputs, outputs) to return them."
 _CHUNK_ELEMENTS = 2**24  # logits read at a time: 64 MiB in float32
@@ -99,12 +112,6 @@ def sample_losses(
     return class_losses(logits, labels)
 
 
-def auxiliary_loss(outputs: Any, coefficient: float) -> Tensor | float:
-    """What a mixture of experts adds to its loss for the balance of its router."""
-    value = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
-    return 0.0 if value is None else coefficient * value.detach()
-
-
 def class_losses(logits: Tensor, labels: Tensor) -> SampleLosses:
     """Cross entropy of logits `[B, C]` and int64 labels `[B]`; a label of -100 does not count."""
     sums = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
@@ -182,37 +189,6 @@ def _loss_and_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return losses, entropies
 
 
-class LossScale:
-    """The factor between the sum of a batch's terms and the loss that a trainer made of them.
-
-    Transformers divides either by the terms of this batch or by those of all batches of a step
-    (`num_items_in_batch`), and its models do not say which: the first batches tell.
-
-    Args:
-        accumulation: batches of a step.
-    """
-
-    def __init__(self, accumulation: int) -> None:
-        self._accumulation = accumulation
-        self._found: int | None = None
-
-    def find(self, loss: Tensor, total: Tensor, scales: list[Tensor]) -> Tensor | None:
-        """The one of `scales` by which `total` gives `loss`, or None. All are scalars.
-
-        Waits for the host until it is known which one it is.
-        """
-        if self._found is not None:
-            return scales[self._found]
-        if not (torch.isfinite(loss) and torch.isfinite(total)):
-            return scales[0]  # nothing can be told from it, and the selector refuses such a batch
-        fitting = [i for i, scale in enumerate(scales) if _is_close(total * scale, loss)]
-        if not fitting:
-            return None
-        if self._accumulation == 1 or len(fitting) < len(scales):
-            self._found = fitting[0]
-        return scales[fitting[0]]
-
-
 def _tensor(values: Any, name: str, where: str) -> Tensor:
     value = values.get(name) if isinstance(values, Mapping) else None
     if not isinstance(value, Tensor):
@@ -220,9 +196,3 @@ def _tensor(values: Any, name: str, where: str) -> Tensor:
             f"{where} has no tensor {name!r}, so each sample's loss cannot be told. {_OVERRIDE}"
         )
     return value
-
-
-def _is_close(ours: Tensor, theirs: Tensor) -> bool:
-    """Equal up to the order of summation, or up to rounding where the loss is in half precision."""
-    tolerance = 1e-4 if theirs.dtype == torch.float32 else 2e-2
-    return bool(torch.isclose(ours.float(), theirs.float(), rtol=tolerance, atol=1e-6))

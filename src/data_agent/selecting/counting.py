@@ -1,0 +1,193 @@
+"""Where a run stands: its epochs and visits, counted for loops, loaders and frameworks."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from data_agent.budget.schedule import SelectionSchedule
+from data_agent.errors import InputError, StateError
+from data_agent.runtime import distributed
+from data_agent.selecting.epoch import RunningEpoch, warn
+
+logger = logging.getLogger("data_agent")
+
+
+class NextBatch(NamedTuple):
+    """Where training goes on.
+
+    Args:
+        epoch: in [0, E]; E once all epochs are done.
+        batch: batches of it that were observed; on several ranks, rounds of one batch a rank.
+        is_whole: False where the last of them was observed only in part.
+    """
+
+    epoch: int
+    batch: int
+    is_whole: bool
+
+
+class CountsEpochs:
+    """The part of a selector that counts; a subclass begins the epochs.
+
+    A plain loop needs `epochs()` alone. A framework that has a loop of its own calls `set_epoch`
+    when an epoch begins, and what else of the methods below fits its events.
+
+    Args:
+        schedule: the budget.
+    """
+
+    def __init__(self, schedule: SelectionSchedule) -> None:
+        self.schedule = schedule
+        self._running: RunningEpoch | None = None
+        self._visits = 0
+        self._visits_before = 0
+        self._epoch_shift = 0
+        self._just_restored = False
+        self._is_counting = False
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Begin `epoch`, or go on with it."""
+        raise NotImplementedError
+
+    # Readings.
+
+    @property
+    def visits(self) -> int:
+        """Samples observed so far, each visit counted; other ranks are taken to keep step."""
+        return self._visits_before + self._visits * self.schedule.world
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that has begun, or None."""
+        return None if self._running is None else self._running.epoch
+
+    @property
+    def num_observed(self) -> int:
+        """Samples of the running epoch that were observed on this rank."""
+        return 0 if self._running is None else self._running.num_observed
+
+    @distributed.together("next_batch()")
+    def next_batch(self) -> NextBatch:
+        """Where training goes on, by what was observed; on several ranks a collective call."""
+        epoch, running, schedule = self._next_epoch(), self._running, self.schedule
+        if running is None or running.epoch != epoch:
+            return NextBatch(epoch, 0, is_whole=True)
+        position = running.position(schedule)
+        round_size = (schedule.batch_size or 1) * schedule.world
+        return NextBatch(epoch, math.ceil(position / round_size), position % round_size == 0)
+
+    # Epochs.
+
+    def epochs(self) -> Iterator[int]:
+        """Begin each epoch still to do and yield its number; after a restore, from there on.
+
+        On several ranks every rank calls it.
+        """
+        first = self._next_epoch()
+        if self._running is not None and first == self._running.epoch:
+            self._running.resume_here(self._running.position(self.schedule))
+        if first == self.schedule.epochs:
+            warn(f"all {first} epochs are done; for another training run build a new selector.")
+        self._is_counting = True
+        try:
+            for epoch in range(first, self.schedule.epochs):
+                self.begin_epoch(epoch)
+                yield epoch
+        finally:
+            self._is_counting = False
+        self.close_epoch()
+
+    def set_epoch(self, epoch: int) -> None:
+        """`begin_epoch` for frameworks that count epochs themselves.
+
+        The first call after a restore may start again from 0: it and all later ones are then
+        shifted by the difference. Inside a loop over `epochs()` it does nothing: the loop counts.
+        """
+        if self._is_counting:
+            return
+        if self._just_restored:
+            self._just_restored = False
+            due = self._next_epoch()
+            if epoch < due:
+                self._epoch_shift = due - epoch
+                logger.info("set_epoch(%d) after a restore: counting on from %d.", epoch, due)
+        self.begin_epoch(epoch + self._epoch_shift)
+
+    def shift_epochs(self, by: int) -> None:
+        """Let `set_epoch(e)` mean epoch `e + by` from now on, the first call after a restore too.
+
+        For frameworks that count epochs through after a restore. A new shift replaces the last one.
+        """
+        self._just_restored = False
+        self._epoch_shift = by
+
+    def close_epoch(self) -> None:
+        """Check that the running epoch was observed, where no other epoch begins after it.
+
+        On several ranks a collective call.
+
+        Raises:
+            StateError: batches were delivered and none was observed, or ranks shared the epoch
+                twice.
+        """
+        if self._running is not None:
+            with distributed.together("close_epoch()"), distributed.failing_together():
+                self._running.check_observed(self.schedule)
+
+    # Batches.
+
+    def uncount(self, num_samples: int) -> None:
+        """Take back the last samples that this rank observed, whose training step was cut short.
+
+        What was learned from them stays. A state that is saved now goes on before them.
+
+        Raises:
+            InputError: fewer were observed since the epoch began or went on.
+        """
+        running = self._running
+        most = 0 if running is None else running.num_observed - running.observed_before
+        if not 0 <= num_samples <= most:
+            raise InputError(
+                f"{num_samples} samples cannot be taken back: {most} of the running epoch were "
+                "observed on this rank since it began or was restored."
+            )
+        if running is not None:
+            running.num_observed -= num_samples
+            self._visits -= num_samples
+
+    def note_delivered(self, epoch: int, count: int) -> None:
+        """Tell how many samples of `epoch` a loader has taken on this rank; see `begin_epoch`."""
+        if self._running is not None and self._running.epoch == epoch:
+            self._running.note_delivered(count)
+
+    def position(self, epoch: int) -> int:
+        """Samples of the order of `epoch`, over all ranks, that were observed before a restore."""
+        running = self._running
+        return running.resume_at if running is not None and running.epoch == epoch else 0
+
+    # For subclasses.
+
+    @distributed.together("epochs()")
+    def _next_epoch(self) -> int:
+        """The running epoch, or the one after it where all was observed; a collective call."""
+        running = self._running
+        if running is None:
+            return 0
+        is_complete = running.position(self.schedule) >= running.size(self.schedule)
+        return running.epoch + int(is_complete)
+
+    def _total_visits(self) -> int:
+        """Visits of all ranks, exactly; a collective call."""
+        return self._visits_before + distributed.total(self._visits)
+
+    def _open_epoch(self) -> RunningEpoch:
+        if self._running is None:
+            raise StateError(
+                "no epoch has begun, so there is nothing to learn from: loop over "
+                "`for epoch in agent.epochs():` around your batches, or call agent.set_epoch()."
+            )
+        self._running.check_open(self.schedule)
+        return self._running

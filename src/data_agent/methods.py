@@ -12,6 +12,7 @@ from data_agent.selecting.selector import Selector
 METHODS: Mapping[str, str] = {
     "data-agent": "data_agent.agent.agent:DataAgent",
     "data-agent-in-batch": "data_agent.agent.in_batch:InBatchAgent",
+    "label-aware": "data_agent.labels.label_aware:LabelAware",
     "full": "data_agent.baselines.full:Full",
     "random": "data_agent.baselines.random:Random",
     "top-loss": "data_agent.baselines.top_loss:TopLoss",

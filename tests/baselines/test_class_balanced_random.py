@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data_agent import make_selector
-from data_agent.baselines.class_balanced_random import is_its_turn, water_level
+from data_agent.baselines.class_balanced_random import is_its_turn
 from data_agent.errors import InputError
 
 LABELS = torch.tensor([2, 0, 0, 5, 0, 2, 0, 2, 0, 0])  # six of class 0, three of 2, one of 5
@@ -20,25 +20,6 @@ def build(labels=LABELS, *, keep_ratio=0.6, epochs=60, seed=0, **options):
         labels=labels,
         **options,
     )
-
-
-@pytest.mark.parametrize(
-    ("sizes", "total", "expected"),
-    [
-        ([4, 4, 4], 6, (2, 0)),  # two each
-        ([4, 4, 4], 7, (2, 1)),  # two each, one class gives a third
-        ([6, 3, 1], 6, (2, 1)),  # 2 + 2 + 1, one left for the two larger ones
-        ([6, 3, 1], 8, (4, 0)),  # 4 + 3 + 1
-        ([6, 3, 1], 10, (6, 0)),  # everything
-        ([6, 3, 1], 2, (0, 2)),  # fewer samples than classes
-        ([5], 3, (3, 0)),
-    ],
-)
-def test_the_water_level_by_hand(sizes, total, expected):
-    level, rest = water_level(sizes, total)
-    assert (level, rest) == expected
-    assert sum(min(size, level) for size in sizes) + rest == total
-    assert rest <= sum(size > level for size in sizes)
 
 
 def test_turns_go_round():

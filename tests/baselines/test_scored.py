@@ -7,7 +7,7 @@ import torch
 
 from data_agent import Feedback, make_selector
 from data_agent.baselines.entropy import entropy
-from data_agent.baselines.small_margin import label_margin, top_margin
+from data_agent.baselines.small_margin import distance_to_decision, top_margin
 from data_agent.errors import InputError
 
 # Softmax of the logarithms of probabilities are the probabilities.
@@ -29,12 +29,14 @@ def test_entropy_by_hand():
 def test_margins_by_hand():
     assert torch.allclose(top_margin(LOGITS), torch.tensor([0.25, 0.7, 0.1]))
     labels = torch.tensor([0, 1, 1])  # right, wrong by 0.8 - 0.1, wrong by 0.4 - 0.3
-    assert torch.allclose(label_margin(LOGITS, labels), torch.tensor([0.25, 0.7, 0.1]))
+    assert torch.allclose(distance_to_decision(LOGITS, labels), torch.tensor([0.25, 0.7, 0.1]))
     labels = torch.tensor([1, 0, 2])  # wrong by 0.5 - 0.25, right by 0.7 and by 0.1
-    assert torch.allclose(label_margin(LOGITS, labels), torch.tensor([0.25, 0.7, 0.1]))
+    assert torch.allclose(distance_to_decision(LOGITS, labels), torch.tensor([0.25, 0.7, 0.1]))
     three = torch.tensor([[0.6, 0.3, 0.1]]).log()
-    assert float(label_margin(three, torch.tensor([2]))) == pytest.approx(0.5)  # 0.6 - 0.1
-    assert float(label_margin(three, torch.tensor([-100]))) == pytest.approx(0.6)  # no class
+    assert float(distance_to_decision(three, torch.tensor([2]))) == pytest.approx(0.5)  # 0.6 - 0.1
+    assert float(distance_to_decision(three, torch.tensor([-100]))) == pytest.approx(
+        0.6
+    )  # no class
 
 
 def build(name, *, num_samples=3, epochs=10, keep_ratio=0.34):
@@ -74,7 +76,7 @@ def test_a_confidently_wrong_sample_goes_last_by_its_label_only():
     logits = torch.tensor([[0.55, 0.44, 0.01], [0.9, 0.05, 0.05]]).log()
     labels = torch.tensor([2, 0])  # the first looks close, but its label lacks 0.54
     assert top_margin(logits).argmin() == 0
-    assert label_margin(logits, labels).tolist() == pytest.approx([0.54, 0.85])
+    assert distance_to_decision(logits, labels).tolist() == pytest.approx([0.54, 0.85])
 
 
 def test_entropy_takes_a_tasks_own_uncertainty():

@@ -15,7 +15,7 @@ agent_of = partial(
     DataAgent,
     keep_ratio=0.5,
     seed=3,
-    config=DataAgentConfig(update_every=2, rollout_rows=16, policy_share=0.5),  # all of it works
+    config=DataAgentConfig(update_every=2, rollout_rows=16),
 )
 
 

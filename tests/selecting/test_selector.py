@@ -317,7 +317,7 @@ def test_after_a_complete_epoch_a_restored_loader_delivers_the_next_one():
 
 def test_rows_that_an_accelerator_found_not_finite_are_reported_later_and_lose_nothing():
     staging = Staging("raise")
-    rows = torch.ones(3, 2)
+    rows = {"values": torch.ones(3, 2)}
     staging.append(torch.tensor([4, 5, 6]), rows, torch.tensor([True, False, True]))
     assert staging.rows()[0].tolist() == [4, 6]  # reading or saving does not raise
     with pytest.raises(InputError, match=r"for 1 sample\(s\): 5"):

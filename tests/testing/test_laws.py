@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from data_agent import DataAgent, DataAgentConfig, Selector, make_selector
+from data_agent.labels import LabelRules
 from data_agent.methods import METHODS, method_class
 from data_agent.testing import LAWS, check_selector
 from data_agent.testing.laws import law_exact_budget
 from data_agent.testing.runs import NUM_SAMPLES
 
 VARIANTS = {
-    "data-agent last-action": DataAgentConfig(
-        ranking="last-action", reward="paper", policy_share=1.0
+    "data-agent last-action": DataAgentConfig(ranking="last-action", reward="paper"),
+    "data-agent gae": DataAgentConfig(gamma=0.9, update_every=3, rollout_rows=16),
+    "data-agent to the end": DataAgentConfig(
+        schedule="to-the-end", label_rules=LabelRules(fewest_classes=2)
     ),
-    "data-agent gae": DataAgentConfig(gamma=0.9, update_every=3, rollout_rows=16, policy_share=0.5),
 }
 INPUTS = {
     "labels": torch.arange(NUM_SAMPLES) % 4,
@@ -55,7 +57,7 @@ class Forgetful(DataAgent):
     def method_state(self):
         state = super().method_state()
         fresh = DataAgent(self.schedule.num_samples, self.schedule.epochs).method_state()
-        return {**state, "table": fresh["table"], "classes": fresh["classes"]}
+        return {**state, "table": fresh["table"]}
 
 
 def test_the_kit_finds_a_selector_that_repeats_samples():

@@ -11,18 +11,14 @@ from torch import Tensor
 from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.policy import Policy
 from data_agent.agent.table import ActionTable, ParameterTable, SampleTable
-from data_agent.errors import CheckpointError
-from data_agent.labels.classes import ClassTable
+from data_agent.labels.ruled import RuledSelector
+from data_agent.labels.turns import Turns
 from data_agent.runtime import distributed
-from data_agent.runtime.random import Purpose, derived_seed, permutation
-from data_agent.runtime.state import require_tensor
-from data_agent.selecting.epoch import warn
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.nonfinite import OnNonfinite
-from data_agent.selecting.selector import Selector
 
 
-class DataAgent(Selector):
+class DataAgent(RuledSelector):
     """A policy that learns, while a model trains, which samples to train on next.
 
     Args:
@@ -64,51 +60,21 @@ class DataAgent(Selector):
             seed=seed,
             schedule=self.config.schedule,
             on_nonfinite=on_nonfinite,
+            label_rules=self.config.label_rules,
         )
         self._table = self._make_table()
-        self._classes = self._make_classes()
-        self._queue = permutation(num_samples, seed, Purpose.UNIFORM).to(torch.int32)
+        self._turns = Turns(num_samples, seed) if self.schedule.kind == "to-the-end" else None
 
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
-        """The policy's part by highest action, the rest by turns; classes and suspects permitting.
-
-        Whose turn it is: theirs that were in no epoch for longest. Without labels the policy's part
-        is everything, but nothing in the final phase.
-        """
-        if self.schedule.plan(epoch).phase == "final":
-            num_ranked = 0
-        elif self._classes.is_empty:
-            num_ranked = count
-        else:
-            num_ranked = math.floor(self.config.policy_share * count + 0.5)
-        taken, parts = excluded.clone(), list[Tensor]()
-        tie_seed = derived_seed(self.seed, Purpose.TIE, epoch)
-        for num_wanted, scores_of in (
-            (num_ranked, lambda: self._table.scores(epoch)),
-            (count - num_ranked, self._turns),
-        ):
-            if num_wanted:
-                chosen = self._classes.choose(scores_of(), num_wanted, taken, tie_seed=tie_seed)
-                taken[chosen] = True
-                parts.append(chosen)
-        return torch.cat(parts)
+        """The highest actions that the rules allow; in the final phase those whose turn it is."""
+        if self._turns is not None and self.schedule.plan(epoch).phase == "final":
+            return self.take_highest(self._turns.scores(), epoch, count, excluded)
+        return self.take_highest(self._table.scores(epoch), epoch, count, excluded)
 
     def record(self, feedback: Feedback) -> Tensor:
-        """Let the policy act on the batch; its action or its parameters go to the table.
-
-        Where it ranks nothing it is not asked, and costs nothing: its rows are those of the prior.
-        """
-        if feedback.labels is not None and not self.config.policy_share:
-            if self.visits == 0 and self.config.signals != DataAgentConfig().signals:
-                warn(
-                    "labels came, and where they come the policy ranks nothing, so these signals "
-                    "reward nobody. To rank by them set DataAgentConfig(policy_share=1.0)."
-                )
-            rows = self._table.rows(*_prior(feedback))
-        else:
-            acted = self.policy.act(feedback, self.uniform_rows(feedback.index))
-            rows = self._table.rows(*acted)
-        return torch.cat([rows, self._classes.rows(feedback).to(rows.device)], dim=1)
+        """Let the policy act on the batch; its action or its parameters go to the table."""
+        acted = self.policy.act(feedback, self.uniform_rows(feedback.index))
+        return self._table.rows(*acted)
 
     def after_observe(self, num_rows: int) -> None:
         """Update the policy where it is due."""
@@ -118,26 +84,26 @@ class DataAgent(Selector):
                 self.policy.update(self._total_visits() / self.schedule.total_visits)
 
     def merge(self, index: Tensor, values: Tensor) -> None:
-        """Take the last epoch's rows into the tables; those in it queue up again."""
-        if self._running is not None:
-            self._queue = _queued_again(self._queue, self._running.selection.index)
-        acted, seen = values.tensor_split((values.shape[1] - self._classes.width,), dim=1)
-        self._table.merge(index, acted)
-        self._classes.merge(index, seen)
+        """Take the last epoch's rows into the table."""
+        self._table.merge(index, values)
+
+    def epoch_ends(self, epoch: int, index: Tensor) -> None:
+        """In the final phase, and only there, samples queue up again: its first epoch is fair."""
+        if self._turns is not None and self.schedule.plan(epoch).phase == "final":
+            self._turns.take(index)
 
     def metrics(self) -> dict[str, float]:
-        """As every selector; and suspects, tau, actions, reward weights, PPO, kept/unkept."""
+        """As every selector; and tau, actions, reward weights, PPO's diagnostics, kept/unkept."""
         metrics = {**super().metrics(), **self.policy.metrics()}
-        metrics["suspected_share"] = self._classes.suspected_share
         if self._running is not None:
             kept, unkept = self._kept_and_unkept()
             metrics["kept_mean_action"] = float(kept.mean())
             metrics["unkept_mean_action"] = float(unkept.mean()) if len(unkept) else math.nan
         return metrics
 
-    def summary(self) -> str:
-        """One line for a person."""
-        return super().summary() + self.policy.summary()
+    def describe(self) -> str:
+        """The policy, its reward, and the rules on it."""
+        return f"{self.policy.describe()}; {self.rules_in_words()}"
 
     def expected_actions(self) -> Tensor:
         """float32 `[N]`: E[a_i] of each sample under the policy at its last visit.
@@ -146,14 +112,6 @@ class DataAgent(Selector):
         """
         return self._table.expected_actions()
 
-    def suspects(self) -> Tensor:
-        """Bool `[N]`: samples whose label is not believed, worth a look by a person.
-
-        Known for samples whose labels and logits came; as of the running epoch's beginning. See
-        `data_agent.labels.classes`.
-        """
-        return self._classes.suspects()
-
     def action_histogram(self, bins: int = 20) -> Tensor:
         """int64 `[bins]`: how many samples have an expected action in each part of [0, 1]."""
         actions = self._table.expected_actions()
@@ -161,26 +119,18 @@ class DataAgent(Selector):
 
     def settings(self) -> dict[str, Any]:
         """The configuration, signals by name."""
-        return self.policy.settings()
+        return {**super().settings(), **self.policy.settings()}
 
     def method_state(self) -> dict[str, Any]:
-        """Tables, learner, counters."""
-        return {
-            "table": self._table.state_dict(),
-            "classes": self._classes.state_dict(),
-            "queue": self._queue.clone(),
-            **self.policy.state_dict(),
-        }
+        """Table, turns, learner, counters."""
+        turns = None if self._turns is None else self._turns.state_dict()
+        return {"table": self._table.state_dict(), "turns": turns, **self.policy.state_dict()}
 
     def load_method_state(self, state: dict[str, Any]) -> None:
         """Take over what `method_state` returned."""
-        size = self.schedule.num_samples
-        queue = require_tensor(state, "queue", shape=(size,), dtype=torch.int32)
-        if not queue.sort().values.equal(torch.arange(size, dtype=torch.int32)):
-            raise CheckpointError("its queue does not hold every sample once.")
-        self._queue = queue
+        if self._turns is not None:
+            self._turns.load_state_dict(state["turns"])
         self._table.load_state_dict(state["table"])
-        self._classes.load_state_dict(state["classes"])
         self.policy.load_state_dict(state)
 
     def _make_table(self) -> SampleTable:
@@ -188,35 +138,9 @@ class DataAgent(Selector):
             return ActionTable(self.schedule.num_samples)
         return ParameterTable(self.schedule.num_samples, seed=self.seed, drift=self.config.drift)
 
-    def _turns(self) -> Tensor:
-        """Scores float32 `[N]`: the further ahead in the queue, the higher."""
-        scores = torch.empty(len(self._queue), dtype=torch.float32)
-        scores[self._queue] = -torch.arange(len(self._queue), dtype=torch.float32)
-        return scores
-
-    def _make_classes(self) -> ClassTable:
-        return ClassTable(
-            self.schedule.num_samples,
-            balance=self.config.class_balance,
-            drop_suspects=self.config.drop_suspects,
-        )
-
     def _kept_and_unkept(self) -> tuple[Tensor, Tensor]:
         assert self._running is not None
         actions = self._table.expected_actions()
         kept = torch.zeros(len(actions), dtype=torch.bool)
         kept[self._running.selection.index] = True
         return actions[kept], actions[~kept]
-
-
-def _queued_again(queue: Tensor, index: Tensor) -> Tensor:
-    """The queue with the samples of `index` behind all others, in the order they had."""
-    visited = torch.zeros(len(queue), dtype=torch.bool).index_fill_(0, index, True)
-    goes_back = visited.index_select(0, queue)
-    return torch.cat([queue[~goes_back], queue[goes_back]])
-
-
-def _prior(feedback: Feedback) -> Tensor:
-    """`[3, B]`: alpha, beta and the mean action of Beta(1, 1)."""
-    one = torch.ones(len(feedback), dtype=torch.float32, device=feedback.losses.device)
-    return torch.stack([one, one, one / 2])

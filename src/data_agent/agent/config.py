@@ -12,6 +12,7 @@ from torch import Tensor
 from data_agent.agent.reward import difficulty, uncertainty
 from data_agent.budget.schedule import ScheduleKind
 from data_agent.errors import InputError
+from data_agent.labels.rules import LabelRules
 from data_agent.selecting.feedback import Feedback
 
 _COUNTS = ("ppo_epochs", "rollout_rows", "update_every", "hidden", "max_features")
@@ -37,21 +38,14 @@ class DataAgentConfig:
     """"redraw" draws a fresh action for every sample in every epoch; "last-action" ranks by the
     action sampled at a sample's last visit (the paper)."""
 
-    schedule: ScheduleKind = "to-the-end"
-    """"to-the-end" and "exact" cost keep_ratio of full training; in the final phase the first asks
-    no policy but keeps to `class_balance` and `drop_suspects`, the second draws uniformly. "paper"
-    adds full epochs at both ends."""
+    schedule: ScheduleKind = "exact"
+    """"exact" and "to-the-end" cost keep_ratio of full training. In the final phase the policy is
+    not used: "exact" draws it uniformly, "to-the-end" by turns within `label_rules`. "paper" adds
+    full epochs at both ends."""
 
-    class_balance: bool = True
-    """Choose equal shares of the classes, as far as they have samples, where labels come."""
-
-    drop_suspects: bool = True
-    """Leave out the labels that the model believes least, no more of them than are wrong by its own
-    evidence, where labels and logits come."""
-
-    policy_share: float = 0.0
-    """Share in [0, 1] of what is chosen that the policy ranks, where labels come; the rest comes
-    by turns, who waited longest first. Without labels the policy ranks everything."""
+    label_rules: LabelRules | None = None
+    """Constraints that labels put on the policy's ranking: equal shares of the classes, doubtful
+    labels left out. Each batch must then bring labels; with None they play no part."""
 
     learning_rate: float = 1e-3
     """Adam's learning rate for actor and critic, > 0; decays linearly to zero over training."""
@@ -109,9 +103,10 @@ class DataAgentConfig:
                 f"signals is {self.signals!r}; expected a tuple of at least one function from a "
                 "Feedback to [B] values in [0, 1]."
             )
+        if self.label_rules is not None and not isinstance(self.label_rules, LabelRules):
+            raise InputError(f"label_rules is {self.label_rules!r}; expected LabelRules or None.")
         _check_names(self)
         for name, low, high in (
-            ("policy_share", 0.0, 1.0),
             ("learning_rate", 1e-12, float("inf")),
             ("weight_decay", 0.0, float("inf")),
             ("clip", 1e-12, float("inf")),
@@ -154,9 +149,6 @@ class DataAgentConfig:
             tau_rate=0.0,
             explore=0.0,
             drift=0.0,
-            class_balance=False,
-            drop_suspects=False,
-            policy_share=1.0,
         )
 
 
@@ -165,8 +157,6 @@ def _check_names(config: DataAgentConfig) -> None:
         "reward": ("centred", "paper"),
         "ranking": ("redraw", "last-action"),
         "schedule": ("to-the-end", "exact", "paper", "uniform"),
-        "class_balance": (True, False),
-        "drop_suspects": (True, False),
         "dtype": ("float32", "float64"),
     }
     for name, known in choices.items():

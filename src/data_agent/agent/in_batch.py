@@ -24,7 +24,7 @@ class InBatchAgent(BatchSelector):
     """The same policy, rewards and learning as `DataAgent`, choosing inside each batch.
 
     Of the configuration, what concerns epochs and the table has no effect here: `schedule`,
-    `ranking`, `explore`, `drift`, `class_balance`, `drop_suspects`, `policy_share`.
+    `ranking`, `explore`, `drift`, `label_rules`.
 
     Args:
         config: the agent's settings.
@@ -59,9 +59,9 @@ class InBatchAgent(BatchSelector):
         """As every batch selector; and tau, actions, reward weights, PPO diagnostics."""
         return {**super().metrics(), **self.policy.metrics()}
 
-    def summary(self) -> str:
-        """One line for a person."""
-        return super().summary() + self.policy.summary()
+    def describe(self) -> str:
+        """The policy and its reward."""
+        return self.policy.describe()
 
     def settings(self) -> dict[str, Any]:
         """The share and the configuration."""

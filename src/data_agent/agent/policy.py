@@ -115,9 +115,10 @@ class Policy:
             metrics.update({k: float(v) for k, v in self.learner.diagnostics.items()})
         return metrics
 
-    def summary(self) -> str:
-        """The end of a line for a person."""
-        line = ""
+    def describe(self) -> str:
+        """What it is rewarded for and where it stands: "policy, rewarded by difficulty and ..."."""
+        signals = [_name_of(signal) for signal in self.config.signals]
+        line = f"policy, rewarded by {' and '.join(signals)}"
         if self.learner is not None and self.learner.mean_action is not None:
             line += f", mean action {self.learner.mean_action:.2f}"
         if self.learner is not None and self.learner.tau is not None:
@@ -127,6 +128,7 @@ class Policy:
     def settings(self) -> dict[str, Any]:
         """The configuration, signals by name."""
         plain = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
+        del plain["label_rules"]  # no part of the policy
         return {**plain, "signals": [_name_of(signal) for signal in self.config.signals]}
 
     def state_dict(self) -> dict[str, Any]:

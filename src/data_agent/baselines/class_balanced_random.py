@@ -20,6 +20,7 @@ from torch import Tensor
 from data_agent.baselines.inputs import checked_classes, checksum
 from data_agent.budget.permutations import PermutationStream
 from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
+from data_agent.labels.shares import water_level
 from data_agent.runtime.random import Purpose, derived_seed, permutation
 from data_agent.selecting.selector import Selector
 
@@ -63,7 +64,9 @@ class ClassBalancedRandom(Selector):
 
     def _begin_streams(self, count: int) -> list[_ClassStream]:
         sizes = [len(members) for members in self._members]
-        level, rest = water_level(sizes, count)
+        all_of_each = torch.tensor(sizes)
+        level = water_level(all_of_each, torch.zeros_like(all_of_each), count)
+        rest = count - int(all_of_each.clamp(max=level).sum())
         larger = [label for label, size in enumerate(sizes) if size > level]
         turns = permutation(len(larger), self.seed, Purpose.SUBSET).tolist()
         turn_of = dict(zip(larger, turns, strict=True))
@@ -98,24 +101,6 @@ class _ClassStream(PermutationStream):
             self._take(self._quota(self._epoch), keep=True)
             self._epoch += 1
         return self._take(self._quota(epoch), keep=False)
-
-
-def water_level(sizes: list[int], total: int) -> tuple[int, int]:
-    """How `total` is shared as equally as `sizes` allow: (level, rest).
-
-    Each class gives `min(size, level)`, and `rest` of those larger than `level` give one more.
-
-    Args:
-        sizes: samples of each class, at least one each.
-        total: in [0, sum(sizes)].
-    """
-    left = total
-    for at, size in enumerate(sorted(sizes)):
-        level, rest = divmod(left, len(sizes) - at)
-        if level < size:
-            return level, rest
-        left -= size
-    return max(sizes), 0
 
 
 def is_its_turn(turn: int, rest: int, num_classes: int, epoch: int) -> bool:

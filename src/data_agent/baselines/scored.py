@@ -8,26 +8,34 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent.runtime.random import Purpose, derived_seed
+from data_agent.labels.ruled import RuledSelector
+from data_agent.labels.rules import LabelRules
 from data_agent.runtime.state import require_tensor
-from data_agent.runtime.topk import top_k_mask
 from data_agent.selecting.feedback import Feedback
-from data_agent.selecting.selector import Selector
 
 UNSEEN = float("inf")  # a sample without a score goes first
 
 
-class Scored(Selector):
+class Scored(RuledSelector):
     """Keeps each sample's score at its last visit, and takes the highest; four bytes a sample.
 
     To write one, define `name` and `score`.
 
     Args:
+        label_rules: as `RuledSelector`; refused where a method does not take the highest.
         base: as `Selector`.
+
+    Raises:
+        InputError: a value outside its range.
     """
 
-    def __init__(self, **base: Any) -> None:
-        super().__init__(**base)
+    def __init__(self, *, label_rules: LabelRules | None = None, **base: Any) -> None:
+        if label_rules is not None and type(self).choose is not Scored.choose:
+            raise InputError(
+                f"{self.name} does not rank its samples, so label rules cannot be put on it. Leave "
+                "out label_rules, or take a method that ranks (top-loss, entropy, data-agent)."
+            )
+        super().__init__(label_rules=label_rules, **base)
         self.scores = torch.full((self.schedule.num_samples,), UNSEEN)
 
     def score(self, feedback: Feedback) -> Tensor:
@@ -45,9 +53,7 @@ class Scored(Selector):
 
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """The highest scores; equal ones are drawn."""
-        tie_seed = derived_seed(self.seed, Purpose.TIE, epoch)
-        mask = top_k_mask(self.scores, count, tie_seed=tie_seed, excluded=excluded)
-        return mask.nonzero().squeeze(1)
+        return self.take_highest(self.scores, epoch, count, excluded)
 
     def method_state(self) -> dict[str, Any]:
         """The scores."""

@@ -29,7 +29,7 @@ class SmallMargin(Scored):
         logits = logits_of(feedback, self.name)
         if feedback.labels is None:
             return -top_margin(logits)
-        return -label_margin(logits, feedback.labels)
+        return -distance_to_decision(logits, feedback.labels)
 
 
 def top_margin(logits: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def top_margin(logits: Tensor) -> Tensor:
     return first - second
 
 
-def label_margin(logits: Tensor, labels: Tensor) -> Tensor:
+def distance_to_decision(logits: Tensor, labels: Tensor) -> Tensor:
     """|p_y - max_{j != y} p_j| of softmax(z_i), float `[B]` in [0, 1].
 
     Args:

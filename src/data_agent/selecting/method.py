@@ -32,6 +32,10 @@ class Method:
     needs_features: ClassVar[bool] = False
     """Whether it cannot learn from a batch without features: frameworks then look for the head."""
 
+    def describe(self) -> str:
+        """Which algorithm runs, and what of it is off and why: a clause for logs and summaries."""
+        return f"method {self.name}"
+
     def settings(self) -> dict[str, Any]:
         """Plain values that must be equal for a saved state to belong to this method."""
         return {}
@@ -67,6 +71,15 @@ class Method:
             values: float32 `[M, width]`, what `record` returned for them.
         """
         del index, values
+
+    def epoch_ends(self, epoch: int, index: Tensor) -> None:
+        """Called when the next epoch begins, after `merge`: whose samples were in the last one.
+
+        Args:
+            epoch: the epoch that is over.
+            index: int64 `[K]`, all its samples, observed or not, ascending.
+        """
+        del epoch, index
 
     def weigh(self, epoch: int, index: Tensor, excluded: Tensor) -> Tensor | None:
         """The factor of each sample's loss in `epoch`, changing no state; None for ones.

@@ -7,6 +7,7 @@ across ranks, weighs losses, and saves and restores.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from data_agent.runtime import distributed
 from data_agent.runtime.clock import Stopwatch
 from data_agent.runtime.random import check_seed
 from data_agent.runtime.state import STATE_VERSION, check_header
+from data_agent.selecting.columns import VALUES, Columns, Rows, as_rows, rows_of
 from data_agent.selecting.counting import CountsEpochs
 from data_agent.selecting.epoch import RunningEpoch, warn_of_late_start
 from data_agent.selecting.feedback import (
@@ -35,6 +37,8 @@ from data_agent.selecting.readings import progress_metrics, progress_summary
 from data_agent.selecting.staging import Staging, keep_last
 from data_agent.selecting.taps import Watcher
 
+logger = logging.getLogger("data_agent")
+
 
 class Selector(Watcher, CountsEpochs, Method):
     """Chooses the samples of each epoch; every method is one. To write one, see `Method`.
@@ -46,6 +50,7 @@ class Selector(Watcher, CountsEpochs, Method):
         seed: seed of every draw.
         schedule: "exact", "paper" or "uniform", see `SelectionSchedule`; None takes the method's.
         on_nonfinite: what NaN or infinite values in a batch do: "raise" or "skip" (and count).
+        tables: what is remembered of each sample besides what the method records.
 
     Raises:
         InputError: a value outside its range.
@@ -60,6 +65,7 @@ class Selector(Watcher, CountsEpochs, Method):
         seed: int = 0,
         schedule: ScheduleKind | None = None,
         on_nonfinite: OnNonfinite = "raise",
+        tables: tuple[Columns, ...] = (),
     ) -> None:
         check_seed(seed)
         if on_nonfinite not in ("raise", "skip"):
@@ -76,7 +82,9 @@ class Selector(Watcher, CountsEpochs, Method):
         self.seed = seed
         self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
-        self._staging = Staging(on_nonfinite)
+        self._tables = tables
+        dtypes = {f"{t.name}.{key}": dtype for t in tables for key, dtype in t.dtypes.items()}
+        self._staging = Staging(on_nonfinite, dtypes)
         self._composition = Composition(self.schedule, self.seed)
         self.schedule.warn_if_nothing_is_selected()
 
@@ -102,9 +110,9 @@ class Selector(Watcher, CountsEpochs, Method):
             warn_of_late_start(epoch)
         with self._clock.running(), distributed.together(f"begin_epoch({epoch})"):
             self._staging.check()
-            index, values = distributed.gather_rows(*self._staging.rows())
-            if values.shape[1:].numel():
-                self.merge(*keep_last(index, values))
+            self._merge(*keep_last(*self._staging.rows_of_all()))
+            if self._running is None:
+                logger.info("%s: %s.", self.name, self.describe())
             selection, uniform = self._compute_selection(epoch)
             self._staging.clear()
             self._running = RunningEpoch(epoch, selection, uniform, self.schedule)
@@ -171,13 +179,11 @@ class Selector(Watcher, CountsEpochs, Method):
             check_range(index, self.schedule.num_samples)
             running.check_resumed(index, self.schedule, self.seed)
             feedback = without_nonfinite(replace(feedback, index=index), self._on_nonfinite)
-            values = self.record(feedback)
-            if values is None:
-                values = feedback.losses.new_empty(len(feedback), 0)
+            rows = as_rows(self.record(feedback), feedback, self._tables)
             valid = feedback.valid
             if valid is None:
-                valid = torch.ones(len(feedback), dtype=torch.bool, device=values.device)
-            self._staging.append(index, values, valid)
+                valid = torch.ones(len(feedback), dtype=torch.bool, device=rows[VALUES].device)
+            self._staging.append(index, rows, valid)
             running.num_observed += len(feedback)
             running.is_restored = False
             self._visits += len(feedback)
@@ -236,8 +242,9 @@ class Selector(Watcher, CountsEpochs, Method):
         return {**now, "skipped_nonfinite": float(self._staging.num_skipped)}
 
     def summary(self) -> str:
-        """One line for a person."""
-        return progress_summary(self.name, self.schedule, self._running, self.metrics())
+        """One line for a person: where the run stands, and which algorithm runs."""
+        where = progress_summary(self.name, self.schedule, self._running, self.metrics())
+        return f"{where}; {self.describe()}"
 
     # State.
 
@@ -256,6 +263,7 @@ class Selector(Watcher, CountsEpochs, Method):
             "overhead_seconds": self.overhead_seconds,
             **self._staging.state_dict(),
             "running": running and running.state_dict(self.schedule),
+            "tables": {table.name: table.state_dict() for table in self._tables},
             "method": self.method_state(),
         }
 
@@ -282,6 +290,8 @@ class Selector(Watcher, CountsEpochs, Method):
 
     def _load(self, state: dict[str, Any]) -> None:
         self.load_method_state(state["method"])
+        for table in self._tables:
+            table.load_state_dict(state["tables"][table.name])
         self._staging.load_state_dict(state, self.schedule.num_samples)
         self._visits, self._visits_before = 0, int(state["visits"])
         self._clock.seconds = float(state["overhead_seconds"])
@@ -306,6 +316,15 @@ class Selector(Watcher, CountsEpochs, Method):
             "seed": self.seed,
             "settings": self.settings(),
         }
+
+    def _merge(self, index: Tensor, rows: Rows) -> None:
+        """Take the last epoch's rows into the method's table and all others."""
+        if rows[VALUES].shape[1:].numel():
+            self.merge(index, rows[VALUES])
+        for table in self._tables:
+            table.merge(index, rows_of(table, rows))
+        if (running := self._running) is not None:
+            self.epoch_ends(running.epoch, running.selection.index)
 
     def _compute_selection(self, epoch: int) -> tuple[Selection, Tensor | None]:
         index, uniform = self._composition.samples(epoch, self.choose)

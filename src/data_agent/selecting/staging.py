@@ -14,37 +14,48 @@ from torch import Tensor
 
 from data_agent.errors import CheckpointError
 from data_agent.runtime import distributed
+from data_agent.selecting.columns import VALUES, Rows
 from data_agent.selecting.feedback import check_range
 from data_agent.selecting.nonfinite import OnNonfinite, nonfinite_error
 
 
 class Staging:
-    """Rows (sample, values) of the running epoch.
+    """Rows (sample, columns) of the running epoch.
 
     Args:
         on_nonfinite: what `check` does about rows that were not valid: "raise" or "skip".
+        dtypes: of the columns `[M]` by name, besides the method's values, float32 `[M, width]`.
     """
 
-    def __init__(self, on_nonfinite: OnNonfinite) -> None:
+    def __init__(
+        self, on_nonfinite: OnNonfinite, dtypes: Mapping[str, torch.dtype] | None = None
+    ) -> None:
         self._on_nonfinite = on_nonfinite
-        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._settled: list[tuple[Tensor, Tensor]] = []
+        self._dtypes = {VALUES: torch.float32, **(dtypes or {})}
+        self._pending: list[tuple[Tensor, Rows, Tensor]] = []
+        self._settled: list[tuple[Tensor, Rows]] = []
         self._refused: list[Tensor] = []
         self.num_skipped = 0
 
-    def append(self, index: Tensor, values: Tensor, valid: Tensor) -> None:
-        """Add int64 `[B]` on the host, float `[B, width]` and bool `[B]` on any device."""
-        self._pending.append((index, values, valid))
+    def append(self, index: Tensor, rows: Rows, valid: Tensor) -> None:
+        """Add int64 `[B]` on the host, and on any device columns `[B, ...]` and bool `[B]`."""
+        self._pending.append((index, rows, valid))
 
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """All valid rows since the epoch began: int64 `[M]`, float32 `[M, width]`, on the host."""
+    def rows(self) -> tuple[Tensor, Rows]:
+        """All valid rows since the epoch began, on the host: int64 `[M]`, columns `[M, ...]`."""
         self._settle()
         if not self._settled:
-            return torch.empty(0, dtype=torch.int64), torch.empty(0, 0, dtype=torch.float32)
+            return torch.empty(0, dtype=torch.int64), self._no_rows()
         if len(self._settled) > 1:
-            index, values = zip(*self._settled, strict=True)
-            self._settled = [(torch.cat(index), torch.cat(values))]
+            index, rows = zip(*self._settled, strict=True)
+            self._settled = [(torch.cat(index), _joined(rows))]
         return self._settled[0]
+
+    def rows_of_all(self) -> tuple[Tensor, Rows]:
+        """The rows of all ranks, in rank order; a collective call on several ranks."""
+        index, rows = self.rows()
+        index, *columns = distributed.gather_rows(index, *rows.values())
+        return index, dict(zip(rows, columns, strict=True))
 
     def check(self) -> None:
         """Report rows that were not valid, on every rank; a collective call on several ranks.
@@ -66,12 +77,11 @@ class Staging:
 
     def state_dict(self) -> dict[str, Any]:
         """The rows of all ranks, in rank order; a collective call on several ranks."""
-        index, values = self.rows()
-        (sizes,) = distributed.gather_rows(torch.tensor([len(index)]))
-        index, values = distributed.gather_rows(index, values)
+        (sizes,) = distributed.gather_rows(torch.tensor([len(self.rows()[0])]))
+        index, rows = self.rows_of_all()
         return {
             "staged_index": index.clone(),
-            "staged_values": values.clone(),
+            "staged_rows": {name: column.clone() for name, column in rows.items()},
             "staged_sizes": sizes.tolist(),
             "num_skipped": distributed.total(self.num_skipped),
         }
@@ -80,46 +90,65 @@ class Staging:
         """Take over this rank's part of what `state_dict` returned.
 
         Raises:
-            CheckpointError: index and values do not belong together.
+            CheckpointError: index and columns do not belong together.
             InputError: an index outside of the dataset.
         """
-        index, values, sizes = (state[f"staged_{name}"] for name in ("index", "values", "sizes"))
+        index, rows, sizes = (state[f"staged_{name}"] for name in ("index", "rows", "sizes"))
         if index.dtype != torch.int64 or index.ndim != 1:
             raise CheckpointError("the staged samples are not int64 [M].")
-        if values.dtype != torch.float32 or values.ndim != 2 or len(values) != len(index):
-            raise CheckpointError(f"the staged values are not float32 [{len(index)}, width].")
-        if not values.isfinite().all():
-            raise CheckpointError("the staged values are not all finite.")
+        if set(rows) != set(self._dtypes):
+            raise CheckpointError(f"the staged columns are {sorted(rows)}.")
+        for name, dtype in self._dtypes.items():
+            _check_column(name, rows[name], dtype, len(index))
         check_range(index, num_samples)
         num_skipped = int(state["num_skipped"])
         own_index = distributed.rows_to_resume(index, sizes)
-        own_values = distributed.rows_to_resume(values, sizes)
+        own_rows = {name: distributed.rows_to_resume(rows[name], sizes) for name in self._dtypes}
         self.clear()
         self._refused.clear()
-        if len(own_index) or own_values.shape[1]:  # how wide no rows are is state as well
-            self._settled = [(own_index, own_values)]
+        if len(own_index) or own_rows[VALUES].shape[1]:  # how wide no rows are is state as well
+            self._settled = [(own_index, own_rows)]
         self.num_skipped = num_skipped if distributed.rank() == 0 else 0
 
+    def _no_rows(self) -> Rows:
+        return {
+            name: torch.empty((0, 0) if name == VALUES else (0,), dtype=dtype)
+            for name, dtype in self._dtypes.items()
+        }
+
     def _settle(self) -> None:
-        """Move what is pending to the host in one transfer."""
+        """Move what is pending to the host, a transfer for each column."""
         if not self._pending:
             return
-        indices, rows, flags = zip(*self._pending, strict=True)
+        indices, batches, flags = zip(*self._pending, strict=True)
         index, valid = torch.cat(indices), torch.cat(flags).cpu()
-        values = torch.cat(rows).to("cpu", torch.float32)
+        joined = _joined(batches)
+        rows = {name: joined[name].to("cpu", dtype) for name, dtype in self._dtypes.items()}
         self._pending.clear()
         if not valid.all():
             self._refused.append(index[~valid])
             self.num_skipped += int((~valid).sum())
-            index, values = index[valid], values[valid]
-        self._settled.append((index, values))
+            index, rows = index[valid], {name: column[valid] for name, column in rows.items()}
+        self._settled.append((index, rows))
 
 
-def keep_last(index: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def keep_last(index: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
     """One row a sample: of repeated samples (padding of a framework) the last row stays."""
     distinct, inverse = torch.unique(index, return_inverse=True)
     if len(distinct) == len(index):
-        return index, values
+        return index, rows
     last = torch.zeros(len(distinct), dtype=torch.int64)
     last.scatter_reduce_(0, inverse, torch.arange(len(index)), reduce="amax")
-    return distinct, values[last]
+    return distinct, {name: column[last] for name, column in rows.items()}
+
+
+def _joined(batches: tuple[Rows, ...]) -> Rows:
+    return {name: torch.cat([rows[name] for rows in batches]) for name in batches[0]}
+
+
+def _check_column(name: str, column: Tensor, dtype: torch.dtype, size: int) -> None:
+    ndim = 2 if name == VALUES else 1
+    if column.dtype != dtype or column.ndim != ndim or len(column) != size:
+        raise CheckpointError(f"the staged {name} are not {dtype} of {size} samples.")
+    if column.is_floating_point() and not column.isfinite().all():
+        raise CheckpointError(f"the staged {name} are not all finite.")

@@ -237,7 +237,7 @@ def law_refuses_foreign_state(make: Make) -> None:
         "another dataset": {**state, "num_samples": NUM_SAMPLES + 1},
         "another method": {**state, "selector": "another"},
         "a damaged state": damaged,
-        "a truncated state": {k: v for k, v in state.items() if k != "staged_values"},
+        "a truncated state": {k: v for k, v in state.items() if k != "staged_rows"},
     }
     for what, bad in foreign.items():
         before = selector.state_dict()

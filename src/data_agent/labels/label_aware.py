@@ -1,0 +1,56 @@
+"""Label rules without a policy: all samples by turns, classes alike, doubtful labels left out."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from data_agent.budget.schedule import ScheduleKind
+from data_agent.labels.ruled import RuledSelector
+from data_agent.labels.rules import LabelRules
+from data_agent.labels.turns import Turns
+
+
+class LabelAware(RuledSelector):
+    """Samples skipped for the most epochs come first, within what label rules allow.
+
+    It learns no ranking: within a class no ranking of any method beat a uniform draw where it was
+    measured (docs/decisions/0010-labels.md). Every `learn` must bring labels.
+
+    Args:
+        label_rules: which rules, and their thresholds.
+        base: as `Selector`.
+
+    Raises:
+        InputError: a value outside its range, or no rules.
+    """
+
+    name: ClassVar[str] = "label-aware"
+    default_schedule: ClassVar[ScheduleKind] = "to-the-end"
+    explore = 0.1
+
+    def __init__(self, *, label_rules: LabelRules | None = None, **base: Any) -> None:
+        super().__init__(label_rules=LabelRules() if label_rules is None else label_rules, **base)
+        self._turns = Turns(self.schedule.num_samples, self.seed)
+
+    def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
+        """Those whose turn it is, classes and doubtful labels permitting."""
+        return self.take_highest(self._turns.scores(), epoch, count, excluded)
+
+    def epoch_ends(self, epoch: int, index: Tensor) -> None:
+        """The samples that were in it queue up again."""
+        del epoch
+        self._turns.take(index)
+
+    def describe(self) -> str:
+        """The rules."""
+        return f"label rules: {self.rules_in_words()}; no policy"
+
+    def method_state(self) -> dict[str, Any]:
+        """The turns."""
+        return self._turns.state_dict()
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Take over what `method_state` returned."""
+        self._turns.load_state_dict(state)

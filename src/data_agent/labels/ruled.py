@@ -1,0 +1,103 @@
+"""A selector that ranks samples, within what label rules allow."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from data_agent.errors import InputError
+from data_agent.labels.rules import LabelRules
+from data_agent.labels.table import LabelTable
+from data_agent.runtime.random import Purpose, derived_seed
+from data_agent.runtime.topk import top_k_mask
+from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.selector import Selector
+
+
+class RuledSelector(Selector):
+    """Takes the highest of a ranking; label rules can be put on it, whatever the ranking is.
+
+    To write one, define `choose` by `take_highest`.
+
+    Args:
+        label_rules: constraints on the ranking from the samples' labels, which each batch must
+            then bring; None ranks without.
+        base: as `Selector`.
+
+    Raises:
+        InputError: `label_rules` is something else.
+    """
+
+    def __init__(self, *, label_rules: LabelRules | None = None, **base: Any) -> None:
+        if label_rules is not None and not isinstance(label_rules, LabelRules):
+            raise InputError(
+                f"label_rules is {label_rules!r}; expected LabelRules(...) of data_agent.labels, "
+                "or None."
+            )
+        self.label_rules = label_rules
+        self._labels: LabelTable | None = None
+        if label_rules is not None:
+            self._labels = LabelTable(base["num_samples"], label_rules)
+            base["tables"] = (*base.get("tables", ()), self._labels)
+        super().__init__(**base)
+
+    def take_highest(self, scores: Tensor, epoch: int, count: int, excluded: Tensor) -> Tensor:
+        """The `count` highest scores that the rules allow, equal ones drawn: int64 `[count]`.
+
+        Args:
+            scores: float32 `[N]` without NaN.
+            epoch: the epoch, which seeds the draws among equal scores.
+            count: how many.
+            excluded: bool `[N]`, samples that are in the epoch already.
+        """
+        tie_seed = derived_seed(self.seed, Purpose.TIE, epoch)
+        if self._labels is not None:
+            return self._labels.choose(scores, count, excluded, tie_seed=tie_seed)
+        mask = top_k_mask(scores, count, tie_seed=tie_seed, excluded=excluded)
+        return mask.nonzero().squeeze(1)
+
+    def observe(self, feedback: Feedback) -> None:
+        """As `Selector.observe`; where rules hold, labels must come.
+
+        Raises:
+            InputError: none came.
+        """
+        if self._labels is not None and feedback.labels is None:
+            raise InputError(
+                f"{self.name} has label rules ({self._labels.rules.in_words()}), and no labels "
+                "came: call learn(losses, index, labels=labels), with -100 for samples without "
+                "one; or build it without label rules."
+            )
+        super().observe(feedback)
+
+    def suspects(self) -> Tensor:
+        """Bool `[N]`: samples whose label is doubtful, worth a look by a person.
+
+        As of the running epoch's beginning; needs `label_rules`. Other than what training leaves
+        out, what was named early does not vanish as the model memorises it.
+
+        Raises:
+            InputError: no label rules were put on this selector.
+        """
+        if self._labels is None:
+            raise InputError(
+                f"{self.name} runs without label rules, so it remembers no labels. Build it with "
+                "label_rules=LabelRules(), or take the method label-aware."
+            )
+        return self._labels.suspects()
+
+    def rules_in_words(self) -> str:
+        """A clause about the rules: what they do now, or that there are none."""
+        return "no label rules" if self._labels is None else self._labels.in_words()
+
+    def metrics(self) -> dict[str, float]:
+        """As every selector; and the share of doubtful labels, where that rule is on."""
+        own = {} if self._labels is None else self._labels.metrics()
+        return {**super().metrics(), **own}
+
+    def settings(self) -> dict[str, Any]:
+        """The rules."""
+        rules = None if self.label_rules is None else asdict(self.label_rules)
+        return {**super().settings(), "label_rules": rules}

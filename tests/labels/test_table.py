@@ -1,0 +1,191 @@
+"""What is remembered of labels, and what the rules allow a ranking to choose."""
+
+import pytest
+import torch
+
+from data_agent import Feedback
+from data_agent.errors import CheckpointError, InputError
+from data_agent.labels import LabelRules
+from data_agent.labels.table import LabelTable, lowest_of_each
+
+FEW = LabelRules(fewest_classes=2)
+
+
+def test_doubtful_are_the_lowest_margins_of_each_class():
+    margin = torch.tensor([0.9, -0.5, 0.1, 0.8, -0.9, -0.8, -0.7, -0.6])
+    group = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    assert lowest_of_each(margin, group, 0.3).nonzero().squeeze(1).tolist() == [1, 4]
+    assert not lowest_of_each(margin, group, 0.2).any()
+
+
+def rows_of(labels, margins, evidence, first=None):
+    return {
+        "label": torch.tensor(labels, dtype=torch.int32),
+        "margin": torch.tensor(margins, dtype=torch.float32),
+        "evidence": torch.tensor(evidence, dtype=torch.float32),
+        "ranks_first": torch.ones(len(labels), dtype=torch.bool) if first is None else first,
+    }
+
+
+def table_of(labels, margins, evidence, *, first=None, rules=FEW):
+    table = LabelTable(len(labels), rules)
+    table.merge(torch.arange(len(labels)), rows_of(labels, margins, evidence, first))
+    return table
+
+
+def test_doubtful_labels_are_chosen_only_where_no_others_are_left():
+    labels, margins = [0] * 100, torch.linspace(-0.9, 0.9, 100).tolist()
+    evidence = [0.7] * 30 + [0.0] * 70  # 21 of a hundred
+    table = table_of(labels, margins, evidence)
+    scores, excluded = torch.linspace(1, 0, 100), torch.zeros(100, dtype=torch.bool)
+    assert table.left_out().nonzero().squeeze(1).tolist() == list(range(21))
+    assert sorted(table.choose(scores, 30, excluded, tie_seed=0).tolist()) == list(range(21, 51))
+    excluded[99] = True
+    chosen = sorted(table.choose(scores, 80, excluded, tie_seed=0).tolist())
+    assert chosen == list(range(19, 99))  # the least of them
+    believing = LabelRules(fewest_classes=2, doubtful_labels=False)
+    believing_table = table_of(labels, margins, evidence, rules=believing)
+    assert sorted(believing_table.choose(scores, 3, excluded, tie_seed=0).tolist()) == [0, 1, 2]
+    few_signs = table_of(labels, margins, [10.0, 11.0] + [0.0] * 98)
+    assert not few_signs.left_out().any()
+
+
+def test_no_label_is_doubted_while_the_model_is_near_chance():
+    labels, margins = [0] * 100, torch.linspace(-0.9, 0.9, 100).tolist()
+    evidence = [1.0] * 40 + [0.0] * 60
+    first = torch.arange(100) < 29  # fewer than half of the 60 that would be believed
+    held_back = table_of(labels, margins, evidence, first=first)
+    assert held_back.doubtful_share == 0
+    assert "near chance" in held_back.in_words()
+    assert not held_back.suspects().any()
+    first[29] = True
+    assert table_of(labels, margins, evidence, first=first).doubtful_share == pytest.approx(0.4)
+
+
+def test_what_a_person_was_shown_does_not_vanish_as_the_model_memorises_it():
+    labels, margins = [0] * 100, torch.linspace(-0.9, 0.9, 100).tolist()
+    table = table_of(labels, margins, [1.0] * 40 + [0.0] * 60)
+    early = table.suspects()
+    assert early.nonzero().squeeze(1).tolist() == list(range(40))
+    for _ in range(2):
+        table.merge(torch.arange(100), rows_of(labels, [0.95] * 100, [0.0] * 100))
+    assert not table.left_out().any()
+    assert torch.equal(table.suspects(), early)
+
+
+def test_samples_without_a_label_come_as_often_as_they_are_there_and_are_not_doubted():
+    labels = [-1] * 20 + [0] * 90 + [1] * 90
+    margins = [2.0] * 20 + [-0.5] * 60 + [0.5] * 120
+    table = table_of(labels, margins, [0.0] * 20 + [1.0] * 60 + [0.0] * 120)
+    assert not table.left_out()[:20].any()
+    excluded = torch.zeros(200, dtype=torch.bool)
+    chosen = table.choose(torch.rand(200), 70, excluded, tie_seed=0)
+    assert (chosen < 20).sum() == round(70 * 20 / (200 - int(table.left_out().sum())))
+
+
+def test_a_visit_without_a_label_and_labels_of_no_class_take_nothing_away():
+    table = table_of([3, 3], [0.8, 0.8], [0.0, 0.0])
+    index, logits = torch.arange(2), torch.rand(2, 12)
+    for labels in (None, torch.tensor([-100, 255])):
+        before = table.state_dict()
+        table.merge(index, table.record(Feedback(index, torch.rand(2), logits, labels=labels)))
+        after = {**table.state_dict(), "num_classes": before["num_classes"]}
+        for name, value in before.items():
+            assert (
+                after[name] == value if isinstance(value, int) else torch.equal(after[name], value)
+            )
+
+
+def test_a_margin_is_averaged_over_visits():
+    table = table_of([0, 0], [0.8, 0.8], [0.0, 0.0])
+    table.merge(torch.tensor([1]), rows_of([0], [-0.4], [0.0]))
+    torch.testing.assert_close(table.state_dict()["margin"], torch.tensor([0.8, 0.2]))
+
+
+def test_no_labels_or_those_that_do_not_count_change_nothing():
+    table = LabelTable(4, LabelRules())
+    index, losses, logits = torch.arange(4), torch.rand(4), torch.rand(4, 12)
+    for labels in (None, torch.full((4,), -100)):
+        table.merge(index, table.record(Feedback(index, losses, logits, labels=labels)))
+        assert table.doubtful_share == 0
+        scores, excluded = torch.tensor([0.1, 0.9, 0.8, 0.2]), torch.zeros(4, dtype=torch.bool)
+        assert sorted(table.choose(scores, 2, excluded, tie_seed=0).tolist()) == [1, 2]
+
+
+def test_large_class_numbers_are_kept_as_they_are():
+    table = LabelTable(2, LabelRules(doubtful_labels=False))
+    index, labels = torch.arange(2), torch.tensor([2**24 + 1, 2**31 - 1])
+    table.merge(index, table.record(Feedback(index, torch.rand(2), labels=labels)))
+    assert table.state_dict()["label"].tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "rules", "words"),
+    [
+        (2, LabelRules(), "equal class shares; doubtful labels: off, 2 classes"),
+        (12, LabelRules(doubtful_labels=False), "doubtful labels: off, by its setting"),
+        (12, LabelRules(class_shares=False), "class shares: off"),
+        (12, LabelRules(), "off, fewer than 20% look wrong"),
+    ],
+)
+def test_words_say_what_is_off_and_why_and_metrics_of_it_are_absent(num_classes, rules, words):
+    table = LabelTable(4, rules)
+    index, logits = torch.arange(4), torch.eye(4, num_classes) * 5
+    labels = torch.arange(4) % num_classes
+    logits[torch.arange(4), labels] = 9
+    table.merge(index, table.record(Feedback(index, torch.rand(4), logits, labels=labels)))
+    assert words in table.in_words()
+    assert ("doubtful_share" in table.metrics()) == (num_classes > 2 and rules.doubtful_labels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"class_shares": 1}, "class_shares is 1; expected True or False"),
+        ({"fewest_classes": 1}, "fewest_classes is 1; expected a whole number, 2 or more"),
+        ({"least_share": 1.5}, r"least_share is 1.5; expected a share in \[0, 1\]"),
+        ({"memory": 1.0}, "no visit would count"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, text):
+    with pytest.raises(InputError, match=text):
+        LabelRules(**settings)
+
+
+def test_a_damaged_table_is_refused():
+    table = table_of([0, 1], [0.8, 0.8], [0.0, 0.0])
+    for name, bad, text in (
+        ("label", torch.tensor([0, -7], dtype=torch.int32), "a label is -7"),
+        ("margin", torch.tensor([0.0, 7.0]), "margins are not"),
+        ("margin_sum", torch.tensor([0.0, torch.nan]), "not finite"),
+    ):
+        with pytest.raises(CheckpointError, match=text):
+            table.load_state_dict({**table.state_dict(), name: bad})
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_known_the_choice_is_exact_and_takes_doubtful_labels_last(seed):
+    draws = torch.Generator().manual_seed(seed)
+
+    def whole(low, high):
+        return int(torch.randint(low, high, (), generator=draws))
+
+    size, num_classes = whole(1, 150), whole(1, 30)
+    rules = LabelRules(fewest_classes=2, class_shares=seed % 3 > 0, doubtful_labels=seed % 4 > 0)
+    table = LabelTable(size, rules)
+    labels = torch.randint(-1, num_classes, (size,), generator=draws)
+    margins = 2 * torch.rand(size, generator=draws) - 1
+    evidence = (torch.rand(size, generator=draws) < 0.4).float()
+    visited = torch.rand(size, generator=draws) < 0.8
+    rows = rows_of(labels.tolist(), margins.tolist(), evidence.tolist())
+    index = visited.nonzero().squeeze(1)
+    table.merge(index, {name: column[visited] for name, column in rows.items()})
+    scores = torch.randint(0, 20, (size,), generator=draws).float()
+    excluded = torch.rand(size, generator=draws) < 0.3
+    doubtful = table.left_out()
+    for count in range(int((~excluded).sum()) + 1):
+        chosen = table.choose(scores, count, excluded, tie_seed=seed)
+        assert len(chosen.unique()) == len(chosen) == count
+        assert not excluded[chosen].any()
+        num_others = int((~doubtful & ~excluded).sum())
+        assert int(doubtful[chosen].sum()) == max(0, count - num_others)

@@ -14,6 +14,7 @@ from data_agent.runtime.topk import top_k_mask
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.selector import Selector
 
+__all__ = ["UNSEEN", "Scored", "logits_of"]
 UNSEEN = float("inf")  # a sample without a score goes first
 
 

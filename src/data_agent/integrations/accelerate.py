@@ -35,6 +35,9 @@ except ImportError as error:
     ) from error
 
 
+__all__ = ["selection_loader"]
+
+
 def selection_loader(
     data: Any,
     selector: Selector,

@@ -174,7 +174,7 @@ def taken_from_the_core(tree):
                 else:
                     yield node.module, alias.name
         elif isinstance(node, ast.Import):
-            yield from (a.name.rsplit(".", 1) for a in node.names if "data_agent." in a.name)
+            yield from (a.name.rpartition(".")[::2] for a in node.names if "data_agent." in a.name)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in modules:
             yield modules[ast.unparse(node.value)], node.attr
@@ -183,7 +183,9 @@ def taken_from_the_core(tree):
 def private_uses(source):
     """What a text of Python takes from data_agent that is not public, as {"module.name"}."""
     taken = taken_from_the_core(ast.parse(source))
-    return {f"{module}.{name}" for module, name in taken if name not in PUBLIC.get(module, ())}
+    return {
+        f"{module}.{name}" for module, name in taken if name not in PUBLIC.get(module or "", ())
+    }
 
 
 @pytest.mark.parametrize("name", list(modules_of(LAB)))

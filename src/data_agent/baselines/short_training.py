@@ -1,4 +1,4 @@
-"""What methods share that look at the samples before training: how long, and at what.
+"""Shared by methods that look at the samples before training: how long, and what is noted.
 
 Papers score samples in a full training, or with ten networks. Here the cost of scoring is part of
 the run's cost, so the networks are few and trained for a share of the run's epochs.

@@ -36,7 +36,7 @@ class Method:
 
     @classmethod
     def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
-        """Make the options that are `required`, before training; the labels are at hand.
+        """Make the options that are `required`, before training; by default only the labels.
 
         Args:
             proxy: short trainings of the run's model.
@@ -117,5 +117,5 @@ class Method:
         del state
 
     def after_observe(self, num_rows: int) -> None:
-        """Called at the end of each `observe`, for work that is due every few steps."""
+        """Called at the end of each `observe`, for work that is done every few steps."""
         del num_rows

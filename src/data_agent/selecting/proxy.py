@@ -1,7 +1,7 @@
 """A proxy: short trainings of the user's model, from which a method makes what it must be given.
 
 Some methods need a value of each sample before training begins, such as a score. `Method.prepare`
-makes it from a `Proxy`, which whoever runs the training provides: data_agent_lab has one, and any
+makes it from a `Proxy`, which the program that trains provides: data_agent_lab has one, and any
 object with these attributes and methods serves.
 """
 

@@ -126,6 +126,16 @@ def test_a_method_of_ones_own(tmp_path, monkeypatch):
         make_selector("rising:Falling", num_samples=100, epochs=20, keep_ratio=0.5)
 
 
+def test_the_page_on_extending_names_every_public_module():
+    text = (ROOT / "docs" / "extending.md").read_text()
+    for path in ROOT.glob("src/data_agent/**/*.py"):
+        name = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
+        if "__all__ = [" in path.read_text() and path.parent.name != "integrations":
+            assert f"`{name.removesuffix('.__init__')}`" in text, name
+        elif path.parent.name == "integrations" and not path.name.startswith("_"):
+            assert f".{path.stem}`" in text, name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):

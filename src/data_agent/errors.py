@@ -1,5 +1,14 @@
 """The kinds of "no": every error of the library is a `DataAgentError`."""
 
+__all__ = [
+    "CheckpointError",
+    "DataAgentError",
+    "DataAgentWarning",
+    "InputError",
+    "LostRankError",
+    "StateError",
+]
+
 
 class DataAgentError(Exception):
     """Base of everything the library raises on purpose."""

@@ -9,6 +9,8 @@ from typing import Any
 from data_agent.errors import InputError
 from data_agent.selecting.selector import Selector
 
+__all__ = ["METHODS", "make_selector", "method_class"]
+
 METHODS: Mapping[str, str] = {
     "data-agent": "data_agent.agent.agent:DataAgent",
     "data-agent-in-batch": "data_agent.agent.in_batch:InBatchAgent",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from data_agent._version import __version__
+from data_agent import __version__
 from data_agent.errors import DataAgentError
 
 _MISUSED = 2

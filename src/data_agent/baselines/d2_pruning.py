@@ -14,7 +14,8 @@ orders of magnitude and the exponentials would all be zero or all one (the code 
 code first drops a share of the hardest samples (against wrong labels) and splits the rest by class
 and by strata of difficulty, each with its own share of K; that is left out. So the order does not
 depend on K, and scores are minus the position in it. The paper tunes k and gamma_r for each budget;
-the defaults here are those of the code's README.
+the defaults here are those of the code's README. It scores in a full training; `prepare` takes the
+features and the forgetting counts of a network trained for a fifth of the run's epochs.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from data_agent.baselines.static import Static
+from data_agent.baselines.forgetting import forgetting_events
+from data_agent.baselines.short_training import train_and_note
+from data_agent.baselines.static import Static, scores_of_order
+from data_agent.budget.schedule import SelectionSchedule
 from data_agent.errors import InputError
+from data_agent.selecting.proxy import Proxy
 
+_NUM_NEIGHBOURS = 5
 _ROWS = 1024  # of the distance matrix at a time
 
 
@@ -35,6 +41,17 @@ class D2Pruning(Static):
     """Keeps the beginning of `message_order`: `scores=scores_of_order(order, N)`."""
 
     name: ClassVar[str] = "d2-pruning"
+
+    @classmethod
+    def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
+        """The order of the messages, among the features and by the difficulty of one network."""
+        network, correct = train_and_note(proxy, budget)
+        _, features = network.look()
+        size = len(features)
+        graph = nearest_neighbours(features, min(_NUM_NEIGHBOURS, size - 1))
+        difficulty = forgetting_events(correct, never_learned=len(correct))
+        order = message_order(forward_messages(difficulty, graph), graph, budget.num_kept)
+        return {"scores": scores_of_order(order, size)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +85,7 @@ def nearest_neighbours(features: Tensor, num_neighbours: int) -> NeighbourGraph:
     nearest: list[Tensor] = []
     for rows in torch.arange(size, device=features.device).split(_ROWS):
         distance = torch.cdist(features[rows], features)
-        distance[rows - rows[0], rows] = torch.inf  # nobody is its own neighbour
+        distance[rows - rows[0], rows] = torch.inf  # no sample is its own neighbour
         nearest.append(distance.topk(num_neighbours, largest=False).indices)
     here = torch.arange(size).repeat_interleave(num_neighbours)
     there = torch.cat(nearest).flatten().cpu()

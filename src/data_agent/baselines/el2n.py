@@ -4,9 +4,9 @@ Paul et al. 2021, "Deep Learning on a Data Diet: Finding Important Examples Earl
 https://arxiv.org/abs/2107.07075, definition 2.2: `EL2N(x, y) = E ||p(w_t, x) - y||_2`, the mean
 over networks of the error's length a few epochs into training; the highest scores are kept.
 
-The paper scores CIFAR at epoch 20 of 200 with ten networks. How the lab makes the scores, with
-fewer, is written in `data_agent_lab.training.scoring`. On noisy labels the highest scores are
-the noise; the paper's section 4 drops some of them, which is not done here.
+The paper scores CIFAR at epoch 20 of 200 with ten networks; `prepare` trains two networks for a
+tenth of the run's epochs. On noisy labels the highest scores are the noise; the paper's section 4
+drops some of them, which is not done here.
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_agent.baselines.short_training import mean_score
 from data_agent.baselines.static import Static
+from data_agent.budget.schedule import SelectionSchedule
+from data_agent.selecting.proxy import Proxy
 
 
 class EL2N(Static):
     """Keeps the highest EL2N scores: `el2n` of a few networks, averaged."""
 
     name: ClassVar[str] = "el2n"
+
+    @classmethod
+    def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
+        """The mean score of two networks."""
+        return {"scores": mean_score(proxy, budget, lambda logits, labels, _: el2n(logits, labels))}
 
 
 def el2n(logits: Tensor, labels: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ https://arxiv.org/abs/1812.05159, section 3 and algorithm 1: a forgetting event 
 was classified right at one visit and wrong at the next. Samples with the fewest events are removed;
 one that was never right counts as forgotten infinitely often, so it stays.
 
-The paper counts over a full training. How the lab makes the scores, in a shorter one, is written in
-`data_agent_lab.training.scoring`. Many samples are never forgotten: among equal counts the subset
-is random. On noisy labels the samples that were never right are mostly the noise.
+The paper counts over a full training; `prepare` counts over a fifth of the run's epochs. Many
+samples are never forgotten: among equal counts the subset is random. On noisy labels the samples
+that were never right are mostly the noise.
 """
 
 from __future__ import annotations
@@ -17,13 +17,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from data_agent.baselines.short_training import train_and_note
 from data_agent.baselines.static import Static
+from data_agent.budget.schedule import SelectionSchedule
+from data_agent.selecting.proxy import Proxy
 
 
 class Forgetting(Static):
     """Keeps the highest counts of `forgetting_events`."""
 
     name: ClassVar[str] = "forgetting"
+
+    @classmethod
+    def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
+        """Counts over one short training."""
+        _, correct = train_and_note(proxy, budget)
+        return {"scores": forgetting_events(correct)}
 
 
 def forgetting_events(correct: Tensor, *, never_learned: float = torch.inf) -> Tensor:

@@ -1,12 +1,13 @@
-"""k-center: keep samples so that everybody has a kept one nearby.
+"""k-center: keep samples so that every sample has a kept one nearby.
 
 Sener and Savarese 2018, "Active Learning for Convolutional Neural Networks: A Core-Set Approach",
 https://arxiv.org/abs/1708.00489, algorithm 1 (k-Center-Greedy): again and again take the sample
 farthest from all taken so far. At most twice as far from its nearest one, in the worst case, as the
 best subset would allow.
 
-The paper starts from samples that have labels already; here the first one is given. Its refinement
-by a mixed-integer programme is left out, as most do. The subset for a smaller K is the beginning of
+The paper starts from samples that have labels already; here the first one is drawn. Its refinement
+by a mixed-integer programme is left out, as most do. `prepare` takes the features of a network
+trained for a fifth of the run's epochs. The subset for a smaller K is the beginning of
 the order, which is why an order is all that a run needs: scores are minus the position in it.
 """
 
@@ -17,13 +18,26 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from data_agent.baselines.static import Static
+from data_agent.baselines.short_training import short_epochs
+from data_agent.baselines.static import Static, scores_of_order
+from data_agent.budget.schedule import SelectionSchedule
+from data_agent.runtime.random import Purpose, permutation
+from data_agent.selecting.proxy import Proxy
 
 
 class KCenter(Static):
     """Keeps the beginning of `greedy_centers`: `scores=scores_of_order(order, N)`."""
 
     name: ClassVar[str] = "k-center"
+
+    @classmethod
+    def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
+        """The order of the centers in the features of one network."""
+        _, features = proxy.train(short_epochs(budget)).look()
+        size = len(features)
+        first = int(permutation(size, proxy.seed, Purpose.SUBSET)[0])
+        order = greedy_centers(features.to(proxy.device), budget.num_kept, first=first)
+        return {"scores": scores_of_order(order, size)}
 
 
 def greedy_centers(features: Tensor, count: int, *, first: int = 0) -> Tensor:

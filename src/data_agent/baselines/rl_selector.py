@@ -15,8 +15,8 @@ class (as a sum of distances it is positive, and "keep everything" would be opti
 docs/decisions/0002); features are standardised; Adam at 1e-3, batches of 256. Instead of the
 threshold 0.5 with a tolerance of 1 % of the ratio, the K most probable samples are kept.
 
-`SelectionPolicy` is the learner: call `learn` with all features after each epoch of the target
-model, then give its `probabilities` to `rl-selector` as scores.
+`SelectionPolicy` is the learner. `prepare` lets it learn from all features after each epoch of a
+target model that is trained for a fifth of the run's epochs (the paper: a full training).
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_agent.agent.networks import _mlp
+from data_agent.baselines.short_training import short_epochs
 from data_agent.baselines.static import Static
+from data_agent.budget.schedule import SelectionSchedule
 from data_agent.runtime.random import Purpose, generator
+from data_agent.selecting.proxy import Proxy, Visit
 
 _HIDDEN = 128
 _BATCH_SIZE = 256
@@ -41,6 +44,40 @@ class RLSelector(Static):
     """Keeps the highest scores: the probabilities of a trained `SelectionPolicy`."""
 
     name: ClassVar[str] = "rl-selector"
+
+    @classmethod
+    def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
+        """The probabilities of a policy that learned beside one network."""
+        learning = _Learning(proxy, budget)
+        proxy.train(short_epochs(budget), on_batch=learning.note)
+        return {"scores": learning.probabilities()}
+
+
+class _Learning:
+    """A policy that learns after each epoch of a target model, from features as they were seen."""
+
+    def __init__(self, proxy: Proxy, budget: SelectionSchedule) -> None:
+        self._proxy, self._keep_ratio = proxy, budget.keep_ratio
+        self._features = torch.empty(0)
+        self._policy: SelectionPolicy | None = None
+        self._num_seen = 0
+
+    def note(self, visit: Visit) -> None:
+        """Take a batch's features in; at the end of an epoch the policy learns."""
+        size, labels = len(self._proxy.labels), self._proxy.labels
+        if self._policy is None:
+            width = visit.features.shape[1]
+            self._features = torch.zeros(size, width)
+            self._policy = SelectionPolicy(width, self._keep_ratio, seed=self._proxy.seed)
+        self._features[visit.index] = visit.features.cpu()
+        self._num_seen += len(visit.index)
+        if self._num_seen % size == 0:
+            self._policy.learn(self._features, labels)
+
+    def probabilities(self) -> Tensor:
+        """Of keeping each sample, float32 `[N]`."""
+        assert self._policy is not None
+        return self._policy.probabilities(self._features)
 
 
 class SelectionPolicy:
@@ -111,7 +148,7 @@ def class_distance(features: Tensor, labels: Tensor) -> Tensor:
 
 
 def ratio_reward(actions: Tensor, keep_ratio: float) -> Tensor:
-    """r_1, a scalar in [-1, 0]: zero at the ratio, -1 where nobody or everybody is kept.
+    """r_1, a scalar in [-1, 0]: zero at the ratio, -1 where no sample or every sample is kept.
 
     Args:
         actions: float `[B]`, 1 where a sample is kept.
@@ -127,7 +164,7 @@ def redundancy_reward(actions: Tensor, worth: Tensor) -> Tensor:
 
     Args:
         actions: float `[B]`, 1 where a sample is kept.
-        worth: E, float `[B]`, high for samples that nobody covers.
+        worth: E, float `[B]`, high for samples that no other covers.
     """
     return worth * actions
 

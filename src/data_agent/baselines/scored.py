@@ -13,6 +13,7 @@ from data_agent.labels.rules import LabelRules
 from data_agent.runtime.state import require_tensor
 from data_agent.selecting.feedback import Feedback
 
+__all__ = ["UNSEEN", "Scored", "logits_of"]
 UNSEEN = float("inf")  # a sample without a score goes first
 
 

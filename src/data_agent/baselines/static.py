@@ -1,4 +1,4 @@
-"""What subsets that stand before training share: the highest of given scores, in every epoch."""
+"""What subsets that are fixed before training share: the highest given scores, in every epoch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from data_agent.runtime.random import Purpose, derived_seed
 from data_agent.runtime.topk import top_k_mask
 from data_agent.selecting.selector import Selector
 
+__all__ = ["Static", "scores_of_order"]
+
 
 class Static(Selector):
-    """Keeps the K highest scores; a method of this kind is a name and a way to make scores.
+    """Keeps the K highest scores; a method of this kind is a name and `prepare`.
 
     Args:
         scores: float `[N]`, higher for samples to keep; equal ones are drawn, once.

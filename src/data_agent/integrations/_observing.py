@@ -1,4 +1,4 @@
-"""What a Trainer does with each training batch: its own loss, read sample by sample."""
+"""What a Trainer does with each training batch: its own loss, observed sample by sample."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Base = Trainer if TYPE_CHECKING else object
 
 
 class ObservesBatches(_Base):
-    """The part of `SelectiveTrainerMixin` that meets the batches; its state is made there."""
+    """The part of `SelectiveTrainerMixin` that handles batches; its state is made there."""
 
     selector: Selector | None
     """The running or last run's selector; None before the first run begins."""
@@ -38,7 +38,7 @@ class ObservesBatches(_Base):
     """The samples of the batch at hand, between `training_step` and `compute_loss`."""
 
     _is_in_step = False
-    """Whether `training_step` runs: what calls `compute_loss` then is no evaluation."""
+    """Whether `training_step` runs: a call of `compute_loss` is then no evaluation."""
 
     _loss_scale: LossScale
     _tap: HeadTap | None
@@ -108,7 +108,7 @@ class ObservesBatches(_Base):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The Trainer's loss; in training the selector observes what it is made of."""
+        """The Trainer's loss; in training the selector observes the terms that it is made of."""
         index = self._take_index()
         if index is None:  # evaluation, or once more for the same batch
             self._check_chosen()
@@ -124,7 +124,7 @@ class ObservesBatches(_Base):
         loss = self._observe(index, given, outputs, loss, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    # Ours.
+    # Choosing and observing.
 
     def _check_chosen(self) -> None:
         if self._is_in_step and isinstance(self.selector, BatchSelector):
@@ -159,7 +159,7 @@ class ObservesBatches(_Base):
     def _score(
         self, model: nn.Module, index: Tensor, inputs: Mapping[str, Any]
     ) -> tuple[Feedback, Tensor]:
-        """What a forward pass in evaluation mode says of a batch, and each row's terms `[P]`."""
+        """Feedback from a forward pass in evaluation mode, and each row's number of terms `[P]`."""
         tap = self._tap
         model.eval()  # without dropout, and without a trace in batch statistics
         try:
@@ -174,7 +174,7 @@ class ObservesBatches(_Base):
     def _observe(
         self, index: Tensor, inputs: Mapping[str, Any], outputs: Any, loss: Tensor, num_items: Any
     ) -> Tensor:
-        """Tell the selector of a batch, and weigh the loss where it weighs samples."""
+        """Let the selector observe a batch, and weigh the loss if the method weighs samples."""
         selector = self.selector
         assert selector is not None
         weights = selector.weights_of(index)
@@ -203,7 +203,7 @@ class ObservesBatches(_Base):
     def _scale(
         self, loss: Tensor, samples: SampleLosses, outputs: Any, num_items: Any, *, weighs: bool
     ) -> Tensor | None:
-        """The factor between the samples' terms and the Trainer's loss, which proves them right."""
+        """The factor between the samples' terms and the Trainer's loss, which checks the terms."""
         is_own = type(self).compute_sample_losses is not ObservesBatches.compute_sample_losses
         if not weighs and (is_own or self.label_smoother is not None):
             return None

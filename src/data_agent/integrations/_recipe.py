@@ -1,4 +1,4 @@
-"""How a Hugging Face Trainer comes by the selector of a run."""
+"""How a Hugging Face Trainer gets the selector of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BUILD_ONE = "selector=functools.partial(DataAgent, keep_ratio=0.5)"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the user handed over, and what is made of it for each run.
+    """What the user handed over, from which a selector is built for each run.
 
     Args:
         selector: a method's name, a callable of `num_samples=` and `epochs=`, or a selector.
@@ -88,9 +88,8 @@ class Recipe:
             keep_ratio = 0.5 if self.keep_ratio is None else self.keep_ratio
             make = partial(make_selector, make, keep_ratio=keep_ratio, seed=seed)
         epochs = 1 if is_stream else math.ceil(args.num_train_epochs)
-        if (
-            args.max_steps > 0 and not is_stream
-        ):  # how many epochs these are depends on the selector's epochs
+        if args.max_steps > 0 and not is_stream:
+            # How many epochs these steps are depends on the length of the selector's epochs.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DataAgentWarning)
                 longest = make(num_samples=num_samples, epochs=args.max_steps)

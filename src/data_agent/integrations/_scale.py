@@ -1,4 +1,4 @@
-"""By what factor a Trainer turned the terms of a batch into its loss."""
+"""The factor by which a Trainer made its loss of the terms of a batch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 class LossScale:
     """The factor between the sum of a batch's terms and the loss that a trainer made of them.
 
-    Transformers divides either by the terms of this batch or by those of all batches of a step
-    (`num_items_in_batch`), and its models do not say which: the first batches tell.
+    Transformers divides either by the number of terms of this batch or by that of all batches of a
+    step (`num_items_in_batch`), and its models do not say which: it is found on the first batches.
 
     Args:
         accumulation: batches of a step.
@@ -24,7 +24,7 @@ class LossScale:
         self._found: int | None = None
 
     def find(self, loss: Tensor, total: Tensor, scales: list[Tensor]) -> Tensor | None:
-        """The one of `scales` by which `total` gives `loss`, or None. All are scalars.
+        """The one of `scales` that makes `loss` of `total`, or None. All are scalars.
 
         Waits for the host until it is known which one it is.
         """
@@ -41,12 +41,12 @@ class LossScale:
 
 
 def auxiliary_loss(outputs: Any, coefficient: float) -> Tensor | float:
-    """What a mixture of experts adds to its loss for the balance of its router."""
+    """What a mixture of experts adds to its loss to balance its router."""
     value = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
     return 0.0 if value is None else coefficient * value.detach()
 
 
-def is_close(ours: Tensor, theirs: Tensor) -> bool:
+def is_close(sum_of_terms: Tensor, loss: Tensor) -> bool:
     """Equal up to the order of summation, or up to rounding where the loss is in half precision."""
-    tolerance = 1e-4 if theirs.dtype == torch.float32 else 2e-2
-    return bool(torch.isclose(ours.float(), theirs.float(), rtol=tolerance, atol=1e-6))
+    tolerance = 1e-4 if loss.dtype == torch.float32 else 2e-2
+    return bool(torch.isclose(sum_of_terms.float(), loss.float(), rtol=tolerance, atol=1e-6))

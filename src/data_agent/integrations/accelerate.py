@@ -35,6 +35,9 @@ except ImportError as error:
     ) from error
 
 
+__all__ = ["selection_loader"]
+
+
 def selection_loader(
     data: Any,
     selector: Selector,
@@ -176,7 +179,7 @@ class _SizedByEpoch(Dataset[Any]):
 
 
 class _UnpreparedLoader(DataLoader[Any]):
-    """Accelerate takes its parts and builds another one; who iterates this one forgot that."""
+    """Accelerate builds another loader from its parts; iterating this one is a mistake."""
 
     def __iter__(self) -> Any:
         raise StateError(

@@ -32,6 +32,9 @@ except ImportError as error:
     ) from error
 
 
+__all__ = ["SelectionCallback"]
+
+
 class SelectionCallback(Callback):
     """Carries a selector through `Trainer.fit`: checks, checkpoints, metrics.
 

@@ -3,9 +3,9 @@
     trainer = SelectiveTrainer(model, args, train_dataset=train_set, keep_ratio=0.5)
     trainer.train()
 
-The model trains on the loss that the Trainer computes, whatever that is: we choose the samples and
-read from the same forward pass how each of them did. Where a method weighs its samples, weighted
-less unweighted terms are added, at the scale that the Trainer's loss turns out to have.
+The model trains on the loss that the Trainer computes, whatever that is. The selector chooses the
+samples, and each sample's loss is read from the same forward pass. Where a method weighs its
+samples, the difference between weighted and unweighted terms is added, at the Trainer's scale.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ __all__ = ["SampleLosses", "SelectiveTrainer", "SelectiveTrainerMixin"]
 class SelectiveTrainerMixin(ObservesBatches):
     """Gives a Trainer a selector: `class MyTrainer(SelectiveTrainerMixin, TheirTrainer)`.
 
-    Each `train()` begins with a selector of its own, made from a name or by a callable. A
-    `Selector` that is handed over ready made serves for one run.
+    Each `train()` begins with a new selector, made from a name or by a callable. A `Selector` that
+    is handed over as an object serves for one run.
 
     Args:
         args: positional arguments of the Trainer.
@@ -206,7 +206,7 @@ class SelectiveTrainerMixin(ObservesBatches):
         state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
         check_resumed(self.selector, self.args, state.global_step)
 
-    # Ours.
+    # The run.
 
     def _begin_run(self) -> None:
         """A selector for this run, and the hook on its model's head."""

@@ -3,8 +3,8 @@
     trainer = SelectiveSFTTrainer(model, args, train_dataset=train_set, keep_ratio=0.5)
     trainer.train()
 
-SFTTrainer computes log-probabilities and entropies token by token without ever holding logits. We
-read both from that one forward pass, as they are on their way to its loss and its metrics.
+SFTTrainer computes log-probabilities and entropies token by token without ever holding logits. Both
+are read from that one forward pass, on their way to its loss and its metrics.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
         self._lengths = None if lengths is None else lengths.tolist()
         return super().training_step(model, inputs, *args, **kwargs)
 
-    # What the mixin asks for.
+    # What the mixin calls.
 
     def _get_dataloader(
         self, dataset: Any, description: str, *args: Any, is_training: bool = False, **options: Any

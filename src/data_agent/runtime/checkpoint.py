@@ -22,6 +22,7 @@ from torch import Tensor
 from data_agent.errors import CheckpointError, InputError
 from data_agent.runtime.files import parse_json, replacing
 
+__all__ = ["DamagedError", "load", "load_newest", "save"]
 logger = logging.getLogger(__name__)
 
 FORMAT = "data-agent-checkpoint"

@@ -23,6 +23,23 @@ from torch import Tensor, nn
 
 from data_agent.errors import DataAgentError, InputError, LostRankError, StateError
 
+__all__ = [
+    "check_world",
+    "explained",
+    "failing_together",
+    "from_first",
+    "gather_rows",
+    "joined",
+    "part_of",
+    "parts_to_resume",
+    "rank",
+    "rows_to_resume",
+    "shard",
+    "together",
+    "total",
+    "whole",
+    "world_size",
+]
 _HEADER = 128  # int64 numbers ahead of every exchange: shapes and dtypes, and who calls
 _HOST = torch.device("cpu")
 _call: ContextVar[str | None] = ContextVar("_call", default=None)

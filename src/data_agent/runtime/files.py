@@ -14,6 +14,16 @@ from typing import Any
 
 from data_agent.errors import DataAgentError, InputError
 
+__all__ = [
+    "append_line",
+    "check_no_link",
+    "parse_json",
+    "read_text",
+    "remove_leftovers",
+    "replacing",
+    "write_json",
+    "write_text",
+]
 _TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}")
 _MAX_JSON = 256 * 2**20  # bytes; ours have kilobytes, and what is larger would fill the memory
 

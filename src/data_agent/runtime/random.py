@@ -14,6 +14,15 @@ from torch import Tensor
 
 from data_agent.errors import InputError
 
+__all__ = [
+    "Purpose",
+    "check_seed",
+    "derived_seed",
+    "generator",
+    "permutation",
+    "position_hash",
+]
+
 
 class Purpose(IntEnum):
     """What a draw is for; draws of different purposes are independent."""

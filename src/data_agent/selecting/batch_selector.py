@@ -98,8 +98,8 @@ class BatchSelector(Selector):
         Over an epoch exactly `K = max(1, floor(keep_ratio * N + 0.5))` samples are marked, over
         all ranks: `keep_ratio * P` of a pool where that is whole, else one more or less as the sum
         demands, and one at least. (Where pools have a share of less than two samples, a last pool
-        too small for one still trains one. What a framework pads is more to choose from, and a
-        pool of another size than ours gets its own share.) Changes no state.
+        too small for one still trains one. Samples that a framework adds as padding are more to
+        choose from, and a pool of another size gets its own share.) Changes no state.
 
         Args:
             feedback: one row a sample of the pool, `P` in all; no graph is needed.
@@ -132,7 +132,7 @@ class BatchSelector(Selector):
 
         Raises:
             StateError: no pool was offered since the last call.
-            InputError: others than the chosen samples, and as `Selector.observe`.
+            InputError: samples other than the chosen ones, and as `Selector.observe`.
         """
         offer = self._offer
         if offer is None or offer.place != self._place():  # of another epoch, or before a restore

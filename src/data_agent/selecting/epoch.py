@@ -1,4 +1,4 @@
-"""The epoch that has begun: its selection, its order, and what became of it."""
+"""The epoch that has begun: its selection, its order, and how far it was observed."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def delivery_order(selection: Selection, seed: int, epoch: int) -> Tensor:
 
 @dataclass(slots=True)
 class RunningEpoch:
-    """Counts samples of one epoch; duplicates that a framework pads with count as well.
+    """Counts samples of one epoch, including duplicates that a framework adds as padding.
 
     Args:
         epoch: its number.
         selection: its samples, over all ranks.
-        uniform: bool `[N]`, those that are in it whatever the method thinks of them; None for all.
-        composed_for: the budget that it was put together for; another one than today's where it
-            goes on on other ranks.
+        uniform: bool `[N]`, the samples that the method did not choose; None for all.
+        composed_for: the budget that it was composed for; not the present one if it goes on on
+            other ranks.
         num_observed: samples observed on this rank.
         num_delivered: samples that a loader took on this rank.
         resume_at: samples of the order that all ranks had observed when the loop last stopped.
@@ -81,7 +81,7 @@ class RunningEpoch:
         self.resume_at, self.observed_before = position, self.num_observed
 
     def check_open(self, schedule: SelectionSchedule) -> None:
-        """An epoch that is over must not be fed for ever; what frameworks repeat is let through.
+        """More samples than an epoch has are refused; those that frameworks repeat are let through.
 
         Raises:
             StateError: all of this rank's samples were observed already.
@@ -148,7 +148,7 @@ class RunningEpoch:
         self.check_observed(schedule)
 
     def check_observed(self, schedule: SelectionSchedule) -> None:
-        """A forgotten learn() must not switch the product off silently.
+        """A forgotten learn() must not turn the selection off silently.
 
         Raises:
             StateError: batches were delivered and none was observed, or ranks shared the epoch
@@ -253,5 +253,5 @@ def warn_of_late_start(epoch: int) -> None:
 
 
 def warn(message: str) -> None:
-    """A `DataAgentWarning` at the line of the caller's caller."""
+    """A `DataAgentWarning` at the line in the user's code."""
     warnings.warn(message, DataAgentWarning, stacklevel=5)

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from data_agent.budget.schedule import ScheduleKind
+from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
+from data_agent.errors import InputError
 from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.proxy import Proxy
 
 
 class Method:
@@ -35,6 +37,30 @@ class Method:
     def describe(self) -> str:
         """Which algorithm runs, and what of it is off and why: a clause for logs and summaries."""
         return f"method {self.name}"
+
+    @classmethod
+    def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
+        """Make the options that are `required`, before training; by default only the labels.
+
+        Args:
+            proxy: short trainings of the run's model.
+            budget: of the run, as it was asked for; loaders may lower it a little.
+
+        Returns:
+            The options by name, one value a sample each.
+
+        Raises:
+            InputError: it needs more than labels and does not define this method.
+        """
+        del budget
+        if missing := [name for name in cls.required if name != "labels"]:
+            options = ", ".join(f"{name}=..." for name in missing)
+            raise InputError(
+                f"method {cls.name!r} needs {' and '.join(missing)} and does not say how they are "
+                "made. Define the classmethod prepare(cls, proxy, budget) (docs/extending.md), or "
+                f"build the selector in your own loop with make_selector(..., {options})."
+            )
+        return {name: proxy.labels for name in cls.required}
 
     def settings(self) -> dict[str, Any]:
         """Plain values that must be equal for a saved state to belong to this method."""
@@ -104,5 +130,5 @@ class Method:
         del state
 
     def after_observe(self, num_rows: int) -> None:
-        """Called at the end of each `observe`, for work that is due every few steps."""
+        """Called at the end of each `observe`, for work that is done every few steps."""
         del num_rows

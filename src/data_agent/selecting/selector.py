@@ -156,7 +156,7 @@ class Selector(Watcher, CountsEpochs, Method):
             StateError: no epoch has begun, or losses carry no graph.
         """
         if isinstance(index, Tensor):
-            index = index.cpu()  # once: where a framework moved it, each look at it waits
+            index = index.cpu()  # once: if a framework moved it, each access waits
         try:
             feedback = Feedback(index, losses, logits, features, labels, uncertainty, signals)
             loss = self.weighted_mean(losses, index)
@@ -225,7 +225,7 @@ class Selector(Watcher, CountsEpochs, Method):
         self._composition = Composition(self.schedule, self.seed)
 
     def uniform_rows(self, index: Tensor) -> Tensor:
-        """Bool `[B]`: which samples of the running epoch are there by no choice of the method."""
+        """Bool `[B]`: which of these samples of the running epoch the method did not choose."""
         uniform = self._open_epoch().uniform
         return torch.ones(len(index), dtype=torch.bool) if uniform is None else uniform[index]
 
@@ -269,7 +269,7 @@ class Selector(Watcher, CountsEpochs, Method):
 
     @distributed.together("load_state_dict()")
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken, on every rank; after an error all is as before.
+        """Continue where `state_dict` was taken, on every rank; after an error nothing has changed.
 
         Raises:
             CheckpointError: the state is damaged, newer than this version, or of another run.

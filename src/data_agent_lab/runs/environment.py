@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from data_agent.runtime import distributed
-from data_agent._version import __version__
+from data_agent import __version__
 
 
 def describe_environment(device: str) -> dict[str, Any]:

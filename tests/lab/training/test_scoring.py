@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from data_agent import Selector, make_selector
+from data_agent.baselines.short_training import NUM_NETWORKS
+from data_agent.baselines.static import Static
 from data_agent.errors import CheckpointError, DataAgentError, InputError
 from data_agent.methods import METHODS, method_class
 from data_agent_lab.data.image_data import corrupt_labels
@@ -15,7 +17,7 @@ from data_agent_lab.tasks import load_task, recipe_for
 from data_agent_lab.training.batches import Batches
 from data_agent_lab.training.models import build_model
 from data_agent_lab.training.proxy import Proxy
-from data_agent_lab.training.scoring import NUM_NETWORKS, prepare, prepare_once
+from data_agent_lab.training.scoring import prepare, prepare_once
 
 NEEDY = [name for name in METHODS if set(method_class(name).required) & {"scores", "groups"}]
 SIZE = 200
@@ -74,7 +76,7 @@ def test_the_lab_makes_what_every_method_here_needs(data):
         assert values.shape == (SIZE,)
         assert (option,) == method_class(name).required
         assert not values.isnan().any()
-        assert len(values.unique()) >= 3, f"{name} tells nobody apart"
+        assert len(values.unique()) >= 3, f"{name} gives all samples the same value"
         again = prepare(name, proxy_of(data)).options[option]
         assert torch.equal(values, again), f"{name} is not deterministic"
         other = prepare(name, proxy_of(data, seed=1)).options[option]
@@ -114,12 +116,38 @@ def test_methods_that_need_nothing_or_labels_cost_nothing(data):
 
 class Wanting(Selector):
     name = "wanting"
-    required = ("scores",)
+    required = ("scores", "groups")
 
 
-def test_scores_of_a_method_of_ones_own_cannot_be_made(data):
-    with pytest.raises(InputError, match=r"needs scores, which the lab can make for el2n, grand"):
+def test_a_method_that_does_not_say_how_its_scores_are_made_is_refused(data):
+    with pytest.raises(
+        InputError, match=r"'wanting' needs scores and groups and does not say how.*prepare\(cls"
+    ):
         prepare(f"{__name__}:Wanting", proxy_of(data))
+
+
+class Unsure(Static):
+    """Keeps the samples of which a short training is least sure."""
+
+    name = "unsure"
+
+    @classmethod
+    def prepare(cls, proxy, budget):
+        logits, _ = proxy.train(budget.epochs // 10).look()
+        return {"scores": -logits.softmax(1).amax(1)}
+
+
+def test_a_method_of_ones_own_makes_its_scores_and_pays_for_them(data, tmp_path):
+    path, name = tmp_path / "prepared.safetensors", f"{__name__}:Unsure"
+    made = prepare_once(path, name, proxy_of(data))
+    assert (made.num_forward, made.num_backward) == (3 * SIZE, 2 * SIZE)
+    assert made.seconds > 0
+    assert torch.equal(
+        prepare_once(path, name, proxy_of(data)).options["scores"], made.options["scores"]
+    )
+    selector = make_selector(name, num_samples=SIZE, epochs=20, keep_ratio=0.5, **made.options)
+    kept = selector.select(3).index
+    assert made.options["scores"][kept].min() >= made.options["scores"].median()
 
 
 def test_a_continued_run_reads_what_was_made(data, tmp_path):

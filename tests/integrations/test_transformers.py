@@ -283,7 +283,8 @@ def test_the_index_survives_column_removal_and_any_collator(kind, tmp_path):
     assert all(index == first for _, index, first in ours.batches)
 
 
-def test_all_loops_select_the_same_samples(tmp_path):
+@pytest.mark.parametrize("name", ["data-agent", "label-aware"])
+def test_all_loops_select_the_same_samples(name, tmp_path):
     """The plain loop of the README and the Trainer, with one optimizer."""
     model = bert(**NO_DROPOUT)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -292,12 +293,13 @@ def test_all_loops_select_the_same_samples(tmp_path):
         args=arguments(tmp_path, max_grad_norm=0, seed=3),
         train_dataset=Texts(),
         optimizers=(sgd, get_constant_schedule(sgd)),
+        selector=name,
     )
     ours.train()
 
     model = bert(**NO_DROPOUT).train()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    agent = DataAgent(num_samples=SIZE, epochs=EPOCHS, keep_ratio=0.5, seed=3)
+    agent = make_selector(name, num_samples=SIZE, epochs=EPOCHS, keep_ratio=0.5, seed=3)
     agent.watch(model.classifier)
     data, order = [Texts()[i] for i in range(SIZE)], []
     for row in data:
@@ -699,7 +701,11 @@ def test_settings_that_this_machine_cannot_have(change, message, tmp_path):
             InputError,
             "num_samples=39 and epochs=8, but the Trainer has 40 samples and trains 4 epochs",
         ),
-        ({"head": nn.Linear(2, 2)}, InputError, "the head was never called"),
+        (
+            {"selector": "data-agent", "head": nn.Linear(2, 2)},
+            InputError,
+            "the head was never called",
+        ),
     ],
 )
 def test_selectors_that_do_not_fit(options, error, message, tmp_path):

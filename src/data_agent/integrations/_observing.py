@@ -200,12 +200,15 @@ class ObservesBatches(_Base):
             uncertainty=samples.uncertainty,
         )
 
+    def _has_own_losses(self) -> bool:
+        """Whether the samples' losses are computed by a method of the user's."""
+        return type(self).compute_sample_losses is not ObservesBatches.compute_sample_losses
+
     def _scale(
         self, loss: Tensor, samples: SampleLosses, outputs: Any, num_items: Any, *, weighs: bool
     ) -> Tensor | None:
         """The factor between the samples' terms and the Trainer's loss, which checks the terms."""
-        is_own = type(self).compute_sample_losses is not ObservesBatches.compute_sample_losses
-        if not weighs and (is_own or self.label_smoother is not None):
+        if not weighs and (self._has_own_losses() or self.label_smoother is not None):
             return None
         ranks = 1
         if self.args.average_tokens_across_devices and num_items is not None:

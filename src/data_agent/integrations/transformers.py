@@ -10,8 +10,10 @@ samples, the difference between weighted and unweighted terms is added, at the T
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from data_agent.errors import InputError
+from data_agent.integrations._auto import AUTO, pick_method
 from data_agent.integrations._head import find_head
 from data_agent.integrations._recipe import Recipe, num_samples_of
 from data_agent.integrations._refusals import (
@@ -51,6 +54,8 @@ except ImportError as error:
 
 __all__ = ["SampleLosses", "SelectiveTrainer", "SelectiveTrainerMixin"]
 
+logger = logging.getLogger("data_agent")
+
 
 class SelectiveTrainerMixin(ObservesBatches):
     """Gives a Trainer a selector: `class MyTrainer(SelectiveTrainerMixin, TheirTrainer)`.
@@ -60,8 +65,10 @@ class SelectiveTrainerMixin(ObservesBatches):
 
     Args:
         args: positional arguments of the Trainer.
-        selector: a method's name; or a callable that is called with `num_samples=` and `epochs=`,
-            such as `functools.partial(DataAgent, keep_ratio=0.5)`; or a selector.
+        selector: "auto", which picks label-aware where every row is known to have one class label
+            and data-agent elsewhere, and logs what it picked; a method's name; a callable that is
+            called with `num_samples=` and `epochs=`, such as
+            `functools.partial(DataAgent, keep_ratio=0.5)`; or a selector.
         keep_ratio: share of the dataset visited in an epoch, in (0, 1]; default 0.5. With a name.
         head: the layer whose input is a sample's feature; by default the model's output embeddings,
             or its last linear layer that has one output for each label.
@@ -77,7 +84,7 @@ class SelectiveTrainerMixin(ObservesBatches):
     def __init__(
         self,
         *args: Any,
-        selector: Selector | Callable[..., Selector] | str = "data-agent",
+        selector: Selector | Callable[..., Selector] | str = AUTO,
         keep_ratio: float | None = None,
         head: nn.Module | None = None,
         **kwargs: Any,
@@ -211,7 +218,7 @@ class SelectiveTrainerMixin(ObservesBatches):
     def _begin_run(self) -> None:
         """A selector for this run, and the hook on its model's head."""
         world = self.accelerator.num_processes
-        self.selector = self._recipe.build(
+        self.selector = self._picked_recipe().build(
             self.args,
             num_samples=num_samples_of(self.train_dataset, self.args, world),
             batch_size=self._train_batch_size,
@@ -223,6 +230,16 @@ class SelectiveTrainerMixin(ObservesBatches):
         self._loss_scale = LossScale(self.args.gradient_accumulation_steps)
         self._unhook()
         self._tap = self._make_tap()
+
+    def _picked_recipe(self) -> Recipe:
+        """The recipe, "auto" replaced by the method that it picks for this run."""
+        if self._recipe.selector != AUTO:
+            return self._recipe
+        reads_labels = not self._is_for_trl and not self._has_own_losses()
+        config = getattr(self._inner_model(), "config", None)
+        name, reason = pick_method(self.train_dataset, config, reads_labels=reads_labels)
+        logger.info("selector='auto' picks %s: %s.", name, reason)
+        return replace(self._recipe, selector=name)
 
     def _make_tap(self) -> HeadTap | None:
         """The hook that reads features of this run's model."""

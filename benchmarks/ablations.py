@@ -1,196 +1,95 @@
-"""The agent with one part taken away at a time, as methods of a comparison.
+"""The agent with one part taken away at a time: a grid of settings, each a method of a comparison.
 
 PYTHONPATH=benchmarks data-agent compare --suite core --seeds 3 --output runs/ablations
---methods random,data-agent,ablations:NoBalance,ablations:NoSuspects,ablations:AllPolicy
+--methods random,data-agent,ablations:difficulty-alone,ablations:no-explore
 
-The first classes take parts from the default, which uses labels. Those from `WithoutLabels` on take
-parts from what is left where none come: there the policy ranks, as in the paper.
+Names are those of `POLICY` (what the policy is made of) and `RULES` (what label rules bring). What
+is no setting of the agent is a small class at the end.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from data_agent import DataAgent, DataAgentConfig, Feedback, SelectionSchedule
+from data_agent import DataAgent, DataAgentConfig, Feedback, Selector
 from data_agent.agent.reward import adaptive_weights, difficulty, uncertainty, utility
-from data_agent.budget.composition import Composition
-from data_agent.budget.schedule import EpochPlan
-from data_agent.runtime.topk import top_k_mask
+from data_agent.labels import LabelRules
+from data_agent.methods import method_class
 
 
-class Ablated(DataAgent):
-    """The agent with settings other than the default's."""
-
-    changes: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, **base: Any) -> None:
-        super().__init__(config=DataAgentConfig(**self.changes), **base)
+def equal_parts(feedback: Feedback) -> Tensor:
+    """Both signals at the fixed weight of a half, in the place of the adaptive one."""
+    return (difficulty(feedback) + uncertainty(feedback)) / 2
 
 
-class NoBalance(Ablated):
-    """Classes come as they are."""
+POLICY: Mapping[str, Mapping[str, Any]] = {
+    "difficulty-alone": {"signals": (difficulty,)},
+    "uncertainty-alone": {"signals": (uncertainty,)},
+    "fixed-weight": {"signals": (equal_parts,)},
+    "plain-reward": {"reward": "paper"},
+    "last-action": {"ranking": "last-action"},
+    "no-explore": {"explore": 0.0},
+    "no-drift": {"drift": 0.0},
+    "no-entropy-bonus": {"entropy_bonus": 0.0},
+    "policy-with-rules": {"label_rules": LabelRules(), "schedule": "to-the-end"},
+}
+"""Settings of `DataAgentConfig` other than the defaults."""
 
-    name = "no-balance"
-    changes: ClassVar[dict[str, Any]] = {"class_balance": False}
-
-
-class NoSuspects(Ablated):
-    """Every label is believed."""
-
-    name = "no-suspects"
-    changes: ClassVar[dict[str, Any]] = {"drop_suspects": False}
-
-
-class QuarterPolicy(Ablated):
-    """Within classes the policy ranks a quarter of what is chosen."""
-
-    name = "quarter-policy"
-    changes: ClassVar[dict[str, Any]] = {"policy_share": 0.25}
-
-
-class AllPolicy(Ablated):
-    """Within classes the policy ranks all but the explored tenth, until the final phase."""
-
-    name = "all-policy"
-    changes: ClassVar[dict[str, Any]] = {"policy_share": 1.0}
+RULES: Mapping[str, Mapping[str, Any]] = {
+    "no-class-shares": {"label_rules": LabelRules(class_shares=False)},
+    "no-doubtful-labels": {"label_rules": LabelRules(doubtful_labels=False)},
+    "exact-final": {"schedule": "exact"},
+}
+"""Arguments of the method label-aware other than the defaults."""
 
 
-class ExactFinal(Ablated):
-    """The final phase is uniform over everything: all classes as they are, all labels believed."""
-
-    name = "exact-final"
-    changes: ClassVar[dict[str, Any]] = {"schedule": "exact"}
-
-
-class WithoutLabels(Ablated):
-    """What is left where no labels come: the policy ranks, the final phase is uniform."""
-
-    name = "without-labels"
-    changes: ClassVar[dict[str, Any]] = {
-        "class_balance": False,
-        "drop_suspects": False,
-        "policy_share": 1.0,
-        "schedule": "exact",
-    }
-
-
-class WithoutLabelsButOne(Ablated):
-    """One more setting changed."""
-
-    def __init_subclass__(cls) -> None:
-        cls.changes = {**WithoutLabels.changes, **cls.changes}
-
-
-class DirectUtility(WithoutLabelsButOne):
+class DirectUtility(DataAgent):
     """No policy: samples are ranked by the utility of their last visit itself."""
 
     name = "direct-utility"
-    changes: ClassVar[dict[str, Any]] = {"ranking": "last-action"}
+
+    def __init__(self, **base: Any) -> None:
+        super().__init__(config=DataAgentConfig(ranking="last-action"), **base)
 
     def record(self, feedback: Feedback) -> Tensor:
         """The utility goes to the table in the place of an action."""
         rows = super().record(feedback)
-        signals = difficulty(feedback), uncertainty(feedback)
-        both = torch.stack(signals).float()
+        both = torch.stack([difficulty(feedback), uncertainty(feedback)]).float()
         rows[:, 0] = utility(both, adaptive_weights(both))
         return rows
 
 
-class DifficultyAlone(WithoutLabelsButOne):
-    """Rewarded by the loss only."""
+class PolicyToTheEnd(DataAgent):
+    """The policy ranks in the final phase too."""
 
-    name = "difficulty-alone"
-    changes: ClassVar[dict[str, Any]] = {"signals": (difficulty,)}
-
-
-class UncertaintyAlone(WithoutLabelsButOne):
-    """Rewarded by the entropy only."""
-
-    name = "uncertainty-alone"
-    changes: ClassVar[dict[str, Any]] = {"signals": (uncertainty,)}
-
-
-def equal_parts(feedback: Feedback) -> Tensor:
-    """Both signals at the fixed weight of a half."""
-    return (difficulty(feedback) + uncertainty(feedback)) / 2
-
-
-class FixedWeight(WithoutLabelsButOne):
-    """Both signals at the fixed weight of a half, in the place of the adaptive one."""
-
-    name = "fixed-weight"
-    changes: ClassVar[dict[str, Any]] = {"signals": (equal_parts,)}
-
-
-class PlainReward(WithoutLabelsButOne):
-    """The paper's reward a u, in the place of the centred one."""
-
-    name = "plain-reward"
-    changes: ClassVar[dict[str, Any]] = {"reward": "paper"}
-
-
-class LastAction(WithoutLabelsButOne):
-    """Ranked by the action of the last visit, as in the paper, in the place of a fresh draw."""
-
-    name = "last-action"
-    changes: ClassVar[dict[str, Any]] = {"ranking": "last-action"}
-
-
-class NoExplore(WithoutLabelsButOne):
-    """Nothing of a selected epoch is drawn uniformly."""
-
-    name = "no-explore"
-    changes: ClassVar[dict[str, Any]] = {"explore": 0.0}
-
-
-class NoDrift(WithoutLabelsButOne):
-    """What was not visited keeps its old parameters."""
-
-    name = "no-drift"
-    changes: ClassVar[dict[str, Any]] = {"drift": 0.0}
-
-
-class NoEntropyBonus(WithoutLabelsButOne):
-    """Nothing keeps the policy random."""
-
-    name = "no-entropy-bonus"
-    changes: ClassVar[dict[str, Any]] = {"entropy_bonus": 0.0}
-
-
-class NoFinalPhase(WithoutLabelsButOne):
-    """The policy ranks to the end."""
-
-    name = "no-final-phase"
-    changes: ClassVar[dict[str, Any]] = {"schedule": "to-the-end"}
-
-    def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
-        """By highest action, whatever the phase."""
-        scores = self._table.scores(epoch)
-        return top_k_mask(scores, count, tie_seed=epoch, excluded=excluded).nonzero().squeeze(1)
-
-
-class ScheduleWithoutWarmUp(SelectionSchedule):
-    """Selects from the first epoch on."""
-
-    __slots__ = ()
-
-    def plan(self, epoch: int) -> EpochPlan:
-        """As of a selected epoch in the place of the warm-up."""
-        plan = super().plan(epoch)
-        return self._selected_plan() if plan.phase == "warm-up" else plan
-
-
-class NoWarmUp(WithoutLabelsButOne):
-    """No pass over everything: what was not seen yet has the prior's action."""
-
-    name = "no-warm-up"
+    name = "policy-to-the-end"
 
     def __init__(self, **base: Any) -> None:
-        super().__init__(**base)
-        same = {field.name: getattr(self.schedule, field.name) for field in fields(self.schedule)}
-        self.schedule = ScheduleWithoutWarmUp(**same)
-        self._composition = Composition(self.schedule, self.seed)
+        super().__init__(config=DataAgentConfig(schedule="to-the-end"), **base)
+        self._turns = None
+
+
+def _with(method: type[Selector], name: str, **options: Any) -> type[Selector]:
+    """The method with other options, as a class of its own name."""
+    return type(name, (method,), {"name": name, "__init__": _initialised(method, options)})
+
+
+def _initialised(method: type[Selector], options: dict[str, Any]) -> Any:
+    def init(self: Any, **base: Any) -> None:
+        partial(method.__init__, self, **options)(**base)
+
+    return init
+
+
+def __getattr__(name: str) -> type[Selector]:
+    """The method that a grid calls `name`: what `ablations:NAME` on the command line finds."""
+    if name in POLICY:
+        return _with(DataAgent, name, config=DataAgentConfig(**POLICY[name]))
+    if name in RULES:
+        return _with(method_class("label-aware"), name, **RULES[name])
+    raise AttributeError(f"{name!r} is none of {', '.join([*POLICY, *RULES])}")

@@ -21,6 +21,7 @@ from data_agent.runtime.distributed import failing_together, rank
 from data_agent_lab.grid import Grid, Run, parse_keep_ratios, parse_names, parse_seeds
 from data_agent_lab.progress import silent
 from data_agent_lab.recipes import ImageRecipe, R, Recipe, RunConfig, TextRecipe
+from data_agent_lab.results.archive import write_archive
 from data_agent_lab.results.records import reached_in_words
 from data_agent_lab.rules import flag_of
 from data_agent_lab.runs.compare import Outcome, hold_output, pending_runs, run_all
@@ -99,10 +100,20 @@ class Report:
     """Say what the runs in a folder show, from what they wrote alone; run it again at any time."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder with runs, however deep; the report is written into it."""
+    """Folder with runs, however deep, or a file of archived runs; the report is written there."""
 
 
-Command = Train[Any] | Compare[Any] | Report
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Archive:
+    """Put the finished runs of a folder into one file, which report reads like the folder."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder with runs, however deep; it stays as it is."""
+    output: Path | None = None
+    """The file, one line a run; None is DIR/runs.jsonl."""
+
+
+Command = Train[Any] | Compare[Any] | Report | Archive
 
 
 def run(argv: Sequence[str]) -> int:
@@ -123,6 +134,9 @@ def run(argv: Sequence[str]) -> int:
                 "them: compare starts processes itself (--jobs), report needs one. Run it without "
                 "torchrun."
             )
+        if isinstance(command, Archive):
+            stdout().print(write_archive(command.folder, command.output))
+            return DONE
         return _report(command) if isinstance(command, Report) else _compare(command, argv)
 
 
@@ -151,6 +165,7 @@ def parse(argv: Sequence[str]) -> Command:
         Annotated[Train[Kind], tyro.conf.subcommand("train", default=train)]
         | Annotated[Compare[Kind], tyro.conf.subcommand("compare", default=compare)]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Archive, tyro.conf.subcommand("archive")]
     ]
     said = io.StringIO()
     try:
@@ -290,19 +305,20 @@ def _run_pending(grid: Grid, pending: Sequence[Run], output: Path, jobs: int) ->
 
 
 def _report(command: Report) -> int:
-    if not command.folder.is_dir():
-        raise InputError(f"{command.folder} is no folder; expected one with runs of data-agent.")
+    if not command.folder.exists():
+        raise InputError(f"{command.folder} is not there; expected a folder or file with runs.")
     _show(command.folder)
     return DONE
 
 
-def _show(folder: Path) -> None:
-    """Write the report of a folder's runs, and show its tables."""
+def _show(source: Path) -> None:
+    """Write the report of a folder's or an archive's runs, and show its tables."""
     from data_agent_lab.results.figure import FIGURES, draw  # drawing takes long to import
     from data_agent_lab.results.report import summarise
     from data_agent_lab.results.writing import show, write
 
-    report = summarise(folder)
+    report = summarise(source)
+    folder = source if source.is_dir() else source.parent
     write(report, folder)
     draw(report, folder / FIGURES)
     show(report, stdout())

@@ -19,7 +19,8 @@ from data_agent_lab.results.findings import (
     Standing,
     Task,
 )
-from data_agent_lab.results.records import Group, Measurement, Metric, Record, read_groups
+from data_agent_lab.results.groups import Group, read_groups
+from data_agent_lab.results.records import Measurement, Metric, Record, value_of
 from data_agent_lab.results.statistics import (
     Estimate,
     Spread,
@@ -32,21 +33,21 @@ from data_agent_lab.results.statistics import (
 _Runs = Mapping[str, Mapping[int, Record]]  # by method and seed
 
 
-def summarise(folder: Path) -> Report:
-    """Read all runs under a folder, however deep, and compare those of one recipe.
+def summarise(source: Path) -> Report:
+    """Read all runs of a folder, however deep, or of an archive; compare those of one recipe.
 
     Raises:
         InputError: none has finished, a file is damaged, or a run is there twice.
     """
-    groups, unfinished = read_groups(folder)
+    groups, unfinished = read_groups(source)
     tasks = [_task(group) for group in groups]
     sessions = [
-        session for group in groups for record in group.records for session in record.sessions
+        session for group in groups for record in group.records for session in record.environment
     ]
     return Report(
         tasks=tasks,
         across=_across(tasks) if len(tasks) > 1 else [],
-        unfinished=[str(path.relative_to(folder)) for path in unfinished],
+        unfinished=[str(path.relative_to(source)) for path in unfinished],
         environment=_environment(sessions),
     )
 
@@ -68,7 +69,7 @@ def _cell(group: Group, keep_ratio: float) -> Cell:
         session
         for by_seed in runs.values()
         for record in by_seed.values()
-        for session in record.sessions
+        for session in record.environment
     ]
     is_parallel = any(session.get("jobs", 1) > 1 for session in sessions)
     seconds = "train_cpu_seconds" if is_parallel else "train_seconds"
@@ -93,12 +94,12 @@ def _metric_of(group: Group) -> Metric:
     """
     records = group.records
     _check_one({_in_full(record.metric): record.path for record in records})
-    for name in sorted({name for record in records for name in record.further}):
+    for name in sorted({name for record in records for name in record.other_metrics}):
         _check_one(
             {
                 _in_full(found.metric, found.num_items): record.path
                 for record in records
-                if (found := record.further.get(name)) is not None
+                if (found := record.other_metrics.get(name)) is not None
             }
         )
     return records[0].metric
@@ -168,13 +169,13 @@ def _mean_token_cost(results: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _further(method: str, runs: _Runs) -> dict[str, Further]:
     """What else a method's runs were measured by, by name."""
-    names = dict.fromkeys(name for record in runs[method].values() for name in record.further)
+    names = dict.fromkeys(name for record in runs[method].values() for name in record.other_metrics)
     return {name: _further_metric(name, method, runs) for name in names}
 
 
 def _further_metric(name: str, method: str, runs: _Runs) -> Further:
     def found(of: str) -> dict[int, Measurement]:
-        by_seed = {seed: record.further for seed, record in runs.get(of, {}).items()}
+        by_seed = {seed: record.other_metrics for seed, record in runs.get(of, {}).items()}
         return {seed: further[name] for seed, further in by_seed.items() if name in further}
 
     def values(of: str) -> dict[int, float]:
@@ -199,7 +200,7 @@ def _cost_to_reach(
 ) -> float | None:
     """The mean cost at the first evaluation whose mean over seeds is as good as `target`."""
     for lines in zip(*(record.evaluations for record in records), strict=False):
-        mean = estimate([line["value"] for line in lines]).mean
+        mean = estimate([value_of(line) or 0.0 for line in lines]).mean
         if metric.sign * mean >= metric.sign * target:
             visits = [line["num_forward"] + 2 * line["num_backward"] for line in lines]
             num_samples = records[0].result["num_train_samples"]

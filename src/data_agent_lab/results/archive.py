@@ -1,0 +1,146 @@
+"""runs.jsonl: the finished runs of a folder in one file, a line a run.
+
+{"format": ..., "version": ..., "name": "cifar10/random-seed0", "configuration": {...},
+ "environment": [...], "result": {...}, "evaluations": [...], "relabelled": "..."}
+
+Lines are sorted by name, which is the run's path below the folder. Of the metrics those lines are
+kept that hold an evaluation. `relabelled` is there where a method was given another name later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from data_agent.errors import InputError
+from data_agent.runtime.files import parse_json, read_text, write_text
+from data_agent_lab.results.records import Record, read_record
+from data_agent_lab.runs.folder import FORMAT, VERSION, RunFolder
+
+ARCHIVE = "runs.jsonl"
+_KINDS = {"name": str, "configuration": dict, "environment": list, "result": dict}
+
+
+def write_archive(folder: Path, output: Path | None = None) -> str:
+    """Write all finished runs under a folder, those of archives there included, into one file.
+
+    Args:
+        folder: stays as it is.
+        output: the file; None is runs.jsonl in the folder.
+
+    Returns:
+        What was written and what was left out, in words.
+
+    Raises:
+        InputError: no finished run, a damaged file, or an output with runs that would be lost.
+    """
+    output = output or folder / ARCHIVE
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; expected one with runs of data-agent.")
+    records, unfinished = find_runs(folder)
+    if not records:
+        raise InputError(f"no run under {folder} has finished; there is nothing to archive.")
+    names = [record.path.relative_to(folder).as_posix() for record in records]
+    if output.exists():
+        there = {record.path.relative_to(output.parent).as_posix() for record in _read(output)}
+        if lost := sorted(there - set(names)):
+            raise InputError(
+                f"{output} holds {len(lost)} run(s) that are not under {folder}, {lost[0]} among "
+                "them, and would lose them. Choose another --output."
+            )
+    lines = [_line(name, record) for name, record in zip(names, records, strict=True)]
+    write_text(output, "".join(lines))
+    said = f"Wrote {len(records)} run(s) to {output}. Their folders are not needed for reports."
+    if unfinished:
+        left_out = ", ".join(str(path.relative_to(folder)) for path in unfinished)
+        said += f" Not finished, so left out: {left_out}."
+    return said
+
+
+def find_runs(source: Path) -> tuple[list[Record], list[Path]]:
+    """The finished runs and the paths of the unfinished ones, both sorted by path.
+
+    Args:
+        source: an archive, or a folder: run folders and archives in it count, however deep. A run
+            that is there as a folder and in an archive is one run.
+
+    Raises:
+        InputError: a damaged file, or two different results for one path.
+    """
+    if source.is_file():
+        return _sorted(_read(source)), []
+    found: dict[Path, Record] = {}
+    unfinished: list[Path] = []
+    for path in sorted(path.parent for path in source.rglob("config.json")):
+        run = RunFolder(path)
+        if not run.is_run():
+            continue
+        if run.is_finished():
+            found[path] = read_record(run)
+        else:
+            unfinished.append(path)
+    for archive in sorted(source.rglob(ARCHIVE)):
+        for record in _read(archive):
+            if found.setdefault(record.path, record).result != record.result:
+                raise InputError(
+                    f"{archive} holds another result for {record.path} than its folder or another "
+                    "archive. Keep one of them there."
+                )
+    return _sorted(found.values()), unfinished
+
+
+def _sorted(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: record.path.parts)
+
+
+def _line(name: str, record: Record) -> str:
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name,
+        "configuration": record.configuration,
+        "environment": record.environment,
+        "result": record.result,
+        "evaluations": record.evaluations,
+    }
+    if record.relabelled is not None:
+        content["relabelled"] = record.relabelled
+    return json.dumps(content, allow_nan=False) + "\n"
+
+
+def _read(path: Path) -> list[Record]:
+    """The runs of an archive."""
+    records: list[Record] = []
+    try:
+        for number, text in enumerate(read_text(path).splitlines(), start=1):
+            records.append(_record(path, parse_json(text), number))
+    except (ValueError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} is damaged after {len(records)} runs ({error}). Restore it from a copy, or "
+            "write it again: data-agent archive DIR"
+        ) from error
+    return records
+
+
+def _record(path: Path, line: Any, number: int) -> Record:
+    is_ours = isinstance(line, dict) and line.get("format") == FORMAT
+    if not is_ours or line.get("version") != VERSION:
+        raise InputError(
+            f"line {number} of {path} is no run of this data-agent; expected a file that "
+            "data-agent archive wrote."
+        )
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(line.get(name), kind)]
+    if wrong:
+        raise ValueError(f"line {number} has no {', '.join(wrong)}")
+    return Record(
+        path=path.parent / line["name"],
+        configuration=line["configuration"],
+        environment=line["environment"],
+        result=line["result"],
+        evaluations=line.get("evaluations", []),
+        relabelled=line.get("relabelled"),
+    )

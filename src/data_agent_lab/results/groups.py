@@ -1,0 +1,123 @@
+"""The runs of a report, grouped by their recipes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_agent.errors import InputError
+from data_agent_lab.results.archive import find_runs
+from data_agent_lab.results.records import Record
+
+_OF_A_RUN = ("method", "seed", "keep_ratio")
+# Settings that could not be made yet when the oldest runs were, and what those ran with. A setting
+# that comes later needs no entry if it is off where it is None.
+_ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
+    "image": {"imbalance": None, "duplicates": 0.0, "train_labels": None},
+    "language": {"harness_tasks": None, "harness_limit": None},
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """The runs of one recipe.
+
+    Args:
+        name: its task, with what tells it from other recipes of that task in the report.
+        config: all that its runs have in common.
+        records: the finished ones.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    records: Sequence[Record]
+
+    def keep_ratios(self) -> list[float]:
+        """The budgets there are, the largest first."""
+        ratios = {record.keep_ratio for record in self.records if not record.has_own_cost}
+        return sorted(ratios or {record.keep_ratio for record in self.records}, reverse=True)
+
+    def at(self, keep_ratio: float) -> dict[str, dict[int, Record]]:
+        """The runs to compare at a budget, by method and seed.
+
+        Raises:
+            InputError: two runs are of one method, budget and seed.
+        """
+        found: dict[str, dict[int, Record]] = {}
+        for record in self.records:
+            if record.keep_ratio != keep_ratio and not record.has_own_cost:
+                continue
+            by_seed = found.setdefault(record.method, {})
+            other = by_seed.setdefault(record.seed, record)
+            if other is record:
+                continue
+            if other.keep_ratio == record.keep_ratio:
+                raise InputError(
+                    f"{other.path} and {record.path} are runs of one configuration. Report on a "
+                    "folder that holds one of them."
+                )
+            if record.keep_ratio == keep_ratio:
+                by_seed[record.seed] = record
+        return found
+
+
+def read_groups(source: Path) -> tuple[list[Group], list[Path]]:
+    """All runs of a report.
+
+    Args:
+        source: a folder with run folders and archives, however deep, or one archive.
+
+    Returns:
+        The recipes with finished runs, in the order of their tasks' names, and the folders of
+        unfinished runs.
+
+    Raises:
+        InputError: no finished run, or a damaged file; the message names it.
+    """
+    found, unfinished = find_runs(source)
+    if not found:
+        raise InputError(
+            f"no run under {source} has finished; there is nothing to report. "
+            f"{len(unfinished)} unfinished run(s) were found."
+        )
+    by_recipe: dict[str, list[Record]] = {}
+    configs: dict[str, dict[str, Any]] = {}
+    for record in found:
+        config = _recipe(record.configuration)
+        settings = {name: value for name, value in config.items() if value is not None}
+        key = json.dumps(settings, sort_keys=True)
+        configs.setdefault(key, config)
+        by_recipe.setdefault(key, []).append(record)
+    names = _names(configs)
+    groups = [
+        Group(name=names[key], config=configs[key], records=records)
+        for key, records in by_recipe.items()
+    ]
+    return sorted(groups, key=lambda group: group.name), unfinished
+
+
+def _recipe(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs of one recipe have in common, with the settings that old runs do not name."""
+    kind = "language" if "kind" in configuration else "image"
+    config = {
+        **configuration,
+        **{k: v for k, v in _ADDED_LATER[kind].items() if k not in configuration},
+    }
+    return {name: value for name, value in config.items() if name not in _OF_A_RUN}
+
+
+def _names(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Each recipe's task; several of one task are told apart by the fields that differ."""
+    names: dict[str, str] = {}
+    for key, config in configs.items():
+        same = [other for other in configs.values() if other["task"] == config["task"]]
+        differing = [
+            f"{field.replace('_', ' ')} {config[field]}"
+            for field in config
+            if any(other.get(field) != config[field] for other in same)
+        ]
+        names[key] = config["task"] + (f" ({', '.join(differing)})" if differing else "")
+    return names

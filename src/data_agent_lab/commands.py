@@ -101,6 +101,8 @@ class Report:
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder with runs, however deep, or a file of archived runs; the report is written there."""
+    figures: bool = True
+    """Draw figures as well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -307,22 +309,26 @@ def _run_pending(grid: Grid, pending: Sequence[Run], output: Path, jobs: int) ->
 def _report(command: Report) -> int:
     if not command.folder.exists():
         raise InputError(f"{command.folder} is not there; expected a folder or file with runs.")
-    _show(command.folder)
+    _show(command.folder, figures=command.figures)
     return DONE
 
 
-def _show(source: Path) -> None:
+def _show(source: Path, *, figures: bool = True) -> None:
     """Write the report of a folder's or an archive's runs, and show its tables."""
-    from data_agent_lab.results.figure import FIGURES, draw  # drawing takes long to import
     from data_agent_lab.results.report import summarise
+    from data_agent_lab.results.tables import FIGURES
     from data_agent_lab.results.writing import show, write
 
     report = summarise(source)
     folder = source if source.is_dir() else source.parent
-    write(report, folder)
-    draw(report, folder / FIGURES)
+    write(report, folder, figures=figures)
+    if figures:
+        from data_agent_lab.results.figure import draw  # takes long to import
+
+        draw(report, folder / FIGURES)
     show(report, stdout())
-    stdout().print(f"Written to {folder}: comparison.md, comparison.json, {FIGURES}.")
+    written = ["comparison.md", "comparison.json", *([FIGURES] if figures else [])]
+    stdout().print(f"Written to {folder}: {', '.join(written)}.")
 
 
 def _in_words(result: dict[str, Any], output: Path) -> str:

@@ -257,8 +257,8 @@ def test_several_tasks_are_compared_and_ranked(
     assert main(argv) == 0
     report = json.loads((output / "comparison.json").read_text())
     assert [task["name"] for task in report["tasks"]] == ["clean", "noisy"]
-    (across,) = report["across"]
-    assert sum(standing["rank"] for standing in across["standings"]) == pytest.approx(1 + 2 + 3)
+    (over,) = report["over_tasks"]
+    assert sum(found["rank"] for found in over["methods"]) == pytest.approx(1 + 2 + 3)
     assert (output / "clean" / "random-keep0.5-seed1" / "result.json").is_file()
 
 

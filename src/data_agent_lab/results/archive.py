@@ -20,7 +20,7 @@ from data_agent_lab.results.records import Record, read_record
 from data_agent_lab.runs.folder import FORMAT, VERSION, RunFolder
 
 ARCHIVE = "runs.jsonl"
-_KINDS = {"name": str, "configuration": dict, "environment": list, "result": dict}
+_PARTS = {"configuration": dict, "environment": list, "result": dict, "evaluations": list}
 
 
 def write_archive(folder: Path, output: Path | None = None) -> str:
@@ -39,19 +39,18 @@ def write_archive(folder: Path, output: Path | None = None) -> str:
     output = output or folder / ARCHIVE
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; expected one with runs of data-agent.")
-    records, unfinished = find_runs(folder)
+    found, unfinished = find_runs(folder)
+    records = {record.path.relative_to(folder).as_posix(): record for record in found}
     if not records:
         raise InputError(f"no run under {folder} has finished; there is nothing to archive.")
-    names = [record.path.relative_to(folder).as_posix() for record in records]
-    if output.exists():
-        there = {record.path.relative_to(output.parent).as_posix() for record in _read(output)}
-        if lost := sorted(there - set(names)):
-            raise InputError(
-                f"{output} holds {len(lost)} run(s) that are not under {folder}, {lost[0]} among "
-                "them, and would lose them. Choose another --output."
-            )
-    lines = [_line(name, record) for name, record in zip(names, records, strict=True)]
-    write_text(output, "".join(lines))
+    there = _read(output) if output.exists() else []
+    lost = {record.path.relative_to(output.parent).as_posix() for record in there} - records.keys()
+    if lost:
+        raise InputError(
+            f"{output} holds {len(lost)} run(s) that are not under {folder}, {min(lost)} among "
+            "them, and would lose them. Choose another --output."
+        )
+    write_text(output, "".join(_line(name, record) for name, record in records.items()))
     said = f"Wrote {len(records)} run(s) to {output}. Their folders are not needed for reports."
     if unfinished:
         left_out = ", ".join(str(path.relative_to(folder)) for path in unfinished)
@@ -96,15 +95,8 @@ def _sorted(records: Iterable[Record]) -> list[Record]:
 
 
 def _line(name: str, record: Record) -> str:
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "name": name,
-        "configuration": record.configuration,
-        "environment": record.environment,
-        "result": record.result,
-        "evaluations": record.evaluations,
-    }
+    content: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": name}
+    content |= {part: getattr(record, part) for part in _PARTS}
     if record.relabelled is not None:
         content["relabelled"] = record.relabelled
     return json.dumps(content, allow_nan=False) + "\n"
@@ -116,11 +108,11 @@ def _read(path: Path) -> list[Record]:
     try:
         for number, text in enumerate(read_text(path).splitlines(), start=1):
             records.append(_record(path, parse_json(text), number))
+    except InputError:
+        raise
     except (ValueError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
-            f"{path} is damaged after {len(records)} runs ({error}). Restore it from a copy, or "
+            f"{path} is damaged after {len(records)} run(s) ({error}). Restore it from a copy, or "
             "write it again: data-agent archive DIR"
         ) from error
     return records
@@ -133,14 +125,8 @@ def _record(path: Path, line: Any, number: int) -> Record:
             f"line {number} of {path} is no run of this data-agent; expected a file that "
             "data-agent archive wrote."
         )
-    wrong = [name for name, kind in _KINDS.items() if not isinstance(line.get(name), kind)]
-    if wrong:
+    kinds = {"name": str, **_PARTS}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(line.get(name), kind)]:
         raise ValueError(f"line {number} has no {', '.join(wrong)}")
-    return Record(
-        path=path.parent / line["name"],
-        configuration=line["configuration"],
-        environment=line["environment"],
-        result=line["result"],
-        evaluations=line.get("evaluations", []),
-        relabelled=line.get("relabelled"),
-    )
+    parts = {part: line[part] for part in _PARTS}
+    return Record(path=path.parent / line["name"], relabelled=line.get("relabelled"), **parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,9 +14,8 @@ from data_agent.runtime.files import replacing
 from data_agent_lab.methods import FULL
 from data_agent_lab.results.findings import CONTROLS, Cell, Report, Row, Task
 from data_agent_lab.results.records import Metric
+from data_agent_lab.results.tables import comparison_figure, frontier_figure
 
-FIGURES = "figures"
-_ASIDE = 1.5  # percent of full training
 _MARKERS = "osD^v<>PXp"
 _GREYS = {"full": "0.0", "full-short": "0.35", "random": "0.6"}  # controls stay in the background
 
@@ -31,90 +29,59 @@ def draw(report: Report, folder: Path) -> None:
             _save(_draw_cell(cell), folder / comparison_figure(cell))
 
 
-def frontier_figure(task: Task) -> str:
-    """File name of a task's figure of its metric against cost."""
-    return f"{_plain(task.name)}-frontier.png"
-
-
-def comparison_figure(cell: Cell) -> str:
-    """File name of the figure of the methods on a task at a budget."""
-    return f"{_plain(cell.task)}-keep{cell.keep_ratio}.png"
-
-
-def _plain(name: str) -> str:
-    """The name without what file systems and links dislike."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
-
-
 def _draw_frontier(task: Task) -> Figure:
-    """A curve for each method over its budgets; full training is a band across.
-
-    Most methods of a budget cost the same, so each is drawn a little beside its cost.
-    """
+    """A curve for each method over its budgets, every point at its cost; full training a band."""
     rows = [row for cell in task.cells for row in cell.rows]
     methods = list(dict.fromkeys(row.method for row in rows))
-    metric = task.cells[0].metric
-    in_tokens = all(row.token_cost is not None for row in rows)
     figure, axes = _new_figure(width=9.0, height=max(4.5, 0.8 + 0.24 * len(methods)))
-    for place, method in enumerate(methods):
-        mine = sorted((row for row in rows if row.method == method), key=_cost)
+    for method in methods:
+        points = sorted((row for row in rows if row.method == method), key=_cost)
         colour, marker = _style(method, methods)
         if method == FULL:
-            _draw_band(axes, mine[0], colour)
+            mean, half = points[0].value.mean, points[0].value.half_width or 0.0
+            axes.axhline(mean, color=colour, linewidth=1.2, label=method)
+            axes.axhspan(mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
             continue
-        aside = _ASIDE * (2 * place / (len(methods) - 1) - 1) if len(methods) > 2 else 0.0
         axes.errorbar(
-            [_cost(row) + aside for row in mine],
-            [row.value.mean for row in mine],
-            yerr=[row.value.half_width or 0.0 for row in mine],
+            [_cost(row) for row in points],
+            [row.value.mean for row in points],
+            yerr=[row.value.half_width or 0.0 for row in points],
             color=colour,
             marker=marker,
-            markersize=5,
+            markersize=6,
+            markerfacecolor="none",  # most methods of a budget cost the same: all are seen
             linewidth=1.2,
             capsize=2,
-            elinewidth=0.7,
+            elinewidth=0.5,
             label=method,
         )
+    metric = task.cells[0].metric
     axes.set_ylim(*_limits(rows, metric))
-    unit = "cost in tokens" if in_tokens else "cost"
-    axes.set_xlabel(f"{unit}, % of full training (methods side by side, up to {_ASIDE} off)")
+    in_tokens = all(row.token_cost is not None for row in rows)
+    axes.set_xlabel(f"cost{' in tokens' if in_tokens else ''}, % of full training")
     axes.set_ylabel(_axis(metric))
     axes.set_title(f"{task.name}, {_seeds(rows)}")
-    axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
-
-
-def _draw_band(axes: Axes, row: Row, colour: str) -> None:
-    mean, half = row.value.mean, row.value.half_width or 0.0
-    axes.axhline(mean, color=colour, linewidth=1.2, label=row.method)
-    axes.axhspan(mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
 
 
 def _draw_cell(cell: Cell) -> Figure:
     """A line for each method: its seeds, their mean and its 95 % interval."""
     rows = cell.rows
-    methods = [row.method for row in rows]
     figure, axes = _new_figure(width=8.0, height=1.4 + 0.3 * len(rows))
     for place, row in enumerate(rows):
-        colour, marker = _style(row.method, methods)
+        colour, marker = _style(row.method, [row.method for row in rows])
         seeds = list(row.by_seed.values())
         axes.plot(seeds, [place] * len(seeds), "|", color=colour, alpha=0.6, markersize=9)
-        axes.errorbar(
-            row.value.mean,
-            place,
-            xerr=row.value.half_width,
-            color=colour,
-            marker=marker,
-            markersize=6,
-            capsize=4,
-        )
-    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize="small")
+        mean, half = row.value.mean, row.value.half_width
+        axes.errorbar(mean, place, xerr=half, color=colour, marker=marker, markersize=6, capsize=4)
+    units = ["cost" if row.token_cost is None else "tokens" for row in rows]
+    names = [f"{r.method}  ({u} {_cost(r):.0f} %)" for r, u in zip(rows, units, strict=True)]
+    axes.set_yticks(range(len(rows)), names, fontsize="small")
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(*_limits(rows, cell.metric))
     axes.set_xlabel(_axis(cell.metric))
     axes.set_title(f"{cell.task}, keep ratio {cell.keep_ratio}, {_seeds(rows)}")
-    axes.grid(alpha=0.3)
     return figure
 
 
@@ -130,15 +97,10 @@ def _limits(rows: list[Row], metric: Metric) -> tuple[float, float]:
     least, most = min(values), max(values)
     margin = max(50 * 10**-metric.digits, 0.25 * (most - least))
     ends = [(row.value.mean, row.value.half_width or 0.0) for row in rows]
-    low = min(mean - half for mean, half in ends)
-    high = max(mean + half for mean, half in ends)
+    low = min(least, *(mean - half for mean, half in ends))
+    high = max(most, *(mean + half for mean, half in ends))
     pad = 0.1 * margin
-    return max(min(least, low) - pad, least - margin), min(max(most, high) + pad, most + margin)
-
-
-def _label(row: Row) -> str:
-    unit = "cost" if row.token_cost is None else "tokens"
-    return f"{row.method}  ({unit} {_cost(row):.0f} %)"
+    return max(low - pad, least - margin), min(high + pad, most + margin)
 
 
 def _cost(row: Row) -> float:
@@ -158,17 +120,17 @@ def _style(method: str, methods: list[str]) -> tuple[str, str]:
 
 
 def _seeds(rows: list[Row]) -> str:
-    counts = {row.value.count for row in rows}
-    if counts == {1}:
-        return "1 seed"
-    least, most = min(counts), max(counts)
-    return f"{most} seeds" if least == most else f"{least} to {most} seeds"
+    least, *_, most = sorted([row.value.count for row in rows] * 2)
+    count = str(most) if least == most else f"{least} to {most}"
+    return f"{count} seed{'s' if most > 1 else ''}"
 
 
 def _new_figure(*, width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)  # no display and no global state of pyplot
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    return figure, axes
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -61,23 +61,6 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
-    """Another metric of a trained model.
-
-    Args:
-        metric: what it is.
-        value: in its unit.
-        num_items: how many items were evaluated; None where that is not told.
-        num_cut: how many of them did not fit into the model's context whole.
-    """
-
-    metric: Metric
-    value: float
-    num_items: int | None
-    num_cut: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """A finished run. Everything is read from plain dictionaries, so old runs stay readable.
 
@@ -135,17 +118,9 @@ class Record:
         return _metric_of(self.result)
 
     @property
-    def other_metrics(self) -> dict[str, Measurement]:
-        """The other metrics of the trained model, by name."""
-        return {
-            name: Measurement(
-                metric=Metric(name, entry["unit"], entry["direction"]),
-                value=entry["value"],
-                num_items=entry.get("num_items"),
-                num_cut=entry.get("num_truncated", 0),
-            )
-            for name, entry in self.result.get("further_metrics", {}).items()
-        }
+    def other_metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        """The other metrics of the trained model, by name, as they stand in its result."""
+        return self.result.get("further_metrics", {})
 
     @property
     def has_own_cost(self) -> bool:
@@ -167,6 +142,11 @@ def read_record(run: RunFolder) -> Record:
 def value_of(line: Mapping[str, Any]) -> float | None:
     """The metric in a line of metrics; old image runs call it accuracy. None without one."""
     return line.get("value", line.get("accuracy"))
+
+
+def other_metric(name: str, entry: Mapping[str, Any]) -> Metric:
+    """What an entry of `Record.other_metrics` measures."""
+    return Metric(name, entry["unit"], entry["direction"])
 
 
 def reached_in_words(result: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""What the runs in a folder show, from what they wrote alone."""
+"""What runs show, from what they wrote alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,16 @@ from data_agent_lab.methods import FULL, FULL_SHORT
 from data_agent_lab.results.findings import (
     CONTROLS,
     RANDOM,
-    Across,
     Cell,
-    Further,
+    MethodOverTasks,
+    OtherMetric,
+    OverTasks,
     Report,
     Row,
-    Standing,
     Task,
 )
 from data_agent_lab.results.groups import Group, read_groups
-from data_agent_lab.results.records import Measurement, Metric, Record, value_of
+from data_agent_lab.results.records import Metric, Record, other_metric, value_of
 from data_agent_lab.results.statistics import (
     Estimate,
     Spread,
@@ -31,6 +31,16 @@ from data_agent_lab.results.statistics import (
 )
 
 _Runs = Mapping[str, Mapping[int, Record]]  # by method and seed
+_FACTS = ("num_train_samples", "num_noisy_labels", "num_eval_samples", "evaluation", "dropped")
+_MACHINE = ("cpu", "gpu", "num_threads", "device")
+_ENVIRONMENT = {
+    "command": ("command",),
+    "commit": ("commit",),
+    "processor": ("cpu", "num_cpus", "num_threads", "jobs"),
+    "accelerator": ("gpu",),
+    "system": ("platform",),
+    "versions": ("data_agent", "torch", "numpy", "python"),
+}
 
 
 def summarise(source: Path) -> Report:
@@ -41,249 +51,199 @@ def summarise(source: Path) -> Report:
     """
     groups, unfinished = read_groups(source)
     tasks = [_task(group) for group in groups]
-    sessions = [
-        session for group in groups for record in group.records for session in record.environment
-    ]
+    records = [record for group in groups for record in group.records]
+    ratios = {cell.keep_ratio for task in tasks for cell in task.cells} if len(tasks) > 1 else ()
     return Report(
         tasks=tasks,
-        across=_across(tasks) if len(tasks) > 1 else [],
+        over_tasks=[_over_tasks(tasks, ratio) for ratio in sorted(ratios, reverse=True)],
         unfinished=[str(path.relative_to(source)) for path in unfinished],
-        environment=_environment(sessions),
+        relabelled=sorted({f"{r.method} ({r.relabelled})" for r in records if r.relabelled}),
+        environment={title: _distinct(records, names) for title, names in _ENVIRONMENT.items()},
     )
+
+
+def _distinct(records: Iterable[Record], names: Sequence[str]) -> list[str]:
+    """The different values that sessions have of these fields, in order."""
+    sessions = [{"jobs": 1, **session} for record in records for session in record.environment]
+    texts = [
+        [f"{n} {s.get(n)}" if len(names) > 1 else str(s.get(n)) for n in names] for s in sessions
+    ]
+    return list(dict.fromkeys(", ".join(text) for text in texts))
 
 
 def _task(group: Group) -> Task:
     result = group.records[0].result
-    names = ("num_train_samples", "num_noisy_labels", "num_eval_samples", "evaluation", "dropped")
     return Task(
         name=group.name,
         config=dict(group.config),
-        facts={name: result[name] for name in names if name in result},
+        facts={name: result[name] for name in _FACTS if name in result},
         cells=[_cell(group, ratio) for ratio in group.keep_ratios()],
     )
 
 
 def _cell(group: Group, keep_ratio: float) -> Cell:
     runs = group.at(keep_ratio)
-    sessions = [
-        session
-        for by_seed in runs.values()
-        for record in by_seed.values()
-        for session in record.environment
-    ]
+    records = [record for by_seed in runs.values() for record in by_seed.values()]
+    sessions = [session for record in records for session in record.environment]
+    metric = _one_metric(group.records)
     is_parallel = any(session.get("jobs", 1) > 1 for session in sessions)
     seconds = "train_cpu_seconds" if is_parallel else "train_seconds"
-    metric = _metric_of(group)
     rows = [_row(m, runs, seconds, metric=metric, epochs=group.config["epochs"]) for m in runs]
-    machine = ("cpu", "gpu", "num_threads", "device")
+
+    def place(row: Row) -> tuple[int, float]:
+        order = CONTROLS.index(row.method) if row.method in CONTROLS else len(CONTROLS)
+        return order, -metric.sign * row.value.mean
+
     return Cell(
         task=group.name,
         keep_ratio=keep_ratio,
         metric=metric,
-        rows=sorted(rows, key=lambda row: _place(row, metric)),
+        rows=sorted(rows, key=place),
         clock="processor time" if is_parallel else "wall-clock",
-        one_machine=len({tuple(session[name] for name in machine) for session in sessions}) == 1,
+        one_machine=len({tuple(s.get(name) for name in _MACHINE) for s in sessions}) == 1,
+        num_eval_samples=min(record.result["num_eval_samples"] for record in records),
     )
 
 
-def _metric_of(group: Group) -> Metric:
-    """The one metric of a recipe's runs.
+def _one_metric(records: Sequence[Record]) -> Metric:
+    """The metric that all runs of a recipe measure.
 
     Raises:
-        InputError: they measure several, or one of the further ones differently.
+        InputError: they measure several, or one of the others differently.
     """
-    records = group.records
-    _check_one({_in_full(record.metric): record.path for record in records})
-    for name in sorted({name for record in records for name in record.other_metrics}):
-        _check_one(
-            {
-                _in_full(found.metric, found.num_items): record.path
-                for record in records
-                if (found := record.other_metrics.get(name)) is not None
-            }
-        )
+    seen: dict[str, tuple[str, Path]] = {}
+    for record in records:
+        for name, entry in {"": {}, **record.other_metrics}.items():
+            metric = other_metric(name, entry) if name else record.metric
+            items = f" on {entry['num_items']:,} items" if entry.get("num_items") else ""
+            words = f"{metric.in_words()}{items} ({metric.direction} is better)"
+            first, path = seen.setdefault(name, (words, record.path))
+            if words != first:
+                raise InputError(
+                    f"{path} measures {first}, {record.path} measures {words}, but they are runs "
+                    "of one recipe and cannot be compared. Report on a folder that holds one kind "
+                    "of them."
+                )
     return records[0].metric
 
 
-def _in_full(metric: Metric, num_items: int | None = None) -> str:
-    items = "" if num_items is None else f" on {num_items:,} items"
-    return f"{metric.in_words()}{items} ({metric.direction} is better)"
-
-
-def _check_one(found: Mapping[str, Path]) -> None:
-    if len(found) > 1:
-        (one, first), (other, second), *_ = found.items()
-        raise InputError(
-            f"{first} measures {one}, {second} measures {other}, but they are runs of one recipe "
-            "and cannot be compared. Report on a folder that holds one kind of them."
-        )
-
-
-def _place(row: Row, metric: Metric) -> tuple[int, float]:
-    """Controls first, then from the best to the worst."""
-    order = CONTROLS.index(row.method) if row.method in CONTROLS else len(CONTROLS)
-    return order, -metric.sign * row.value.mean
-
-
 def _row(method: str, runs: _Runs, seconds: str, *, metric: Metric, epochs: int) -> Row:
-    mine, full = runs[method], runs.get(FULL, {})
-
-    def values(of: str) -> dict[int, float]:
-        return {seed: record.value for seed, record in runs.get(of, {}).items()}
-
-    def difference(to: str) -> Estimate | None:
-        return None if method == to else paired_difference(values(method), values(to))
-
+    mine, full, short = (runs.get(name, {}) for name in (method, FULL, FULL_SHORT))
+    values = {name: {s: r.value for s, r in by_seed.items()} for name, by_seed in runs.items()}
+    results = [record.result for record in mine.values()]
     times = [
         record.result[seconds] / full[seed].result[seconds]
         for seed, record in mine.items()
         if seed in full and method != FULL
     ]
-    results = [record.result for record in mine.values()]
-    target = values(FULL_SHORT)
+    tokens = [r["token_cost"] for r in results if r.get("token_cost") is not None]
+    target = estimate([record.value for record in short.values()]).mean if short else None
     return Row(
         method=method,
-        value=estimate(list(values(method).values())),
-        to_full=difference(FULL),
-        to_full_short=difference(FULL_SHORT),
-        to_random=difference(RANDOM),
-        cost=sum(result["cost"] for result in results) / len(results),
+        **_compared(method, values),
+        cost=_mean([result["cost"] for result in results]),
         time=estimate(times) if times else None,
         overhead=sum(result["overhead_seconds"] for result in results)
         / sum(result["train_seconds"] for result in results),
-        cost_to_reach=_cost_to_reach(
-            estimate(list(target.values())).mean, list(mine.values()), metric=metric, epochs=epochs
+        cost_to_reach=_cost_to_reach(target, list(mine.values()), metric=metric, epochs=epochs),
+        by_seed=values[method],
+        token_cost=_mean(tokens) if tokens else None,
+        other_metrics=_other_metrics(method, runs),
+    )
+
+
+def _compared(method: str, values: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
+    """The fields of `Compared`, from values by method and seed."""
+
+    def to(control: str) -> Estimate | None:
+        mine, theirs = values[method], values.get(control, {})
+        return None if method == control else paired_difference(mine, theirs)
+
+    value = estimate(list(values[method].values()))
+    differences = {"to_full": to(FULL), "to_full_short": to(FULL_SHORT), "to_random": to(RANDOM)}
+    return {"value": value, **differences}
+
+
+def _other_metrics(method: str, runs: _Runs) -> dict[str, OtherMetric]:
+    others: dict[str, OtherMetric] = {}
+    for name in {name: None for run in runs[method].values() for name in run.other_metrics}:
+        by_method = {
+            of: {s: r.other_metrics[name] for s, r in by_seed.items() if name in r.other_metrics}
+            for of, by_seed in runs.items()
+        }
+        mine = list(by_method[method].values())
+        values = {of: {s: m["value"] for s, m in found.items()} for of, found in by_method.items()}
+        others[name] = OtherMetric(
+            **_compared(method, values),
+            metric=other_metric(name, mine[0]),
+            num_items=mine[0].get("num_items"),
+            num_cut=max(entry.get("num_truncated", 0) for entry in mine),
         )
-        if target
-        else None,
-        by_seed=values(method),
-        token_cost=_mean_token_cost(results),
-        further=_further(method, runs),
-    )
-
-
-def _mean_token_cost(results: Sequence[Mapping[str, Any]]) -> float | None:
-    costs = [result["token_cost"] for result in results if result.get("token_cost") is not None]
-    return sum(costs) / len(costs) if costs else None
-
-
-def _further(method: str, runs: _Runs) -> dict[str, Further]:
-    """What else a method's runs were measured by, by name."""
-    names = dict.fromkeys(name for record in runs[method].values() for name in record.other_metrics)
-    return {name: _further_metric(name, method, runs) for name in names}
-
-
-def _further_metric(name: str, method: str, runs: _Runs) -> Further:
-    def found(of: str) -> dict[int, Measurement]:
-        by_seed = {seed: record.other_metrics for seed, record in runs.get(of, {}).items()}
-        return {seed: further[name] for seed, further in by_seed.items() if name in further}
-
-    def values(of: str) -> dict[int, float]:
-        return {seed: measurement.value for seed, measurement in found(of).items()}
-
-    def difference(to: str) -> Estimate | None:
-        return None if method == to else paired_difference(values(method), values(to))
-
-    mine = list(found(method).values())
-    return Further(
-        metric=mine[0].metric,
-        value=estimate([measurement.value for measurement in mine]),
-        to_full=difference(FULL),
-        to_random=difference(RANDOM),
-        num_items=mine[0].num_items,
-        num_cut=max(measurement.num_cut for measurement in mine),
-    )
+    return others
 
 
 def _cost_to_reach(
-    target: float, records: Sequence[Record], *, metric: Metric, epochs: int
+    target: float | None, records: Sequence[Record], *, metric: Metric, epochs: int
 ) -> float | None:
     """The mean cost at the first evaluation whose mean over seeds is as good as `target`."""
+    if target is None:
+        return None
     for lines in zip(*(record.evaluations for record in records), strict=False):
         mean = estimate([value_of(line) or 0.0 for line in lines]).mean
         if metric.sign * mean >= metric.sign * target:
             visits = [line["num_forward"] + 2 * line["num_backward"] for line in lines]
-            num_samples = records[0].result["num_train_samples"]
-            return sum(visits) / len(visits) / (3 * num_samples * epochs)
+            return _mean(visits) / (3 * records[0].result["num_train_samples"] * epochs)
     return None
 
 
-def _across(tasks: Sequence[Task]) -> list[Across]:
-    ratios = {cell.keep_ratio for task in tasks for cell in task.cells}
-    return [
-        _across_at(
-            ratio, [cell for task in tasks for cell in task.cells if cell.keep_ratio == ratio]
-        )
-        for ratio in sorted(ratios, reverse=True)
-    ]
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
-def _across_at(keep_ratio: float, cells: Sequence[Cell]) -> Across:
-    everywhere = set.intersection(*({row.method for row in cell.rows} for cell in cells))
-    ranks = [
-        mean_ranks(
-            {
-                row.method: {s: cell.metric.sign * value for s, value in row.by_seed.items()}
-                for row in cell.rows
-                if row.method in everywhere
-            }
-        )
-        for cell in cells
-    ]
+def _over_tasks(tasks: Sequence[Task], keep_ratio: float) -> OverTasks:
+    cells = [cell for task in tasks for cell in task.cells if cell.keep_ratio == keep_ratio]
+    ranked = [cell for cell in cells if len(cell.rows) > 1]
     metrics = [cell.metric for cell in cells]
     metric = max(metrics, key=metrics.count)
-    alike = [cell for cell in cells if cell.metric == metric]
-    methods = dict.fromkeys(row.method for cell in cells for row in cell.rows)
-
-    def rank(method: str) -> float | None:
-        known = [by_method for by_method in ranks if by_method is not None]
-        if method not in everywhere or len(known) < len(cells):
-            return None
-        return sum(by_method[method] for by_method in known) / len(known)
+    averaged = [cell for cell in cells if cell.metric == metric]
 
     def spread(method: str, difference: Callable[[Row], Estimate | None]) -> Spread | None:
-        rows = [row for cell in alike if (row := cell.row(method)) is not None]
+        rows = [row for cell in averaged if (row := cell.row(method)) is not None]
         means = [value.mean for row in rows if (value := difference(row)) is not None]
         return bootstrap_mean(means) if means else None
 
-    standings = [
-        Standing(
+    ranks = _mean_ranks(ranked)
+    methods = [
+        MethodOverTasks(
             method=method,
-            rank=rank(method),
+            rank=ranks.get(method),
             to_random=spread(method, lambda row: row.to_random),
             to_full_short=spread(method, lambda row: row.to_full_short),
         )
-        for method in methods
+        for method in dict.fromkeys(row.method for cell in cells for row in cell.rows)
     ]
-    standings.sort(key=lambda standing: (standing.rank is None, standing.rank or 0.0))
-    return Across(
+    return OverTasks(
         keep_ratio=keep_ratio,
         tasks=[cell.task for cell in cells],
+        ranked=[cell.task for cell in ranked],
         metric=metric,
-        averaged=[cell.task for cell in alike],
-        standings=standings,
+        averaged=[cell.task for cell in averaged],
+        methods=sorted(methods, key=lambda found: (found.rank is None, found.rank or 0.0)),
     )
 
 
-def _environment(sessions: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    fields = {
-        "command": ("command",),
-        "commit": ("commit",),
-        "processor": ("cpu", "num_cpus", "num_threads", "jobs"),
-        "accelerator": ("gpu",),
-        "system": ("platform",),
-        "versions": ("data_agent", "torch", "numpy", "python"),
-    }
-    complete = [{"jobs": 1, **session} for session in sessions]  # older versions had one at a time
-    return {title: _distinct(complete, names) for title, names in fields.items()}
-
-
-def _distinct(sessions: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """The different values that sessions have of these fields, in order."""
-    texts = [
-        ", ".join(
-            f"{name} {session[name]}" if len(names) > 1 else str(session[name]) for name in names
-        )
-        for session in sessions
-    ]
-    return list(dict.fromkeys(texts))
+def _mean_ranks(cells: Sequence[Cell]) -> dict[str, float]:
+    """Ranks of the methods that all cells have; empty if there are no two, or no seed in common."""
+    shared = (
+        set.intersection(*({row.method for row in cell.rows} for cell in cells))
+        if cells
+        else set[str]()
+    )
+    ranks: list[dict[str, float]] = []
+    for cell in cells:
+        sign, rows = cell.metric.sign, [row for row in cell.rows if row.method in shared]
+        found = mean_ranks({r.method: {s: sign * v for s, v in r.by_seed.items()} for r in rows})
+        if found is None or len(found) < 2:
+            return {}
+        ranks.append(found)
+    return {method: _mean([found[method] for found in ranks]) for method in shared}

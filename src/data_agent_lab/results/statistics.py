@@ -14,6 +14,7 @@ from data_agent.errors import InputError
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 9999
 LEAST_TASKS = 3  # of fewer, resampling shows nothing
+FEWEST_SEEDS = 3  # the interval of fewer is 13 standard errors wide and no claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,9 @@ class Spread:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and Student's t interval of independent values.
+    """Mean and Student's t interval of independent values, one a seed.
 
     `mean +- t(0.975, n - 1) * s / sqrt(n)` with `s` the sample standard deviation (n - 1).
-
-    Args:
-        values: one finite number a seed, at least one.
 
     Raises:
         InputError: no values, or one that is not finite (a NaN would hide in the table).
@@ -65,15 +63,9 @@ def paired_difference(
 
     Pairing takes out what a seed does to both runs (initial weights, label noise), so the interval
     is that of the method's effect.
-
-    Args:
-        values: a finite number for each seed.
-        reference: the same of the method to compare with.
     """
     common = sorted(values.keys() & reference.keys())
-    if not common:
-        return None
-    return estimate([values[seed] - reference[seed] for seed in common])
+    return estimate([values[seed] - reference[seed] for seed in common]) if common else None
 
 
 def bootstrap_mean(values: Sequence[float]) -> Spread:
@@ -81,9 +73,6 @@ def bootstrap_mean(values: Sequence[float]) -> Spread:
 
     The percentile interval of the means of 9,999 resamples (Efron and Tibshirani 1993), the same
     for the same values; None of fewer than three tasks.
-
-    Args:
-        values: a finite number for each task, at least one.
     """
     mean = estimate(values).mean
     if len(values) < LEAST_TASKS:

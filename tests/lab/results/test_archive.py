@@ -11,6 +11,7 @@ import pytest
 from run_folders import make_language_runs, make_run, make_runs
 
 from data_agent import DataAgentError
+from data_agent_lab.cli import main
 from data_agent_lab.results.archive import find_runs, write_archive
 from data_agent_lab.results.report import summarise
 from data_agent_lab.results.writing import to_markdown
@@ -41,6 +42,22 @@ def test_an_archive_reports_what_its_folders_did(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "deeper")
     assert in_json(tmp_path) == in_json(tmp_path / "runs.jsonl") == before
     assert to_markdown(summarise(tmp_path)) == text
+
+
+def test_the_commands_archive_and_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_runs(tmp_path / "runs")
+    path = tmp_path / "kept" / "half.jsonl"
+    path.parent.mkdir()
+    assert main(["archive", str(tmp_path / "runs"), "--output", str(path)]) == 0
+    assert "Wrote 8 run(s)" in capsys.readouterr().out
+    assert main(["report", str(path), "--no-figures"]) == 0
+    assert {entry.name for entry in path.parent.iterdir()} == {
+        *("half.jsonl", "comparison.md", "comparison.json")
+    }
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is not there" in capsys.readouterr().err
 
 
 def test_lines_are_sorted_and_the_same_each_time(tmp_path: Path) -> None:
@@ -107,7 +124,7 @@ def test_two_results_for_one_run_are_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_to_archive_and_no_folder_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataAgentError, match="no run under .* has finished"):
+    with pytest.raises(DataAgentError, match=r"no run under .* has finished"):
         write_archive(tmp_path)
     with pytest.raises(DataAgentError, match="is no folder"):
         write_archive(tmp_path / "nowhere")
@@ -116,9 +133,9 @@ def test_nothing_to_archive_and_no_folder_are_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda text: text[:-20], r"runs.jsonl is damaged after 0 runs"),
+        (lambda text: text[:-20], r"runs.jsonl is damaged after 0 run"),
         (lambda text: text + "{}\n", r"line 2 of .*runs.jsonl is no run of this data-agent"),
-        (lambda text: text + "[" * 100_000, r"damaged after 1 runs \(nested too deeply"),
+        (lambda text: text + "[" * 100_000, r"damaged after 1 run\(s\) \(nested too deeply"),
         (lambda text: text.replace('"result": {', '"results": {'), r"line 1 has no result"),
         (
             lambda text: text.replace('"seed": 0', '"sead": 0'),

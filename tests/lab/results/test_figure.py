@@ -34,6 +34,14 @@ def test_sequences_are_drawn_over_their_cost_in_tokens(tmp_path: Path) -> None:
     assert places == pytest.approx([50.0, 90.0, 80.0])
 
 
+def test_methods_of_equal_cost_are_drawn_at_that_cost(tmp_path: Path) -> None:
+    make_runs(tmp_path)
+    (task,) = summarise(tmp_path).tasks
+    (axes,) = _draw_frontier(task).axes
+    points = [bars[0].get_xdata() for bars in axes.containers]
+    assert np.ravel(points).tolist() == pytest.approx([50.0, 50.0, 50.0])
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.001, 0.5])
 def test_every_seed_is_inside_and_close_values_fill_the_axis(tmp_path: Path, spread: float) -> None:
     for seed, value in enumerate((2.0, 2.0 + spread)):

@@ -23,7 +23,8 @@ from run_folders import (
 from data_agent import DataAgentError
 from data_agent_lab.results.report import summarise
 from data_agent_lab.results.statistics import Spread
-from data_agent_lab.results.writing import notes, verdict
+from data_agent_lab.results.tables import over_tasks_table, verdict
+from data_agent_lab.results.writing import notes
 
 
 def test_rows_by_hand(tmp_path: Path) -> None:
@@ -177,12 +178,14 @@ def test_no_finished_run_and_damaged_ones_are_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "tells"),
     [
-        # full minus full-short: 5 and 6, mean 5.5, half-width 12.7062 / 2 = 6.35
-        ([(90.0, 85.0), (92.0, 86.0)], False),
-        # 5 and 5.1: mean 5.05, half-width 0.635
-        ([(90.0, 85.0), (92.0, 86.9)], True),
-        ([(90.0, 95.0), (92.0, 97.1)], False),
-        ([(90.0, 85.0)], None),
+        # full minus full-short: 5, 2 and 8, mean 5, s 3, half-width 4.3027 * 3 / sqrt(3) = 7.45
+        ([(90.0, 85.0), (92.0, 90.0), (91.0, 83.0)], False),
+        # 20, 20 and 20.3: mean 20.1, half-width 0.43; 50 evaluation samples: +- 13.8
+        ([(90.0, 70.0), (92.0, 72.0), (91.0, 70.7)], True),
+        ([(70.0, 90.0), (72.0, 92.0), (70.7, 91.0)], False),
+        # two seeds, and one, are no claim
+        ([(90.0, 70.0), (92.0, 72.0)], None),
+        ([(90.0, 70.0)], None),
     ],
 )
 def test_a_task_tells_methods_apart_if_full_training_is_better_than_less_of_it(
@@ -197,6 +200,48 @@ def test_a_task_tells_methods_apart_if_full_training_is_better_than_less_of_it(
     assert words[tells] in verdict(cell)
 
 
+@pytest.mark.parametrize(("num_eval_samples", "tells"), [(200, False), (2000, True)])
+def test_few_evaluation_samples_do_not_tell_methods_apart(
+    tmp_path: Path, num_eval_samples: int, tells: bool
+) -> None:
+    # Full training has 80 %, full-short 75 %, with every seed. On 200 samples two accuracies differ
+    # by 1.96 * sqrt((0.8 * 0.2 + 0.75 * 0.25) / 200) = 8.17 points by chance, on 2,000 by 2.58.
+    for seed in range(3):
+        for method, value in (("full", 80.0), ("full-short", 75.0)):
+            path = tmp_path / f"{method}{seed}"
+            make_run(path, method=method, seed=seed, value=value)
+            rewrite_result(path, num_eval_samples=num_eval_samples)
+    cell = cell_of(tmp_path)
+    assert cell.sampling_error == pytest.approx(8.17 if num_eval_samples == 200 else 2.58, abs=0.01)
+    assert cell.tells_apart is tells
+    assert f"sampling error of {num_eval_samples:,} evaluation samples (at most +-" in verdict(cell)
+
+
+def test_where_one_method_ran_there_is_no_rank(tmp_path: Path) -> None:
+    make_tasks(tmp_path, {"t1": {"ucb": [50.0]}, "t2": {"ucb": [60.0]}})
+    (over,) = summarise(tmp_path).over_tasks
+    assert [found.rank for found in over.methods] == [None]
+    assert over_tasks_table(over).title.endswith(": no ranks of a single method")
+
+
+def test_tasks_on_which_one_method_ran_do_not_count_for_ranks(tmp_path: Path) -> None:
+    both = {"random": [50.0], "ucb": [51.0]}
+    make_tasks(tmp_path, {"t1": both, "t2": both, "t3": {"ucb": [70.0]}})
+    (over,) = summarise(tmp_path).over_tasks
+    assert {found.method: found.rank for found in over.methods} == {"ucb": 1.0, "random": 2.0}
+    assert (over.tasks, over.ranked) == (["t1", "t2", "t3"], ["t1", "t2"])
+    assert over_tasks_table(over).title.endswith("ranks over the 2 with two methods or more")
+
+
+def test_tasks_with_no_two_methods_in_common_have_no_ranks(tmp_path: Path) -> None:
+    make_tasks(
+        tmp_path,
+        {"t1": {"random": [50.0], "ucb": [51.0]}, "t2": {"top-loss": [50.0], "ucb": [51.0]}},
+    )
+    (over,) = summarise(tmp_path).over_tasks
+    assert {found.rank for found in over.methods} == {None}
+
+
 def test_ranks_and_differences_over_tasks_by_hand(tmp_path: Path) -> None:
     make_tasks(
         tmp_path,
@@ -206,17 +251,17 @@ def test_ranks_and_differences_over_tasks_by_hand(tmp_path: Path) -> None:
             "t3": {"random": [10.0], "full-short": [8.0], "top-loss": [11.0]},
         },
     )
-    (across,) = summarise(tmp_path).across
-    assert across.tasks == ["t1", "t2", "t3"]
+    (over,) = summarise(tmp_path).over_tasks
+    assert over.tasks == ["t1", "t2", "t3"]
     # random: t1 ranks 3 and 2, so 2.5; t2 ties for 1 with full-short, so 1.5; t3 2: mean 2.
     # top-loss: 1; 3; 1: mean 5/3. full-short: 2 and 3, so 2.5; 1.5; 3: mean 7/3.
-    ranks = {standing.method: standing.rank for standing in across.standings}
+    ranks = {found.method: found.rank for found in over.methods}
     assert list(ranks) == ["top-loss", "random", "full-short", "ucb"]
     assert ranks["top-loss"] == pytest.approx(5 / 3)
     assert ranks["random"] == pytest.approx(2.0)
     assert ranks["full-short"] == pytest.approx(7 / 3)
     assert ranks["ucb"] is None  # two tasks lack it
-    top, random, _, ucb = across.standings
+    top, random, _, ucb = over.methods
     # top-loss to random: 3, -4, 1 by task, mean 0; of 27 resampled means the lowest is -4 (1/27)
     assert top.to_random is not None
     assert top.to_random.mean == pytest.approx(0.0)
@@ -225,16 +270,16 @@ def test_ranks_and_differences_over_tasks_by_hand(tmp_path: Path) -> None:
     assert ucb.to_random == Spread(29.0, None, 1)
 
 
-def test_a_single_task_is_not_compared_across(tmp_path: Path) -> None:
+def test_a_single_task_is_not_compared_over(tmp_path: Path) -> None:
     make_runs(tmp_path)
-    assert summarise(tmp_path).across == []
+    assert summarise(tmp_path).over_tasks == []
 
 
-def test_two_tasks_have_no_interval_across(tmp_path: Path) -> None:
+def test_two_tasks_have_no_interval_over(tmp_path: Path) -> None:
     values = {"random": [50.0], "top-loss": [51.0]}
     make_tasks(tmp_path, {"t1": values, "t2": values})
-    (across,) = summarise(tmp_path).across
-    assert across.standings[0].to_random == Spread(1.0, None, 2)
+    (over,) = summarise(tmp_path).over_tasks
+    assert over.methods[0].to_random == Spread(1.0, None, 2)
 
 
 def test_different_machines_are_pointed_out(tmp_path: Path) -> None:
@@ -268,14 +313,16 @@ def test_where_lower_is_better_a_loss_is_reached_from_above(tmp_path: Path) -> N
     assert row_of(cell, "top-loss").cost_to_reach is None
 
 
-@pytest.mark.parametrize(("full", "tells"), [((2.0, 2.1), True), ((2.9, 3.0), False)])
+@pytest.mark.parametrize(("full", "tells"), [((2.0, 2.1, 2.0), True), ((2.9, 3.0, 2.9), False)])
 def test_where_lower_is_better_full_training_has_to_be_lower(
-    tmp_path: Path, full: tuple[float, float], tells: bool
+    tmp_path: Path, full: tuple[float, ...], tells: bool
 ) -> None:
-    for seed, (ours, short) in enumerate(zip(full, (2.5, 2.6), strict=True)):
+    for seed, (ours, short) in enumerate(zip(full, (2.5, 2.6, 2.5), strict=True)):
         make_language_run(tmp_path / f"f{seed}", method="full", seed=seed, value=ours)
         make_language_run(tmp_path / f"s{seed}", method="full-short", seed=seed, value=short)
-    assert cell_of(tmp_path).tells_apart is tells
+    cell = cell_of(tmp_path)
+    assert cell.tells_apart is tells
+    assert "evaluation samples is not known)" in verdict(cell)
 
 
 def test_tasks_of_several_metrics_share_ranks_and_average_the_most_common_only(
@@ -284,10 +331,10 @@ def test_tasks_of_several_metrics_share_ranks_and_average_the_most_common_only(
     values = {"random": [50.0, 51.0], "data-agent": [52.0, 53.0]}
     make_language_runs(tmp_path / "a-sft", task="a-sft")
     make_tasks(tmp_path, {"t1": values, "t2": values})
-    (across,) = summarise(tmp_path).across
-    assert (across.tasks, across.averaged) == (["a-sft", "t1", "t2"], ["t1", "t2"])
-    assert across.metric.in_words() == "accuracy %"
-    by_method = {standing.method: standing for standing in across.standings}
+    (over,) = summarise(tmp_path).over_tasks
+    assert (over.tasks, over.averaged) == (["a-sft", "t1", "t2"], ["t1", "t2"])
+    assert over.metric.in_words() == "accuracy %"
+    by_method = {found.method: found for found in over.methods}
     assert by_method["data-agent"].rank == 1.0  # ahead of random in points and in nats
     assert by_method["random"].rank == 2.0
     assert by_method["data-agent"].to_random == Spread(2.0, None, 2)
@@ -310,20 +357,20 @@ def test_further_metrics_have_means_and_differences_of_their_own(tmp_path: Path)
     make_language_run(tmp_path / "ucb2", method="ucb", seed=2, value=2.0)  # without mmlu
     ucb = row_of(cell_of(tmp_path), "ucb")
     assert ucb.value.count == 3
-    mmlu = ucb.further["mmlu"]
+    mmlu = ucb.other_metrics["mmlu"]
     assert mmlu.value.count == 2
     # To full: -4 and -5, mean -4.5, half-width 12.7062 / 2; to random only seed 0 pairs.
     assert numbers(mmlu.to_full) == pytest.approx((-4.5, 6.3531), abs=1e-3)
     assert numbers(mmlu.to_random) == (1.0, None)
     assert (mmlu.num_items, mmlu.num_cut) == (None, 1)
     full = row_of(cell_of(tmp_path), "full")
-    assert full.further["mmlu"].to_full is None
+    assert full.other_metrics["mmlu"].to_full is None
 
 
 def test_image_runs_have_no_further_metrics_and_no_tokens(tmp_path: Path) -> None:
     make_runs(tmp_path)
     row = row_of(cell_of(tmp_path), "random")
-    assert (row.further, row.token_cost) == ({}, None)
+    assert (row.other_metrics, row.token_cost) == ({}, None)
 
 
 def test_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from rich.console import Console
@@ -13,48 +14,76 @@ from run_folders import (
     make_run,
     make_runs,
     make_tasks,
-    row_of,
 )
 
-from data_agent_lab.results.figure import FIGURES, draw
+from data_agent_lab.results.archive import write_archive
+from data_agent_lab.results.figure import draw
+from data_agent_lab.results.findings import Cell
 from data_agent_lab.results.report import summarise
 from data_agent_lab.results.statistics import Estimate, Spread
-from data_agent_lab.results.writing import (
-    columns_of,
+from data_agent_lab.results.tables import (
+    FIGURES,
+    cell_table,
     describe,
     format_estimate,
     format_spread,
-    notes,
-    show,
-    to_markdown,
-    write,
 )
+from data_agent_lab.results.writing import notes, show, to_markdown, write
 from data_agent_lab.terminal import format_seconds
 
 
+def texts_of(cell: Cell, method: str) -> dict[str, str]:
+    """The texts of a method's row, by column."""
+    table = cell_table(cell)
+    (row,) = (row for row in table.rows if row[0] == method)
+    return dict(zip(table.columns, row, strict=True))
+
+
 def test_cells_show_means_with_intervals_and_signed_differences(tmp_path: Path) -> None:
+    for method, values in {"full": (91.0, 92.0, 93.0), "ucb": (88.0, 91.0, 91.0)}.items():
+        for seed, value in enumerate(values):
+            make_run(tmp_path / f"{method}{seed}", method=method, seed=seed, value=value)
+    # ucb: s = sqrt(3), half-width 4.3027; differences -3, -1 and -2: 4.3027 / sqrt(3)
+    texts = texts_of(cell_of(tmp_path), "ucb")
+    assert list(texts.values()) == [
+        *(
+            "ucb",
+            "90.00 +- 4.30",
+            "-2.00 +- 2.48",
+            "-",
+            "-",
+            "50.0",
+            "1.00 +- 0.00",
+            "0.0",
+            "-",
+            "3",
+        )
+    ]
+    assert not any("no claim" in note for note in notes(summarise(tmp_path)))
+
+
+def test_intervals_of_two_seeds_stand_in_brackets_and_are_no_claim(tmp_path: Path) -> None:
     make_runs(tmp_path)
-    cell = cell_of(tmp_path)
-    row = row_of(cell, "data-agent")
-    assert [text(row) for _, text in columns_of(cell)] == [
+    texts = texts_of(cell_of(tmp_path), "data-agent")
+    assert list(texts.values()) == [
         "data-agent",
-        "91.00 +- 25.41",
-        "+0.00 +- 12.71",
-        "+1.50 +- 6.35",
-        "+2.00 +- 0.00",
+        "91.00 (+- 25.41)",
+        "+0.00 (+- 12.71)",
+        "+1.50 (+- 6.35)",
+        "+2.00 (+- 0.00)",
         "50.0",
-        "0.60 +- 0.00",
+        "0.60 (+- 0.00)",
         "10.0",
         "50.0",
         "2",
     ]
+    report = summarise(tmp_path)
+    assert "Intervals in brackets are of 2 seeds: no claim. Use --seeds 3 or more." in notes(report)
 
 
 def test_without_controls_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
     make_runs(tmp_path, "data-agent")
-    cell = cell_of(tmp_path)
-    row = row_of(cell, "data-agent")
-    assert [text(row) for _, text in columns_of(cell)][2:] == [
+    assert list(texts_of(cell_of(tmp_path), "data-agent").values())[2:] == [
         "-",
         "-",
         "-",
@@ -85,6 +114,31 @@ def test_the_report_is_written_with_all_numbers_and_figures(tmp_path: Path) -> N
         assert (tmp_path / FIGURES / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_without_figures_none_is_linked(tmp_path: Path) -> None:
+    make_runs(tmp_path)
+    write(summarise(tmp_path), tmp_path, figures=False)
+    assert ".png" not in (tmp_path / "comparison.md").read_text()
+
+
+def test_what_old_runs_are_called_now_is_said(tmp_path: Path) -> None:
+    make_runs(tmp_path / "runs")
+    path = tmp_path / "runs.jsonl"
+    write_archive(tmp_path / "runs", path)
+    shutil.rmtree(tmp_path / "runs")
+    words = "recorded as data-agent; ran the label rules"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if line["configuration"]["method"] == "data-agent":
+            line["configuration"]["method"] = "label-aware"
+            line["relabelled"] = words
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = summarise(path)
+    assert "label-aware" in [row.method for row in report.tasks[0].cells[0].rows]
+    assert f"Renamed since they ran: label-aware ({words})." in notes(report)
+    write_archive(tmp_path, tmp_path / "again.jsonl")
+    assert (tmp_path / "again.jsonl").read_text().count(words) == 2
+
+
 def test_tables_fit_into_120_columns(tmp_path: Path) -> None:
     for place, method in enumerate(("class-balanced-random", "full", "full-short", "random")):
         cost = 1.0 if method == "full" else 0.5
@@ -112,11 +166,12 @@ def test_the_terminal_shows_further_metrics(tmp_path: Path) -> None:
     text = console.export_text()
     assert "sft, keep ratio 0.5, other metrics" in text
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "mmlu % top-loss 25.50 +- 6.35 +0.00 +- 0.00 +0.00 +- 0.00 1,570 2" in lines
+    assert "mmlu % top-loss 25.50 (+- 6.35) +0.00 (+- 0.00) +0.00 (+- 0.00) 1,570 2" in lines
 
 
 def test_numbers_as_text() -> None:
     assert format_estimate(Estimate(1.234, 0.5, 3)) == "1.23 +- 0.50"
+    assert format_estimate(Estimate(1.234, 0.5, 2)) == "1.23 (+- 0.50)"
     assert format_estimate(Estimate(1.234, None, 1), sign=True) == "+1.23"
     assert format_estimate(None) == "-"
     assert format_spread(Spread(1.0, (-0.5, 2.0), 3)) == "+1.00 [-0.50, +2.00]"
@@ -137,10 +192,9 @@ def test_the_report_of_a_suite_names_every_task_and_budget(tmp_path: Path) -> No
 
 def test_a_loss_has_its_unit_four_decimals_and_tokens(tmp_path: Path) -> None:
     make_language_runs(tmp_path, token_cost=0.55)
-    cell = cell_of(tmp_path)
-    texts = {name: text(row_of(cell, "data-agent")) for name, text in columns_of(cell)}
-    assert texts["loss nats"] == "2.2500 +- 0.6353"
-    assert texts["to random"] == "-0.2000 +- 0.0000"
+    texts = texts_of(cell_of(tmp_path), "data-agent")
+    assert texts["loss nats"] == "2.2500 (+- 0.6353)"
+    assert texts["to random"] == "-0.2000 (+- 0.0000)"
     assert (texts["cost %"], texts["tokens %"]) == ("50.0", "55.0")
 
 
@@ -149,11 +203,11 @@ def test_further_metrics_have_a_table_of_their_own(tmp_path: Path) -> None:
     text = to_markdown(summarise(tmp_path))
     assert "| metric | method | value | to full | to random | items | seeds |" in text
     for method, to_full, to_random in (
-        ("full", "-", "+0.00 +- 0.00"),
-        ("random", "+0.00 +- 0.00", "-"),
-        ("top-loss", "+0.00 +- 0.00", "+0.00 +- 0.00"),
+        ("full", "-", "+0.00 (+- 0.00)"),
+        ("random", "+0.00 (+- 0.00)", "-"),
+        ("top-loss", "+0.00 (+- 0.00)", "+0.00 (+- 0.00)"),
     ):
-        numbers = f"25.50 +- 6.35 | {to_full} | {to_random} | 1,570 | 2"
+        numbers = f"25.50 (+- 6.35) | {to_full} | {to_random} | 1,570 | 2"
         assert f"| mmlu % | {method} | {numbers} |" in text
     make_runs(tmp_path / "images")
     assert "Other metrics" not in to_markdown(summarise(tmp_path / "images"))

@@ -308,7 +308,9 @@ def _run_pending(grid: Grid, pending: Sequence[Run], output: Path, jobs: int) ->
 
 def _report(command: Report) -> int:
     if not command.folder.exists():
-        raise InputError(f"{command.folder} is not there; expected a folder or file with runs.")
+        raise InputError(
+            f"{command.folder} is no folder and no file; expected one with runs of data-agent."
+        )
     _show(command.folder, figures=command.figures)
     return DONE
 

@@ -65,7 +65,8 @@ FLAGS = {
         "--suite",
         "--tasks",
     ],
-    "report": ["--help"],
+    "report": ["--help", "--figures", "--no-figures"],
+    "archive": ["--help", "--output"],
 }
 
 

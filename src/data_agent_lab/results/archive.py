@@ -16,7 +16,7 @@ from typing import Any
 
 from data_agent.errors import InputError
 from data_agent.runtime.files import parse_json, read_text, write_text
-from data_agent_lab.results.records import Record, read_record
+from data_agent_lab.results.records import Record, value_of
 from data_agent_lab.runs.folder import FORMAT, VERSION, RunFolder
 
 ARCHIVE = "runs.jsonl"
@@ -77,7 +77,7 @@ def find_runs(source: Path) -> tuple[list[Record], list[Path]]:
         if not run.is_run():
             continue
         if run.is_finished():
-            found[path] = read_record(run)
+            found[path] = _read_folder(run)
         else:
             unfinished.append(path)
     for archive in sorted(source.rglob(ARCHIVE)):
@@ -88,6 +88,16 @@ def find_runs(source: Path) -> tuple[list[Record], list[Path]]:
                     "archive. Keep one of them there."
                 )
     return _sorted(found.values()), unfinished
+
+
+def _read_folder(run: RunFolder) -> Record:
+    return Record(
+        path=run.path,
+        configuration=run.config(),
+        environment=run.sessions(),
+        result=run.result(),
+        evaluations=[line for line in run.metrics() if value_of(line) is not None],
+    )
 
 
 def _sorted(records: Iterable[Record]) -> list[Record]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from data_agent.runtime.files import replacing
-from data_agent_lab.methods import FULL
-from data_agent_lab.results.findings import CONTROLS, Cell, Report, Row, Task
+from data_agent_lab.methods import FULL, FULL_SHORT
+from data_agent_lab.results.findings import CONTROLS, RANDOM, Cell, Report, Row, Task
 from data_agent_lab.results.records import Metric
 from data_agent_lab.results.tables import comparison_figure, frontier_figure
 
-_MARKERS = "osD^v<>PXp"
-_GREYS = {"full": "0.0", "full-short": "0.35", "random": "0.6"}  # controls stay in the background
+_COLOURS, _MARKERS = "012345689", "osD^v<>PXp"  # C7 is grey; the pairs tell 90 methods apart
+_GREYS = {FULL: "0.0", FULL_SHORT: "0.35", RANDOM: "0.6"}
 
 
 def draw(report: Report, folder: Path) -> None:
@@ -109,14 +107,11 @@ def _cost(row: Row) -> float:
 
 
 def _style(method: str, methods: list[str]) -> tuple[str, str]:
-    """Colour and marker; 18 colours and 10 markers tell any two of 25 methods apart."""
+    """Colour and marker; controls stay in the background."""
     if method in _GREYS:
         return _GREYS[method], "*"
     place = sorted(set(methods) - set(CONTROLS)).index(method)
-    colours = mpl.colormaps["tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
-    # Neighbours in the palette are dark and light of one hue: take the dark ones first, no greys.
-    order = [*range(0, 14, 2), *range(16, 20, 2), *range(1, 14, 2), *range(17, 20, 2)]
-    return to_hex(colours[order[place % len(order)]]), _MARKERS[place % len(_MARKERS)]
+    return f"C{_COLOURS[place % len(_COLOURS)]}", _MARKERS[place % len(_MARKERS)]
 
 
 def _seeds(rows: list[Row]) -> str:

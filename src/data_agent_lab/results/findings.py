@@ -26,66 +26,37 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OtherMetric(Compared):
-    """Another metric of the same models.
-
-    Args:
-        metric: what it is.
-        num_items: how many items were evaluated; None where that is not told.
-        num_cut: how many of them did not fit into the model's context whole.
-    """
+    """Another metric of the same models."""
 
     metric: Metric
-    num_items: int | None
-    num_cut: int
+    num_items: int | None  # evaluated; None where that is not told
+    num_cut: int  # of them, those that did not fit into the model's context whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row(Compared):
-    """One method on one task at one budget, by the metric of the last epoch.
-
-    Args:
-        method: its name.
-        cost: (forward visits + 2 x backward visits) / (3 N E), a share of full training.
-        time: training time relative to full training of the same seed; see `Cell.clock`.
-        overhead: share of the training time spent on selecting, the making of scores included.
-        cost_to_reach: cost at the first evaluation whose mean over seeds reaches what full-short
-            ends with, as a share of full training; None if there is none.
-        by_seed: the metric of each seed.
-        token_cost: as the cost, counted in tokens; None where samples are no sequences.
-        other_metrics: by name.
-    """
+    """One method on one task at one budget, by the metric of the last epoch."""
 
     method: str
-    cost: float
-    time: Estimate | None
-    overhead: float
-    cost_to_reach: float | None
+    cost: float  # (forward + 2 x backward visits) / (3 N E), a share of full training
+    time: Estimate | None  # relative to full training of the same seed, by the cell's clock
+    overhead: float  # share of the training time spent on selecting, scores included
+    cost_to_reach: float | None  # at the first evaluation as good as what full-short ends with
     by_seed: dict[int, float]
-    token_cost: float | None
-    other_metrics: dict[str, OtherMetric]
+    token_cost: float | None  # as the cost, in tokens; None where samples are no sequences
+    other_metrics: dict[str, OtherMetric]  # by name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """The methods on one task at one budget.
-
-    Args:
-        task: the task's name.
-        keep_ratio: the budget, in (0, 1].
-        metric: what `Row.value` is.
-        rows: the controls, then the other methods from the best to the worst.
-        clock: what `Row.time` was measured on: "wall-clock", or "processor time" where several
-            runs shared the machine.
-        one_machine: whether all runs computed on the same kind of machine.
-        num_eval_samples: on how many samples the metric was measured.
-    """
+    """The methods on one task at one budget."""
 
     task: str
     keep_ratio: float
     metric: Metric
-    rows: list[Row]
-    clock: str
-    one_machine: bool
+    rows: list[Row]  # the controls, then the other methods from the best to the worst
+    clock: str  # "wall-clock", or "processor time" where several runs shared the machine
+    one_machine: bool  # all runs computed on the same kind of machine
     num_eval_samples: int
 
     def row(self, method: str) -> Row | None:
@@ -137,57 +108,32 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodOverTasks:
-    """One method over all tasks at one budget.
-
-    Args:
-        method: its name.
-        rank: its rank among the methods that all of `OverTasks.ranked` have, 1 is best, averaged
-            over seeds and then tasks; None if it is missing somewhere.
-        to_random: mean over `OverTasks.averaged` of the difference to random choice.
-        to_full_short: the same to the short control.
-    """
+    """One method over all tasks at one budget."""
 
     method: str
-    rank: float | None
-    to_random: Spread | None
+    rank: float | None  # 1 is best, over seeds and then `ranked`; None if it is missing in one
+    to_random: Spread | None  # mean difference over `averaged`
     to_full_short: Spread | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OverTasks:
-    """All methods over all tasks at one budget.
-
-    Args:
-        keep_ratio: the budget, in (0, 1].
-        tasks: names of the tasks that have it.
-        ranked: names of those on which two methods or more ran.
-        metric: the one that most of them measure, of equals the first: what differences are in.
-        averaged: names of the tasks that measure it; points and nats have no common mean.
-        methods: the best rank first.
-    """
+    """All methods over all tasks at one budget."""
 
     keep_ratio: float
     tasks: list[str]
-    ranked: list[str]
-    metric: Metric
-    averaged: list[str]
-    methods: list[MethodOverTasks]
+    ranked: list[str]  # tasks on which two methods or more ran
+    metric: Metric  # the one that most tasks measure, of equals the first
+    averaged: list[str]  # tasks that measure it; points and nats have no common mean
+    methods: list[MethodOverTasks]  # the best rank first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything that the runs show.
+    """Everything that the runs show."""
 
-    Args:
-        tasks: by name.
-        over_tasks: by keep ratio, the largest first; empty with a single task.
-        unfinished: folders of runs that have not finished.
-        relabelled: methods that have another name than when they ran, and why.
-        environment: by title, the different machines, versions and commands of all sessions.
-    """
-
-    tasks: list[Task]
-    over_tasks: list[OverTasks]
-    unfinished: list[str]
-    relabelled: list[str]
-    environment: dict[str, list[str]]
+    tasks: list[Task]  # by name
+    over_tasks: list[OverTasks]  # by keep ratio, the largest first; empty with a single task
+    unfinished: list[str]  # folders of runs
+    relabelled: list[str]  # methods that have another name than when they ran, and why
+    environment: dict[str, list[str]]  # the different machines, versions and commands, by title

@@ -23,16 +23,10 @@ _ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """The runs of one recipe.
+    """The finished runs of one recipe."""
 
-    Args:
-        name: its task, with what tells it from other recipes of that task in the report.
-        config: all that its runs have in common.
-        records: the finished ones.
-    """
-
-    name: str
-    config: Mapping[str, Any]
+    name: str  # its task, with what tells it from other recipes of that task in the report
+    config: Mapping[str, Any]  # all that its runs have in common
     records: Sequence[Record]
 
     def keep_ratios(self) -> list[float]:
@@ -83,18 +77,16 @@ def read_groups(source: Path) -> tuple[list[Group], list[Path]]:
             f"no run under {source} has finished; there is nothing to report. "
             f"{len(unfinished)} unfinished run(s) were found."
         )
-    by_recipe: dict[str, list[Record]] = {}
-    configs: dict[str, dict[str, Any]] = {}
+    recipes: dict[str, tuple[dict[str, Any], list[Record]]] = {}
     for record in found:
         config = _recipe(record.configuration)
         settings = {name: value for name, value in config.items() if value is not None}
         key = json.dumps(settings, sort_keys=True)
-        configs.setdefault(key, config)
-        by_recipe.setdefault(key, []).append(record)
-    names = _names(configs)
+        recipes.setdefault(key, (config, []))[1].append(record)
+    configs = [config for config, _ in recipes.values()]
     groups = [
-        Group(name=names[key], config=configs[key], records=records)
-        for key, records in by_recipe.items()
+        Group(name=_name(config, configs), config=config, records=records)
+        for config, records in recipes.values()
     ]
     return sorted(groups, key=lambda group: group.name), unfinished
 
@@ -109,15 +101,12 @@ def _recipe(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in _OF_A_RUN}
 
 
-def _names(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Each recipe's task; several of one task are told apart by the fields that differ."""
-    names: dict[str, str] = {}
-    for key, config in configs.items():
-        same = [other for other in configs.values() if other["task"] == config["task"]]
-        differing = [
-            f"{field.replace('_', ' ')} {config[field]}"
-            for field in config
-            if any(other.get(field) != config[field] for other in same)
-        ]
-        names[key] = config["task"] + (f" ({', '.join(differing)})" if differing else "")
-    return names
+def _name(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> str:
+    """A recipe's task; several of one task are told apart by the settings that differ."""
+    same = [other for other in configs if other["task"] == config["task"]]
+    differing = [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in config.items()
+        if any(other.get(name) != value for other in same)
+    ]
+    return config["task"] + (f" ({', '.join(differing)})" if differing else "")

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from data_agent.errors import InputError
 from data_agent_lab.methods import FULL
-from data_agent_lab.runs.folder import RunFolder
 
 _DIGITS = {"%": 2, "nats": 4}
 _NEEDED = {
@@ -23,20 +22,11 @@ _NEEDED = {
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What is measured.
+    """What is measured; another direction is refused."""
 
-    Args:
-        name: accuracy, loss, ...
-        unit: %, nats, or empty.
-        direction: whether higher or lower values are better.
-
-    Raises:
-        InputError: another direction.
-    """
-
-    name: str
-    unit: str
-    direction: Literal["higher", "lower"]
+    name: str  # accuracy, loss, ...
+    unit: str  # %, nats, or empty
+    direction: Literal["higher", "lower"]  # which values are better
 
     def __post_init__(self) -> None:
         if self.direction not in ("higher", "lower"):
@@ -62,26 +52,18 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """A finished run. Everything is read from plain dictionaries, so old runs stay readable.
-
-    Args:
-        path: its folder, or where that was relative to its archive.
-        configuration: what was asked for, flat.
-        environment: the sessions it ran in.
-        result: what it wrote as its result.
-        evaluations: its lines of metrics that hold an evaluation, in order.
-        relabelled: why its method has another name than when it ran; None if it has not.
+    """A finished run in plain dictionaries, so that old ones stay readable.
 
     Raises:
         InputError: something that every run has is missing; the message names it.
     """
 
-    path: Path
-    configuration: Mapping[str, Any]
-    environment: Sequence[Mapping[str, Any]]
+    path: Path  # its folder, or where that was relative to its archive
+    configuration: Mapping[str, Any]  # flat
+    environment: Sequence[Mapping[str, Any]]  # of each session
     result: Mapping[str, Any]
-    evaluations: Sequence[Mapping[str, Any]]
-    relabelled: str | None = None
+    evaluations: Sequence[Mapping[str, Any]]  # the lines of metrics that hold one, in order
+    relabelled: str | None = None  # why its method has another name than when it ran
 
     def __post_init__(self) -> None:
         for part, names in _NEEDED.items():
@@ -126,17 +108,6 @@ class Record:
     def has_own_cost(self) -> bool:
         """Whether its cost does not follow the keep ratio, so that it stands beside every one."""
         return self.method == FULL or self.result.get("schedule") == "floating"
-
-
-def read_record(run: RunFolder) -> Record:
-    """A finished run from its folder."""
-    return Record(
-        path=run.path,
-        configuration=run.config(),
-        environment=run.sessions(),
-        result=run.result(),
-        evaluations=[line for line in run.metrics() if value_of(line) is not None],
-    )
 
 
 def value_of(line: Mapping[str, Any]) -> float | None:

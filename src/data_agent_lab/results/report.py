@@ -156,8 +156,8 @@ def _compared(method: str, values: Mapping[str, Mapping[int, float]]) -> dict[st
     """The fields of `Compared`, from values by method and seed."""
 
     def to(control: str) -> Estimate | None:
-        mine, theirs = values[method], values.get(control, {})
-        return None if method == control else paired_difference(mine, theirs)
+        reference = values.get(control, {})
+        return None if method == control else paired_difference(values[method], reference)
 
     value = estimate(list(values[method].values()))
     differences = {"to_full": to(FULL), "to_full_short": to(FULL_SHORT), "to_random": to(RANDOM)}
@@ -234,11 +234,8 @@ def _over_tasks(tasks: Sequence[Task], keep_ratio: float) -> OverTasks:
 
 def _mean_ranks(cells: Sequence[Cell]) -> dict[str, float]:
     """Ranks of the methods that all cells have; empty if there are no two, or no seed in common."""
-    shared = (
-        set.intersection(*({row.method for row in cell.rows} for cell in cells))
-        if cells
-        else set[str]()
-    )
+    by_cell = [{row.method for row in cell.rows} for cell in cells]
+    shared = set[str]().union(*by_cell).intersection(*by_cell)
     ranks: list[dict[str, float]] = []
     for cell in cells:
         sign, rows = cell.metric.sign, [row for row in cell.rows if row.method in shared]

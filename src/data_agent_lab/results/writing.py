@@ -84,7 +84,7 @@ def notes(report: Report) -> list[str]:
     others = [other for row in rows for other in row.other_metrics.values()]
     metrics, clocks = [cell.metric for cell in cells], sorted({cell.clock for cell in cells})
     lower = [m for m in [*metrics, *(other.metric for other in others)] if m.sign < 0]
-    counts = {row.value.count for row in rows}
+    estimates = [e for r in [*rows, *others] for e in (r.value, r.to_full, r.to_random) if e]
     candidates = {
         f"{_listed(metric.name for metric in metrics).capitalize()} is that of the last epoch. "
         "Intervals are 95 % (Student's t over seeds); differences are in "
@@ -109,8 +109,12 @@ def notes(report: Report) -> list[str]:
         "tasks with two methods or more have (1 is best); differences are means over tasks with "
         f"the 95 % percentile interval of {NUM_RESAMPLES:,} bootstrap resamples of the tasks, "
         f"given for {LEAST_TASKS} tasks or more.": bool(report.over_tasks),
-        "One seed has no interval: use --seeds 3 or more before drawing conclusions.": 1 in counts,
-        "Intervals in brackets are of 2 seeds: no claim. Use --seeds 3 or more.": 2 in counts,
+        "One seed has no interval: use --seeds 3 or more before drawing conclusions.": any(
+            row.value.count == 1 for row in rows
+        ),
+        "Intervals in brackets are of 2 seeds: no claim. Use --seeds 3 or more.": any(
+            found.count == 2 for found in estimates
+        ),
         "Some tasks were run on different machines: their times do not compare.": not all(
             cell.one_machine for cell in cells
         ),
@@ -139,10 +143,8 @@ def _print_table(table: Table, console: Console) -> None:
         for row in table.rows
     ]
     drawn = _rich_table(Table(table.title, table.columns, rows))
-    if (
-        console.measure(drawn, options=console.options.update(max_width=1000)).maximum
-        > console.width
-    ):
+    anywhere = console.options.update(max_width=1000)
+    if console.measure(drawn, options=anywhere).maximum > console.width:
         rows = [[t.replace(" +-", "\n+-").replace(" (+-", "\n(+-") for t in row] for row in rows]
         drawn = _rich_table(Table(table.title, table.columns, rows))
     console.print(drawn)

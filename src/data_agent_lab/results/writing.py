@@ -84,7 +84,9 @@ def notes(report: Report) -> list[str]:
     others = [other for row in rows for other in row.other_metrics.values()]
     metrics, clocks = [cell.metric for cell in cells], sorted({cell.clock for cell in cells})
     lower = [m for m in [*metrics, *(other.metric for other in others)] if m.sign < 0]
-    estimates = [e for r in [*rows, *others] for e in (r.value, r.to_full, r.to_random) if e]
+    estimates = [
+        e for r in [*rows, *others] for e in (r.value, r.to_full_short, r.to_full, r.to_random) if e
+    ]
     candidates = {
         f"{_listed(metric.name for metric in metrics).capitalize()} is that of the last epoch. "
         "Intervals are 95 % (Student's t over seeds); differences are in "

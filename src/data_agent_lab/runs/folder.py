@@ -13,7 +13,6 @@ outside of it is read or written.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -22,8 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from data_agent.runtime import checkpoint
+from filelock import lock_descriptor
+
 from data_agent.errors import InputError
+from data_agent.runtime import checkpoint
 from data_agent.runtime.files import (
     append_line,
     check_no_link,
@@ -250,31 +251,32 @@ def hold_folder(path: Path, *, holder: str = "process") -> Generator[None]:
 
     Args:
         path: the folder.
-        holder: what an error calls whoever holds it already.
+        holder: what an error calls the process that holds it already.
 
     Raises:
         InputError: it is held, or cannot be.
     """
     check_no_link(path / LOCK)  # opening it would make a file wherever the link leads
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # which Windows does not have
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        lock = os.open(path / LOCK, flags, 0o666)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror}). Choose another --output."
         ) from error
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another {holder} is working in {path}. Wait for it, or choose another --output."
-            ) from error
+            is_ours = lock_descriptor(lock, blocking=False)
         except OSError as error:
             raise InputError(
                 f"{path} cannot be locked ({error.strerror}): its file system has no locks. Choose "
                 "another --output."
             ) from error
+        if not is_ours:
+            raise InputError(
+                f"another {holder} is working in {path}. Wait for it, or choose another --output."
+            )
         yield
     finally:
         os.close(lock)

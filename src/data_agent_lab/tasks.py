@@ -243,6 +243,7 @@ def load_task(recipe: Recipe, progress: Progress = silent) -> Samples:
     Raises:
         InputError: data that cannot be found or used; see the message.
     """
+    assert isinstance(recipe, ImageRecipe | TextRecipe)
     # What loads data takes a second to import; commands that end in an error need not wait for it.
     if isinstance(recipe, TextRecipe):
         data = _load_language(recipe, progress)
@@ -266,6 +267,6 @@ def _load_language(recipe: TextRecipe, progress: Progress) -> Samples:
             raise
         raise InputError(
             f"--task {recipe.task} trains with Hugging Face's libraries, and {error.name} is not "
-            "installed. Run: pip install 'data-agent[lab,trl]'"
+            "installed. Run: pip install 'data-agent[lab,trl]'."
         ) from error
     return load_language(recipe, progress)

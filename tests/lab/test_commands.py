@@ -354,6 +354,8 @@ def outcome_of(folder: Path) -> tuple[Any, ...]:
     return result["value"], result["eval_loss"], {k: v.tolist() for k, v in model.items()}
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_ctrl_c_stops_all_workers_with_checkpoints_and_resume_goes_on_exactly(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -385,6 +387,8 @@ def test_ctrl_c_stops_all_workers_with_checkpoints_and_resume_goes_on_exactly(
         assert [line["epoch"] for line in lines_of(stopped / "metrics.jsonl")] == list(range(120))
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_workers_do_not_outlive_a_killed_parent_and_leave_checkpoints(tmp_path: Path) -> None:
     argv = ["compare", *SMALL, "--epochs", "400", "--methods", "full,random", "--seeds", "1"]
     runs = [tmp_path / "digits" / name for name in ("full-seed0", "random-keep0.5-seed0")]

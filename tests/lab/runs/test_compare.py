@@ -214,6 +214,7 @@ def without_times(folder: RunFolder) -> tuple[Any, ...]:
     return stripped(folder.result()), [stripped(line) for line in folder.metrics()], weights
 
 
+@pytest.mark.distributed
 def test_parallel_runs_are_bitwise_the_runs_of_one_process(tmp_path: Path, grid: Grid) -> None:
     grid = replace(grid, methods=["full", "random", "data-agent"], seeds=[0])
     seen: list[tuple[str, int, int]] = []
@@ -243,6 +244,7 @@ def on_begin(
     monkeypatch.setattr(workers._Worker, "begin", acting)
 
 
+@pytest.mark.distributed
 def test_a_killed_worker_loses_its_run_and_no_other(
     tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +261,7 @@ def test_a_killed_worker_loses_its_run_and_no_other(
     assert finished == ["digits/full-seed0", "digits/top-loss-keep0.5-seed0"]
 
 
+@pytest.mark.distributed
 def test_whatever_ends_the_parent_no_worker_is_left(
     tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:

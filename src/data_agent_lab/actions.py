@@ -12,7 +12,7 @@ from typing import Any
 
 from data_agent.errors import InputError
 from data_agent.runtime.distributed import failing_together, rank
-from data_agent_lab.commands import Command, Compare, Report, Train
+from data_agent_lab.commands import Command, Compare, Train
 from data_agent_lab.grid import Grid, parse_keep_ratios, parse_names, parse_seeds
 from data_agent_lab.progress import silent
 from data_agent_lab.recipes import ImageRecipe, Recipe, RunConfig, TextRecipe
@@ -53,7 +53,12 @@ def do(command: Command, argv: Sequence[str]) -> int:
             "them: compare starts processes itself (--jobs), report needs one. Run it without "
             "torchrun."
         )
-    return _report(command) if isinstance(command, Report) else _compare(command, argv)
+    if isinstance(command, Compare):
+        return _compare(command, argv)
+    if not command.folder.is_dir():
+        raise InputError(f"{command.folder} is no folder; expected one with runs of data-agent.")
+    _show(command.folder)
+    return DONE
 
 
 def _train(command: Train[Any], argv: Sequence[str]) -> int:
@@ -158,13 +163,6 @@ def _run_pending(
                 progress=progress,
                 should_stop=should_stop,
             )
-
-
-def _report(command: Report) -> int:
-    if not command.folder.is_dir():
-        raise InputError(f"{command.folder} is no folder; expected one with runs of data-agent.")
-    _show(command.folder)
-    return DONE
 
 
 def _show(folder: Path) -> None:

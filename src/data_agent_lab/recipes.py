@@ -32,20 +32,8 @@ Augmentation = Literal["none", "crop", "crop-flip"]
 Kind = Literal["sft", "lm", "text-classification"]
 
 
-KeepRatio = Annotated[
-    float,
-    number(
-        lambda v: 0 < v <= 1,
-        "a share of the samples in (0, 1]; 0.5 visits half of them in an epoch",
-    ),
-]
-Imbalance = Annotated[
-    float,
-    number(
-        lambda v: v >= 1,
-        "a number, 1 or more; 50 makes the first class 50 times as large as the last",
-    ),
-]
+KeepRatio = Annotated[float, number(lambda v: 0 < v <= 1, "a share of the samples in (0, 1]")]
+Imbalance = Annotated[float, number(lambda v: v >= 1, "a number, 1 or more, such as 50")]
 FileAndColumn = Annotated[
     str, Rule(lambda v: all(v.rpartition(":")), "PARQUET:COLUMN, a file and one of its columns")
 ]
@@ -280,13 +268,7 @@ _LEAST_WIDTH = 16
 
 
 def check_model(name: str, *, image_size: int, width: int | None = None) -> None:
-    """Raise `InputError` if there is no such model, or not for images of this side, or so narrow.
-
-    Args:
-        name: a key of `IMAGE_MODELS`.
-        image_size: side of the square images, in pixels.
-        width: channels of the first stage; None is the model's own.
-    """
+    """Raise `InputError` if there is no such model, or not of this width or for such images."""
     if name not in IMAGE_MODELS:
         raise unknown("model", name, IMAGE_MODELS)
     least = 2 * 2 ** IMAGE_MODELS[name]

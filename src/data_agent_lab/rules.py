@@ -14,12 +14,7 @@ from data_agent.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which values of a field are valid.
-
-    Args:
-        holds: whether a value is valid.
-        expected: which ones are, in words.
-    """
+    """Which values of a field are valid: a test, and what it expects in words."""
 
     holds: Callable[[Any], bool]
     expected: str
@@ -35,12 +30,12 @@ def at_least(least: int) -> Rule:
 
 def number(holds: Callable[[float], bool], expected: str) -> Rule:
     """Finite numbers for which `holds`."""
-    return Rule(
-        lambda v: (
-            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and holds(v)
-        ),
-        expected,
-    )
+
+    def is_valid(value: Any) -> bool:
+        is_real = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_real and math.isfinite(value) and holds(value)
+
+    return Rule(is_valid, expected)
 
 
 Count = Annotated[int, at_least(1)]

@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from data_agent.errors import InputError
 from data_agent_lab.progress import Progress, silent
-from data_agent_lab.recipes import ImageRecipe, Kind, Recipe, TextRecipe
+from data_agent_lab.recipes import ImageRecipe, Recipe, TextRecipe
 from data_agent_lab.rules import unknown
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_TASK = "digits"
 DATA_ROOT = Path("data")
 _CIFAR10 = str(DATA_ROOT / "cifar10")
+_WORSE = str(DATA_ROOT / "cifar10n/train.parquet:worse_label")
 _MNIST = str(DATA_ROOT / "mnist")
 _TINY_IMAGENET = str(DATA_ROOT / "tiny_imagenet_32")
 
@@ -48,6 +50,15 @@ _PHOTOS = ImageRecipe(
     learning_rate=0.2,
     augment="crop-flip",
 )
+_TEXTS = TextRecipe(
+    task="sft",
+    kind="sft",
+    data=None,
+    model="llama-128x2",
+    epochs=3,
+    batch_size=16,
+    learning_rate=1e-3,
+)
 _SMALL_PHOTOS = replace(
     _PHOTOS,
     data=_CIFAR10,
@@ -70,41 +81,18 @@ _SMALL_CLASSIFIER = TextRecipe(
     learning_rate=3e-4,
     num_threads=1,
 )
-_SMALL_LANGUAGE_MODEL = TextRecipe(
-    task="sft",
-    kind="sft",
-    data=None,
+_SMALL_LANGUAGE_MODEL = replace(
+    _TEXTS,
     subset=2048,
     eval_subset=512,
     model="llama-64x2",
     vocab_size=1024,  # the logits are most of the work
     epochs=4,
-    batch_size=16,
     learning_rate=2e-3,
     num_threads=1,
 )
-
-
-def _small(task: str, **changes: Any) -> ImageRecipe:
-    return replace(_SMALL_PHOTOS, task=task, **changes)
-
-
-def _language(task: str, kind: Kind, folder: str, **changes: Any) -> TextRecipe:
-    data = str(DATA_ROOT / folder)
-    return replace(_SMALL_LANGUAGE_MODEL, task=task, kind=kind, data=data, **changes)
-
-
-def _text(kind: Kind, model: str) -> TextRecipe:
-    """The usual recipe for a small model, trained from scratch on the user's own texts."""
-    return TextRecipe(
-        task=kind,
-        kind=kind,
-        data=None,
-        model=model,
-        epochs=3,
-        batch_size=16,
-        learning_rate=1e-3,
-    )
+_small = partial(replace, _SMALL_PHOTOS)
+_language = partial(replace, _SMALL_LANGUAGE_MODEL)
 
 
 TASKS: dict[str, Recipe] = {
@@ -113,32 +101,29 @@ TASKS: dict[str, Recipe] = {
         _DIGITS,
         replace(_PHOTOS, task="cifar10", data="uoft-cs/cifar10"),
         _PHOTOS,
-        _text("sft", "llama-128x2"),
-        _text("lm", "llama-128x2"),
-        _text("text-classification", "bert-128x2"),
-        _small("cifar10-underfit", epochs=32),
-        _small("cifar10-saturate", subset=5120, epochs=24, augment="none"),
-        _small("cifar10-noise30", epochs=12, augment="none", label_noise=0.3),
-        _small(
-            "cifar10n-worse",
-            train_labels=str(DATA_ROOT / "cifar10n/train.parquet:worse_label"),
-        ),
-        _small("cifar10-long-tail", imbalance=50.0),
-        _small("cifar10-duplicates", epochs=24, duplicates=0.6),
-        _small("tiny-imagenet", data=_TINY_IMAGENET),
-        _small("mnist", data=_MNIST, epochs=8, augment="none"),
-        _small("mnist-noise40", data=_MNIST, epochs=12, augment="none", label_noise=0.4),
-        _small("cifar10-noise40", epochs=12, augment="none", label_noise=0.4),
-        _small("tiny-imagenet-noise30", data=_TINY_IMAGENET, label_noise=0.3),
-        _small("tiny-imagenet-long-tail", data=_TINY_IMAGENET, imbalance=20.0),
+        _TEXTS,
+        replace(_TEXTS, task="lm", kind="lm"),
+        replace(_TEXTS, task="text-classification", kind="text-classification", model="bert-128x2"),
+        _small(task="cifar10-underfit", epochs=32),
+        _small(task="cifar10-saturate", subset=5120, epochs=24, augment="none"),
+        _small(task="cifar10-noise30", epochs=12, augment="none", label_noise=0.3),
+        _small(task="cifar10n-worse", train_labels=_WORSE),
+        _small(task="cifar10-long-tail", imbalance=50.0),
+        _small(task="cifar10-duplicates", epochs=24, duplicates=0.6),
+        _small(task="tiny-imagenet", data=_TINY_IMAGENET),
+        _small(task="mnist", data=_MNIST, epochs=8, augment="none"),
+        _small(task="mnist-noise40", data=_MNIST, epochs=12, augment="none", label_noise=0.4),
+        _small(task="cifar10-noise40", epochs=12, augment="none", label_noise=0.4),
+        _small(task="tiny-imagenet-noise30", data=_TINY_IMAGENET, label_noise=0.3),
+        _small(task="tiny-imagenet-long-tail", data=_TINY_IMAGENET, imbalance=20.0),
         _SMALL_CLASSIFIER,
         replace(_SMALL_CLASSIFIER, task="sst2-noise30", label_noise=0.3),
-        _language("t0-mix", "sft", "t0_mix"),
-        _language("gsm8k", "sft", "gsm8k"),
+        _language(task="t0-mix", data=str(DATA_ROOT / "t0_mix")),
+        _language(task="gsm8k", data=str(DATA_ROOT / "gsm8k")),
         _language(  # its rows are paragraphs
-            "shakespeare",
-            "lm",
-            "tiny_shakespeare",
+            task="shakespeare",
+            kind="lm",
+            data=str(DATA_ROOT / "tiny_shakespeare"),
             subset=4096,
             eval_subset=None,
             max_length=128,

@@ -28,8 +28,10 @@ def modules_loaded_by(*argv: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "line",
-    ["--version", "--help", "train --help", "compare --help", "report --help"]
-    + ["train --task sft --help", "train --task digits --method randm", "compare --task imag"],
+    [
+        *("--version", "--help", "train --help", "compare --help", "report --help"),
+        *("train --task sft --help", "train --task digits --method randm", "compare --task imag"),
+    ],
 )
 def test_what_only_talks_does_not_import_torch(line: str) -> None:
     assert "torch" not in modules_loaded_by(*line.split())

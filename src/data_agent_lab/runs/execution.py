@@ -1,9 +1,11 @@
-"""One run of a comparison, in whichever process, and how it ended."""
+"""One run of a comparison, in whichever process, and the account of what became of all."""
 
 from __future__ import annotations
 
+import logging
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,10 @@ from data_agent_lab.recipes import Recipe, RunConfig
 from data_agent_lab.results.records import reached_in_words
 from data_agent_lab.runs.folder import open_run
 from data_agent_lab.tasks import Samples, load_task
+from data_agent_lab.terminal import format_seconds
 from data_agent_lab.training.loops import train_run
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,13 +69,7 @@ def execute(
 ) -> RunOutcome:
     """Train a run, begun before or not, to its end, to a request to stop, or to a failure.
 
-    Args:
-        run: the run.
-        output: the comparison's folder.
-        data: gives the data of its task.
-        jobs: how many runs train at the same time.
-        progress: told about every batch.
-        should_stop: asked after every optimizer step.
+    `jobs` runs train at the same time; the other arguments are those of `compare.run_all`.
     """
     try:
         samples = data.of(run.recipe, progress)
@@ -82,3 +81,57 @@ def execute(
         trace = None if isinstance(error, DataAgentError) else traceback.format_exc()
         return RunOutcome(failure=f"{type(error).__name__}: {error}", trace=trace)
     return RunOutcome(reached=None if result is None else reached_in_words(result))
+
+
+class Account:
+    """What became of runs, how far all of them are, and how long they will still take.
+
+    Args:
+        runs: all of them.
+        seconds: by run, how long it is expected to take.
+        progress: told how far they are.
+    """
+
+    def __init__(
+        self, runs: Sequence[RunConfig[Any]], seconds: Mapping[str, float], progress: Progress
+    ) -> None:
+        self.outcomes = {run.name: RunOutcome() for run in runs}
+        self._seconds = {run.name: seconds[run.name] for run in runs}
+        self._done: dict[str, float] = {}  # expected seconds of what is done, by run
+        self._progress = progress
+        self._started = time.monotonic()
+
+    def update(self, run: RunConfig[Any], what: str, done: int, total: int) -> None:
+        """Take note of how far a run is."""
+        if what.startswith("epoch"):
+            self._done[run.name] = self._seconds[run.name] * done / total
+        num_working = sum(self.outcomes[name].is_stopped for name in self._done)
+        work = f"{run.name}, {what}" if num_working <= 1 else f"{num_working} at work"
+        self._progress(
+            f"{len(self.outcomes) - self._num_left} of {len(self.outcomes)} runs; {work}",
+            round(sum(self._done.values())),
+            max(1, round(sum(self._seconds.values()))),
+        )
+
+    def end(self, run: RunConfig[Any], outcome: RunOutcome) -> None:
+        """Take note of a run's end."""
+        self.outcomes[run.name] = outcome
+        if outcome.is_stopped:
+            return
+        self._done[run.name] = self._seconds[run.name]
+        if outcome.failure is not None:
+            logger.error("%s failed: %s", run.name, outcome.trace or outcome.failure)
+        else:
+            logger.info("%s: %s%s", run.name, outcome.reached, self._left())
+
+    @property
+    def _num_left(self) -> int:
+        return sum(outcome.is_stopped for outcome in self.outcomes.values())
+
+    def _left(self) -> str:
+        if not self._num_left:
+            return ""
+        done = sum(self._done.values())
+        rate = (time.monotonic() - self._started) / done
+        seconds = rate * (sum(self._seconds.values()) - done)
+        return f" ({self._num_left} to go, about {format_seconds(seconds)})"

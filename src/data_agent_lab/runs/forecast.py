@@ -91,16 +91,10 @@ def forecast(
     *,
     progress: Progress = silent,
 ) -> Forecast:
-    """Estimate what the pending runs of a comparison take.
+    """Estimate what the `pending` runs of a comparison in the folder `output` take.
 
     A task with finished runs of the same recipe goes by these; of another some steps of training
     and a batch of evaluation are timed, which takes a second or two besides loading its data.
-
-    Args:
-        grid: the comparison.
-        pending: its runs that are still to do, at least one.
-        output: its folder.
-        progress: told about the loading of data.
     """
     done = [
         (run, folder.result())

@@ -22,22 +22,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from data_agent_lab.recipes import RunConfig
-from data_agent_lab.runs.execution import LoadedData, RunOutcome, execute
+from data_agent_lab.runs.execution import Account, LoadedData, RunOutcome, execute
 
 _REPORT_SECONDS = 0.3  # between two reports of progress
 _PATIENCE = 30.0  # seconds in which a worker that has nothing to do must have ended
-
-_OnProgress = Callable[[RunConfig[Any], str, int, int], None]
-_OnEnd = Callable[[RunConfig[Any], RunOutcome], None]
 
 
 def run_parallel(
     runs: Sequence[RunConfig[Any]],
     output: Path,
+    account: Account,
     *,
     jobs: int,
-    on_progress: _OnProgress,
-    on_end: _OnEnd,
     should_stop: Callable[[], bool],
 ) -> None:
     """Train runs in parallel until all have ended, or those at work have stopped when asked to.
@@ -48,9 +44,8 @@ def run_parallel(
     Args:
         runs: in the order in which they begin.
         output: the comparison's folder.
+        account: told how far runs are and how they ended.
         jobs: processes, each with one run at a time.
-        on_progress: told how far a run is: `(run, what, done, total)`.
-        on_end: told how a run ended.
         should_stop: asked several times a second.
     """
     waiting = deque(runs)
@@ -66,7 +61,7 @@ def run_parallel(
             if not busy:
                 return
             for connection in wait(list(busy), timeout=_REPORT_SECONDS):
-                busy[cast(Connection, connection)].receive(on_progress, on_end)
+                busy[cast(Connection, connection)].receive(account)
 
 
 class _Worker:
@@ -91,7 +86,7 @@ class _Worker:
         with contextlib.suppress(OSError):  # it has died, which the next `receive` shows
             self.connection.send(message)
 
-    def receive(self, on_progress: _OnProgress, on_end: _OnEnd) -> None:
+    def receive(self, account: Account) -> None:
         """Take what the worker has sent: progress, or how its run ended, be it by its death."""
         assert self.run is not None
         try:
@@ -101,9 +96,9 @@ class _Worker:
             message = RunOutcome(failure=f"its process died ({_cause(self.process.exitcode)})")
         if isinstance(message, RunOutcome):
             run, self.run = self.run, None
-            on_end(run, message)
+            account.end(run, message)
         else:
-            on_progress(self.run, *message)
+            account.update(self.run, *message)
 
 
 @contextmanager

@@ -1,18 +1,22 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= logical
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# One thread for each process: tensors are small, and tests run beside each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: demo test unit lint types format wheel floor clean
 
 demo: $(STAMP)  ## a real comparison on an embedded data set, and a report to look at
 	$(BIN)/data-agent compare --task digits --methods full,full-short,random,data-agent --seeds 3 --output runs/demo
 
-test: lint types wheel unit  ## everything CI checks
+test: lint types wheel  ## everything CI checks
+	$(PYTEST)
 
-unit: $(STAMP)
-	$(BIN)/python -m pytest
+unit: $(STAMP)  ## the quick tests
+	$(PYTEST) -m "not slow and not distributed"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import InputError
-from data_agent.selecting.selector import Selector
+
+if TYPE_CHECKING:
+    from data_agent.selecting.selector import Selector
 
 __all__ = ["METHODS", "make_selector", "method_class"]
 
@@ -52,6 +54,8 @@ def method_class(name: str) -> type[Selector]:
             f"method {name!r} is unknown; expected one of {', '.join(METHODS)}, or module:Class "
             "for one of your own."
         )
+    from data_agent.selecting.selector import Selector  # imports torch; the names do not need it
+
     module, _, class_name = METHODS.get(name, name).partition(":")
     try:
         method = getattr(import_module(module), class_name)

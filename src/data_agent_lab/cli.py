@@ -13,15 +13,8 @@ from data_agent.errors import DataAgentError
 _MISUSED = 2
 _INTERRUPTED = 130
 _EXTRAS = (
-    "datasets",
-    "matplotlib",
-    "PIL",
-    "pyarrow",
-    "rich",
-    "safetensors",
-    "scipy",
-    "sklearn",
-    "tyro",
+    *("datasets", "filelock", "matplotlib", "PIL", "pyarrow", "rich", "safetensors", "scipy"),
+    *("sklearn", "tyro"),
 )
 
 
@@ -45,8 +38,8 @@ def main(argv: Sequence[str] | None = None, *, owns_process: bool = False) -> in
         return run(argv)
     except DataAgentError as error:
         number = os.environ.get("RANK", "0")
-        who = "data-agent" if number == "0" else f"data-agent, rank {number}"
-        print(f"{who}: {error}", file=sys.stderr)
+        name = "data-agent" if number == "0" else f"data-agent, rank {number}"
+        print(f"{name}: {error}", file=sys.stderr)
         if owns_process and "WORLD_SIZE" in os.environ:
             # Another rank may hang, and what waits for it in torch's threads can abort the process
             # while it is taken down, as soon as `error` lets go of it: other code, no message.
@@ -62,7 +55,7 @@ def main(argv: Sequence[str] | None = None, *, owns_process: bool = False) -> in
             raise
         print(
             f"data-agent: the command needs {error.name}, which is not installed. "
-            "Run: pip install 'data-agent[lab]'",
+            "Run: pip install 'data-agent[lab]'.",
             file=sys.stderr,
         )
         return _MISUSED

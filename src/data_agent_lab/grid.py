@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from data_agent.errors import InputError
-from data_agent_lab.methods import check_methods, ignores_keep_ratio
+from data_agent_lab.methods import check_method, ignores_keep_ratio
 from data_agent_lab.recipes import Recipe, RunConfig
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """One run of a comparison.
-
-    Args:
-        task: its task's name.
-        config: what it is.
-    """
-
-    task: str
-    config: RunConfig[Any]
-
-    @property
-    def name(self) -> str:
-        """Its folder in the comparison's: TASK/METHOD-keepRATIO-seedSEED."""
-        method, seed = self.config.method, self.config.seed
-        if ignores_keep_ratio(method):
-            return f"{self.task}/{method}-seed{seed}"
-        return f"{self.task}/{method}-keep{self.config.keep_ratio}-seed{seed}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +18,7 @@ class Grid:
     """All runs of a comparison.
 
     Args:
-        recipes: by task, how every method trains.
+        recipes: one a task: how every method trains.
         methods: names of methods.
         keep_ratios: budgets, each a share in (0, 1].
         seeds: 0 or more; two or more give intervals, five are a claim.
@@ -48,15 +27,17 @@ class Grid:
         InputError: one is empty, unknown, out of range or named twice; the message names it.
     """
 
-    recipes: Mapping[str, Recipe]
+    recipes: Sequence[Recipe]
     methods: Sequence[str]
     keep_ratios: Sequence[float]
     seeds: Sequence[int]
 
     def __post_init__(self) -> None:
-        check_methods(self.methods)
+        _check_list("--methods", self.methods)
         _check_list("--keep-ratios", self.keep_ratios)
         _check_list("--seeds", self.seeds)
+        for method in self.methods:
+            check_method(method)
         for ratio in self.keep_ratios:
             if not 0 < ratio <= 1:
                 raise InputError(
@@ -65,26 +46,25 @@ class Grid:
         if any(seed < 0 for seed in self.seeds):
             raise InputError(f"--seeds names {min(self.seeds)}; expected 0 or more.")
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[RunConfig[Any]]:
         """All runs: seed by seed, then task by task, so that early results cover everything.
 
         Methods whose cost is their own, such as full training, run once for all keep ratios.
         """
         return [
-            Run(task=task, config=config)
+            RunConfig(recipe=recipe, method=method, keep_ratio=ratio, seed=seed)
             for seed in self.seeds
-            for task, recipe in self.recipes.items()
-            for config in self._runs_of(recipe, seed)
+            for recipe in self.recipes
+            for ratio, method in self._budgets()
         ]
 
-    def _runs_of(self, recipe: Recipe, seed: int) -> Iterator[RunConfig[Any]]:
+    def _budgets(self) -> Iterator[tuple[float, str]]:
         for place, ratio in enumerate(self.keep_ratios):
             for method in self.methods:
-                is_shared = ignores_keep_ratio(method)
-                if is_shared and place > 0:
-                    continue
-                budget = 1.0 if is_shared else ratio
-                yield RunConfig(recipe=recipe, method=method, keep_ratio=budget, seed=seed)
+                if not ignores_keep_ratio(method):
+                    yield ratio, method
+                elif place == 0:
+                    yield 1.0, method
 
 
 def parse_names(text: str) -> list[str]:
@@ -96,7 +76,7 @@ def parse_keep_ratios(text: str) -> list[float]:
     """Shares separated by commas.
 
     Raises:
-        InputError: one is no number.
+        InputError: one is not a number.
     """
     return _numbers("--keep-ratios", text, float, "shares such as 0.5,0.3")
 
@@ -105,7 +85,7 @@ def parse_seeds(text: str) -> list[int]:
     """A count ("5" is 0 to 4), or seeds separated by commas ("0,3,7"; "3," is one seed).
 
     Raises:
-        InputError: one is no whole number, or the count is not 1 or more.
+        InputError: one is not a whole number, or the count is not 1 or more.
     """
     numbers = _numbers("--seeds", text, int, "a count such as 5, or a list such as 0,3,7")
     if "," in text:
@@ -127,4 +107,4 @@ def _check_list(flag: str, values: Sequence[object]) -> None:
         raise InputError(f"{flag} is empty; name at least one.")
     for value in values:
         if values.count(value) > 1:
-            raise InputError(f"{flag} names {value} twice; name each once.")
+            raise InputError(f"{flag} names {value!r} twice; name each once.")

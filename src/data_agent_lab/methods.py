@@ -11,12 +11,11 @@ or one of the two controls:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_agent import BatchSelector, SelectionSchedule
 from data_agent.errors import InputError
 from data_agent.methods import METHODS, method_class
+from data_agent_lab.rules import unknown
 
 FULL = "full"
 FULL_SHORT = "full-short"
@@ -65,6 +64,8 @@ def plan_run(
     if method != FULL_SHORT:
         return Plan(selector=method, keep_ratio=keep_ratio, epochs=epochs)
 
+    from data_agent import SelectionSchedule  # imports torch, for which `--help` need not wait
+
     def num_steps(keep_ratio: float, epochs: int, world: int = 1) -> int:
         schedule = SelectionSchedule(num_samples=num_samples, epochs=epochs, keep_ratio=keep_ratio)
         schedule = schedule.for_loader(batch_size // world, world=world, drop_last=False)
@@ -85,6 +86,8 @@ def ignores_keep_ratio(method: str) -> bool:
 
 def is_batch_selector(method: str) -> bool:
     """Whether a method chooses inside each batch, of pools that the loader delivers."""
+    from data_agent import BatchSelector
+
     return method not in (FULL, FULL_SHORT) and issubclass(method_class(method), BatchSelector)
 
 
@@ -119,6 +122,8 @@ def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
     An upper bound for floating schedules, and without what it costs to make the scores that some
     methods must be given.
     """
+    from data_agent import BatchSelector, SelectionSchedule
+
     if method in (FULL, FULL_SHORT):
         return 1.0 if method == FULL else keep_ratio
     if is_batch_selector(method):
@@ -133,18 +138,9 @@ def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
     return schedule.total_visits / (1000 * epochs)
 
 
-def check_methods(methods: Sequence[str]) -> None:
-    """Raise `InputError` if a method is unknown or named twice, or none is named."""
-    if not methods:
-        raise InputError("--methods is empty; expected names separated by commas.")
-    known = (*METHODS, FULL_SHORT)
-    for method in methods:
-        if method not in known and ":" not in method:
-            raise InputError(
-                f"method {method!r} is unknown; expected one of {', '.join(known)}, or "
-                "module:Class for one of your own."
-            )
-        if method != FULL_SHORT:
-            method_class(method)
-        if methods.count(method) > 1:
-            raise InputError(f"--methods names {method!r} twice; name each method once.")
+def check_method(method: str) -> None:
+    """Raise `InputError` if a method is unknown, or one of the user's own cannot be imported."""
+    if ":" in method:
+        method_class(method)
+    elif method not in (known := (*METHODS, FULL_SHORT)):
+        raise unknown("method", method, known, other=", or module:Class for one of your own")

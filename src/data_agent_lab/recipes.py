@@ -1,21 +1,42 @@
-"""What a run is: a recipe (task, data, model, optimisation), a method, a keep ratio and a seed."""
+"""What a run is: a recipe (task, data, model, optimisation), a method, a keep ratio and a seed.
+
+The command line makes its flags of these fields, and a field's type says which values are valid.
+Nothing here imports torch, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from data_agent.errors import InputError
-from data_agent_lab.methods import check_methods
-from data_agent_lab.rules import Rules, check_fields, flag_of, is_count, is_number, is_share
-from data_agent_lab.training.models import check_model
+from data_agent_lab.methods import check_method, ignores_keep_ratio
+from data_agent_lab.rules import (
+    Count,
+    NotNegative,
+    Positive,
+    Rule,
+    Share,
+    at_least,
+    check_fields,
+    flag_of,
+    number,
+    unknown,
+)
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["one-cycle", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Augmentation = Literal["none", "crop", "crop-flip"]
 Kind = Literal["sft", "lm", "text-classification"]
+
+
+KeepRatio = Annotated[float, number(lambda v: 0 < v <= 1, "a share of the samples in (0, 1]")]
+Imbalance = Annotated[float, number(lambda v: v >= 1, "a number, 1 or more, such as 50")]
+FileAndColumn = Annotated[
+    str, Rule(lambda v: all(v.rpartition(":")), "PARQUET:COLUMN, a file and one of its columns")
+]
 
 _ADAMW_LIMIT = 0.05  # each of its steps moves every weight by about the rate
 
@@ -36,33 +57,33 @@ class Recipe:
     """Where the data are."""
     label_column: str | None = None
     """Column with the labels; None finds it by its type and name."""
-    subset: int | None = None
+    subset: Count | None = None
     """Train on this many samples only, the same ones for every method and seed; None takes all."""
-    label_noise: float = 0.0
+    label_noise: Share = 0.0
     """Share of the training labels replaced by a wrong one, in [0, 1)."""
     model: str
     """Name of the model."""
-    epochs: int
+    epochs: Count
     """Passes of the schedule, 1 or more."""
-    batch_size: int
+    batch_size: Count
     """Samples in a batch, 1 or more."""
-    accumulation: int = 1
+    accumulation: Count = 1
     """Batches in an optimizer step, 1 or more; an epoch's last group may be smaller."""
-    learning_rate: float
+    learning_rate: Positive
     """Peak learning rate, above 0."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Weight decay, 0 or more."""
     precision: Precision = "fp32"
     """Number format of the model's forward and backward pass; fp16 scales its gradients."""
-    num_evaluations: int = 3
+    num_evaluations: Count = 3
     """Evaluations in a run, evenly spread, 1 or more; the last one is at the end."""
     device: str = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
-    num_threads: int | None = None
+    num_threads: Count | None = None
     """Threads of the CPU's operations, 1 or more; None is torch's choice. Sums depend on it."""
 
     def __post_init__(self) -> None:
-        check_fields(self, _RULES)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,43 +102,52 @@ class ImageRecipe(Recipe):
     image folder; None for a task that brings its own."""
     image_column: str | None = None
     """Column with the images; None finds it by its type."""
-    imbalance: float | None = None
+    imbalance: Imbalance | None = None
     """Long tail: how many times more samples the first class has than the last, 1 or more; the
     sizes between fall exponentially. The evaluation samples stay as they are."""
-    duplicates: float = 0.0
+    duplicates: Share = 0.0
     """Share of the training samples that are near-copies of a few others, in [0, 1)."""
-    train_labels: str | None = None
+    train_labels: FileAndColumn | None = None
     """PARQUET:COLUMN with other training labels, one for each row of the training data in order;
     None takes the data's own."""
-    image_size: int
+    image_size: Annotated[int, at_least(8)]
     """Side of the square images in pixels, 8 or more; all images are resized to it."""
     model: str
     """cnn, resnet-tiny, resnet-small, resnet-18, resnet-34 or resnet-50."""
-    width: int | None = None
+    width: Count | None = None
     """Channels of the model's first stage, 1 or more (a resnet 16); None takes the model's own."""
     optimizer: Optimizer = "sgd"
     """sgd (Nesterov) or adamw."""
     schedule: Schedule = "one-cycle"
     """Learning rate over all steps: one-cycle (up for 30 %, then down to zero) or cosine (down)."""
-    weight_decay: float = 5e-4
+    weight_decay: NotNegative = 5e-4
     """Weight decay, 0 or more."""
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Momentum of sgd, in [0, 1)."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Label smoothing of the training loss, in [0, 1)."""
     augment: Augmentation
     """Augmentation of training images: none, crop (shifts by up to an eighth) or crop-flip."""
-    num_evaluations: int = 10
+    num_evaluations: Count = 10
     """Evaluations in a run, evenly spread, 1 or more; the last one is at the end."""
 
     def __post_init__(self) -> None:
-        check_fields(self, _RULES)
+        check_fields(self)
         if self.optimizer == "adamw" and self.learning_rate > _ADAMW_LIMIT:
             raise InputError(
                 f"--learning-rate is {self.learning_rate}, which suits sgd; adamw diverges above "
                 f"{_ADAMW_LIMIT}. Try --learning-rate 0.001."
             )
         check_model(self.model, image_size=self.image_size, width=self.width)
+
+
+_ONLY_FOR: Mapping[str, Kind] = {
+    "prompt_column": "sft",
+    "completion_column": "sft",
+    "packing": "sft",
+    "label_noise": "text-classification",
+    "label_column": "text-classification",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,9 +173,9 @@ class TextRecipe(Recipe):
     """Column with plain text, or with the text to classify."""
     label_column: str | None = None
     """Column with the classes of text-classification."""
-    eval_subset: int | None = None
+    eval_subset: Count | None = None
     """Evaluate on this many held-out rows only; None takes all."""
-    label_noise: float = 0.0
+    label_noise: Share = 0.0
     """text-classification: share of the training labels replaced by a wrong one, in [0, 1)."""
     model: str
     """Hub name or local path of a model, or one that is built here and trained from scratch:
@@ -153,27 +183,27 @@ class TextRecipe(Recipe):
     tokenizer: str | None = None
     """Hub name or local path; None is the model's own, or for a model trained from scratch one
     trained on the training texts."""
-    vocab_size: int = 4096
+    vocab_size: Annotated[int, at_least(300)] = 4096
     """Tokens of a tokenizer that is trained here, 300 or more."""
-    max_length: int = 256
+    max_length: Annotated[int, at_least(2)] = 256
     """Tokens of a sequence, 2 or more; longer ones are cut at the end."""
     packing: bool = False
     """sft: join short sequences to packs of up to --max-length tokens; a pack is then a sample."""
-    lora_rank: int | None = None
+    lora_rank: Count | None = None
     """Train low-rank adapters of this rank on all linear layers; None trains the whole model."""
     gradient_checkpointing: bool = False
     """Compute activations a second time instead of keeping them."""
-    learning_rate: float
+    learning_rate: Positive
     """Peak learning rate of AdamW, above 0; 3 % of the steps lead up to it, a cosine down from."""
     mmlu: str | None = None
     """Folder with MMLU (dev.parquet, test.parquet), on which the trained model is evaluated."""
     harness_tasks: str | None = None
     """Further tasks of the evaluation harness (lm-eval) by name, separated by commas."""
-    harness_limit: int | None = None
+    harness_limit: Count | None = None
     """Evaluate on so many items of each subject or harness task only, 1 or more; None takes all."""
 
     def __post_init__(self) -> None:
-        check_fields(self, _RULES)
+        check_fields(self)
         for name, kind in _ONLY_FOR.items():
             default = next(field.default for field in fields(self) if field.name == name)
             if getattr(self, name) != default and self.kind != kind:
@@ -200,14 +230,20 @@ class RunConfig(Generic[R]):
     method: str = "data-agent"
     """What chooses the samples: data-agent, random, another method, module:Class for one of your
     own, full (all data), or full-short (all data, stopped where the keep ratio's budget ends)."""
-    keep_ratio: float = 0.5
+    keep_ratio: KeepRatio = 0.5
     """Share of the training samples visited in an epoch, in (0, 1]."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0)] = 0
     """Seed of model, selection, augmentation and label noise, 0 or more."""
 
     def __post_init__(self) -> None:
-        check_methods([self.method])
-        check_fields(self, _RULES)
+        check_method(self.method)
+        check_fields(self)
+
+    @property
+    def name(self) -> str:
+        """The run's folder in a comparison's: TASK/METHOD-keepRATIO-seedSEED."""
+        budget = "" if ignores_keep_ratio(self.method) else f"-keep{self.keep_ratio}"
+        return f"{self.recipe.task}/{self.method}{budget}-seed{self.seed}"
 
     def flat(self) -> dict[str, Any]:
         """All fields by name, as stored in a run's folder."""
@@ -215,55 +251,35 @@ class RunConfig(Generic[R]):
         return {**asdict(self.recipe), **own}
 
 
-_ANY_COUNT = (lambda v: v is None or is_count(v), "a whole number, 1 or more")
-_COUNT = (is_count, "a whole number, 1 or more")
-_RULES: Rules = {
-    "method": (lambda v: isinstance(v, str), "a name"),
-    "keep_ratio": (
-        lambda v: is_number(v) and 0 < v <= 1,
-        "a share of the samples in (0, 1]; 0.5 visits half of them in an epoch",
-    ),
-    "seed": (lambda v: is_count(v, 0), "a whole number, 0 or more"),
-    "kind": (
-        lambda v: v in ("sft", "lm", "text-classification"),
-        "sft, lm or text-classification",
-    ),
-    "subset": _ANY_COUNT,
-    "eval_subset": _ANY_COUNT,
-    "imbalance": (
-        lambda v: v is None or (is_number(v) and v >= 1),
-        "a number, 1 or more; 50 makes the first class 50 times as large as the last",
-    ),
-    "duplicates": (is_share, "a share of the training samples in [0, 1)"),
-    "train_labels": (
-        lambda v: v is None or (isinstance(v, str) and all(v.rpartition(":"))),
-        "PARQUET:COLUMN, a file and one of its columns",
-    ),
-    "image_size": (lambda v: is_count(v, 8), "a whole number of pixels, 8 or more"),
-    "label_noise": (is_share, "a share of the labels in [0, 1)"),
-    "width": (lambda v: v is None or is_count(v), "a number of channels, 1 or more"),
-    "vocab_size": (lambda v: is_count(v, 300), "a whole number, 300 or more"),
-    "max_length": (lambda v: is_count(v, 2), "a number of tokens, 2 or more"),
-    "lora_rank": _ANY_COUNT,
-    "epochs": _COUNT,
-    "batch_size": _COUNT,
-    "accumulation": (is_count, "a number of batches, 1 or more"),
-    "optimizer": (lambda v: v in ("sgd", "adamw"), "sgd or adamw"),
-    "learning_rate": (lambda v: is_number(v) and v > 0, "a number above 0"),
-    "schedule": (lambda v: v in ("one-cycle", "cosine"), "one-cycle or cosine"),
-    "weight_decay": (lambda v: is_number(v) and v >= 0, "a number, 0 or more"),
-    "momentum": (is_share, "a number in [0, 1)"),
-    "label_smoothing": (is_share, "a number in [0, 1)"),
-    "precision": (lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
-    "augment": (lambda v: v in ("none", "crop", "crop-flip"), "none, crop or crop-flip"),
-    "num_evaluations": _COUNT,
-    "harness_limit": _ANY_COUNT,
-    "num_threads": (lambda v: v is None or is_count(v), "a number of threads, 1 or more"),
+IMAGE_MODELS: Mapping[str, int] = {
+    "cnn": 2,
+    "resnet-tiny": 3,
+    "resnet-small": 2,
+    "resnet-18": 3,
+    "resnet-34": 3,
+    "resnet-50": 3,
 }
-_ONLY_FOR: Mapping[str, Kind] = {
-    "prompt_column": "sft",
-    "completion_column": "sft",
-    "packing": "sft",
-    "label_noise": "text-classification",
-    "label_column": "text-classification",
-}
+"""By image model, how often it halves the side of its images."""
+
+# torch 2.13 writes outside of its memory in the backward pass of a strided 1x1 convolution (a
+# shortcut's, in the layout channels_last) of fewer channels than the processor handles at once:
+# 16 with AVX-512, else 8.
+_LEAST_WIDTH = 16
+
+
+def check_model(name: str, *, image_size: int, width: int | None = None) -> None:
+    """Raise `InputError` if there is no such model, or not of this width or for such images."""
+    if name not in IMAGE_MODELS:
+        raise unknown("model", name, IMAGE_MODELS)
+    least = 2 * 2 ** IMAGE_MODELS[name]
+    if image_size < least:
+        raise InputError(
+            f"model {name!r} halves its images {IMAGE_MODELS[name]} times, which takes at least "
+            f"{least} pixels; --image-size is {image_size}. Use larger images or a smaller model "
+            "(cnn, resnet-small)."
+        )
+    if width is not None and width < _LEAST_WIDTH and name != "cnn":
+        raise InputError(
+            f"--width is {width}; {name} needs at least {_LEAST_WIDTH} channels. Use a larger "
+            "width, or --model cnn."
+        )

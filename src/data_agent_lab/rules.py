@@ -1,25 +1,70 @@
-"""What the settings of a run may be: each field's rule, told by the flag it is set with."""
+"""Which values the settings of a run may have, as annotations of their types, and the refusals."""
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from data_agent.errors import InputError
 
-Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
-"""By field, whether a value is valid, and what is expected in words."""
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which values of a field are valid: a test, and what it expects in words."""
+
+    holds: Callable[[Any], bool]
+    expected: str
 
 
-def check_fields(settings: Any, rules: Rules) -> None:
+def at_least(least: int) -> Rule:
+    """Whole numbers from `least` on."""
+    return Rule(
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least,
+        f"a whole number, {least} or more",
+    )
+
+
+def number(holds: Callable[[float], bool], expected: str) -> Rule:
+    """Finite numbers for which `holds`."""
+
+    def is_valid(value: Any) -> bool:
+        is_real = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_real and math.isfinite(value) and holds(value)
+
+    return Rule(is_valid, expected)
+
+
+Count = Annotated[int, at_least(1)]
+Share = Annotated[float, number(lambda v: 0 <= v < 1, "a share in [0, 1)")]
+Positive = Annotated[float, number(lambda v: v > 0, "a number above 0")]
+NotNegative = Annotated[float, number(lambda v: v >= 0, "a number, 0 or more")]
+
+
+def check_fields(settings: Any) -> None:
     """Raise `InputError` if a field of a dataclass breaks its rule; the message names its flag."""
-    for name in (field.name for field in fields(settings) if field.name in rules):
-        is_valid, expected = rules[name]
+    for name, (is_optional, rule) in _rules_of(type(settings)).items():
         value = getattr(settings, name)
-        if not is_valid(value):
-            raise InputError(f"{flag_of(name)} is {value!r}; expected {expected}.")
+        if not (is_optional and value is None) and not rule.holds(value):
+            raise InputError(f"{flag_of(name)} is {value!r}; expected {rule.expected}.")
+
+
+@cache
+def _rules_of(kind: type) -> dict[str, tuple[bool, Rule]]:
+    """By field that has a rule, whether it may be None, and the rule."""
+    rules: dict[str, tuple[bool, Rule]] = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        is_optional = type(None) in get_args(hint)
+        of_value = get_args(hint)[0] if is_optional else hint
+        if get_origin(of_value) is Literal:
+            choices = get_args(of_value)
+            rules[name] = is_optional, Rule(choices.__contains__, f"one of {', '.join(choices)}")
+        elif get_origin(of_value) is Annotated:
+            rules[name] = is_optional, of_value.__metadata__[0]
+    return rules
 
 
 def flag_of(name: str) -> str:
@@ -27,18 +72,18 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def is_count(value: object, least: int = 1) -> bool:
-    """Whether it is a whole number, `least` or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def unknown(what: str, name: str, known: Iterable[str], *, other: str = "") -> InputError:
+    """The error for a name that is none of those known; it suggests the nearest one.
 
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
-
-
-def is_share(value: Any) -> bool:
-    """True in [0, 1)."""
-    return is_number(value) and 0 <= value < 1
+    Args:
+        what: what the name is of, for example "task".
+        name: the unknown name.
+        known: all names there are.
+        other: what else would be valid, after the list of names.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(
+        f"{what} {name!r} is unknown; expected one of {', '.join(known)}{other}.{hint}"
+    )

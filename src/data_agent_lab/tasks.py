@@ -1,18 +1,207 @@
-"""The tasks of the lab, in one table: their defaults and how their data is loaded."""
+"""The tasks of the lab in one table: their recipes, the suites they form, how their data is loaded.
+
+A task of a suite is small enough for a processor core, and each is a regime in which selecting may
+pay or harm: far from converged, trained until the training data are memorised, wrong labels (random
+or by human hand), long tails, near-duplicates, many classes; small language models from scratch.
+Their data lie in folders of parquet files under one root.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 from data_agent.errors import InputError
 from data_agent_lab.progress import Progress, silent
-from data_agent_lab.recipes import ImageRecipe, Kind, Recipe, TextRecipe
-from data_agent_lab.suite import RECIPES
+from data_agent_lab.recipes import ImageRecipe, Recipe, TextRecipe
+from data_agent_lab.rules import unknown
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_TASK = "digits"
+DATA_ROOT = Path("data")
+_CIFAR10 = str(DATA_ROOT / "cifar10")
+_WORSE = str(DATA_ROOT / "cifar10n/train.parquet:worse_label")
+_MNIST = str(DATA_ROOT / "mnist")
+_TINY_IMAGENET = str(DATA_ROOT / "tiny_imagenet_32")
+
+_DIGITS = ImageRecipe(
+    task="digits",
+    data=None,
+    image_size=8,
+    model="cnn",
+    epochs=60,
+    batch_size=32,
+    learning_rate=0.1,
+    augment="crop",
+    num_threads=1,  # so small a model is slower on two, and far slower on a busy machine
+)
+_PHOTOS = ImageRecipe(
+    task="image",
+    data=None,
+    image_size=32,
+    model="resnet-18",
+    epochs=200,
+    batch_size=128,
+    learning_rate=0.2,
+    augment="crop-flip",
+)
+_TEXTS = TextRecipe(
+    task="sft",
+    kind="sft",
+    data=None,
+    model="llama-128x2",
+    epochs=3,
+    batch_size=16,
+    learning_rate=1e-3,
+)
+_SMALL_PHOTOS = replace(
+    _PHOTOS,
+    data=_CIFAR10,
+    subset=10240,
+    image_size=16,
+    model="resnet-small",
+    epochs=16,
+    num_evaluations=4,
+    num_threads=1,
+)
+_SMALL_CLASSIFIER = TextRecipe(
+    task="sst2",
+    kind="text-classification",
+    data=str(DATA_ROOT / "sst2"),
+    subset=8192,
+    model="bert-128x2",
+    max_length=64,
+    epochs=6,
+    batch_size=32,
+    learning_rate=3e-4,
+    num_threads=1,
+)
+_SMALL_LANGUAGE_MODEL = replace(
+    _TEXTS,
+    subset=2048,
+    eval_subset=512,
+    model="llama-64x2",
+    vocab_size=1024,  # the logits are most of the work
+    epochs=4,
+    learning_rate=2e-3,
+    num_threads=1,
+)
+_small = partial(replace, _SMALL_PHOTOS)
+_language = partial(replace, _SMALL_LANGUAGE_MODEL)
+
+
+TASKS: dict[str, Recipe] = {
+    recipe.task: recipe
+    for recipe in (
+        _DIGITS,
+        replace(_PHOTOS, task="cifar10", data="uoft-cs/cifar10"),
+        _PHOTOS,
+        _TEXTS,
+        replace(_TEXTS, task="lm", kind="lm"),
+        replace(_TEXTS, task="text-classification", kind="text-classification", model="bert-128x2"),
+        _small(task="cifar10-underfit", epochs=32),
+        _small(task="cifar10-saturate", subset=5120, epochs=24, augment="none"),
+        _small(task="cifar10-noise30", epochs=12, augment="none", label_noise=0.3),
+        _small(task="cifar10n-worse", train_labels=_WORSE),
+        _small(task="cifar10-long-tail", imbalance=50.0),
+        _small(task="cifar10-duplicates", epochs=24, duplicates=0.6),
+        _small(task="tiny-imagenet", data=_TINY_IMAGENET),
+        _small(task="mnist", data=_MNIST, epochs=8, augment="none"),
+        _small(task="mnist-noise40", data=_MNIST, epochs=12, augment="none", label_noise=0.4),
+        _small(task="cifar10-noise40", epochs=12, augment="none", label_noise=0.4),
+        _small(task="tiny-imagenet-noise30", data=_TINY_IMAGENET, label_noise=0.3),
+        _small(task="tiny-imagenet-long-tail", data=_TINY_IMAGENET, imbalance=20.0),
+        _SMALL_CLASSIFIER,
+        replace(_SMALL_CLASSIFIER, task="sst2-noise30", label_noise=0.3),
+        _language(task="t0-mix", data=str(DATA_ROOT / "t0_mix")),
+        _language(task="gsm8k", data=str(DATA_ROOT / "gsm8k")),
+        _language(  # its rows are paragraphs
+            task="shakespeare",
+            kind="lm",
+            data=str(DATA_ROOT / "tiny_shakespeare"),
+            subset=4096,
+            eval_subset=None,
+            max_length=128,
+        ),
+    )
+}
+"""The recipe of each task, with the data of the suites' tasks under the folder `data`."""
+
+SUITES: dict[str, Sequence[str]] = {
+    "quick": ("cifar10-underfit", "cifar10-noise30", "cifar10-long-tail"),
+    "core": (
+        *("cifar10-underfit", "cifar10-saturate", "cifar10-noise30", "cifar10n-worse"),
+        *("cifar10-long-tail", "cifar10-duplicates", "tiny-imagenet", "sst2"),
+    ),
+    "held-out": (
+        *("mnist", "mnist-noise40", "cifar10-noise40", "tiny-imagenet-noise30"),
+        "tiny-imagenet-long-tail",
+    ),
+    "language": ("sst2", "sst2-noise30", "t0-mix", "gsm8k", "shakespeare"),
+}
+"""Names of tasks, by suite. Nothing of the agent was ever chosen by a run on a held-out task."""
+
+
+def recipe_for(task: str) -> Recipe:
+    """The recipe with a task's defaults; change it with `dataclasses.replace`.
+
+    Args:
+        task: digits, cifar10, image, sft, lm, text-classification, or a task of a suite.
+
+    Raises:
+        InputError: an unknown task; the message lists those there are.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    return TASKS[task]
+
+
+def suite_recipes(
+    suite: str | None, *, tasks: Sequence[str] | None = None, root: Path = DATA_ROOT
+) -> list[Recipe]:
+    """Recipes of a suite's tasks, in the order of the suite or of `tasks`.
+
+    Args:
+        suite: a key of `SUITES`; None takes `tasks` from all of them.
+        tasks: names; None takes all of the suite.
+        root: folder that holds the folders with the tasks' data (cifar10, sst2, ...).
+
+    Raises:
+        InputError: an unknown suite or task, a task named twice, or data that are not there.
+    """
+    if suite is not None and suite not in SUITES:
+        raise unknown("suite", suite, SUITES)
+    suites = SUITES.values() if suite is None else [SUITES[suite]]
+    known = list(dict.fromkeys(task for names in suites for task in names))
+    names = known if tasks is None else tasks
+    for name in names:
+        if name not in known:
+            raise unknown("task" if suite is None else f"suite {suite!r}: task", name, known)
+        if names.count(name) > 1:
+            raise InputError(f"--tasks names {name!r} twice; name each task once.")
+    return [_under(root, TASKS[name]) for name in names]
+
+
+def _under(root: Path, recipe: Recipe) -> Recipe:
+    """The recipe with its data under another root, where they must be."""
+    moved = {
+        name: str(root / Path(path).relative_to(DATA_ROOT))
+        for name in ("data", "train_labels")
+        if (path := getattr(recipe, name, None)) is not None
+    }
+    for name, path in moved.items():
+        folder = Path(path) if name == "data" else Path(path.rpartition(":")[0]).parent
+        if not folder.is_dir():
+            raise InputError(
+                f"the task {recipe.task} needs the folder {folder}, which does not exist. Name the "
+                "folder that holds it with --data-root."
+            )
+    return replace(recipe, **moved)
 
 
 class Samples(Protocol):
@@ -33,55 +222,26 @@ class Samples(Protocol):
         ...
 
 
-_Load = Callable[[Any, Progress], Samples]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A task: its recipe unless told otherwise, and its loader."""
-
-    recipe: Recipe
-    load: _Load
-
-
-def recipe_for(task: str) -> Recipe:
-    """The recipe with a task's defaults; change it with `dataclasses.replace`.
-
-    A `ImageRecipe` of an image task, a `TextRecipe` of a language task.
-
-    Args:
-        task: digits, cifar10, image, sft, lm, text-classification, or a task of the suite.
-
-    Raises:
-        InputError: an unknown task; the message lists those there are.
-    """
-    if task not in TASKS:
-        raise InputError(f"unknown task {task!r}; expected one of {', '.join(TASKS)}.")
-    return TASKS[task].recipe
-
-
 def load_task(recipe: Recipe, progress: Progress = silent) -> Samples:
     """The data of a recipe.
 
     Raises:
         InputError: data that cannot be found or used; see the message.
     """
-    data = TASKS[recipe.task].load(recipe, progress)
+    assert isinstance(recipe, ImageRecipe | TextRecipe)
+    # What loads data takes a second to import; commands that end in an error need not wait for it.
+    if isinstance(recipe, TextRecipe):
+        data = _load_language(recipe, progress)
+    elif recipe.task == "digits":
+        from data_agent_lab.data.digits import load_digits
+
+        data = load_digits(recipe)
+    else:
+        from data_agent_lab.data.images import load_images
+
+        data = load_images(recipe, progress=progress)
     logger.info("%s: %s.", recipe.task, data.in_words())
     return data
-
-
-# The libraries that load data take a second to import; commands that end in an error need not wait.
-def _load_digits(recipe: ImageRecipe, progress: Progress) -> Samples:  # noqa: ARG001 - a task's loader
-    from data_agent_lab.data.digits import load_digits
-
-    return load_digits(recipe)
-
-
-def _load_images(recipe: ImageRecipe, progress: Progress) -> Samples:
-    from data_agent_lab.data.images import load_images
-
-    return load_images(recipe, progress=progress)
 
 
 def _load_language(recipe: TextRecipe, progress: Progress) -> Samples:
@@ -92,61 +252,6 @@ def _load_language(recipe: TextRecipe, progress: Progress) -> Samples:
             raise
         raise InputError(
             f"--task {recipe.task} trains with Hugging Face's libraries, and {error.name} is not "
-            "installed. Run: pip install 'data-agent[lab,trl]'"
+            "installed. Run: pip install 'data-agent[lab,trl]'."
         ) from error
-
     return load_language(recipe, progress)
-
-
-def _text(kind: Kind, *, model: str) -> TextRecipe:
-    """The usual recipe for a small model, trained from scratch."""
-    return TextRecipe(
-        task=kind,
-        kind=kind,
-        data=None,
-        model=model,
-        epochs=3,
-        batch_size=16,
-        learning_rate=1e-3,
-    )
-
-
-def _photos(task: str, data: str | None) -> ImageRecipe:
-    """The usual recipe for CIFAR-10 and other small photographs."""
-    return ImageRecipe(
-        task=task,
-        data=data,
-        image_size=32,
-        model="resnet-18",
-        epochs=200,
-        batch_size=128,
-        learning_rate=0.2,
-        augment="crop-flip",
-    )
-
-
-TASKS = {
-    "digits": Task(
-        ImageRecipe(
-            task="digits",
-            data=None,
-            image_size=8,
-            model="cnn",
-            epochs=60,
-            batch_size=32,
-            learning_rate=0.1,
-            augment="crop",
-            num_threads=1,  # so small a model is slower on two, and far slower on a busy machine
-        ),
-        _load_digits,
-    ),
-    "cifar10": Task(_photos("cifar10", "uoft-cs/cifar10"), _load_images),
-    "image": Task(_photos("image", None), _load_images),
-    "sft": Task(_text("sft", model="llama-128x2"), _load_language),
-    "lm": Task(_text("lm", model="llama-128x2"), _load_language),
-    "text-classification": Task(_text("text-classification", model="bert-128x2"), _load_language),
-    **{
-        task: Task(recipe, _load_images if isinstance(recipe, ImageRecipe) else _load_language)
-        for task, recipe in RECIPES.items()
-    },
-}

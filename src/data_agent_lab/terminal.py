@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from data_agent_lab.progress import Progress, silent
+from data_agent_lab.progress import Progress
 
 _WIDE = 200  # columns of a table that goes to a file or a pipe, so that no cell is cut
 _STOPPING = (
@@ -38,37 +38,30 @@ def progress_and_log(level: int) -> Generator[Progress]:
     """
     console = Console(stderr=True)
     handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
-    loggers = [logging.getLogger(name) for name in ("data_agent", "data_agent_lab", _LOOP)]
-    before = [logger.level for logger in loggers]
-    for logger in loggers[:2]:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    loggers[2].setLevel(level)
-    try:
-        with _progress_bar(console) as progress:
-            yield progress
-    finally:
-        for logger, level_before in zip(loggers, before, strict=True):
-            logger.removeHandler(handler)
-            logger.setLevel(level_before)
-
-
-@contextmanager
-def _progress_bar(console: Console) -> Generator[Progress]:
-    if not console.is_terminal:
-        yield silent
-        return
+    packages = [logging.getLogger(name) for name in ("data_agent", "data_agent_lab")]
+    levels = {logging.getLogger(_LOOP): level, **dict.fromkeys(packages, logging.INFO)}
+    before = {logger: logger.level for logger in levels}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("", total=None)
-        yield lambda what, done, total: bars.update(
-            task, description=what, completed=done, total=total
-        )
+    try:
+        for logger, own_level in levels.items():
+            logger.setLevel(own_level)
+        for logger in packages:
+            logger.addHandler(handler)
+        is_hidden = not console.is_terminal
+        with Bars(*columns, console=console, transient=True, disable=is_hidden) as bars:
+            task = bars.add_task("", total=None)
+            yield lambda what, done, total: bars.update(
+                task, description=what, completed=done, total=total
+            )
+    finally:
+        for logger, own_level in before.items():
+            logger.removeHandler(handler)
+            logger.setLevel(own_level)
 
 
 @contextmanager

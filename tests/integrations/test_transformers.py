@@ -762,7 +762,7 @@ def test_rows_that_hold_several_samples_are_refused(tmp_path):
 def test_nothing_is_imported_unasked_and_a_missing_framework_is_named():
     code = """
 import sys
-import data_agent
+from data_agent import *
 assert not {"transformers", "accelerate"} & set(sys.modules)
 sys.modules["transformers"] = None
 try:

@@ -16,7 +16,7 @@ import pytest
 
 from data_agent import DataAgentError, __version__
 from data_agent.runtime import checkpoint
-from data_agent_lab import commands
+from data_agent_lab import actions, commands
 from data_agent_lab.cli import main
 from data_agent_lab.data import images as images_module
 from data_agent_lab.runs import execution
@@ -108,11 +108,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["train", "--task", "nope"], "unknown task 'nope'"),
-        (["train", "--task=nope"], "unknown task 'nope'"),
+        (["train", "--task", "nope"], "task 'nope' is unknown"),
+        (["train", "--task=nope"], "task 'nope' is unknown"),
         (["train", "--method", "nope"], "method 'nope' is unknown"),
         (["compare", "--methods", "full,nope"], "method 'nope' is unknown"),
-        (["train", "--model", "nope"], "unknown model 'nope'"),
+        (["train", "--model", "nope"], "model 'nope' is unknown"),
         (["train", "--keep-ratio", "1.5"], "--keep-ratio is 1.5"),
         (["train", "--task", "image"], "needs --data"),
         (["train", "--task", "image", "--data", "./nowhere"], "does not exist"),
@@ -238,19 +238,17 @@ def test_several_tasks_are_compared_and_ranked(
     tmp_path: Path, parquet_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A suite of two small tasks: the parquet folder, and with wrong labels."""
-    from data_agent_lab import suite
-    from data_agent_lab.tasks import TASKS, Task
+    from data_agent_lab.tasks import SUITES, TASKS
 
     plain = TASKS["cifar10-underfit"]
     small = {"epochs": 4, "subset": 32, "batch_size": 8, "width": 4, "model": "cnn"}
     recipes = {
-        name: replace(plain.recipe, task=name, image_size=8, label_noise=noise, **small)
+        name: replace(plain, task=name, image_size=8, label_noise=noise, **small)
         for name, noise in (("clean", 0.0), ("noisy", 0.3))
     }
-    monkeypatch.setattr(suite, "RECIPES", recipes)
-    monkeypatch.setattr(suite, "SUITES", {"two": ("clean", "noisy")})
+    monkeypatch.setitem(SUITES, "two", ("clean", "noisy"))
     for name, recipe in recipes.items():
-        monkeypatch.setitem(TASKS, name, Task(recipe, plain.load))
+        monkeypatch.setitem(TASKS, name, recipe)
     parquet_folder.rename(tmp_path / "cifar10")
     output = tmp_path / "out"
     argv = ["compare", "--suite", "two", "--data-root", str(tmp_path), "--jobs", "1", "--seeds"]
@@ -309,14 +307,14 @@ def test_a_method_of_ones_own_is_found_from_where_the_command_runs(
 
 
 def test_runs_in_parallel_take_a_thread_each_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "num_cpus", lambda: 4)
+    monkeypatch.setattr(actions, "num_cpus", lambda: 4)
 
     def grid_of(*flags: str) -> tuple[int | None, int]:
         argv = ["compare", "--task", "cifar10", "--device", "cpu", *flags]
         command = commands.parse(argv)
         assert isinstance(command, commands.Compare)
-        grid, jobs, _ = commands._grid(command, argv)
-        return grid.recipes["cifar10"].num_threads, jobs
+        grid, jobs, _ = actions.grid_of(command, argv)
+        return grid.recipes[0].num_threads, jobs
 
     assert grid_of() == (1, 4)
     assert grid_of("--jobs", "1") == (None, 1)
@@ -357,6 +355,8 @@ def outcome_of(folder: Path) -> tuple[Any, ...]:
     return result["value"], result["eval_loss"], {k: v.tolist() for k, v in model.items()}
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_ctrl_c_stops_all_workers_with_checkpoints_and_resume_goes_on_exactly(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -388,6 +388,8 @@ def test_ctrl_c_stops_all_workers_with_checkpoints_and_resume_goes_on_exactly(
         assert [line["epoch"] for line in lines_of(stopped / "metrics.jsonl")] == list(range(120))
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_workers_do_not_outlive_a_killed_parent_and_leave_checkpoints(tmp_path: Path) -> None:
     argv = ["compare", *SMALL, "--epochs", "400", "--methods", "full,random", "--seeds", "1"]
     runs = [tmp_path / "digits" / name for name in ("full-seed0", "random-keep0.5-seed0")]

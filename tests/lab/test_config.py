@@ -16,7 +16,7 @@ def test_every_task_has_a_complete_recipe(task: str) -> None:
 
 
 def test_an_unknown_task_is_answered_with_those_there_are() -> None:
-    with pytest.raises(DataAgentError, match=r"unknown task 'svhn'.*digits, cifar10, image"):
+    with pytest.raises(DataAgentError, match=r"task 'svhn' is unknown.*digits, cifar10, image"):
         recipe_for("svhn")
 
 
@@ -65,7 +65,7 @@ def test_adamw_at_a_rate_made_for_sgd_is_refused() -> None:
 
 
 def test_an_unknown_model_is_refused() -> None:
-    with pytest.raises(DataAgentError, match="unknown model 'vgg'"):
+    with pytest.raises(DataAgentError, match="model 'vgg' is unknown"):
         replace(recipe_for("digits"), model="vgg")
 
 

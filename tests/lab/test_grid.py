@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from data_agent import DataAgentError
 from data_agent_lab.grid import Grid, parse_keep_ratios, parse_names, parse_seeds
 from data_agent_lab.tasks import recipe_for
 
-RECIPES = {"a": recipe_for("digits"), "b": recipe_for("cifar10")}
+RECIPES = [replace(recipe_for("digits"), task=task) for task in ("a", "b")]
 
 
 def grid(**changes: Any) -> Grid:
@@ -39,13 +40,13 @@ def test_runs_go_by_seed_then_task_then_budget_and_full_runs_once() -> None:
 
 
 def test_runs_have_the_recipe_of_their_task_and_their_own_budget() -> None:
-    full, half, third = (run.config for run in grid(seeds=[3]).runs()[:3])
-    assert (full.recipe.task, full.keep_ratio, full.seed) == ("digits", 1.0, 3)
+    full, half, third = grid(seeds=[3]).runs()[:3]
+    assert (full.recipe.task, full.keep_ratio, full.seed) == ("a", 1.0, 3)
     assert (half.keep_ratio, third.keep_ratio) == (0.5, 0.3)
 
 
 def test_a_method_whose_cost_is_its_own_runs_once_and_full_short_for_each_budget() -> None:
-    runs = grid(recipes={"a": RECIPES["a"]}, methods=["infobatch-published", "full-short"])
+    runs = grid(recipes=RECIPES[:1], methods=["infobatch-published", "full-short"])
     assert [run.name for run in runs.runs()][:3] == [
         "a/infobatch-published-seed0",
         "a/full-short-keep0.5-seed0",

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_agent.runtime import distributed
 from data_agent import __version__
+from data_agent.runtime import distributed
 
 
 def describe_environment(device: str) -> dict[str, Any]:
@@ -65,20 +65,16 @@ def _cpu_model() -> str:
 def commit_of_sources() -> str | None:
     """The commit of this package's sources, with "-dirty" if changed; None outside a checkout."""
     source = Path(__file__)
-    # An installed package may lie inside somebody else's repository: ours is one that tracks us.
-    if _git("ls-files", "--error-unmatch", source.name, folder=source.parent) is None:
-        return None
-    return _git(
-        "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", folder=source.parent
-    )
 
+    def git(*arguments: str) -> str | None:
+        command = ["git", *arguments]
+        try:
+            done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True)
+        except OSError:  # git is missing
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
 
-def _git(*arguments: str, folder: Path) -> str | None:
-    """Output of a git command in `folder`, None if it fails or git is missing."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False
-        )
-    except OSError:
+    # An installed package may lie inside another repository: ours is one that tracks this file.
+    if git("ls-files", "--error-unmatch", source.name) is None:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")

@@ -1,30 +1,35 @@
-"""Running one run of a comparison, in whichever process."""
+"""One run of a comparison, in whichever process, and the account of what became of all."""
 
 from __future__ import annotations
 
+import logging
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data_agent.errors import DataAgentError
-from data_agent_lab.recipes import Recipe
-from data_agent_lab.grid import Run
-from data_agent_lab.training.loops import train_run
 from data_agent_lab.progress import Progress
+from data_agent_lab.recipes import Recipe, RunConfig
 from data_agent_lab.results.records import reached_in_words
 from data_agent_lab.runs.folder import open_run
 from data_agent_lab.tasks import Samples, load_task
+from data_agent_lab.terminal import format_seconds
+from data_agent_lab.training.loops import train_run
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
-    """How a run ended: with a result, with a failure, or stopped before its end with neither.
+class RunOutcome:
+    """What became of a run: a result, a failure, or neither, when it was stopped or never begun.
 
     Args:
         reached: the metric of the last epoch, in words.
         failure: why it failed, in a line.
-        trace: where, if nobody expected it.
+        trace: where, if the failure was not one of the library's own errors.
     """
 
     reached: str | None = None
@@ -33,52 +38,100 @@ class Ending:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the run was asked to stop, and can go on."""
+        """Whether the run can go on."""
         return self.reached is None and self.failure is None
 
 
-class TaskData:
-    """Loads the data of recipes and keeps the last, because runs come task by task."""
+class LoadedData:
+    """The data of the last recipe that was asked for; runs come task by task."""
 
     def __init__(self) -> None:
         self._recipe: Recipe | None = None
-        self._data: Samples | None = None
+        self._samples: Samples | None = None
 
     def of(self, recipe: Recipe, progress: Progress) -> Samples:
         """The data of a recipe."""
-        if self._data is None or recipe != self._recipe:
-            self._data = None  # one data set in memory at a time
-            self._data = load_task(recipe, progress)
+        if self._samples is None or recipe != self._recipe:
+            self._samples = None  # one data set in memory at a time
+            self._samples = load_task(recipe, progress)
             self._recipe = recipe
-        return self._data
+        return self._samples
 
 
 def execute(
-    run: Run,
+    run: RunConfig[Any],
     output: Path,
-    data: TaskData,
+    data: LoadedData,
     *,
     jobs: int,
     progress: Progress,
     should_stop: Callable[[], bool],
-) -> Ending:
-    """Train a run to its end, to a request to stop, or to a failure.
+) -> RunOutcome:
+    """Train a run, begun before or not, to its end, to a request to stop, or to a failure.
 
-    Args:
-        run: the run; begun before or not.
-        output: the comparison's folder.
-        data: gives the data of its task.
-        jobs: how many runs train at the same time.
-        progress: told about every batch.
-        should_stop: asked after every optimizer step.
+    `jobs` runs train at the same time; the other arguments are those of `compare.run_all`.
     """
     try:
-        samples = data.of(run.config.recipe, progress)
-        with open_run(output / run.name, run.config.flat(), resume=True) as folder:
+        samples = data.of(run.recipe, progress)
+        with open_run(output / run.name, run.flat(), resume=True) as folder:
             result = train_run(
-                run.config, samples, folder, jobs=jobs, progress=progress, should_stop=should_stop
+                run, samples, folder, jobs=jobs, progress=progress, should_stop=should_stop
             )
     except Exception as error:  # whatever it is, the other runs go on
         trace = None if isinstance(error, DataAgentError) else traceback.format_exc()
-        return Ending(failure=f"{type(error).__name__}: {error}", trace=trace)
-    return Ending(reached=None if result is None else reached_in_words(result))
+        return RunOutcome(failure=f"{type(error).__name__}: {error}", trace=trace)
+    return RunOutcome(reached=None if result is None else reached_in_words(result))
+
+
+class Account:
+    """What became of runs, how far all of them are, and how long they will still take.
+
+    Args:
+        runs: all of them.
+        seconds: by run, how long it is expected to take.
+        progress: told how far they are.
+    """
+
+    def __init__(
+        self, runs: Sequence[RunConfig[Any]], seconds: Mapping[str, float], progress: Progress
+    ) -> None:
+        self.outcomes = {run.name: RunOutcome() for run in runs}
+        self._seconds = {run.name: seconds[run.name] for run in runs}
+        self._done: dict[str, float] = {}  # expected seconds of what is done, by run
+        self._progress = progress
+        self._started = time.monotonic()
+
+    def update(self, run: RunConfig[Any], what: str, done: int, total: int) -> None:
+        """Take note of how far a run is."""
+        if what.startswith("epoch"):
+            self._done[run.name] = self._seconds[run.name] * done / total
+        num_working = sum(self.outcomes[name].is_stopped for name in self._done)
+        work = f"{run.name}, {what}" if num_working <= 1 else f"{num_working} at work"
+        self._progress(
+            f"{len(self.outcomes) - self._num_left} of {len(self.outcomes)} runs; {work}",
+            round(sum(self._done.values())),
+            max(1, round(sum(self._seconds.values()))),
+        )
+
+    def end(self, run: RunConfig[Any], outcome: RunOutcome) -> None:
+        """Take note of a run's end."""
+        self.outcomes[run.name] = outcome
+        if outcome.is_stopped:
+            return
+        self._done[run.name] = self._seconds[run.name]
+        if outcome.failure is not None:
+            logger.error("%s failed: %s", run.name, outcome.trace or outcome.failure)
+        else:
+            logger.info("%s: %s%s", run.name, outcome.reached, self._left())
+
+    @property
+    def _num_left(self) -> int:
+        return sum(outcome.is_stopped for outcome in self.outcomes.values())
+
+    def _left(self) -> str:
+        if not self._num_left:
+            return ""
+        done = sum(self._done.values())
+        rate = (time.monotonic() - self._started) / done
+        seconds = rate * (sum(self._seconds.values()) - done)
+        return f" ({self._num_left} to go, about {format_seconds(seconds)})"

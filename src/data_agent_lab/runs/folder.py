@@ -13,7 +13,6 @@ outside of it is read or written.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -22,8 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from data_agent.runtime import checkpoint
+from filelock import lock_descriptor
+
 from data_agent.errors import InputError
+from data_agent.runtime import checkpoint
 from data_agent.runtime.files import (
     append_line,
     check_no_link,
@@ -78,7 +79,7 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether the folder's config.json is one of ours, and not another program's."""
-        content: object = self._parse("config.json")
+        content = self._read("config.json", object)
         return isinstance(content, dict) and content.get("format") == FORMAT
 
     def config(self) -> dict[str, Any]:
@@ -94,7 +95,7 @@ class RunFolder:
                 f"{content.get('format')!r}, version {content.get('version')!r}). Choose another "
                 "--output."
             )
-        return self._entry("config.json", "config", dict)
+        return self._checked("config.json", content.get("config"), dict)
 
     def result(self) -> dict[str, Any]:
         """What the finished run reached."""
@@ -102,7 +103,8 @@ class RunFolder:
 
     def sessions(self) -> list[dict[str, Any]]:
         """The environment of each session that worked on the run."""
-        return self._entry("environment.json", "sessions", list)
+        name = "environment.json"
+        return self._checked(name, self._read(name).get("sessions"), list)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics so far; a line that a crash cut short is left out.
@@ -112,15 +114,11 @@ class RunFolder:
         """
         if not self._metrics.exists():
             return []
-        try:
+        with self._reading("metrics.jsonl"):
             whole, _, _ = read_text(self._metrics).rpartition("\n")
             lines = [parse_json(line) for line in whole.split("\n")] if whole else []
-        except InputError:
-            raise
-        except (ValueError, OSError) as error:
-            raise self._damaged("metrics.jsonl", error) from error
-        if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in lines):
-            raise self._damaged("metrics.jsonl", "a line is no dictionary with a step")
+            if any(not isinstance(line, dict) or type(line.get("step")) is not int for line in lines):
+                raise ValueError("a line is no dictionary with a step")
         return lines
 
     def begin(self, config: Mapping[str, Any], *, device: str, jobs: int = 1) -> None:
@@ -180,28 +178,23 @@ class RunFolder:
         self._previous.unlink(missing_ok=True)
         write_json(self.path / "result.json", dict(result))
 
-    def _entry(self, name: str, key: str, kind: type) -> Any:
-        """An entry of a file that must be there, and be a dictionary or a list."""
-        value = self._read(name).get(key)
-        if not isinstance(value, kind):
-            raise self._damaged(name, f"{key!r} is {type(value).__name__}, not {kind.__name__}")
+    def _read(self, name: str, kind: type = dict) -> Any:
+        """What a JSON file holds, which must be of a kind."""
+        with self._reading(name):
+            content = parse_json(read_text(self.path / name))
+        return self._checked(name, content, kind)
+
+    def _checked(self, name: str, value: Any, kind: type) -> Any:
+        with self._reading(name):
+            if not isinstance(value, kind):
+                raise ValueError(f"expected {kind.__name__}, found {type(value).__name__}")
         return value
 
-    def _read(self, name: str) -> dict[str, Any]:
-        content = self._parse(name)
-        if not isinstance(content, dict):
-            raise self._damaged(name, f"expected a dictionary, found {type(content).__name__}")
-        return content
-
-    def _damaged(self, name: str, reason: object) -> InputError:
-        return InputError(
-            f"{self.path / name} is damaged ({reason}). Delete its folder to start over."
-        )
-
-    def _parse(self, name: str) -> Any:
-        path = self.path / name
+    @contextmanager
+    def _reading(self, name: str) -> Generator[None]:
+        """Turn what goes wrong in the block into an error that names the file."""
         try:
-            return parse_json(read_text(path))
+            yield
         except InputError:
             raise
         except FileNotFoundError as error:
@@ -210,7 +203,9 @@ class RunFolder:
                 "--output, or delete it."
             ) from error
         except (ValueError, OSError) as error:
-            raise self._damaged(name, error) from error
+            raise InputError(
+                f"{self.path / name} is damaged ({error}). Delete its folder to start over."
+            ) from error
 
 
 def lines_until(
@@ -222,12 +217,7 @@ def lines_until(
 
 @contextmanager
 def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Generator[RunFolder]:
-    """Hold the folder of one run for writing; other processes are kept out meanwhile.
-
-    Args:
-        path: the folder, made if needed.
-        config: the run's configuration, flat.
-        resume: go on with an unfinished run.
+    """Hold the folder of one run, made if needed, for writing; other processes are kept out.
 
     Yields:
         The folder; its status is "new" or, with `resume`, "unfinished".
@@ -250,31 +240,32 @@ def hold_folder(path: Path, *, holder: str = "process") -> Generator[None]:
 
     Args:
         path: the folder.
-        holder: what an error calls whoever holds it already.
+        holder: what an error calls the process that holds it already.
 
     Raises:
         InputError: it is held, or cannot be.
     """
     check_no_link(path / LOCK)  # opening it would make a file wherever the link leads
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # which Windows does not have
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        lock = os.open(path / LOCK, flags, 0o666)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror}). Choose another --output."
         ) from error
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another {holder} is working in {path}. Wait for it, or choose another --output."
-            ) from error
+            is_ours = lock_descriptor(lock, blocking=False)
         except OSError as error:
             raise InputError(
                 f"{path} cannot be locked ({error.strerror}): its file system has no locks. Choose "
                 "another --output."
             ) from error
+        if not is_ours:
+            raise InputError(
+                f"another {holder} is working in {path}. Wait for it, or choose another --output."
+            )
         yield
     finally:
         os.close(lock)

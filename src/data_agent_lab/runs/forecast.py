@@ -6,20 +6,21 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from data_agent_lab.recipes import Recipe
-from data_agent_lab.runs.execution import TaskData
-from data_agent_lab.grid import Grid, Run
-from data_agent_lab.training.loops import speed_of
+from data_agent_lab.grid import Grid
 from data_agent_lab.methods import FULL, expected_cost
 from data_agent_lab.progress import Progress, silent
+from data_agent_lab.recipes import Recipe, RunConfig
+from data_agent_lab.runs.execution import LoadedData
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.terminal import format_seconds
+from data_agent_lab.training.loops import speed_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pace:
+class TaskDuration:
     """How long the runs of a task take.
 
     Args:
@@ -39,14 +40,14 @@ class Forecast:
 
     Args:
         seconds: by run, training and evaluation.
-        paces: by task.
+        durations: by task.
         costs: by method and then keep ratio, a run's cost as a share of full training.
         num_finished: runs that need not be done again.
         num_threads: processor cores that a run takes.
     """
 
     seconds: Mapping[str, float]
-    paces: Mapping[str, Pace]
+    durations: Mapping[str, TaskDuration]
     costs: Mapping[str, Mapping[float, float]]
     num_finished: int
     num_threads: int
@@ -65,107 +66,93 @@ class Forecast:
 
     def in_words(self, jobs: int) -> list[str]:
         """The forecast, line by line."""
-        costs = [f"{method} {_alternatives(ratios)}" for method, ratios in self.costs.items()]
+        costs = ", ".join(
+            f"{method} {'/'.join(f'{cost:.2g}' for cost in by_ratio.values())}"
+            for method, by_ratio in self.costs.items()
+        )
         return [
             f"{len(self.seconds)} runs to do, {self.num_finished} finished.",
             *(
-                f"{task}: {format_seconds(pace.full)} for full training, "
-                f"{format_seconds(pace.evaluation)} to evaluate ({pace.source})."
-                for task, pace in self.paces.items()
+                f"{task}: {format_seconds(duration.full)} for full training, "
+                f"{format_seconds(duration.evaluation)} to evaluate ({duration.source})."
+                for task, duration in self.durations.items()
             ),
-            f"Cost of a run, as a share of full training: {', '.join(costs)}. What it costs to "
-            "make the scores that some methods start from is known after their first run.",
+            f"Cost of a run, as a share of full training: {costs}. What it costs to make the "
+            "scores that some methods start from is known after their first run.",
             f"Together about {self.core_hours:.2f} core-hours; "
             f"{format_seconds(self.wall_seconds(jobs))} with {jobs} at a time.",
         ]
 
 
 def forecast(
-    grid: Grid, pending: Sequence[Run], output: Path, *, progress: Progress = silent
+    grid: Grid,
+    pending: Sequence[RunConfig[Any]],
+    output: Path,
+    *,
+    progress: Progress = silent,
 ) -> Forecast:
-    """Estimate what the pending runs of a comparison take.
+    """Estimate what the `pending` runs of a comparison in the folder `output` take.
 
     A task with finished runs of the same recipe goes by these; of another some steps of training
     and a batch of evaluation are timed, which takes a second or two besides loading its data.
-
-    Args:
-        grid: the comparison.
-        pending: its runs that are still to do, at least one.
-        output: its folder.
-        progress: told about the loading of data.
     """
-    done = _finished(grid, output)
-    data = TaskData()
-    paces = {
-        task: _known_pace(done, task) or _measured_pace(grid.recipes[task], data, progress)
-        for task in dict.fromkeys(run.task for run in pending)
-    }
+    done = [
+        (run, folder.result())
+        for run in grid.runs()
+        if (folder := RunFolder(output / run.name)).status(run.flat()) == "finished"
+    ]
+    data = LoadedData()
+    durations: dict[str, TaskDuration] = {}
+    for recipe in {run.recipe.task: run.recipe for run in pending}.values():
+        results = [result for run, result in done if run.recipe == recipe]
+        durations[recipe.task] = _known(results) if results else _timed(recipe, data, progress)
     costs = {run.name: _cost(run, done) for run in pending}
     by_method: dict[str, dict[float, float]] = {}
     for run in pending:
-        ratio = run.config.keep_ratio
-        by_method.setdefault(run.config.method, {}).setdefault(ratio, costs[run.name])
+        by_method.setdefault(run.method, {}).setdefault(run.keep_ratio, costs[run.name])
     return Forecast(
         seconds={
-            run.name: paces[run.task].full * costs[run.name] + paces[run.task].evaluation
+            run.name: durations[run.recipe.task].full * costs[run.name]
+            + durations[run.recipe.task].evaluation
             for run in pending
         },
-        paces=paces,
+        durations=durations,
         costs=by_method,
         num_finished=len(grid.runs()) - len(pending),
-        num_threads=max(recipe.num_threads or 1 for recipe in grid.recipes.values()),
+        num_threads=max(recipe.num_threads or 1 for recipe in grid.recipes),
     )
 
 
-_Done = Sequence[tuple[Run, Mapping[str, Any]]]
-
-
-def _finished(grid: Grid, output: Path) -> _Done:
-    """The runs of the comparison that are finished, with their results."""
-    return [
-        (run, folder.result())
-        for run in grid.runs()
-        if (folder := RunFolder(output / run.name)).status(run.config.flat()) == "finished"
-    ]
-
-
-def _known_pace(done: _Done, task: str) -> Pace | None:
-    results = [result for run, result in done if run.task == task]
-    if not results:
-        return None
+def _known(results: Sequence[Mapping[str, Any]]) -> TaskDuration:
     trained = sum(result["train_seconds"] for result in results)
-    return Pace(
+    return TaskDuration(
         full=trained / sum(result["cost"] for result in results),
-        evaluation=sum(result["eval_seconds"] for result in results) / len(results),
+        evaluation=fmean(result["eval_seconds"] for result in results),
         source=f"of {len(results)} finished runs",
     )
 
 
-def _measured_pace(recipe: Recipe, data: TaskData, progress: Progress) -> Pace:
+def _timed(recipe: Recipe, data: LoadedData, progress: Progress) -> TaskDuration:
     samples = data.of(recipe, progress)
     speed = speed_of(recipe, samples)
     num_evaluations = min(recipe.num_evaluations, recipe.epochs)
-    return Pace(
+    return TaskDuration(
         full=speed.train_sample * samples.num_train * recipe.epochs,
         evaluation=speed.eval_sample * samples.num_eval * num_evaluations,
         source="timed now",
     )
 
 
-def _cost(run: Run, done: _Done) -> float:
-    """The cost of runs of the same method and budget, or what is known without any."""
-    method, recipe = run.config.method, run.config.recipe
+def _cost(
+    run: RunConfig[Any], done: Sequence[tuple[RunConfig[Any], Mapping[str, Any]]]
+) -> float:
+    """The cost of finished runs that differ in their seed only, or what is known without any."""
+    alike = (run.recipe, run.method, run.keep_ratio)
     costs = [
         result["cost"]
         for other, result in done
-        if other.config.method == method
-        and other.config.keep_ratio == run.config.keep_ratio
-        and other.task == run.task
+        if (other.recipe, other.method, other.keep_ratio) == alike
     ]
-    if method != FULL and costs:
-        return sum(costs) / len(costs)
-    return expected_cost(method, run.config.keep_ratio, epochs=recipe.epochs)
-
-
-def _alternatives(values: Mapping[float, float]) -> str:
-    return "/".join(f"{value:.2g}" for value in values.values())
+    if costs and run.method != FULL:
+        return fmean(costs)
+    return expected_cost(run.method, run.keep_ratio, epochs=run.recipe.epochs)

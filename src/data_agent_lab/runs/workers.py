@@ -1,8 +1,10 @@
-"""Running runs in parallel: processes of their own, which stay for as long as there is work.
+"""Several runs at a time, in processes of their own that stay as long as there is work.
 
-A worker gets a run through its pipe, and answers with its progress and how it ended. Anything else
-that arrives while it trains means to stop with a checkpoint: a message, or the end of the pipe,
-which is what a parent leaves that was killed. So no worker outlives its parent for long.
+A worker receives a run through its pipe, and answers with its progress and how the run ended.
+Anything that arrives while it trains means to stop with a checkpoint: a message, or the end of the
+pipe, which is what a killed parent leaves. So no worker outlives its parent for long. A pool of the
+standard library gives neither: a worker that is killed breaks the whole pool, and the workers of a
+parent that is killed wait for ever.
 """
 
 from __future__ import annotations
@@ -12,28 +14,26 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any, cast
 
-from data_agent_lab.runs.execution import Ending, TaskData, execute
-from data_agent_lab.grid import Run
+from data_agent_lab.recipes import RunConfig
+from data_agent_lab.runs.execution import Account, LoadedData, RunOutcome, execute
 
 _REPORT_SECONDS = 0.3  # between two reports of progress
 _PATIENCE = 30.0  # seconds in which a worker that has nothing to do must have ended
 
-OnProgress = Callable[[Run, str, int, int], None]
-OnEnd = Callable[[Run, Ending], None]
-
 
 def run_parallel(
-    runs: Sequence[Run],
+    runs: Sequence[RunConfig[Any]],
     output: Path,
+    account: Account,
     *,
     jobs: int,
-    on_progress: OnProgress,
-    on_end: OnEnd,
     should_stop: Callable[[], bool],
 ) -> None:
     """Train runs in parallel until all have ended, or those at work have stopped when asked to.
@@ -44,131 +44,129 @@ def run_parallel(
     Args:
         runs: in the order in which they begin.
         output: the comparison's folder.
+        account: told how far runs are and how they ended.
         jobs: processes, each with one run at a time.
-        on_progress: told how far a run is: `(run, what, done, total)`.
-        on_end: told how a run ended.
         should_stop: asked several times a second.
     """
     waiting = deque(runs)
-    workers = [_Worker(output, jobs) for _ in range(min(jobs, len(waiting)))]
-    try:
+    with _workers_to_end() as workers:
         while True:
             if should_stop():
                 waiting.clear()
                 for worker in workers:
-                    worker.ask_to_stop()
-            workers = [worker.begin_next(waiting) for worker in workers]
+                    worker.send(None)
+            while waiting and (worker := _free_worker(workers, output, jobs)):
+                worker.begin(waiting.popleft())
             busy = {worker.connection: worker for worker in workers if worker.run is not None}
             if not busy:
-                break
+                return
             for connection in wait(list(busy), timeout=_REPORT_SECONDS):
-                assert isinstance(connection, Connection)
-                busy[connection].receive(on_progress, on_end)
-        for worker in workers:
-            worker.ask_to_stop()
-            worker.process.join(_PATIENCE)
-    finally:
-        for worker in workers:
-            worker.kill()
+                busy[cast(Connection, connection)].receive(account)
 
 
 class _Worker:
     """A process, the run it works on, and the pipe to it."""
 
     def __init__(self, output: Path, jobs: int) -> None:
-        self._output, self._jobs = output, jobs
         context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, output, jobs), daemon=True)
-        self.run: Run | None = None
-        self._is_alive = True
-        self._is_asked = False
-        # Ctrl-C reaches every process of a terminal. A worker inherits what is blocked here, for
-        # good: it stops when its parent asks. The parent gets what came meanwhile a little later.
-        resource_tracker.ensure_running()  # starting a first process would, and unblock signals
-        blocked = {signal.SIGINT, signal.SIGTERM}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-        try:
+        self.connection, far_end = context.Pipe()
+        self.process = context.Process(target=_work, args=(far_end, output, jobs), daemon=True)
+        self.run: RunConfig[Any] | None = None
+        with _blocked_signals():
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
+        far_end.close()
 
-    def begin_next(self, waiting: deque[Run]) -> _Worker:
-        """Hand over the next run, if there is one and nothing to do; to a new worker if this died.
+    def begin(self, run: RunConfig[Any]) -> None:
+        """Hand over a run."""
+        self.run = run
+        self.send(run)
 
-        Returns:
-            The worker that takes this one's place, mostly itself.
-        """
-        if self.run is not None or not waiting:
-            return self
-        if not self._is_alive:
-            self.kill()
-            return _Worker(self._output, self._jobs).begin_next(waiting)
-        self.run = waiting.popleft()
-        self._send(self.run)
-        return self
+    def send(self, message: RunConfig[Any] | None) -> None:
+        """Send a run, or None, which asks for a checkpoint now and for the process's end."""
+        with contextlib.suppress(OSError):  # it has died, which the next `receive` shows
+            self.connection.send(message)
 
-    def ask_to_stop(self) -> None:
-        """Ask for a checkpoint now, and for the process's end."""
-        if not self._is_asked:
-            self._is_asked = True
-            self._send(None)
-
-    def receive(self, on_progress: OnProgress, on_end: OnEnd) -> None:
-        """Take what the worker has sent, be it the end of its life."""
+    def receive(self, account: Account) -> None:
+        """Take what the worker has sent: progress, or how its run ended, be it by its death."""
         assert self.run is not None
         try:
             message = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            self._is_alive = False
-            message = Ending(failure=f"its process died ({_cause(self.process.exitcode)})")
-        if isinstance(message, Ending):
+            message = RunOutcome(failure=f"its process died ({_cause(self.process.exitcode)})")
+        if isinstance(message, RunOutcome):
             run, self.run = self.run, None
-            on_end(run, message)
+            account.end(run, message)
         else:
-            on_progress(self.run, *message)
+            account.update(self.run, *message)
 
-    def kill(self) -> None:
-        """End the process now, if it has not ended."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
 
-    def _send(self, message: Run | None) -> None:
-        with contextlib.suppress(OSError):  # it has died, which the next receive shows
-            self.connection.send(message)
+@contextmanager
+def _workers_to_end() -> Generator[list[_Worker]]:
+    """A list for workers, all of which have ended after the block."""
+    workers: list[_Worker] = []
+    try:
+        yield workers
+        for worker in workers:
+            worker.send(None)
+            worker.process.join(_PATIENCE)
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            worker.process.join()
+
+
+def _free_worker(workers: list[_Worker], output: Path, jobs: int) -> _Worker | None:
+    """A worker that has nothing to do, started if there may be one more."""
+    workers[:] = [w for w in workers if w.run is not None or w.process.is_alive()]
+    for worker in workers:
+        if worker.run is None:
+            return worker
+    if len(workers) == jobs:
+        return None
+    workers.append(_Worker(output, jobs))
+    return workers[-1]
+
+
+@contextmanager
+def _blocked_signals() -> Generator[None]:
+    """Keep signals from what is started in the block, for good; from this process until its end.
+
+    Ctrl-C reaches every process of a terminal, and a worker stops when its parent asks.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where `_work` ignores them
+        yield
+        return
+    resource_tracker.ensure_running()  # starting a first process would, and unblock signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cause(code: int | None) -> str:
-    if code == -signal.SIGKILL:
+    if code == -9:  # SIGKILL, a name that Windows does not know
         return "killed from outside, perhaps because memory ran out"
     return f"exit code {code}"
 
 
 def _work(connection: Connection, output: Path, jobs: int) -> None:
-    """What a worker does: run after run, until there is none."""
-    data, last_report = TaskData(), 0.0
+    """What a worker does: run after run, until there is none or the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    data, last_report = LoadedData(), 0.0
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal last_report
         if time.monotonic() - last_report >= _REPORT_SECONDS:
             last_report = time.monotonic()
-            _tell(connection, (what, done, total))
+            with contextlib.suppress(OSError):  # the parent is gone, which `poll` shows as well
+                connection.send((what, done, total))
 
-    while (run := _next(connection)) is not None:
-        ending = execute(run, output, data, jobs=jobs, progress=report, should_stop=connection.poll)
-        _tell(connection, ending)
-
-
-def _next(connection: Connection) -> Run | None:
-    try:
-        return connection.recv()
-    except (EOFError, OSError):
-        return None
-
-
-def _tell(connection: Connection, message: object) -> None:
-    with contextlib.suppress(OSError):  # the parent is gone, which `poll` shows as well
-        connection.send(message)
+    with contextlib.suppress(EOFError, OSError):
+        while (run := connection.recv()) is not None:
+            connection.send(
+                execute(
+                    run, output, data, jobs=jobs, progress=report, should_stop=connection.poll
+                )
+            )

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from data_agent.errors import InputError
+from data_agent_lab.recipes import check_model
 
 _DROPOUT = 0.1
 
@@ -123,47 +123,16 @@ def _cnn(in_channels: int, width: int) -> tuple[nn.Module, int]:
 class _Architecture:
     make_body: _MakeBody
     width: int  # default channels of the first stage
-    num_halvings: int  # how often the image is halved on its way
 
 
 _ARCHITECTURES = {
-    "cnn": _Architecture(_cnn, 32, 2),
-    "resnet-tiny": _Architecture(_resnet(_basic_block, [1, 1, 1], stem=2), 16, 3),
-    "resnet-small": _Architecture(_resnet(_basic_block, [1, 1, 1]), 16, 2),
-    "resnet-18": _Architecture(_resnet(_basic_block, [2, 2, 2, 2]), 64, 3),
-    "resnet-34": _Architecture(_resnet(_basic_block, [3, 4, 6, 3]), 64, 3),
-    "resnet-50": _Architecture(_resnet(_bottleneck_block, [3, 4, 6, 3]), 64, 3),
+    "cnn": _Architecture(_cnn, 32),
+    "resnet-tiny": _Architecture(_resnet(_basic_block, [1, 1, 1], stem=2), 16),
+    "resnet-small": _Architecture(_resnet(_basic_block, [1, 1, 1]), 16),
+    "resnet-18": _Architecture(_resnet(_basic_block, [2, 2, 2, 2]), 64),
+    "resnet-34": _Architecture(_resnet(_basic_block, [3, 4, 6, 3]), 64),
+    "resnet-50": _Architecture(_resnet(_bottleneck_block, [3, 4, 6, 3]), 64),
 }
-
-
-# torch 2.13 writes outside of its memory in the backward pass of a strided 1x1 convolution (a
-# shortcut's, in the layout channels_last) of fewer channels than the processor handles at once:
-# 16 with AVX-512, else 8.
-_LEAST_WIDTH = 16
-
-
-def check_model(name: str, *, image_size: int, width: int | None = None) -> None:
-    """Raise `InputError` if there is no such model, or not for images of this side, or so narrow.
-
-    Args:
-        name: as `build_model`.
-        image_size: side of the square images, in pixels.
-        width: channels of the first stage; None is the model's own.
-    """
-    if name not in _ARCHITECTURES:
-        raise InputError(f"unknown model {name!r}; expected one of {', '.join(_ARCHITECTURES)}.")
-    least = 2 * 2 ** _ARCHITECTURES[name].num_halvings
-    if image_size < least:
-        raise InputError(
-            f"model {name!r} halves its images {_ARCHITECTURES[name].num_halvings} times, which "
-            f"takes at least {least} pixels; --image-size is {image_size}. Use larger images or a "
-            "smaller model (cnn, resnet-small)."
-        )
-    if width is not None and width < _LEAST_WIDTH and name != "cnn":
-        raise InputError(
-            f"--width is {width}; {name} needs at least {_LEAST_WIDTH} channels. Use a larger "
-            "width, or --model cnn."
-        )
 
 
 def build_model(

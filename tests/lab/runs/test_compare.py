@@ -15,10 +15,11 @@ import pytest
 
 from data_agent import DataAgentError
 from data_agent.runtime import checkpoint
-from data_agent_lab.runs import compare
-from data_agent_lab.runs import execution
-from data_agent_lab.runs.compare import Outcome, hold_output, pending_runs, run_all
-from data_agent_lab.grid import Grid, Run
+from data_agent_lab.grid import Grid
+from data_agent_lab.recipes import RunConfig
+from data_agent_lab.runs import execution, workers
+from data_agent_lab.runs.compare import hold_output, pending_runs, run_all
+from data_agent_lab.runs.execution import RunOutcome
 from data_agent_lab.runs.folder import RunFolder, open_run
 from data_agent_lab.tasks import recipe_for
 
@@ -30,24 +31,28 @@ TINY = replace(
 @pytest.fixture
 def grid() -> Grid:
     return Grid(
-        recipes={"digits": TINY}, methods=["full", "random"], keep_ratios=[0.5], seeds=[0, 1]
+        recipes=[TINY], methods=["full", "random"], keep_ratios=[0.5], seeds=[0, 1]
     )
 
 
-def names(runs: list[Run]) -> list[str]:
+def names(runs: list[RunConfig[Any]]) -> list[str]:
     return [run.name.removeprefix("digits/") for run in runs]
 
 
-def begin(output: Path, run: Run, *, finished: bool, config: dict[str, Any] | None = None) -> None:
-    config = config or run.config.flat()
+def begin(output: Path, run: RunConfig[Any], *, finished: bool, config: dict[str, Any] | None = None) -> None:
+    config = config or run.flat()
     with open_run(output / run.name, config, resume=False) as folder:
         folder.begin(config, device="cpu")
         if finished:
             folder.finish({"value": 0.0})
 
 
-def run_them(runs: list[Run], output: Path, **options: Any) -> Outcome:
+def run_them(runs: list[RunConfig[Any]], output: Path, **options: Any) -> dict[str, RunOutcome]:
     return run_all(runs, output, **{"seconds": {run.name: 1.0 for run in runs}, **options})
+
+
+def failures(outcomes: dict[str, RunOutcome]) -> dict[str, str]:
+    return {name: outcome.failure for name, outcome in outcomes.items() if outcome.failure}
 
 
 class FakeTraining:
@@ -58,7 +63,7 @@ class FakeTraining:
         self.ran: list[str] = []
         self.outcomes: dict[str, Any] = {}
         monkeypatch.setattr(execution, "train_run", self)
-        monkeypatch.setattr(compare.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(execution.time, "monotonic", lambda: self.now)
 
     def __call__(self, config: Any, data: Any, folder: RunFolder, **_: Any) -> Any:
         name = folder.path.name
@@ -93,7 +98,7 @@ def test_unfinished_runs_need_resume(tmp_path: Path, grid: Grid) -> None:
 
 def test_a_run_of_another_recipe_is_refused_wherever_it_stands(tmp_path: Path, grid: Grid) -> None:
     last = grid.runs()[-1]
-    begin(tmp_path, last, finished=True, config={**last.config.flat(), "batch_size": 8})
+    begin(tmp_path, last, finished=True, config={**last.flat(), "batch_size": 8})
     with pytest.raises(DataAgentError, match="batch_size 8 there, 16 now"):
         pending_runs(grid, tmp_path, resume=True)
 
@@ -119,26 +124,26 @@ def test_runs_go_one_after_the_other_and_a_failure_stops_none(
     tmp_path: Path, grid: Grid, training: FakeTraining
 ) -> None:
     training.outcomes["random-keep0.5-seed0"] = RuntimeError("out of memory")
-    outcome = run_them(grid.runs(), tmp_path)
+    outcomes = run_them(grid.runs(), tmp_path)
     assert training.ran == names(grid.runs())
-    assert outcome.failed == {"digits/random-keep0.5-seed0": "RuntimeError: out of memory"}
-    assert not outcome.is_stopped
+    assert failures(outcomes) == {"digits/random-keep0.5-seed0": "RuntimeError: out of memory"}
+    assert not any(outcome.is_stopped for outcome in outcomes.values())
 
 
 def test_a_stopped_run_ends_the_session(tmp_path: Path, grid: Grid, training: FakeTraining) -> None:
     training.outcomes["random-keep0.5-seed0"] = None
-    outcome = run_them(grid.runs(), tmp_path)
+    outcomes = run_them(grid.runs(), tmp_path)
     assert training.ran == ["full-seed0", "random-keep0.5-seed0"]
-    assert outcome.is_stopped
+    assert [outcome.is_stopped for outcome in outcomes.values()] == [False, True, True, True]
 
 
 def test_a_folder_taken_by_another_process_is_a_failure_of_that_run_only(
     tmp_path: Path, grid: Grid, training: FakeTraining
 ) -> None:
     first = grid.runs()[0]
-    with open_run(tmp_path / first.name, first.config.flat(), resume=False):
-        outcome = run_them(grid.runs(), tmp_path)
-    assert list(outcome.failed) == ["digits/full-seed0"]
+    with open_run(tmp_path / first.name, first.flat(), resume=False):
+        outcomes = run_them(grid.runs(), tmp_path)
+    assert list(failures(outcomes)) == ["digits/full-seed0"]
     assert len(training.ran) == 3
 
 
@@ -147,7 +152,7 @@ def test_the_time_left_is_told_by_what_runs_are_expected_to_take(
 ) -> None:
     # Twice as slow as expected: after the first, 100 s for 50 of 150, so 200 s are left.
     expected = {run.name: 50.0 if "full" in run.name else 25.0 for run in grid.runs()}
-    with caplog.at_level(logging.INFO, logger="data_agent_lab.runs.compare"):
+    with caplog.at_level(logging.INFO, logger="data_agent_lab.runs.execution"):
         run_them(grid.runs(), tmp_path, seconds=expected)
     assert caplog.messages == [
         "digits/full-seed0: accuracy 90.00 % (3 to go, about 3 min 20 s)",
@@ -209,6 +214,7 @@ def without_times(folder: RunFolder) -> tuple[Any, ...]:
     return stripped(folder.result()), [stripped(line) for line in folder.metrics()], weights
 
 
+@pytest.mark.distributed
 def test_parallel_runs_are_bitwise_the_runs_of_one_process(tmp_path: Path, grid: Grid) -> None:
     grid = replace(grid, methods=["full", "random", "data-agent"], seeds=[0])
     seen: list[tuple[str, int, int]] = []
@@ -216,7 +222,8 @@ def test_parallel_runs_are_bitwise_the_runs_of_one_process(tmp_path: Path, grid:
         run_them(grid.runs(), tmp_path / "1", jobs=1),
         run_them(grid.runs(), tmp_path / "2", jobs=2, progress=lambda *args: seen.append(args)),
     ]
-    assert outcomes == [Outcome(), Outcome()]
+    assert outcomes[0] == outcomes[1]
+    assert all(outcome.reached for outcome in outcomes[0].values())
     for run in grid.runs():
         alone, beside = (RunFolder(tmp_path / jobs / run.name) for jobs in ("1", "2"))
         assert without_times(alone) == without_times(beside)
@@ -224,48 +231,48 @@ def test_parallel_runs_are_bitwise_the_runs_of_one_process(tmp_path: Path, grid:
     assert all(0 <= done <= total for _, done, total in seen)
 
 
-def on_ending(monkeypatch: pytest.MonkeyPatch, action: Callable[[Any, Run], None]) -> None:
+def on_begin(
+    monkeypatch: pytest.MonkeyPatch, action: Callable[[Any, RunConfig[Any]], None]
+) -> None:
     """Call `action(worker, run)` as soon as a worker has been given a run."""
-    begin_next = compare.run_parallel.__globals__["_Worker"].begin_next
+    begin = workers._Worker.begin
 
-    def acting(worker: Any, waiting: Any) -> Any:
-        before = worker.run
-        taker = begin_next(worker, waiting)
-        if taker.run is not None and before is None:
-            action(taker, taker.run)
-        return taker
+    def acting(worker: Any, run: RunConfig[Any]) -> None:
+        begin(worker, run)
+        action(worker, run)
 
-    monkeypatch.setattr(compare.run_parallel.__globals__["_Worker"], "begin_next", acting)
+    monkeypatch.setattr(workers._Worker, "begin", acting)
 
 
+@pytest.mark.distributed
 def test_a_killed_worker_loses_its_run_and_no_other(
     tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kill_random(worker: Any, run: Run) -> None:
-        if run.config.method == "random":
+    def kill_random(worker: Any, run: RunConfig[Any]) -> None:
+        if run.method == "random":
             os.kill(worker.process.pid, signal.SIGKILL)
 
-    on_ending(monkeypatch, kill_random)
+    on_begin(monkeypatch, kill_random)
     grid = replace(grid, methods=["full", "random", "top-loss"], seeds=[0])
-    outcome = run_them(grid.runs(), tmp_path, jobs=2)
-    (name,) = outcome.failed
+    ((name, reason),) = failures(run_them(grid.runs(), tmp_path, jobs=2)).items()
     assert name == "digits/random-keep0.5-seed0"
-    assert "died (killed from outside" in outcome.failed[name]
+    assert "died (killed from outside" in reason
     finished = [run.name for run in grid.runs() if RunFolder(tmp_path / run.name).is_finished()]
     assert finished == ["digits/full-seed0", "digits/top-loss-keep0.5-seed0"]
 
 
+@pytest.mark.distributed
 def test_whatever_ends_the_parent_no_worker_is_left(
     tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workers: list[Any] = []
+    begun: list[Any] = []
 
-    def interrupt(worker: Any, run: Run) -> None:
-        workers.append(worker)
-        if len(workers) == 2:
+    def interrupt(worker: Any, run: RunConfig[Any]) -> None:
+        begun.append(worker)
+        if len(begun) == 2:
             raise KeyboardInterrupt
 
-    on_ending(monkeypatch, interrupt)
+    on_begin(monkeypatch, interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_them(grid.runs(), tmp_path, jobs=2)
-    assert [worker.process.exitcode for worker in workers] == [-signal.SIGKILL] * 2
+    assert [worker.process.exitcode for worker in begun] == [-signal.SIGKILL] * 2

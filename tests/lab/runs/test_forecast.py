@@ -19,7 +19,7 @@ RECIPE = replace(recipe_for("digits"), epochs=10, num_evaluations=4, num_threads
 @pytest.fixture
 def grid() -> Grid:
     return Grid(
-        recipes={"digits": RECIPE},
+        recipes=[RECIPE],
         methods=["full", "full-short", "random", "selective-backprop"],
         keep_ratios=[0.5],
         seeds=[0],
@@ -27,9 +27,9 @@ def grid() -> Grid:
 
 
 def finish(output: Path, grid: Grid, method: str, seconds: float, cost: float) -> None:
-    run = next(run for run in grid.runs() if run.config.method == method)
-    with open_run(output / run.name, run.config.flat(), resume=False) as folder:
-        folder.begin(run.config.flat(), device="cpu")
+    run = next(run for run in grid.runs() if run.method == method)
+    with open_run(output / run.name, run.flat(), resume=False) as folder:
+        folder.begin(run.flat(), device="cpu")
         folder.finish({"train_seconds": seconds, "eval_seconds": 3.0, "cost": cost})
 
 
@@ -39,7 +39,7 @@ def test_without_finished_runs_steps_are_timed(
     monkeypatch.setattr(forecast_module, "speed_of", lambda *_: Speed(0.01, 0.001))
     found = forecast(grid, grid.runs(), tmp_path)
     # 448 samples, 10 epochs: 44.8 s; 1,349 evaluation samples, 4 times: 5.396 s
-    assert found.paces["digits"].full == pytest.approx(44.8)
+    assert found.durations["digits"].full == pytest.approx(44.8)
     assert found.seconds["digits/full-seed0"] == pytest.approx(44.8 + 5.396)
     assert found.seconds["digits/random-keep0.5-seed0"] == pytest.approx(22.4 + 5.396)
     batch = found.seconds["digits/selective-backprop-keep0.5-seed0"]
@@ -53,7 +53,7 @@ def test_finished_runs_of_the_recipe_are_the_better_guide(tmp_path: Path, grid: 
     pending = [run for run in grid.runs() if "short" in run.name or "back" in run.name]
     found = forecast(grid, pending, tmp_path)
     # 120 s for one and a half units of cost, and 3 s of evaluation
-    assert found.paces["digits"].full == pytest.approx(80.0)
+    assert found.durations["digits"].full == pytest.approx(80.0)
     assert found.seconds["digits/full-short-keep0.5-seed0"] == pytest.approx(43.0)
     assert found.num_finished == 2
     assert "2 finished" in found.in_words(1)[0]
@@ -69,7 +69,7 @@ def test_the_cost_of_finished_runs_replaces_what_is_expected(tmp_path: Path, gri
 
 def test_hours_count_cores_and_the_clock_counts_processes() -> None:
     seconds = {"a": 600.0, "b": 1200.0, "c": 1800.0}
-    found = Forecast(seconds=seconds, paces={}, costs={}, num_finished=0, num_threads=2)
+    found = Forecast(seconds=seconds, durations={}, costs={}, num_finished=0, num_threads=2)
     assert found.core_hours == pytest.approx(2.0)
     assert found.wall_seconds(1) == 3600
     # a ends at 600, where c begins; b ends at 1200, c at 2400

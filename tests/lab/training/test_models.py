@@ -56,7 +56,7 @@ def test_a_seed_gives_the_same_model_again() -> None:
 
 def test_an_unknown_model_is_answered_with_those_there_are() -> None:
     with pytest.raises(
-        DataAgentError, match=r"unknown model 'vgg'.*cnn, resnet-tiny, resnet-small, resnet-18"
+        DataAgentError, match=r"model 'vgg' is unknown.*cnn, resnet-tiny, resnet-small, resnet-18"
     ):
         build_model("vgg", in_channels=3, num_classes=10, image_size=32)
 

@@ -1,0 +1,212 @@
+"""What the commands of `data-agent` do."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from data_agent.errors import InputError
+from data_agent.runtime.distributed import failing_together, rank
+from data_agent_lab.commands import Archive, Command, Compare, Train
+from data_agent_lab.grid import Grid, parse_keep_ratios, parse_names, parse_seeds
+from data_agent_lab.progress import silent
+from data_agent_lab.recipes import ImageRecipe, Recipe, RunConfig, TextRecipe
+from data_agent_lab.results.archive import write_archive
+from data_agent_lab.results.records import reached_in_words
+from data_agent_lab.rules import flag_of
+from data_agent_lab.runs.compare import hold_output, pending_runs, run_all
+from data_agent_lab.runs.environment import num_cpus
+from data_agent_lab.runs.execution import RunOutcome
+from data_agent_lab.runs.folder import RunFolder, check_resumable
+from data_agent_lab.runs.forecast import forecast
+from data_agent_lab.tasks import load_task, suite_recipes
+from data_agent_lab.terminal import progress_and_log, stdout, stop_requests
+from data_agent_lab.training.devices import choose_device
+from data_agent_lab.training.loops import train_run
+from data_agent_lab.training.ranks import is_restart, joined_ranks, num_started, open_run_together
+
+logger = logging.getLogger(__name__)
+
+DONE, FAILED, STOPPED = 0, 1, 130
+
+
+def do(command: Command, argv: Sequence[str]) -> int:
+    """Do what a command says; returns the exit code.
+
+    Args:
+        command: the command.
+        argv: the command line it was read from.
+
+    Raises:
+        DataAgentError: it cannot be done; the message says why.
+    """
+    if isinstance(command, Train):
+        with joined_ranks(command.config.recipe):
+            return _train(command, argv)
+    if num_started() > 1:
+        raise InputError(
+            f"torchrun started {num_started()} processes, and only train shares its work among "
+            "them: compare starts processes itself (--jobs), report needs one. Run it without "
+            "torchrun."
+        )
+    if isinstance(command, Compare):
+        return _compare(command, argv)
+    if isinstance(command, Archive):
+        stdout().print(write_archive(command.folder, command.output))
+        return DONE
+    if not command.folder.exists():
+        raise InputError(
+            f"{command.folder} is no folder and no file; expected one with runs of data-agent."
+        )
+    _show(command.folder, figures=command.figures)
+    return DONE
+
+
+def _train(command: Train[Any], argv: Sequence[str]) -> int:
+    config, recipe = command.config, command.config.recipe
+    output = command.output or Path("runs") / f"{recipe.task}-{config.method}-seed{config.seed}"
+    resume = command.resume or is_restart()
+    with failing_together():
+        status = RunFolder(output).status(config.flat())
+        if status != "finished":
+            check_resumable(output, status, resume=resume)
+    if status == "finished":
+        _print_once(f"Already done: {_in_words(RunFolder(output).result(), output)}")
+        return DONE
+    with nullcontext(silent) if rank() else progress_and_log(logging.INFO) as progress:
+        with failing_together():
+            data = load_task(recipe, progress)
+        with (
+            open_run_together(output, config.flat(), resume=resume) as folder,
+            stop_requests() as should_stop,
+        ):
+            result = train_run(
+                *(config, data, folder),
+                progress=progress,
+                should_stop=should_stop,
+                sharding=command.sharding,
+            )
+    if result is None:
+        return _print_stopped(argv)
+    _print_once(_in_words(result, output))
+    return DONE
+
+
+def _compare(command: Compare[Any], argv: Sequence[str]) -> int:
+    grid, jobs, name = grid_of(command, argv)
+    output = command.output or Path("runs") / f"compare-{name}"
+    with hold_output(output):
+        pending = pending_runs(grid, output, resume=command.resume)
+        outcomes = _run_pending(grid, pending, output, jobs) if pending else {}
+        if any(outcome.is_stopped for outcome in outcomes.values()):
+            return _print_stopped(argv)
+        failures = {name: outcome.failure for name, outcome in outcomes.items() if outcome.failure}
+        if len(failures) < len(grid.runs()):
+            _show(output)
+    for name, reason in failures.items():
+        stdout().print(f"{name} failed: {reason}")
+    return FAILED if failures else DONE
+
+
+def grid_of(command: Compare[Any], argv: Sequence[str]) -> tuple[Grid, int, str]:
+    """All runs of a comparison, how many train at a time, and a name for it."""
+    if command.suite is None and command.tasks is None:
+        recipes, name = [command.recipe], command.recipe.task
+    else:
+        _refuse_recipe_flags(argv)
+        tasks = None if command.tasks is None else parse_names(command.tasks)
+        recipes = suite_recipes(command.suite, tasks=tasks, root=command.data_root)
+        name = command.suite or "tasks"
+    jobs = command.jobs or _default_jobs(recipes)
+    if jobs > 1:  # runs that share the processor must not each take all of it
+        recipes = [replace(recipe, num_threads=recipe.num_threads or 1) for recipe in recipes]
+    grid = Grid(
+        recipes=recipes,
+        methods=parse_names(command.methods),
+        keep_ratios=parse_keep_ratios(command.keep_ratios),
+        seeds=parse_seeds(command.seeds),
+    )
+    return grid, jobs, name
+
+
+def _refuse_recipe_flags(argv: Sequence[str]) -> None:
+    """The tasks of a suite have recipes of their own, so that their numbers can be compared."""
+    own = {flag_of(field.name) for kind in (ImageRecipe, TextRecipe) for field in fields(kind)}
+    given = [word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
+    refused = [flag for flag in given if flag in own]
+    if refused:
+        raise InputError(
+            f"{', '.join(refused)} cannot be changed in a suite: its tasks have recipes of their "
+            "own. To change one, compare on that task alone, with --task NAME instead of --suite "
+            "and --tasks."
+        )
+
+
+def _default_jobs(recipes: Iterable[Recipe]) -> int:
+    on_cpu = all(choose_device(recipe.device).type == "cpu" for recipe in recipes)
+    return num_cpus() if on_cpu else 1
+
+
+def _run_pending(
+    grid: Grid, pending: Sequence[RunConfig[Any]], output: Path, jobs: int
+) -> dict[str, RunOutcome]:
+    jobs = min(jobs, len(pending))
+    with progress_and_log(logging.WARNING) as progress:
+        expected = forecast(grid, pending, output, progress=progress)
+        for line in expected.in_words(jobs):
+            logger.info(line)
+        with stop_requests() as should_stop:
+            return run_all(
+                pending,
+                output,
+                jobs=jobs,
+                seconds=expected.seconds,
+                progress=progress,
+                should_stop=should_stop,
+            )
+
+
+def _show(source: Path, *, figures: bool = True) -> None:
+    """Write the report of a folder's or an archive's runs, and show its tables."""
+    from data_agent_lab.results.report import summarise
+    from data_agent_lab.results.tables import FIGURES
+    from data_agent_lab.results.writing import show, write
+
+    report = summarise(source)
+    folder = source if source.is_dir() else source.parent
+    write(report, folder, figures=figures)
+    if figures:
+        from data_agent_lab.results.figure import draw  # takes long to import
+
+        draw(report, folder / FIGURES)
+    show(report, stdout())
+    written = ["comparison.md", "comparison.json", *([FIGURES] if figures else [])]
+    stdout().print(f"Written to {folder}: {', '.join(written)}.")
+
+
+def _print_once(line: str, *, soft_wrap: bool = False) -> None:
+    """Print a line, once however many ranks there are."""
+    if rank() == 0:
+        stdout().print(line, soft_wrap=soft_wrap)
+
+
+def _print_stopped(argv: Sequence[str]) -> int:
+    words = [*argv] if "--resume" in argv else [*argv, "--resume"]
+    command = shlex.join(["data-agent", *words])
+    _print_once(f"Stopped; a checkpoint is written. Go on with: {command}", soft_wrap=True)
+    return STOPPED
+
+
+def _in_words(result: Mapping[str, Any], output: Path) -> str:
+    overhead = result["overhead_seconds"] / result["train_seconds"]
+    return (
+        f"{reached_in_words(result)} on {result['evaluation']}, "
+        f"{100 * result['cost']:.1f} % of the cost of full training, "
+        f"{result['train_seconds']:.1f} s of training of which {100 * overhead:.1f} % to select. "
+        f"See {output}."
+    )

@@ -138,7 +138,8 @@ def test_half_precision_losses_keep_their_dtype():
     agent = DataAgent(num_samples=8, epochs=4)
     agent.begin_epoch(0)
     losses = torch.rand(4, dtype=torch.bfloat16, requires_grad=True)
-    loss = agent.learn(losses, torch.arange(4), logits=torch.zeros(4, 2), features=torch.ones(4, 3))
+    index = agent.select(0).index[:4]
+    loss = agent.learn(losses, index, logits=torch.zeros(4, 2), features=torch.ones(4, 3))
     assert loss.dtype == torch.bfloat16
 
 

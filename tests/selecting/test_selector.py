@@ -21,7 +21,7 @@ from data_agent import (
 from data_agent.agent.reward import difficulty
 from data_agent.errors import CheckpointError, DataAgentWarning, InputError, StateError
 from data_agent.selecting.nonfinite import without_nonfinite
-from data_agent.selecting.staging import Staging
+from data_agent.selecting.staging import Staging, keep_last
 
 SIZE = 64
 
@@ -38,6 +38,11 @@ def batch(index, **changes):
         "features": torch.linspace(0, 3, size * 4).view(size, 4).sin(),
     }
     return Feedback(index, **{**columns, **changes})
+
+
+def first_batch(selector):
+    """int64 [8]: samples of epoch 0, which has begun."""
+    return selector.select(0).index[:8]
 
 
 def observe_epoch(selector, epoch):
@@ -64,10 +69,9 @@ def test_an_epoch_that_is_over_is_not_fed_for_ever():
     one = agent()
     observe_epoch(one, 0)
     observed = one.visits
-    one.observe(batch(torch.arange(2)))  # a framework may repeat a few to fill its last batch
     with pytest.raises(StateError, match="the next epoch was never begun"):
-        one.observe(batch(torch.arange(8)))
-    assert one.visits == observed + 2
+        one.observe(batch(first_batch(one)))
+    assert one.visits == observed
 
 
 def test_epochs_only_go_forward():
@@ -146,14 +150,14 @@ def test_a_framework_that_counts_on_by_itself_is_not_shifted():
 def test_non_finite_values_name_the_samples_and_stay_out():
     one = agent()
     one.begin_epoch(0)
-    index = torch.arange(8)
+    index = first_batch(one)
     losses = torch.ones(8)
     losses[3] = torch.inf
-    with pytest.raises(InputError, match=r"for 1 sample\(s\): 3"):
+    with pytest.raises(InputError, match=rf"for 1 sample\(s\): {index[3]}"):
         one.observe(batch(index, losses=losses))
     features = torch.ones(8, 4)
     features[5, 2] = torch.nan
-    with pytest.raises(InputError, match=r"for 1 sample\(s\): 5"):
+    with pytest.raises(InputError, match=rf"for 1 sample\(s\): {index[5]}"):
         one.observe(batch(index, features=features))
     assert one.visits == 0
 
@@ -177,8 +181,8 @@ def test_non_finite_rows_can_be_skipped_and_are_counted():
 def test_a_batch_of_which_nothing_is_finite_is_skipped_too():
     one = agent(on_nonfinite="skip", config=DataAgentConfig(update_every=1, rollout_rows=8))
     one.begin_epoch(0)
-    one.observe(batch(torch.arange(8), losses=torch.full((8,), torch.nan)))
-    one.observe(batch(torch.arange(8, 16)))
+    one.observe(batch(first_batch(one), losses=torch.full((8,), torch.nan)))
+    one.observe(batch(one.select(0).index[8:16]))
     assert one.metrics()["skipped_nonfinite"] == 8
 
 
@@ -186,10 +190,10 @@ def test_features_are_needed_and_keep_their_width():
     one = agent()
     one.begin_epoch(0)
     with pytest.raises(InputError, match=r"learn\(\) reads them from the layer"):
-        one.observe(batch(torch.arange(8), features=None))
-    one.observe(batch(torch.arange(8)))
+        one.observe(batch(first_batch(one), features=None))
+    one.observe(batch(first_batch(one)))
     with pytest.raises(InputError, match="features came 5 wide; so far they were 4 wide"):
-        one.observe(batch(torch.arange(8), features=torch.ones(8, 5)))
+        one.observe(batch(one.select(0).index[8:16], features=torch.ones(8, 5)))
     assert one.visits == 8
 
 
@@ -202,7 +206,7 @@ def test_a_task_without_logits_is_rewarded_by_one_signal():
     other = agent()
     other.begin_epoch(0)
     with pytest.raises(InputError, match=r"signals=\(difficulty,\)"):
-        other.observe(batch(torch.arange(8), logits=None))
+        other.observe(batch(first_batch(other), logits=None))
 
 
 def test_signals_outside_their_range_are_refused():
@@ -212,20 +216,16 @@ def test_signals_outside_their_range_are_refused():
     one = agent(config=DataAgentConfig(signals=(loss_itself,)))
     one.begin_epoch(0)
     with pytest.raises(InputError, match=r"signal 'loss_itself' returned values in \[0, 10\]"):
-        one.observe(batch(torch.arange(8)))
+        one.observe(batch(first_batch(one)))
     assert one.visits == 0
 
 
-def test_repeats_that_a_framework_pads_count_as_visits_and_are_written_once():
-    one = agent()
-    one.begin_epoch(0)
-    index = one.select(0).index
-    for part in torch.cat([index, index[:8]]).split(8):
-        one.observe(batch(part))
-    one.begin_epoch(1)
-    assert one.visits == len(index) + 8
-    written = (one._table.state_dict()["parameters"] != 1).any(1)
-    assert torch.equal(written.nonzero().squeeze(1), index)
+def test_repeats_that_a_framework_pads_are_written_once():
+    """The last row of a sample counts; on one process no framework repeats any."""
+    rows = {"values": torch.tensor([[1.0], [2.0], [3.0], [4.0]])}
+    index, kept = keep_last(torch.tensor([5, 3, 5, 9]), rows)
+    assert index.tolist() == [3, 5, 9]
+    assert kept["values"].squeeze(1).tolist() == [2.0, 3.0, 4.0]
 
 
 class Weighted(Selector):
@@ -341,8 +341,9 @@ def test_features_beyond_all_measure_are_not_finite_either():
     one.begin_epoch(0)
     features = torch.ones(8, 4)
     features[2] = 1e30
-    with pytest.raises(InputError, match=r"for 1 sample\(s\): 2"):
-        one.observe(batch(torch.arange(8), features=features))
+    index = first_batch(one)
+    with pytest.raises(InputError, match=rf"for 1 sample\(s\): {index[2]}"):
+        one.observe(batch(index, features=features))
 
 
 def test_a_sampler_of_a_framework_leaves_the_batches_to_it():
@@ -426,11 +427,11 @@ class TestWatch:
     def test_checkpointed_recomputation_is_not_a_second_forward(self):
         from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-        for _ in range(2):
+        for index in (self.index, self.agent.select(0).index[8:16]):
             x = torch.randn(8, 5, requires_grad=True)
             with set_checkpoint_early_stop(False):  # backward runs the head's forward again, too
                 logits = checkpoint(self.net, x, use_reentrant=False)
-            loss = self.agent.learn(logits.square().mean(1), self.index)
+            loss = self.agent.learn(logits.square().mean(1), index)
             loss.backward()
         assert self.agent.visits == 16
 

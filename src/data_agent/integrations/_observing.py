@@ -18,7 +18,7 @@ from data_agent.integrations._head import pool
 from data_agent.integrations._in_batch import rows_of
 from data_agent.integrations._refusals import check_rows
 from data_agent.integrations._scale import LossScale, auxiliary_loss
-from data_agent.loading.indexed import INDEX_KEY
+from data_agent.loading.collating import INDEX_KEY
 from data_agent.losses import SampleLosses, sample_losses
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.feedback import Feedback

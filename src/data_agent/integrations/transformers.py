@@ -32,7 +32,8 @@ from data_agent.integrations._refusals import (
     state_file,
 )
 from data_agent.integrations._scale import LossScale
-from data_agent.loading.indexed import INDEX_KEY, CollateWithIndex, IndexedDataset, IndexedStream
+from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
+from data_agent.loading.indexed import IndexedDataset, IndexedStream
 from data_agent.loading.sampler import SelectionSampler
 from data_agent.losses import SampleLosses
 from data_agent.runtime import checkpoint as files
@@ -151,11 +152,14 @@ class SelectiveTrainerMixin(ObservesBatches):
         collator = self.data_collator
         is_stream = isinstance(dataset, IterableDataset)
         # What the Trainer does to a datasets.Dataset; a stream may not know its columns.
+        prepare = None
         if hasattr(dataset, "remove_columns") and not is_stream:
-            dataset, collate = self._remove_unused_columns(dataset, description), collator
+            dataset = self._remove_unused_columns(dataset, description)
         else:
-            collate = self._get_collator_with_removed_columns(collator, description)
-        self.data_collator = CollateWithIndex(collate) if is_stream else _CollateWithIndex(collate)
+            removing = self._get_collator_with_removed_columns(collator, description)
+            prepare = getattr(removing, "_remove_columns", None)
+        kind = CollateWithIndex if is_stream else _CollateWithIndex
+        self.data_collator = kind(collator, prepare)
         try:
             return super()._get_dataloader(
                 self._indexed_stream(dataset)

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sized
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Sized
+from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from data_agent.errors import DataAgentWarning, InputError
+from data_agent.loading.collating import IndexedSample, with_index
 from data_agent.selecting.batch_selector import BatchSelector
-
-INDEX_KEY = "sample_index"
-
-
-class IndexedSample(NamedTuple):
-    """A sample that is neither a sequence nor a mapping, with its index."""
-
-    sample: Any
-    index: Any
 
 
 class IndexedDataset(Dataset[Any]):
@@ -60,45 +50,6 @@ class IndexedDataset(Dataset[Any]):
         fetch = getattr(self.dataset, "__getitems__", None)
         samples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
         return [self._with_index(sample, i) for sample, i in zip(samples, indices, strict=True)]
-
-
-def with_index(sample: Any, index: Any) -> Any:
-    """`sample` with its index added, as `IndexedDataset` describes."""
-    if isinstance(sample, Mapping):
-        if INDEX_KEY in sample:
-            raise InputError(f"the samples have a {INDEX_KEY!r} of their own; rename that field.")
-        return {**sample, INDEX_KEY: index}
-    if isinstance(sample, list):
-        return [*cast("list[Any]", sample), index]
-    if isinstance(sample, tuple):
-        return (*cast("tuple[Any, ...]", sample), index)
-    return IndexedSample(sample, index)
-
-
-class CollateWithIndex:
-    """Calls a collate function of one's own with the plain samples and adds the index to its batch.
-
-    Args:
-        collate_fn: list of samples -> batch (a mapping, list, tuple or tensor).
-    """
-
-    def __init__(self, collate_fn: Callable[[list[Any]], Any]) -> None:
-        self.collate_fn = collate_fn
-
-    def __call__(self, samples: list[IndexedSample]) -> Any:
-        """The batch, with the int64 `[B]` index as last element or under "sample_index"."""
-        batch = self.collate_fn([sample for sample, _ in samples])
-        index = torch.tensor([index for _, index in samples], dtype=torch.int64)
-        if isinstance(batch, MutableMapping):  # of its own type, such as BatchEncoding
-            batch[INDEX_KEY] = index
-            return cast("Any", batch)
-        if not isinstance(batch, Mapping | list | tuple | Tensor):
-            raise InputError(
-                f"the collate function returned {type(batch).__name__}; the index can ride in a "
-                "mapping, list, tuple or beside a tensor. Pass IndexedDataset(dataset) instead of "
-                "the dataset: your collate function then gets the index and carries it itself."
-            )
-        return with_index(batch, index)
 
 
 class IndexedStream(IterableDataset[Any]):

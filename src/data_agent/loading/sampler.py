@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,11 +18,12 @@ from torch.utils.data import (
 )
 
 from data_agent.errors import InputError
-from data_agent.loading.indexed import INDEX_KEY as INDEX_KEY
-from data_agent.loading.indexed import CollateWithIndex, IndexedDataset, IndexedStream
+from data_agent.loading.collating import INDEX_KEY as INDEX_KEY
+from data_agent.loading.collating import CollateWithIndex
+from data_agent.loading.indexed import IndexedDataset, IndexedStream
 from data_agent.runtime import distributed
 from data_agent.selecting.batch_selector import BatchSelector
-from data_agent.selecting.epoch import delivery_order
+from data_agent.selecting.epoch import delivery_places
 from data_agent.selecting.selector import Selector
 
 _REFUSED = {
@@ -82,9 +83,16 @@ class SelectionSampler(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         epoch = self._epoch()
-        order = delivery_order(self.selector.select(epoch), self.selector.seed, epoch)
-        done = self.selector.position(epoch) if self._skip_observed else 0
-        rest = order[done : self._end(len(order), epoch)]
+        selection = self.selector.select(epoch)
+        places = delivery_places(selection, self.selector.seed, epoch)
+        observed = self.selector.observed_before(epoch) if self._skip_observed else None
+        if observed is None:
+            done, places = 0, places[: self._end(len(places), epoch)]
+        else:
+            places = places[~observed[places]]
+            done = len(selection) - len(places)
+            places = places[: self.selector.schedule.loadable(len(places))]
+        rest = selection.index[places]
         return self._deliver(self._share(rest).tolist(), epoch, done)
 
     def set_epoch(self, epoch: int) -> None:
@@ -116,8 +124,43 @@ class SelectionSampler(DistributedSampler[int]):
         own = done // self._world  # of what was observed before, this rank's part
         dealt_to = self._world if self._rank is None else 1
         for count, index in enumerate(share, start=1):
-            self.selector.note_delivered(epoch, own + count // dealt_to)
+            self.selector.note_delivered(
+                epoch, own + count // dealt_to, is_dealt=self._rank is None
+            )
             yield index
+
+
+class SelectionLoader(DataLoader[Any]):
+    """A `DataLoader` that tells the selector of its sampler which batches the loop gets.
+
+    So a batch that was given out and not learned from is told from one that workers have read
+    ahead, and an index that the loop has turned around is noticed.
+    """
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        sampler = cast("object", self.sampler)
+        return (
+            self._given_out(batches, sampler) if isinstance(sampler, SelectionSampler) else batches
+        )
+
+    def _given_out(self, batches: Any, sampler: SelectionSampler) -> Iterator[Any]:
+        for batch in batches:
+            index = _index_of(batch)
+            if index is not None and (epoch := sampler.selector.epoch) is not None:
+                sampler.selector.note_given_out(epoch, index)
+            yield batch
+
+
+def _index_of(batch: Any) -> Tensor | None:
+    """The index that a batch carries, on the host; None where a function took it out."""
+    if isinstance(batch, Mapping):
+        index = cast("Mapping[str, Any]", batch).get(INDEX_KEY)
+    else:
+        index = batch[-1] if isinstance(batch, list | tuple) and batch else None
+    if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.ndim != 1:
+        return None
+    return index.cpu()
 
 
 def selection_loader(
@@ -179,7 +222,7 @@ def selection_loader(
         world=distributed.world_size(),
         drop_last=bool(drop_last),
     )
-    return DataLoader(
+    return SelectionLoader(
         dataset, batch_size=batch_size, drop_last=bool(drop_last), sampler=sampler, **options
     )
 

@@ -113,6 +113,7 @@ class BatchSelector(Selector):
             StateError: no epoch has begun, or the running one is over.
         """
         place = self._place()
+        self._open_epoch().check_open(self.schedule)
         check_range(feedback.index, self.schedule.num_samples)
         size = len(feedback)
         with self._clock.running(), plain_arithmetic(feedback):
@@ -154,7 +155,10 @@ class BatchSelector(Selector):
                 "index[keep]."
             )
         super().observe(feedback)
-        self._open_epoch().num_observed += len(pool) - len(feedback)
+        running = self._open_epoch()
+        rest = pool.index[~torch.isin(pool.index, index)]
+        running.observed.mark(running.places(rest, self.schedule))
+        running.num_observed += len(rest)
         with self._clock.running(), plain_arithmetic(pool):
             self.remember(pool)
         self._offer = None

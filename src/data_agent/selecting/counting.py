@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from torch import Tensor
+
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.errors import InputError, StateError
 from data_agent.runtime import distributed
@@ -88,7 +90,7 @@ class CountsEpochs:
         """
         first = self._next_epoch()
         if self._running is not None and first == self._running.epoch:
-            self._running.resume_here(self._running.position(self.schedule))
+            self._running.resume_here(self.schedule)
         if first == self.schedule.epochs:
             warn(f"all {first} epochs are done; for another training run build a new selector.")
         self._is_counting = True
@@ -156,12 +158,29 @@ class CountsEpochs:
             )
         if running is not None:
             running.num_observed -= num_samples
+            running.observed.unmark(num_samples)
             self._visits -= num_samples
 
-    def note_delivered(self, epoch: int, count: int) -> None:
-        """Tell how many samples of `epoch` a loader has taken on this rank; see `begin_epoch`."""
+    def note_delivered(self, epoch: int, count: int, *, is_dealt: bool = False) -> None:
+        """Tell how many samples of `epoch` a loader has taken on this rank; see `begin_epoch`.
+
+        Args:
+            epoch: the epoch.
+            count: samples so far.
+            is_dealt: whether a framework deals the epoch to ranks, and may fill its last round.
+        """
         if self._running is not None and self._running.epoch == epoch:
-            self._running.note_delivered(count)
+            self._running.note_delivered(count, is_dealt=is_dealt)
+
+    def note_given_out(self, epoch: int, index: Tensor) -> None:
+        """Tell that the loop gets the batch `index` (int64 `[B]`) of `epoch` on this rank."""
+        if self._running is not None and self._running.epoch == epoch:
+            self._running.observed.give_out(index)
+
+    def observed_before(self, epoch: int) -> Tensor | None:
+        """Bool `[K]`: of the samples of `epoch`, ascending, those observed before a restore."""
+        running = self._running
+        return running.done if running is not None and running.epoch == epoch else None
 
     def position(self, epoch: int) -> int:
         """Samples of the order of `epoch`, over all ranks, that were observed before a restore."""
@@ -189,5 +208,4 @@ class CountsEpochs:
                 "no epoch has begun, so there is nothing to learn from: loop over "
                 "`for epoch in agent.epochs():` around your batches, or call agent.set_epoch()."
             )
-        self._running.check_open(self.schedule)
         return self._running

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from data_agent.budget.composition import Composition
@@ -14,14 +15,21 @@ from data_agent.errors import CheckpointError, DataAgentWarning, StateError
 from data_agent.runtime import distributed
 from data_agent.runtime.random import Purpose, permutation
 from data_agent.runtime.state import pack_mask, unpack_mask
-from data_agent.selecting.feedback import Selection
+from data_agent.selecting.feedback import Selection, check_range
+from data_agent.selecting.observed import Observed
 
+CARRIES_OVER = ("exact", "to-the-end", "uniform")  # schedules where samples can come first
 OBSERVED_SHARE = 0.9  # below it a loop forgets to observe some of its batches
 
 
 def delivery_order(selection: Selection, seed: int, epoch: int) -> Tensor:
     """int64 `[K]`: the samples of `epoch` in the order of their batches, over all ranks."""
-    return selection.index[permutation(len(selection), seed, Purpose.ORDER, epoch)]
+    return selection.index[delivery_places(selection, seed, epoch)]
+
+
+def delivery_places(selection: Selection, seed: int, epoch: int) -> Tensor:
+    """int64 `[K]`: places in the selection, in the order in which its samples are delivered."""
+    return permutation(len(selection), seed, Purpose.ORDER, epoch)
 
 
 @dataclass(slots=True)
@@ -40,6 +48,10 @@ class RunningEpoch:
         observed_before: those of them that this rank observed.
         is_restored: whether nothing was observed since a restore.
         is_ordered: whether a sampler delivers the epoch in its order; streams have their own.
+        is_dealt: whether a framework deals the order to ranks, and may fill the last round.
+        displaced: int64 `[D]`, samples whose visit is put off to the next epoch.
+        done: bool `[K]`, those of the selection that all ranks had observed when the loop last
+            stopped; None where it did not.
     """
 
     epoch: int
@@ -52,6 +64,13 @@ class RunningEpoch:
     observed_before: int = 0
     is_restored: bool = False
     is_ordered: bool = False
+    is_dealt: bool = False
+    displaced: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    done: Tensor | None = None
+    observed: Observed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.observed = Observed(self.selection, None if self.done is None else self.done.clone())
 
     def position(self, schedule: SelectionSchedule) -> int:
         """Samples of the order that were observed over all ranks; a collective call.
@@ -71,14 +90,33 @@ class RunningEpoch:
         left = len(self.selection) - self.resume_at
         return self.resume_at + schedule.loadable(left)
 
-    def note_delivered(self, count: int) -> None:
+    def note_delivered(self, count: int, *, is_dealt: bool = False) -> None:
         """A sampler has taken `count` samples of the order on this rank so far."""
         self.num_delivered = max(self.num_delivered, count)
-        self.is_ordered = True
+        self.is_ordered, self.is_dealt = True, is_dealt
 
-    def resume_here(self, position: int) -> None:
-        """Let the next loader begin behind `position` samples of the order."""
-        self.resume_at, self.observed_before = position, self.num_observed
+    def resume_here(self, schedule: SelectionSchedule) -> None:
+        """Let the next loader begin behind what was observed; a collective call."""
+        self.resume_at, self.done = self.position(schedule), self.observed_by_all(schedule)
+        self.observed_before = self.num_observed
+
+    def observed_by_all(self, schedule: SelectionSchedule) -> Tensor:
+        """Bool `[K]`: those of the selection that any rank observed; a collective call."""
+        marks = self.observed.marks.clone()
+        if schedule.world > 1:
+            (places,) = distributed.gather_rows(marks.nonzero().squeeze(1))
+            marks[places] = True
+        return marks
+
+    def left_over(self, schedule: SelectionSchedule) -> Tensor:
+        """int64: samples that were to be trained on and were not; a collective call."""
+        missed = self.selection.index[~self.observed_by_all(schedule)]
+        return torch.cat([missed, self.displaced])
+
+    def places(self, index: Tensor, schedule: SelectionSchedule) -> Tensor:
+        """Where the samples of a batch stand in the selection; see `Observed.check`."""
+        may_repeat = (schedule.batch_size or 0) if self.is_dealt and schedule.world > 1 else 0
+        return self.observed.check(index, epoch=self.epoch, may_repeat=may_repeat)
 
     def check_open(self, schedule: SelectionSchedule) -> None:
         """More samples than an epoch has are refused; those that frameworks repeat are let through.
@@ -86,7 +124,7 @@ class RunningEpoch:
         Raises:
             StateError: all of this rank's samples were observed already.
         """
-        padding = 2 * (schedule.batch_size or 1)
+        padding = (schedule.batch_size or 1) if schedule.world > 1 else 0
         if self.num_observed >= len(self.selection) // schedule.world + padding:
             raise StateError(
                 f"epoch {self.epoch} has {len(self.selection)} samples and all were observed; more "
@@ -154,6 +192,7 @@ class RunningEpoch:
             StateError: batches were delivered and none was observed, or ranks shared the epoch
                 twice.
         """
+        num_missed = self.size(schedule) - int(self.observed_by_all(schedule).sum())
         if self.is_restored and self.num_delivered > self.observed_before:
             raise StateError(
                 f"epoch {self.epoch} was restored behind {self.resume_at} of its "
@@ -161,7 +200,7 @@ class RunningEpoch:
                 "was observed. Were batches skipped twice, by the loader, which goes on by itself, "
                 "and by the loop? Remove skip_first_batches()."
             )
-        if self.num_delivered and not self.num_observed:
+        if self._num_given_out() and not self.num_observed:
             raise StateError(
                 f"epoch {self.epoch} delivered {self.num_delivered} samples and not one batch was "
                 "observed. Call agent.learn(losses, index) for each batch (or "
@@ -169,15 +208,31 @@ class RunningEpoch:
             )
         if not self.num_delivered and not self.num_observed:
             warn(f"epoch {self.epoch} had no batch: is the loader made for this selector?")
-        elif self.num_observed < OBSERVED_SHARE * self.num_delivered:
+        elif self.num_observed < OBSERVED_SHARE * self._num_given_out():
             self._complain_of_missed_batches(schedule)
+        elif num_missed > 0 and len(self.selection) < schedule.num_samples:
+            warn(
+                f"{num_missed} of the {len(self.selection)} samples of epoch {self.epoch} were not "
+                "trained on: the epoch was left early, or rows of its batches were left out. "
+                + (
+                    "They come first in the next epoch."
+                    if schedule.kind in CARRIES_OVER
+                    else f"In a {schedule.kind!r} schedule they do not come again for that."
+                )
+            )
+
+    def _num_given_out(self) -> int:
+        """Samples that the loop got on this rank, where that is known; else what a sampler gave."""
+        since = self.observed.num_given_out
+        return self.observed_before + since if since else self.num_delivered
 
     def _complain_of_missed_batches(self, schedule: SelectionSchedule) -> None:
+        num_given_out = self._num_given_out()
         counts = (
-            f"in epoch {self.epoch} {self.num_delivered} samples were delivered, but only "
+            f"in epoch {self.epoch} {num_given_out} samples were delivered, but only "
             f"{self.num_observed} observed"
         )
-        share = self.num_delivered / schedule.world
+        share = num_given_out / schedule.world
         if schedule.world > 1 and self.num_observed <= share + (schedule.batch_size or 0):
             raise StateError(
                 f"{counts}, one in {schedule.world}: the loader, which deals batches to ranks by "
@@ -187,13 +242,16 @@ class RunningEpoch:
         warn(f"{counts}. Call agent.learn(losses, index) for every batch.")
 
     def state_dict(self, schedule: SelectionSchedule) -> dict[str, Any]:
-        """The selection as one bit a sample, and the position; a collective call."""
+        """Selection and observed samples as one bit each, and the position; a collective call."""
+        observed = self.observed_by_all(schedule)
         return {
             "epoch": self.epoch,
             "position": self.position(schedule),
             "batch_size": self.composed_for.batch_size,
             "world": self.composed_for.world,
             "selection": pack_mask(self.selection.index, schedule.num_samples),
+            "observed": pack_mask(observed.nonzero().squeeze(1), len(observed)),
+            "displaced": self.displaced.clone(),
             "weights": self.selection.weights,
         }
 
@@ -222,6 +280,12 @@ class RunningEpoch:
         weights = state["weights"]
         if weights is not None and weights.shape != index.shape:
             raise CheckpointError(f"its selection of epoch {epoch} has {len(weights)} weights.")
+        done = torch.zeros(len(index), dtype=torch.bool)
+        done[unpack_mask(state["observed"], len(index))] = True
+        displaced = state["displaced"]
+        if displaced.dtype != torch.int64 or displaced.ndim != 1:
+            raise CheckpointError(f"the samples put off from epoch {epoch} are not int64 [D].")
+        check_range(displaced, schedule.num_samples)
         own = position // schedule.world
         running = cls(
             epoch,
@@ -233,6 +297,8 @@ class RunningEpoch:
             resume_at=position,
             observed_before=own,
             is_restored=True,
+            displaced=displaced.clone(),
+            done=done,
         )
         if left_out := len(index) - running.size(schedule):
             warn(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_agent.budget.composition import Composition
+from data_agent.budget.composition import Composed, Composition
 from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
 from data_agent.errors import CheckpointError, InputError, StateError
 from data_agent.runtime import distributed
@@ -23,7 +23,7 @@ from data_agent.runtime.random import check_seed
 from data_agent.runtime.state import STATE_VERSION, check_header
 from data_agent.selecting.columns import VALUES, Columns, Rows, as_rows, rows_of
 from data_agent.selecting.counting import CountsEpochs
-from data_agent.selecting.epoch import RunningEpoch, warn_of_late_start
+from data_agent.selecting.epoch import CARRIES_OVER, RunningEpoch, warn_of_late_start
 from data_agent.selecting.feedback import (
     Feedback,
     Selection,
@@ -113,16 +113,18 @@ class Selector(Watcher, CountsEpochs, Method):
             self._merge(*keep_last(*self._staging.rows_of_all()))
             if self._running is None:
                 logger.info("%s: %s.", self.name, self.describe())
-            selection, uniform = self._compute_selection(epoch)
+            composed, selection = self._compute_selection(epoch, self._left_over())
             self._staging.clear()
-            self._running = RunningEpoch(epoch, selection, uniform, self.schedule)
+            self._running = RunningEpoch(
+                *(epoch, selection, composed.uniform, self.schedule), displaced=composed.displaced
+            )
         self._just_restored = False
 
     def select(self, epoch: int) -> Selection:
         """The samples of `epoch`, from the table as it is now; changes no state."""
         if self._running is not None and self._running.epoch == epoch:
             return self._running.selection
-        return self._compute_selection(epoch)[0]
+        return self._compute_selection(epoch)[1]
 
     # Batches.
 
@@ -174,16 +176,19 @@ class Selector(Watcher, CountsEpochs, Method):
             StateError: no epoch has begun, or the running one is over.
         """
         running = self._open_epoch()
+        running.check_open(self.schedule)
         with self._clock.running(), plain_arithmetic(feedback):
             index = feedback.index.cpu()
             check_range(index, self.schedule.num_samples)
             running.check_resumed(index, self.schedule, self.seed)
+            places = running.places(index, self.schedule)
             feedback = without_nonfinite(replace(feedback, index=index), self._on_nonfinite)
             rows = as_rows(self.record(feedback), feedback, self._tables)
             valid = feedback.valid
             if valid is None:
                 valid = torch.ones(len(feedback), dtype=torch.bool, device=rows[VALUES].device)
             self._staging.append(index, rows, valid)
+            running.observed.mark(places)
             running.num_observed += len(feedback)
             running.is_restored = False
             self._visits += len(feedback)
@@ -326,7 +331,20 @@ class Selector(Watcher, CountsEpochs, Method):
         if (running := self._running) is not None:
             self.epoch_ends(running.epoch, running.selection.index)
 
-    def _compute_selection(self, epoch: int) -> tuple[Selection, Tensor | None]:
-        index, uniform = self._composition.samples(epoch, self.choose)
-        weights = None if uniform is None else self.weigh(epoch, index, uniform)
-        return Selection(index, weights), uniform
+    def _left_over(self) -> Tensor | None:
+        """What the running epoch was to train on and did not; a collective call.
+
+        None for schedules in which samples cannot come first: what they choose is fixed, or full.
+        """
+        if self._running is None or self.schedule.kind not in CARRIES_OVER:
+            return None
+        return self._running.left_over(self.schedule)
+
+    def _compute_selection(
+        self, epoch: int, first: Tensor | None = None
+    ) -> tuple[Composed, Selection]:
+        composed = self._composition.compose(epoch, self.choose, first)
+        weights = None
+        if composed.uniform is not None and int(composed.excluded.sum()) < len(composed.index):
+            weights = self.weigh(epoch, composed.index, composed.excluded)
+        return composed, Selection(composed.index, weights)

@@ -1,0 +1,295 @@
+"""Calling a collate function of the user's, and finding out which sample each row of it is.
+
+A collate function may sort its samples (the usual recipe for padding), leave some out, or copy the
+list first. It sees samples that note when they are read. The order in which it read them last, for
+each part of a sample, is the order of the rows; where that cannot be told, the batch is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from data_agent.errors import InputError
+
+INDEX_KEY = "sample_index"
+
+
+class IndexedSample(NamedTuple):
+    """A sample that is neither a sequence nor a mapping, with its index."""
+
+    sample: Any
+    index: Any
+
+
+def with_index(sample: Any, index: Any) -> Any:
+    """`sample` with its index added, as `IndexedDataset` describes."""
+    if isinstance(sample, Mapping):
+        if INDEX_KEY in sample:
+            raise InputError(f"the samples have a {INDEX_KEY!r} of their own; rename that field.")
+        return {**sample, INDEX_KEY: index}
+    if isinstance(sample, list):
+        return [*cast("list[Any]", sample), index]
+    if isinstance(sample, tuple):
+        return (*cast("tuple[Any, ...]", sample), index)
+    return IndexedSample(sample, index)
+
+
+class CollateWithIndex:
+    """Calls a collate function of one's own with the plain samples and adds the index to its batch.
+
+    Args:
+        collate_fn: list of samples -> batch (a mapping, list, tuple or tensor).
+        prepare: what is done to each sample before, if anything.
+    """
+
+    def __init__(
+        self,
+        collate_fn: Callable[[list[Any]], Any],
+        prepare: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.collate_fn = collate_fn
+        self._prepare = prepare
+
+    def __call__(self, samples: list[IndexedSample]) -> Any:
+        """The batch, with the int64 `[B]` index as last element or under "sample_index".
+
+        Raises:
+            InputError: no batch the index can ride in, or its rows cannot be told apart.
+        """
+        reads: dict[object, list[int]] = {}
+        plain = [sample for sample, _ in samples]
+        if self._prepare is not None:
+            plain = [self._prepare(sample) for sample in plain]
+        given = [_noting(sample, place, reads) for place, sample in enumerate(plain)]
+        before = list(given)
+        batch = _plain(self.collate_fn(given))
+        order = _order_of(given, before, _telling(reads, batch), _num_rows(batch))
+        _check_contents(batch, plain, order)
+        index = torch.tensor([samples[place].index for place in order], dtype=torch.int64)
+        if isinstance(batch, MutableMapping):  # of its own type, such as BatchEncoding
+            batch[INDEX_KEY] = index
+            return cast("Any", batch)
+        if not isinstance(batch, Mapping | list | tuple | Tensor):
+            raise InputError(
+                f"the collate function returned {type(batch).__name__}; the index can ride in a "
+                "mapping, list, tuple or beside a tensor. Pass IndexedDataset(dataset) instead of "
+                "the dataset: your collate function then gets the index and carries it itself."
+            )
+        return with_index(batch, index)
+
+
+class _Mapping(dict[Any, Any]):
+    """A sample that is a mapping and notes which of its fields is read."""
+
+    note: Callable[[object], None]
+
+    def __getitem__(self, key: Any) -> Any:
+        self.note(key)
+        return super().__getitem__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.note(key)
+        return super().get(key, default)
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        self.note(key)
+        return super().pop(key, *default)
+
+    def __iter__(self) -> Iterator[Any]:  # of its own, so that {**sample} reads field by field
+        return super().__iter__()
+
+    def keys(self) -> Any:
+        return super().keys()
+
+    def items(self) -> Any:
+        for key in self:
+            self.note(key)
+        return super().items()
+
+    def values(self) -> Any:
+        for key in self:
+            self.note(key)
+        return super().values()
+
+
+class _Tuple(tuple[Any, ...]):
+    """A sample that is a tuple and notes which of its elements is read."""
+
+    note: Callable[[object], None]
+
+    def __getitem__(self, key: Any) -> Any:
+        self.note(key if isinstance(key, int) else "slice")
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.note("whole")
+        return super().__iter__()
+
+
+class _List(list[Any]):
+    """A sample that is a list and notes which of its elements is read."""
+
+    note: Callable[[object], None]
+
+    def __getitem__(self, key: Any) -> Any:
+        self.note(key if isinstance(key, int) else "slice")
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.note("whole")
+        return super().__iter__()
+
+
+def _noting(sample: Any, place: int, reads: dict[object, list[int]]) -> Any:
+    """The sample, noting reads if it is a plain mapping, tuple or list; others as they are."""
+    kinds: dict[type, type] = {dict: _Mapping, tuple: _Tuple, list: _List}
+    kind = kinds.get(type(sample))
+    if kind is None:
+        return sample
+    noting = kind(sample)
+
+    def note(part: object) -> None:
+        places = reads.pop(part, [])  # so that the part that was read last comes last
+        places.append(place)
+        reads[part] = places
+
+    noting.note = note
+    return noting
+
+
+def _telling(reads: dict[object, list[int]], batch: Any) -> dict[object, list[int]]:
+    """The reads that tell the order of rows: not those that were made to sort by."""
+    if isinstance(batch, Mapping):
+        return {part: places for part, places in reads.items() if part in batch} or reads
+    last = next(reversed(reads), None)
+    return {last: reads[last]} if last == "whole" else reads
+
+
+def _plain(batch: Any) -> Any:
+    """The batch without samples that note: a function may return a copy of one."""
+    if type(batch) is _Mapping:
+        return dict(dict.items(batch))
+    return list(list.__iter__(batch)) if type(batch) is _List else batch
+
+
+def _order_of(
+    given: list[Any], before: list[Any], reads: dict[object, list[int]], num_rows: int | None
+) -> list[int]:
+    """The places of the samples in the order of the batch's rows.
+
+    Args:
+        given: the list that the function got, as it left it.
+        before: the same list as it was.
+        reads: by part of a sample, the places of the samples whose part was read, in that order.
+        num_rows: of the batch; None where it cannot be told.
+
+    Raises:
+        InputError: it cannot be told, or rows are no samples.
+    """
+    size = len(before)
+    orders = {tuple(_last_pass(places)) for places in reads.values()}
+    whole = {order for order in orders if len(order) == size}
+    if num_rows is not None and num_rows < size:  # some were left out, or all lie in one row
+        left = {order for order in orders if len(order) == num_rows}
+        if len(left) == 1 and num_rows > 1:
+            return list(left.pop())
+        if len(left) > 1 or not (len(whole) == 1 and num_rows == 1):
+            raise _unclear(size, num_rows, "which samples it left out cannot be told")
+    if num_rows is not None and num_rows > size:
+        raise _unclear(size, num_rows, "rows were filled up or repeated")
+    if len(whole) == 1:
+        return list(whole.pop())
+    if len(whole) > 1:
+        raise _unclear(size, num_rows, "its parts are in different orders")
+    if reads:
+        raise _unclear(size, num_rows, "which samples it left out cannot be told")
+    place_of = {id(sample): place for place, sample in enumerate(before)}
+    return [place_of[id(sample)] for sample in given if id(sample) in place_of]
+
+
+def _last_pass(places: list[int]) -> list[int]:
+    """The longest end of a list of reads in which no sample comes twice."""
+    seen: list[int] = []
+    for place in reversed(places):
+        if place in seen:
+            if place == seen[-1]:  # read twice in a row: `sample[k] if sample[k] else ...`
+                continue
+            break
+        seen.append(place)
+    return seen[::-1]
+
+
+def _num_rows(batch: Any) -> int | None:
+    """Rows of a batch: the one length that all of its tensors have; None if they differ."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    values: list[Any] = (
+        list(cast("Mapping[Any, Any]", batch).values())
+        if isinstance(batch, Mapping)
+        else list(cast("list[Any]", batch))
+        if isinstance(batch, list | tuple)
+        else []
+    )
+    lengths = {len(value) for value in values if isinstance(value, Tensor) and value.ndim}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _check_contents(batch: Any, samples: list[Any], order: list[int]) -> None:
+    """Numbers and sequences that samples bring stand in the batch in the order that was found.
+
+    Raises:
+        InputError: they are all there, but in another order.
+    """
+    for part in _shared_parts(batch, samples[0]):
+        rows = batch[part]
+        if not isinstance(rows, Tensor) or rows.ndim not in (1, 2) or len(rows) != len(order):
+            continue
+        brought = [_ends(samples[place][part]) for place in order]
+        ends = [rows, rows] if rows.ndim == 1 else [rows[:, 0], rows[:, -1]] if rows.numel() else []
+        if all(pair is not None for pair in brought) and any(
+            _is_permuted(column, [pair[end] for pair in brought if pair is not None])
+            for end, column in enumerate(ends)
+        ):
+            raise _unclear(
+                len(samples), len(rows), f"{part!r} is in another order than samples were read in"
+            )
+
+
+def _shared_parts(batch: Any, sample: Any) -> list[Any]:
+    if isinstance(batch, Mapping) and isinstance(sample, Mapping):
+        return [part for part in cast("Mapping[Any, Any]", batch) if part in sample]
+    if isinstance(batch, list | tuple) and isinstance(sample, list | tuple):
+        return list(range(min(len(cast("list[Any]", batch)), len(cast("list[Any]", sample)))))
+    return []
+
+
+def _ends(value: Any) -> tuple[float, float] | None:
+    """The first and the last number of a sample's part: padding leaves one of them in place."""
+    if isinstance(value, int | float):
+        return value, value
+    if isinstance(value, Tensor) and value.ndim <= 1 and value.numel():
+        return value.reshape(-1)[0].item(), value.reshape(-1)[-1].item()
+    if isinstance(value, list) and value and isinstance(value[0], int | float):
+        return value[0], cast("list[float]", value)[-1]
+    return None
+
+
+def _is_permuted(column: Tensor, values: list[float]) -> bool:
+    """Whether a column holds just these numbers, in another order."""
+    expected = torch.tensor(values).to(column.device, column.dtype)
+    is_same = torch.equal(expected, column)
+    return not is_same and torch.equal(expected.sort()[0], column.sort()[0])
+
+
+def _unclear(size: int, num_rows: int | None, why: str) -> InputError:
+    rows = "" if num_rows is None else f" and made {num_rows} rows of them"
+    return InputError(
+        f"the collate function got {size} samples{rows}, and {why}, so it is not known which "
+        "sample each row is. Let it keep one row for each sample, in one order for all parts; or "
+        "pass IndexedDataset(dataset) instead of the dataset: your collate function then gets the "
+        "index as a sample's last element (in mappings under 'sample_index') and carries it itself."
+    )

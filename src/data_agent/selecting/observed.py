@@ -1,0 +1,130 @@
+"""Which samples of the running epoch came back: what `learn` gets must have been delivered."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from data_agent.errors import InputError
+from data_agent.selecting.feedback import Selection
+
+_BATCHES_KEPT = 256  # of those that a loader gave out and that were not observed yet
+_NAMED = 5  # samples that a message names
+_FROM_LOADER = (
+    "The index must be the one that came with the batch, as the last element or under "
+    '"sample_index" (loaders of selection_loader() put it there): a counter, arange(B) or a place '
+    "in the batch is another sample's."
+)
+
+
+class Observed:
+    """Marks of the running epoch's samples on this rank, one byte each.
+
+    Args:
+        selection: the epoch's samples, over all ranks.
+        done: bool `[K]`, samples that all ranks together had observed before a restore.
+    """
+
+    def __init__(self, selection: Selection, done: Tensor | None = None) -> None:
+        self._index = selection.index
+        self._marks = torch.zeros(len(selection), dtype=torch.bool) if done is None else done
+        self._last: deque[Tensor] = deque(maxlen=_BATCHES_KEPT)
+        self._given_out: deque[Tensor] = deque(maxlen=_BATCHES_KEPT)
+        self.num_given_out = 0
+        self.num_repeated = 0
+
+    @property
+    def marks(self) -> Tensor:
+        """Bool `[K]`: those of the selection, in its order, that were observed."""
+        return self._marks
+
+    def give_out(self, index: Tensor) -> None:
+        """A loader hands the batch `index` (int64 `[B]`) to the loop."""
+        self._given_out.append(index)
+        self.num_given_out += len(index)
+
+    def check(self, index: Tensor, *, epoch: int, may_repeat: int) -> Tensor:
+        """The places of `index` in the selection, if these samples may be observed now.
+
+        Args:
+            index: int64 `[B]`, in [0, N).
+            epoch: for messages.
+            may_repeat: samples of this rank that a framework may deliver twice, to fill a round.
+
+        Raises:
+            InputError: samples that the epoch does not deliver, that were observed already, or in
+                another order than the loader gave them out; nothing is marked.
+        """
+        place = torch.searchsorted(self._index, index.contiguous()).clamp(max=len(self._index) - 1)
+        is_foreign = self._index[place] != index
+        if is_foreign.any():
+            raise InputError(
+                f"{_some(index[is_foreign])} of the {len(index)} samples that came are not among "
+                f"the {len(self._index)} that epoch {epoch} delivers. {_FROM_LOADER}"
+            )
+        distinct = place.unique()
+        num_twice = len(place) - len(distinct) + int(self._marks[distinct].sum())
+        if num_twice > max(0, may_repeat - self.num_repeated):
+            again = index[self._marks[place]] if self._marks[place].any() else index
+            raise InputError(
+                f"{_some(again)} of the {len(index)} samples that came were observed already in "
+                f"epoch {epoch}. {_FROM_LOADER} Where the index is right: observe each batch once "
+                "(an optimizer that calls its closure several times, such as LBFGS, observes it "
+                "again), and begin an epoch before each pass over the loader: loop over "
+                "agent.epochs()."
+            )
+        self._check_order(index)
+        return place
+
+    def mark(self, place: Tensor) -> None:
+        """Mark samples as observed, by what `check` returned."""
+        self.num_repeated += len(place) - int((~self._marks[place.unique()]).sum())
+        self._marks[place] = True
+        self._last.append(place)
+
+    def unmark(self, count: int) -> None:
+        """Take back the last `count` samples, whose training step was cut short."""
+        while count > 0 and self._last:
+            place = self._last.pop()
+            cut = min(count, len(place))
+            self._marks[place[len(place) - cut :]] = False
+            if cut < len(place):
+                self._last.append(place[: len(place) - cut])
+            count -= cut
+
+    def _check_order(self, index: Tensor) -> None:
+        """Rows are in the order in which the loader gave them out, where it is known."""
+        if self._given_out and torch.equal(self._given_out[0], index):
+            self._given_out.popleft()
+            return
+        if not self._given_out:
+            return
+        known = torch.cat(list(self._given_out))
+        by_index = known.argsort()
+        found = torch.searchsorted(known[by_index], index.contiguous()).clamp(max=len(known) - 1)
+        place = by_index[found]
+        if not torch.equal(known[place], index):
+            return  # of another loader, or held back for long
+        if (place.diff() <= 0).any():
+            raise InputError(
+                f"the samples came as {_first(index)}, in another order than the loader gave them "
+                f"out: {_first(known[torch.isin(known, index)])}. Each loss must stand where its "
+                "sample stands in the index: pass both as they were delivered, or put the losses "
+                "back in that order (losses[order.argsort()] undoes rows[order]). A collate "
+                "function may reorder: the index follows it."
+            )
+        num_passed = int(place.max()) + 1  # batches before them were never observed, or are over
+        while self._given_out and len(self._given_out[0]) <= num_passed:
+            num_passed -= len(self._given_out.popleft())
+
+
+def _first(index: Tensor) -> str:
+    more = ", ..." if len(index) > _NAMED else ""
+    return f"[{', '.join(map(str, index[:_NAMED].tolist()))}{more}]"
+
+
+def _some(index: Tensor) -> str:
+    more = f" and {len(index) - _NAMED} more" if len(index) > _NAMED else ""
+    return f"samples {', '.join(map(str, index[:_NAMED].tolist()))}{more}"

@@ -27,7 +27,6 @@ from data_agent import SelectionSchedule
 from data_agent_lab.cli import main
 from data_agent_lab.commands import Compare, Report, Train, parse
 from data_agent_lab.methods import expected_cost
-from data_agent_lab.mmlu import read_mmlu
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "image_classification.py"
@@ -136,6 +135,9 @@ def test_what_the_budget_of_the_instruction_recipe_means():
 
 def test_the_lines_that_get_mmlu_write_what_the_lab_reads(tmp_path, monkeypatch):
     """On a stand-in for the hub's cais/mmlu, with its columns and types."""
+    pytest.importorskip("lm_eval")
+    from data_agent_lab.lm_eval import load_mmlu
+
     features = datasets.Features(
         {
             "question": datasets.Value("string"),
@@ -157,9 +159,10 @@ def test_the_lines_that_get_mmlu_write_what_the_lab_reads(tmp_path, monkeypatch)
     (block,) = blocks_of(page, "python")
     exec(block, {})
     assert asked == [("cais/mmlu", "all", "dev"), ("cais/mmlu", "all", "test")]
-    mmlu = read_mmlu(tmp_path / "mmlu")
-    assert [question.answer for question in mmlu.questions] == [2] * 5
-    assert len(mmlu.examples["anatomy"]) == 5
+    monkeypatch.undo()
+    task = load_mmlu(tmp_path / "mmlu")["tasks"]["mmlu_anatomy"]
+    assert [question["answer"] for question in task.test_docs()] == [2] * 5
+    assert len(list(task.fewshot_docs())) == 5
 
 
 # ImageNet's script.
@@ -193,7 +196,7 @@ def photos(tmp_path_factory) -> Path:
 def photos_of(example, *images, seed=None, size=32, **changes) -> Any:
     """The script's data set of some images (uint8 `[H, W, 3]`), all of label 1."""
     rows = [{"image": Image.fromarray(image), "label": 1} for image in images]
-    return example.Photos(rows, example.ImageRecipe(data="", image_size=size, **changes), seed=seed)
+    return example.Photos(rows, example.Recipe(data="", image_size=size, **changes), seed=seed)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub.constants
@@ -19,9 +20,16 @@ from lm_eval.tasks import TaskManager
 
 from data_agent import DataAgentError
 from data_agent_lab import lm_eval as harness
-from data_agent_lab.lm_eval import evaluate_tasks, load_tasks
+from data_agent_lab.lm_eval import load_tasks
 
 MMLU_TASKS = Path(lm_eval.tasks.__file__).parent / "mmlu" / "default"
+
+
+def evaluate_tasks(model: Any, tokenizer: Any, names: list[str], **options: Any) -> dict[str, Any]:
+    found = harness.evaluate_tasks(model, tokenizer, load_tasks(names), **options)
+    return {name: SimpleNamespace(**metric) for name, metric in found.items()}
+
+
 CAPITALS = """
 task: capitals
 dataset_path: json
@@ -125,7 +133,7 @@ def test_a_limit_holds_for_each_task(own_tasks):
     model = constant_model(tokenizer, {}, context=8000)
     found = evaluate_tasks(model, tokenizer, ["capitals", "book"], limit=1)
     assert {metric.num_items for metric in found.values()} == {1}
-    with pytest.raises(DataAgentError, match="limit is 0; expected 1 item"):
+    with pytest.raises(DataAgentError, match="limit is 0; expected 1 row"):
         evaluate_tasks(model, tokenizer, ["capitals"], limit=0)
 
 

@@ -1,4 +1,4 @@
-"""MMLU without the evaluation harness: what is asked, and how answers are scored."""
+"""The plain MMLU of the tests: prompts and scores; and which files the lab refuses."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from mmlu_files import (
     word_tokenizer,
     write,
 )
+from plain_mmlu import plain_mmlu, prompt_of, read_mmlu
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+pytest.importorskip("lm_eval")
 from data_agent import DataAgentError
-from data_agent_lab.mmlu import plain_mmlu, prompt_of, read_mmlu
+from data_agent_lab.lm_eval import evaluate_tasks, load_mmlu
 
 
 def test_the_prompt_is_the_benchmarks(folder):
@@ -67,7 +69,7 @@ def test_answers_are_as_likely_as_all_their_tokens(folder):
     expected = {"astronomy": 100 / 5, "anatomy": 100 / 3, "high_school_us_history": 100 / 4}
     assert result.by_subject == pytest.approx(expected)
     assert list(result.by_subject) == list(SUBJECTS)
-    assert (result.accuracy, result.num_items) == (pytest.approx(100 * 3 / 12), 12)
+    assert result.accuracy == pytest.approx(100 * 3 / 12)
 
 
 def test_the_first_of_equally_likely_answers_is_the_prediction(folder):
@@ -89,7 +91,7 @@ def test_likelihoods_are_those_of_one_text_at_a_time(folder):
             log_p = model(torch.tensor([tokens])).logits[0, -1].log_softmax(0)
         torch.testing.assert_close(found.float(), log_p[letters])
     assert len(set(result.predictions.tolist())) > 1
-    assert result.cut == (0, 0)
+    assert result.num_truncated == 0
 
 
 def test_long_prompts_lose_their_beginning(folder):
@@ -107,36 +109,14 @@ def test_long_prompts_lose_their_beginning(folder):
         assert found[1].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def num_read(mmlu, question, *, alone: bool = False) -> int:
+def test_prompts_that_do_not_fit_are_counted(folder):
     """Bytes of a prompt and of the space before its answer; the letter is not read."""
-    text = prompt_of(mmlu, question)
-    return len(text[text.rindex("In ") :] if alone else text) + 1
-
-
-def test_prompts_and_questions_that_do_not_fit_are_counted(folder):
     tokenizer, mmlu = byte_tokenizer(), read_mmlu(folder)
-    whole = sorted(num_read(mmlu, question) for question in mmlu.questions)
-    alone = sorted(num_read(mmlu, question, alone=True) for question in mmlu.questions)
-    assert alone[-1] < whole[0]
-    for context, expected in (
-        (whole[-1], (0, 0)),
-        (whole[-1] - 1, (whole.count(whole[-1]), 0)),
-        (whole[0], (12 - whole.count(whole[0]), 0)),
-        (alone[-1], (12, 0)),
-        (alone[-1] - 1, (12, alone.count(alone[-1]))),
-        (alone[0], (12, 12 - alone.count(alone[0]))),
-    ):
+    lengths = sorted(len(prompt_of(mmlu, question)) + 1 for question in mmlu.questions)
+    for context in (lengths[-1], lengths[-1] - 1, lengths[0], lengths[0] - 1):
         model = constant_model(tokenizer, {}, context=context)
-        assert plain_mmlu(model, tokenizer, folder).cut == expected
-
-
-def test_a_context_without_room_for_any_question_is_refused(folder):
-    tokenizer, mmlu = byte_tokenizer(), read_mmlu(folder)
-    shortest = min(num_read(mmlu, question, alone=True) for question in mmlu.questions)
-    model = constant_model(tokenizer, {}, context=shortest - 1)
-    expected = f"reads {shortest - 1} tokens, and none of the 12 questions .* longer context"
-    with pytest.raises(DataAgentError, match=expected):
-        plain_mmlu(model, tokenizer, folder)
+        expected = sum(length > context for length in lengths)
+        assert plain_mmlu(model, tokenizer, folder).num_truncated == expected
 
 
 def test_the_batch_size_changes_nothing(folder):
@@ -195,8 +175,8 @@ def knows_words(*known: str) -> PreTrainedTokenizerFast:
 def test_answers_that_cannot_be_told_apart_are_refused(folder, make):
     tokenizer = make()
     model = constant_model(tokenizer, {}, context=8000)
-    with pytest.raises(DataAgentError, match=r"' A' to ' D' after it are \[\[.*language models"):
-        plain_mmlu(model, tokenizer, folder)
+    with pytest.raises(DataAgentError, match=r"\[' A', .*cannot be told apart.*language models"):
+        evaluate_tasks(model, tokenizer, load_mmlu(folder))
 
 
 def test_only_the_answers_must_be_known(folder):
@@ -208,18 +188,18 @@ def test_only_the_answers_must_be_known(folder):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(DataAgentError, match=r"dev.parquet does not exist\. Expected a folder"):
-        read_mmlu(tmp_path)
+    with pytest.raises(DataAgentError, match=r"dev.parquet could not be read.*Expected a folder"):
+        load_mmlu(tmp_path)
     write(tmp_path, dev=rows_of("dev"))
-    with pytest.raises(DataAgentError, match=r"test.parquet does not exist\. Expected a folder"):
-        read_mmlu(tmp_path)
+    with pytest.raises(DataAgentError, match=r"test.parquet could not be read.*Expected a folder"):
+        load_mmlu(tmp_path)
 
 
 def test_a_file_that_is_not_parquet_is_named(tmp_path):
     write(tmp_path, dev=rows_of("dev"))
     (tmp_path / "test.parquet").write_text("question,subject,choices,answer")
-    with pytest.raises(DataAgentError, match=r"test\.parquet could not be read as parquet"):
-        read_mmlu(tmp_path)
+    with pytest.raises(DataAgentError, match=r"test\.parquet could not be read: "):
+        load_mmlu(tmp_path)
 
 
 @pytest.mark.parametrize("column", ["question", "subject", "choices", "answer"])
@@ -228,8 +208,8 @@ def test_a_missing_column_is_named(tmp_path, column):
         {name: value for name, value in row.items() if name != column} for row in rows_of("dev")
     ]
     write(tmp_path, dev=rows_of("dev"), test=rows)
-    with pytest.raises(DataAgentError, match=f"test.parquet has no column {column}; it has "):
-        read_mmlu(tmp_path)
+    with pytest.raises(DataAgentError, match=f"test.parquet could not be read: .*{column}"):
+        load_mmlu(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -251,19 +231,19 @@ def test_a_row_that_is_no_item_is_named(tmp_path, wrong):
     rows = [{**row, **wrong} for row in rows_of("dev")]
     write(tmp_path, dev=rows_of("dev"), test=rows)
     with pytest.raises(DataAgentError, match=r"row 0 of .*test.parquet is .*answer from 0 to 3"):
-        read_mmlu(tmp_path)
+        load_mmlu(tmp_path)
 
 
 def test_a_subject_without_enough_examples_is_named(tmp_path):
     rows = [row for row in rows_of("dev") if row["subject"] != "anatomy"]
     write(tmp_path, dev=[*rows, item("anatomy", 0, split="dev")], test=rows_of("test"))
-    with pytest.raises(DataAgentError, match=r"about anatomy, of which dev\.parquet has 1 "):
-        read_mmlu(tmp_path)
-    assert len(read_mmlu(tmp_path, num_shots=1).examples["anatomy"]) == 1
+    with pytest.raises(DataAgentError, match=r"about 'anatomy', of which dev\.parquet has 1 "):
+        load_mmlu(tmp_path)
+    assert len(load_mmlu(tmp_path, num_shots=1)["tasks"]["mmlu_anatomy"].fewshot_docs()) == 1
     write(tmp_path, dev=rows)
-    with pytest.raises(DataAgentError, match=r"about anatomy, of which dev\.parquet has 0 "):
-        read_mmlu(tmp_path, num_shots=1)
-    assert read_mmlu(tmp_path, num_shots=0).examples["anatomy"] == []
+    with pytest.raises(DataAgentError, match=r"about 'anatomy', of which dev\.parquet has 0 "):
+        load_mmlu(tmp_path, num_shots=1)
+    assert "mmlu_anatomy" in load_mmlu(tmp_path, num_shots=0)["tasks"]
 
 
 def test_a_file_without_questions_is_refused(tmp_path):
@@ -271,17 +251,4 @@ def test_a_file_without_questions_is_refused(tmp_path):
     rows = pq.read_table(tmp_path / "test.parquet")
     pq.write_table(rows.slice(0, 0), tmp_path / "test.parquet")
     with pytest.raises(DataAgentError, match="holds no question"):
-        read_mmlu(tmp_path)
-
-
-@pytest.mark.parametrize("wrong", [{"num_shots": -1}, {"limit": 0}, {"limit": -3}])
-def test_numbers_out_of_range_are_refused(folder, wrong):
-    with pytest.raises(DataAgentError, match="expected 0 examples or more"):
-        read_mmlu(folder, **wrong)
-
-
-def test_a_batch_without_rows_is_refused(folder):
-    tokenizer = byte_tokenizer()
-    model = constant_model(tokenizer, {}, context=8000)
-    with pytest.raises(DataAgentError, match="batch_size is 0; expected 1 row or more"):
-        plain_mmlu(model, tokenizer, folder, batch_size=0)
+        load_mmlu(tmp_path)

@@ -13,7 +13,7 @@ from torch import Tensor
 from data_agent.errors import InputError
 from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.data.image_data import ImageData, stratified
-from data_agent_lab.data.images import fit
+from data_agent_lab.data.pixels import fit
 from data_agent_lab.data.regimes import choose_rows, with_near_copies
 
 NUM_TRAIN = 448  # a quarter of the 1,797, 14 batches of 32: with more, every method is near 99 %
@@ -26,7 +26,7 @@ def load_digits(recipe: ImageRecipe) -> ImageData:
         recipe: names the size of the images (the originals have 8 pixels) and the regime.
 
     Raises:
-        InputError: a subset larger than the training data, or data and labels of one's own.
+        InputError: a subset larger than the training data, or other data or labels.
     """
     if recipe.data is not None or recipe.train_labels is not None:
         raise InputError(

@@ -12,8 +12,8 @@ from torch import Tensor
 from data_agent.errors import InputError
 
 DATA_SEED = 0  # of splits and subsets: the data of a recipe are the same in all of its runs
-_NOISE_STREAM = 0x6E6F697365  # keeps a run's label noise apart from other uses of its seed
 HELD_OUT_SHARE = 0.1
+_NOISE_STREAM = 0x6E6F697365  # keeps a run's label noise apart from other uses of its seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -92,19 +92,16 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
         float32 `[C]` and `[C]`; a deviation is at least 1/255, so a black channel stays finite.
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
-    means: list[float] = []
-    deviations: list[float] = []
-    for channel in images.unbind(1):
-        # Counting levels is exact and needs no copy of the images in floating point.
-        share = torch.bincount(channel.flatten(), minlength=256) / channel.numel()
-        mean = float(share.double() @ levels)
-        means.append(mean)
-        deviations.append(math.sqrt(max(0.0, float(share.double() @ (levels - mean) ** 2))))
-    return torch.tensor(means), torch.tensor(deviations).clamp(min=1 / 255)
+    # Counting levels is exact and needs no copy of the images in floating point.
+    counts = [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
+    shares = torch.stack([(count / count.sum()).double() for count in counts])
+    mean = shares @ levels
+    variance = (shares * (levels - mean[:, None]) ** 2).sum(1)
+    return mean.float(), variance.clamp(min=0).sqrt().float().clamp(min=1 / 255)
 
 
 def stratified(labels: Tensor, count: int, *, seed: int = DATA_SEED) -> Tensor:
-    """Choose `count` samples, each class in proportion to its size.
+    """Choose `count` samples, each class in proportion to its size (largest remainders).
 
     Args:
         labels: int64 `[N]`, 0 or more.
@@ -112,8 +109,7 @@ def stratified(labels: Tensor, count: int, *, seed: int = DATA_SEED) -> Tensor:
         seed: of the choice within each class.
 
     Returns:
-        int64 `[count]`, distinct positions, ascending. A class's share differs by less than one
-        from the exact proportion (largest remainders).
+        int64 `[count]`, distinct positions, ascending.
 
     Raises:
         InputError: `count` outside its range.
@@ -125,14 +121,11 @@ def stratified(labels: Tensor, count: int, *, seed: int = DATA_SEED) -> Tensor:
 
 
 def largest_remainders(shares: np.ndarray, count: int) -> np.ndarray:
-    """Share out `count` in proportion, each part differing by less than one from its exact size.
-
-    Args:
-        shares: float or integer `[C]`, 0 or more, not all 0.
-        count: to share out, 0 or more.
+    """Share out `count` in proportion to `shares` (`[C]`, 0 or more, not all 0).
 
     Returns:
-        int64 `[C]` that add up to `count`; of equal remainders the first are rounded up.
+        int64 `[C]` that add up to `count`, each part less than one from its exact size; of equal
+        remainders the first are rounded up.
     """
     exact = count * shares / shares.sum()
     quota = np.floor(exact).astype(np.int64)
@@ -142,13 +135,7 @@ def largest_remainders(shares: np.ndarray, count: int) -> np.ndarray:
 
 
 def draw_by_class(labels: Tensor, quota: np.ndarray, *, seed: int = DATA_SEED) -> Tensor:
-    """Draw `quota[c]` samples of each class c: int64, distinct positions, ascending.
-
-    Args:
-        labels: int64 `[N]` in [0, C).
-        quota: int64 `[C]`, at most the classes' sizes.
-        seed: of the draws.
-    """
+    """Draw `quota[c]` samples of each class c, at most as many as it has: positions, ascending."""
     generator = np.random.default_rng(seed)
     chosen = [
         generator.permutation(np.flatnonzero(labels.numpy() == label))[:size]
@@ -158,14 +145,7 @@ def draw_by_class(labels: Tensor, quota: np.ndarray, *, seed: int = DATA_SEED) -
 
 
 def hold_out(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Split off 10 % for evaluation, each class in proportion.
-
-    Args:
-        labels: int64 `[N]`, N at least 2.
-
-    Returns:
-        Positions to train on and positions to evaluate on, int64, ascending.
-    """
+    """Split off 10 % of two samples or more, each class in proportion: to train, to evaluate on."""
     held = stratified(labels, max(1, math.floor(HELD_OUT_SHARE * len(labels) + 0.5)))
     is_held = torch.zeros(len(labels), dtype=torch.bool)
     is_held[held] = True

@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from data_agent.runtime import checkpoint
 from data_agent.errors import CheckpointError, InputError
-from data_agent_lab.recipes import ImageRecipe
+from data_agent.runtime import checkpoint
 from data_agent_lab.data.image_data import ImageData, hold_out
-from data_agent_lab.progress import Progress
+from data_agent_lab.data.labels import Labels, find_column, find_label_column, read_labels
+from data_agent_lab.data.pixels import decode
 from data_agent_lab.data.regimes import choose_rows, with_near_copies
-from data_agent_lab.data.sources import EVAL_SPLITS, Split, open_splits, read_labels, read_split
+from data_agent_lab.data.sources import choose_splits, open_images
+from data_agent_lab.progress import Progress
+from data_agent_lab.recipes import ImageRecipe
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 256
-_Part = tuple[Split, Tensor]  # a split and the rows of it that are used
+_IMAGE_NAMES = ("image", "img")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Images of a split, still encoded (`{"bytes", "path"}`), their labels, and the rows in use."""
+
+    name: str
+    images: datasets.Dataset
+    labels: Tensor
+    rows: Tensor
 
 
 def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
     """Load a recipe's images with `datasets` and decode them into memory.
 
     Only the rows that the recipe uses are decoded, and cached; copies are made of them afterwards.
+    Damaged images are refused, all in one message.
 
     Args:
         recipe: names the data (hub name `owner/name` or `owner/name:configuration`, parquet file,
@@ -49,34 +64,102 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
             f"the task {recipe.task} needs --data: the name of a data set on the Hugging Face hub, "
             "a parquet file, a folder of parquet files, or an image folder."
         )
-    (split, rows), (eval_split, eval_rows), evaluation = _find_parts(recipe)
-    names, values = _classes(split, eval_split)
-    clean_labels = _numbered(split.labels, values, recipe.data)
-    train_labels = clean_labels
+    splits = open_images(recipe.data)
+
+    def labels_of(name: str, training: Sequence[str] = ()) -> Labels:
+        column = find_label_column(splits[name], recipe.label_column)
+        return read_labels(splits[name], column, source=f"split {name!r}", training=training)
+
+    rows, eval_name = choose_splits(splits, is_usable=lambda rows: _is_labelled(rows, recipe))
+    labels = labels_of("train")
+    labels.check_complete()
+    names = labels.class_names
+    train = _part("train", rows, labels.numbered(names), recipe)
+    if eval_name is None:
+        kept, held = hold_out(train.labels)
+        train, evaluation = replace(train, rows=kept), replace(train, rows=held)
+        source = f"{len(held)} samples held out of 'train' (10 %)"
+    else:
+        numbers = labels_of(eval_name, names).numbered(names)
+        evaluation = _part(eval_name, splits[eval_name], numbers, recipe)
+        source = f"split {eval_name!r}"
+    chosen, num_copies = choose_rows(train.labels[train.rows], recipe)
+    train = replace(train, rows=train.rows[chosen])
+    given = train.labels
     if recipe.train_labels is not None:
-        other = read_labels(recipe.train_labels, num_rows=len(split.labels))
-        train_labels = _numbered(other, values, recipe.train_labels)
-    chosen, num_copies = choose_rows(clean_labels[rows], recipe)
-    rows = rows[chosen]
-    parts = [(split, rows), (eval_split, eval_rows)]
-    train_images, eval_images = _decoded(parts, recipe.image_size, progress)
+        given = _other_labels(recipe.train_labels, labels, count=len(rows))
+    train_images, eval_images = _decoded([train, evaluation], recipe.image_size, progress)
     data = ImageData(
         train_images=train_images,
-        train_labels=train_labels[rows],
+        train_labels=given[train.rows],
         eval_images=eval_images,
-        eval_labels=_numbered(eval_split.labels, values, recipe.data)[eval_rows],
+        eval_labels=evaluation.labels[evaluation.rows],
         class_names=names,
-        evaluation=evaluation,
-        clean_labels=clean_labels[rows],
+        evaluation=source,
+        clean_labels=train.labels[train.rows],
     )
     return with_near_copies(data, num_copies)
 
 
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """Scale to `size` x `size` pixels; of an oblong image the middle square."""
-    if image.size == (size, size):
-        return image
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+def _part(name: str, rows: datasets.Dataset, labels: Tensor, recipe: ImageRecipe) -> _Part:
+    column = find_column(
+        rows, recipe.image_column, usual=_IMAGE_NAMES, fits=_is_image, what="image"
+    )
+    images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return _Part(name, images, labels, torch.arange(len(rows)))
+
+
+def _is_image(kind: Any) -> bool:
+    """True for images, and for the bytes that parquet files of other programs hold."""
+    if isinstance(kind, dict):
+        return kind.keys() == {"bytes", "path"}
+    is_bytes = isinstance(kind, datasets.Value) and kind.dtype == "binary"
+    return isinstance(kind, datasets.Image) or is_bytes
+
+
+def _is_labelled(rows: datasets.Dataset, recipe: ImageRecipe) -> bool:
+    column = find_label_column(rows, recipe.label_column)
+    return read_labels(rows, column, source="a split").num_missing == 0
+
+
+def _other_labels(source: str, own: Labels, *, count: int) -> Tensor:
+    """Labels of a file of its own (PARQUET:COLUMN), one for each row of the training data.
+
+    Args:
+        source: the file, and its column with classes: names, or numbers as the data have them.
+        own: the training data's.
+        count: rows of the training data.
+
+    Returns:
+        int64 `[count]`.
+
+    Raises:
+        InputError: no such file or column, an empty cell, another number of rows, or a label that
+            is no class of the training data.
+    """
+    name, _, column = source.rpartition(":")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(f"--train-labels {source}: the file {path} does not exist.")
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"--train-labels {source} could not be read: {error}.") from error
+    if column not in table.column_names:
+        raise InputError(
+            f"--train-labels {source}: {path} has no column {column!r}, but "
+            f"{', '.join(table.column_names)}."
+        )
+    if len(table) != count:
+        raise InputError(
+            f"--train-labels {source} holds {len(table)} labels, but the training data has "
+            f"{count} rows; row i must belong to row i."
+        )
+    labels = read_labels(datasets.Dataset(table.select([column])), column, source=str(path))
+    labels.check_complete()
+    is_number = pa.types.is_integer(table.schema.field(column).type)
+    names = [str(i) for i in range(len(own.class_names))]
+    return labels.numbered(names if own.are_declared and is_number else own.class_names)
 
 
 def cache_folder() -> Path:
@@ -85,80 +168,23 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "data-agent"
 
 
-def _find_parts(recipe: ImageRecipe) -> tuple[_Part, _Part, str]:
-    """What to train and evaluate on, and where the latter comes from in words."""
-    assert recipe.data is not None
-    splits = open_splits(recipe.data)
-    if "train" not in splits:
-        raise InputError(
-            f"the data has no split 'train', but {', '.join(splits)}. Name the training file "
-            "train.parquet, or its folder train."
-        )
-
-    def read(name: str) -> Split:
-        return read_split(
-            splits[name], image_column=recipe.image_column, label_column=recipe.label_column
-        )
-
-    train = read("train")
-    if bool((train.labels < 0).any()):
-        raise InputError(
-            f"{int((train.labels < 0).sum())} of {len(train.labels)} training samples have no "
-            "label. Remove them, or name another column with --label-column."
-        )
-    rows = torch.arange(len(train.labels))
-    for name in (name for name in EVAL_SPLITS if name in splits):
-        split = read(name)
-        if bool((split.labels >= 0).all()):
-            return (train, rows), (split, torch.arange(len(split.labels))), f"split {name!r}"
-        logger.info("split %r has unlabelled samples; it is not used for evaluation.", name)
-    if len(rows) < 2:
-        raise InputError(f"the training data has {len(rows)} sample(s); two or more are needed.")
-    kept, held = hold_out(train.labels)
-    return (train, kept), (train, held), f"{len(held)} samples held out of 'train' (10 %)"
-
-
-def _classes(train: Split, eval_: Split) -> tuple[tuple[str, ...], Tensor]:
-    """Class names, and the label int64 `[C]` that the files have for each."""
-    if train.class_names is not None:
-        return train.class_names, torch.arange(len(train.class_names))
-    values = torch.unique(torch.cat([train.labels, eval_.labels]))
-    return tuple(str(int(value)) for value in values), values
-
-
-def _numbered(labels: Tensor, values: Tensor, source: str) -> Tensor:
-    """Labels as numbers of classes: int64 `[N]` in [0, C)."""
-    numbers = torch.searchsorted(values, labels).clamp(max=len(values) - 1)
-    strange = labels[values[numbers] != labels]
-    if len(strange):
-        raise InputError(
-            f"{source} holds the label {int(strange[0])} ({len(strange)} such rows), which is no "
-            f"class of the training data: its labels are {int(values[0])} to {int(values[-1])}."
-        )
-    return numbers
-
-
 def _decoded(parts: Sequence[_Part], size: int, progress: Progress) -> list[Tensor]:
     """uint8 `[n, C, size, size]` of each part, from the cache if it was decoded before."""
-    path = cache_folder() / f"images-{_cache_key(parts, size)}.safetensors"
+    digest = hashlib.sha256(f"2 {size}".encode())
+    for part in parts:
+        digest.update(f" {part.images._fingerprint} ".encode())
+        digest.update(part.rows.numpy().tobytes())
+    path = cache_folder() / f"images-{digest.hexdigest()[:32]}.safetensors"
     if path.exists():
         try:
             return checkpoint.load(path)["images"]
         except CheckpointError as error:
             logger.warning("decoding again: %s", error)
-    _check_memory(sum(len(rows) for _, rows in parts), size)
+    _check_memory(sum(len(part.rows) for part in parts), size)
     images = _decode(parts, size, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(path, {"images": images})
     return images
-
-
-def _cache_key(parts: Sequence[_Part], size: int) -> str:
-    digest = hashlib.sha256(f"1 {size}".encode())
-    for split, rows in parts:
-        digest.update(f" {split.rows._fingerprint} {split.column} ".encode())
-        digest.update(rows.numpy().tobytes())
-    return digest.hexdigest()[:32]
 
 
 def _check_memory(num_images: int, size: int) -> None:
@@ -172,41 +198,47 @@ def _check_memory(num_images: int, size: int) -> None:
 
 
 def _decode(parts: Sequence[_Part], size: int, progress: Progress) -> list[Tensor]:
-    total = sum(len(rows) for _, rows in parts)
+    total = sum(len(part.rows) for part in parts)
     images: list[Tensor] = []
     done = 0
     is_grey = True
+    damaged: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for split, rows in parts:
-            pixels = np.empty((len(rows), size, size, 3), dtype=np.uint8)
+        for part in parts:
+            pixels = np.zeros((len(part.rows), size, size, 3), dtype=np.uint8)
             start = 0
-            for cells in _chunks(split, rows):
+            for cells in _chunks(part):
                 chunk = pixels[start : start + len(cells)]
-                names = (f"row {int(row)}" for row in rows[start : start + len(cells)])
-                chunk[:] = list(pool.map(_decode_cell, cells, [size] * len(cells), names))
+                for i, found in enumerate(pool.map(_decode_cell, cells, [size] * len(cells))):
+                    if isinstance(found, str):
+                        place = f"row {int(part.rows[start + i])} of {part.name}"
+                        path = (cells[i] or {}).get("path")
+                        damaged.append(f"{f'{path} ({place})' if path else place}: {found}")
+                    else:
+                        chunk[i] = found
                 is_grey = is_grey and bool((chunk == chunk[..., :1]).all())
                 start += len(cells)
                 done += len(cells)
                 progress("decoding images", done, total)
             images.append(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    if damaged:
+        raise InputError(
+            f"{len(damaged)} of {total} images cannot be decoded. Remove or repair them:\n  "
+            + "\n  ".join(damaged)
+        )
     # Grey or colour is decided by the pixels: files often hold grey images as red = green = blue.
     return [part[:, :1].contiguous() if is_grey else part.contiguous() for part in images]
 
 
-def _chunks(split: Split, rows: Tensor) -> Iterator[list[dict[str, Any]]]:
-    for batch in split.rows.select(rows.tolist()).iter(batch_size=_CHUNK):
-        yield batch[split.column]  # pyright: ignore[reportCallIssue, reportArgumentType]
+def _chunks(part: _Part) -> Iterator[list[dict[str, Any] | None]]:
+    chosen: Any = part.images.select(part.rows.tolist())
+    for batch in chosen.iter(batch_size=_CHUNK):
+        yield next(iter(batch.values()))
 
 
-def _decode_cell(cell: Mapping[str, Any] | None, size: int, name: str) -> np.ndarray:
-    """uint8 `[size, size, 3]` of an encoded image."""
+def _decode_cell(cell: Mapping[str, Any] | None, size: int) -> np.ndarray | str:
+    """Pixels, or what is wrong with the image."""
     try:
-        if cell is None:
-            raise ValueError("the cell is empty")
-        source = io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]
-        with Image.open(source) as image:
-            return np.asarray(fit(image.convert("RGB"), size))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the image in {name} cannot be decoded: {error}. Remove the row, or repair it."
-        ) from error
+        return decode(cell, size)
+    except Exception as error:  # decoders raise errors of many kinds
+        return f"{error or type(error).__name__}"

@@ -19,19 +19,24 @@ BEHIND = "turns behind the last answer"
 
 # The prompt of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca), with and without an input.
 _ALPACA = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes "
-    "the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+    "Below is an instruction that describes a task{context}. Write a response that appropriately "
+    "completes the request.\n\n### Instruction:\n{instruction}\n\n{input}### Response:\n"
 )
-_ALPACA_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further "
-    "context. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
-)
+_CONTEXT = ", paired with an input that provides further context"
 _ROLES = {
     **{"system": "system", "user": "user", "assistant": "assistant"},
     **{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"},
 }
 _TURN_KEYS = (("role", "content"), ("from", "value"))
+_LAYOUTS = (
+    ("messages",),
+    ("conversations",),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("question", "answer"),
+)
 
 
 def read_conversations(
@@ -54,10 +59,10 @@ def read_conversations(
     Raises:
         InputError: no layout fits the columns, or several do; a cell holds no text.
     """
-    read = _reader(list(rows.column_names), recipe, has_template=has_template)
+    read = _reader(rows.column_names, recipe, has_template=has_template)
     conversations: list[Conversation] = []
     for row in rows:
-        turns = read(row)
+        turns = read(cast("Any", row))
         last = max((i for i, turn in enumerate(turns) if _is_answer(turn)), default=None)
         if last is None:
             dropped[NO_COMPLETION] += 1
@@ -70,36 +75,28 @@ def read_conversations(
     return conversations
 
 
-_Reader = Callable[[Any], Conversation]
-_LAYOUTS = (
-    ("messages",),
-    ("conversations",),
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("question", "answer"),
-)
-
-
-def _reader(columns: Sequence[str], recipe: TextRecipe, *, has_template: bool) -> _Reader:
-    prompt, completion = recipe.prompt_column, recipe.completion_column
-    if (prompt is None) != (completion is None):
+def _reader(
+    columns: Sequence[str], recipe: TextRecipe, *, has_template: bool
+) -> Callable[[Mapping[str, Any]], Conversation]:
+    named = recipe.prompt_column, recipe.completion_column
+    if (named[0] is None) != (named[1] is None):
         raise InputError("--prompt-column and --completion-column go together; give both or none.")
-    if prompt is not None and completion is not None:
-        missing = [name for name in (prompt, completion) if name not in columns]
+    if named[0] is not None and named[1] is not None:
+        missing = [name for name in named if name not in columns]
         if missing:
-            raise InputError(f"there is no column {missing[0]!r}; the data has {_list(columns)}.")
-        return lambda row: _pair(row, prompt, completion)
+            raise InputError(
+                f"there is no column {missing[0]!r}; the data has {', '.join(columns)}."
+            )
+        return lambda row: [*_turns(row, named[0], "user"), *_turns(row, named[1], "assistant")]
     fitting = [names for names in _LAYOUTS if set(names) <= set(columns)]
     if len(fitting) != 1:
-        known = "; ".join(_list(names) for names in fitting or _LAYOUTS)
+        known = "; ".join(", ".join(names) for names in fitting or _LAYOUTS)
         problem = "fit several layouts" if fitting else "fit none of the layouts"
         raise InputError(
-            f"the data's columns ({_list(columns)}) {problem} we know: {known}. Name two columns "
-            "with --prompt-column and --completion-column, or remove those not meant."
+            f"the data's columns ({', '.join(columns)}) {problem} we know: {known}. Name two "
+            "columns with --prompt-column and --completion-column, or remove those not meant."
         )
-    first, *others = fitting[0]
+    (first, *others) = fitting[0]
     if not others:
         return lambda row: _messages(row[first], first)
     if first == "instruction":
@@ -107,27 +104,19 @@ def _reader(columns: Sequence[str], recipe: TextRecipe, *, has_template: bool) -
             {"role": "user", "content": _instruction(row, has_template=has_template)},
             {"role": "assistant", "content": _text(row[others[0]], others[0])},
         ]
-    return lambda row: _pair(row, first, others[0])
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names)
+    return lambda row: [*_turns(row, first, "user"), *_turns(row, others[0], "assistant")]
 
 
 def _is_answer(turn: Message) -> bool:
     return turn["role"] == "assistant" and bool(turn["content"].strip())
 
 
-def _pair(row: Mapping[str, Any], prompt: str, completion: str) -> Conversation:
-    """Each of the two is a text or messages."""
-    turns: Conversation = []
-    for name, role in ((prompt, "user"), (completion, "assistant")):
-        cell = row[name]
-        is_text = not isinstance(cell, list)
-        turns += (
-            [{"role": role, "content": _text(cell, name)}] if is_text else _messages(cell, name)
-        )
-    return turns
+def _turns(row: Mapping[str, Any], column: str | None, role: str) -> Conversation:
+    """A cell that is a text or messages."""
+    name = cast("str", column)
+    if isinstance(row[name], list):
+        return _messages(row[name], name)
+    return [{"role": role, "content": _text(row[name], name)}]
 
 
 def _text(cell: Any, column: str) -> str:
@@ -150,14 +139,16 @@ def _text(cell: Any, column: str) -> str:
 
 
 def _instruction(row: Mapping[str, Any], *, has_template: bool) -> str:
-    context = "input" if "input" in row else "context"
-    given = {
-        "instruction": _text(row["instruction"], "instruction").strip(),
-        "input": _text(row.get(context), context).strip(),
-    }
+    instruction = _text(row["instruction"], "instruction").strip()
+    column = "input" if "input" in row else "context"
+    context = _text(row.get(column), column).strip()
     if has_template:
-        return "\n\n".join(text for text in given.values() if text)
-    return (_ALPACA_INPUT if given["input"] else _ALPACA).format(**given)
+        return "\n\n".join(text for text in (instruction, context) if text)
+    return _ALPACA.format(
+        context=_CONTEXT if context else "",
+        instruction=instruction,
+        input=f"### Input:\n{context}\n\n" if context else "",
+    )
 
 
 def _messages(turns: Any, column: str) -> Conversation:

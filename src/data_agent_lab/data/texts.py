@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, cast
 
@@ -16,17 +16,23 @@ from torch import Tensor
 
 from data_agent.errors import InputError
 from data_agent_lab.data.image_data import DATA_SEED, HELD_OUT_SHARE, stratified
-from data_agent_lab.data.classes import find_column, has_labels, read_labelled
-from data_agent_lab.recipes import TextRecipe
+from data_agent_lab.data.labels import find_column, find_label_column, read_labels
 from data_agent_lab.data.rows import read_conversations
-from data_agent_lab.data.tokenizers import find_tokenizer, make_tokenizer
+from data_agent_lab.data.sources import choose_splits, open_rows
+from data_agent_lab.data.tokenizers import find_tokenizer, train_tokenizer
 from data_agent_lab.data.tokens import EMPTY, blocks, completion_tokens, text_tokens
 from data_agent_lab.progress import Progress, silent
-from data_agent_lab.data.sources import EVAL_SPLITS, open_texts
+from data_agent_lab.recipes import TextRecipe
 
-logger = logging.getLogger(__name__)
-
-_TEXT_NAMES = ("text", "content", "document")
+_DOCUMENT_NAMES = ("text", "content", "document")
+_TEXT_NAMES = ("text", "sentence", "content", "review", "comment_text", "tweet")
+_PAIR_NAMES = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text1", "text2"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -85,133 +91,128 @@ def load_language(recipe: TextRecipe, progress: Progress = silent) -> LanguageDa
             f"--task {recipe.task} needs data: name them with --data (a file, a folder, or a name "
             "on the Hugging Face hub)."
         )
-    train, evaluation, source = _find_parts(recipe)
+    parts, source = _find_parts(recipe)
     progress("reading", 1, 2)
     counts: Counter[str] = Counter()
-    make = {"sft": _instructions, "lm": _texts, "text-classification": _classified}[recipe.kind]
-    tokenizer, rows, class_names = make(recipe, train, evaluation, counts)
+    make = {"sft": _instructions, "lm": _documents, "text-classification": _classified}[recipe.kind]
+    tokenizer, columns, class_names = make(recipe, parts, counts)
     progress("reading", 2, 2)
-    for part, what in zip(rows, ("training", "evaluation"), strict=True):
-        if len(part) == 0:
+    for part, what in zip(columns, ("training", "evaluation"), strict=True):
+        if not part["input_ids"]:
             raise InputError(
                 f"none of the {what} rows can be used: {_in_words(counts)}. Check the columns and "
                 "--max-length."
             )
     return LanguageData(
         tokenizer=tokenizer,
-        train=rows[0],
-        evaluation=rows[1],
+        train=datasets.Dataset.from_dict(columns[0]),
+        evaluation=datasets.Dataset.from_dict(columns[1]),
         class_names=class_names,
         evaluation_source=source,
         dropped={reason: count for reason, count in counts.items() if count},
     )
 
 
-_Made = tuple[Any, tuple[datasets.Dataset, datasets.Dataset], tuple[str, ...]]
+_Parts = tuple[datasets.Dataset, datasets.Dataset]  # to train on, to evaluate on
+_Made = tuple[Any, list[dict[str, Any]], tuple[str, ...]]  # tokenizer, columns of both, classes
 
 
-def _instructions(
-    recipe: TextRecipe, train: Any, evaluation: Any, counts: Counter[str]
-) -> _Made:
+def _instructions(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made:
     tokenizer = find_tokenizer(recipe)
     has_template = tokenizer is not None and tokenizer.chat_template is not None
-    parts = [
+    read = [
         read_conversations(rows, recipe, has_template=has_template, dropped=counts)
-        for rows in (train, evaluation)
+        for rows in parts
     ]
     if tokenizer is None:
-        texts = (turn["content"] for messages in parts[0] for turn in messages)
-        tokenizer = make_tokenizer(recipe, texts)
-    made = [
-        datasets.Dataset.from_dict(
-            completion_tokens(part, tokenizer, max_length=recipe.max_length, counts=counts)
-        )
-        for part in parts
-    ]
-    return tokenizer, (made[0], made[1]), ()
+        texts = (turn["content"] for messages in read[0] for turn in messages)
+        tokenizer = train_tokenizer(texts, vocab_size=recipe.vocab_size)
+    tokens = partial(completion_tokens, max_length=recipe.max_length, counts=counts)
+    return tokenizer, [tokens(part, tokenizer) for part in read], ()
 
 
-def _texts(recipe: TextRecipe, train: Any, evaluation: Any, counts: Counter[str]) -> _Made:
-    parts = [_text_column(rows, recipe) for rows in (train, evaluation)]
-    tokenizer = make_tokenizer(recipe, (text for text in parts[0] if text))
-    made = [
-        datasets.Dataset.from_dict(
-            {
-                "input_ids": blocks(
-                    part,
-                    tokenizer,
-                    length=recipe.max_length,
-                    counts=counts,
-                    keep_rest=number == 1,  # the held-out loss is over all tokens
-                )
-            }
-        )
-        for number, part in enumerate(parts)
-    ]
-    return tokenizer, (made[0], made[1]), ()
+def _documents(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made:
+    find = partial(find_column, usual=_DOCUMENT_NAMES, fits=_is_text, what="text")
+    texts = [rows[find(rows, recipe.text_column)][:] for rows in parts]
+    tokenizer = find_tokenizer(recipe) or train_tokenizer(
+        (text for text in texts[0] if text), vocab_size=recipe.vocab_size
+    )
+    cut = partial(blocks, tokenizer=tokenizer, length=recipe.max_length, counts=counts)
+    # The held-out loss is over all tokens.
+    columns = [cut(part, keep_rest=rest) for part, rest in zip(texts, (False, True), strict=True)]
+    return tokenizer, [{"input_ids": ids} for ids in columns], ()
 
 
-def _classified(recipe: TextRecipe, train: Any, evaluation: Any, counts: Counter[str]) -> _Made:
-    parts = [read_labelled(rows, recipe) for rows in (train, evaluation)]
-    names = parts[0].class_names
+def _classified(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made:
+    names: tuple[str, ...] = ()
+    read: list[tuple[list[tuple[str, ...]], Tensor]] = []
+    for rows, split in zip(parts, ("the training rows", "the evaluation rows"), strict=True):
+        column = find_label_column(rows, recipe.label_column)
+        labels = read_labels(rows, column, source=split, training=names)
+        labels.check_complete()
+        names = names or labels.class_names
+        numbers = labels.numbered(names)
+        texts = list(zip(*(rows[name] for name in _text_columns(rows, recipe)), strict=True))
+        kept = [i for i, row in enumerate(texts) if all(t and str(t).strip() for t in row)]
+        counts[EMPTY] += len(texts) - len(kept)
+        read.append(([texts[i] for i in kept], numbers[kept]))
     if len(names) < 2:
         raise InputError(f"the training data has the class {names} only; two or more are needed.")
-    tokenizer = make_tokenizer(recipe, chain.from_iterable(parts[0].texts))
-    made: list[datasets.Dataset] = []
-    for part, size in zip(parts, (recipe.subset, recipe.eval_subset), strict=True):
-        counts[EMPTY] += part.num_empty
-        labels = part.numbered(names)
-        index = torch.arange(len(labels)) if size is None else stratified(labels, size)
-        texts = [part.texts[i] for i in index.tolist()]
-        tokens = text_tokens(texts, tokenizer, max_length=recipe.max_length, counts=counts)
-        made.append(datasets.Dataset.from_dict({**tokens, "labels": labels[index].tolist()}))
-    return tokenizer, (made[0], made[1]), names
-
-
-def _text_column(rows: datasets.Dataset, recipe: TextRecipe) -> Sequence[str]:
-    features = cast("Mapping[str, Any]", rows.features)
-    return rows[find_column(features, recipe.text_column, _TEXT_NAMES, "text")]
-
-
-def _find_parts(recipe: TextRecipe) -> tuple[Any, Any, str]:
-    """What to train and to evaluate on, and where the latter comes from in words."""
-    assert recipe.data is not None
-    splits = open_texts(recipe.data)
-    if "train" not in splits:
-        raise InputError(
-            f"the data has no split 'train', but {', '.join(splits)}. Name the training file "
-            "train.jsonl (or .parquet, .txt)."
-        )
-    train = splits["train"]
-    for name in (name for name in EVAL_SPLITS if name in splits):
-        if recipe.kind == "text-classification" and not has_labels(splits[name], recipe):
-            logger.info("split %r has unlabelled rows; it is not used for evaluation.", name)
-            continue
-        found = train, splits[name], f"split {name!r}"
-        break
-    else:
-        held, rest = _shuffled(len(train)).tensor_split([_num_held_out(len(train))])
-        found = (
-            train.select(rest.sort().values.tolist()),
-            train.select(held.sort().values.tolist()),
-            "rows held out of 'train' (10 %)",
-        )
-    if recipe.kind == "text-classification":  # whose subsets keep the classes' shares
-        return found
-    train, evaluation = (
-        _subset(rows, size, flag)
-        for rows, size, flag in (
-            (found[0], recipe.subset, "--subset"),
-            (found[1], recipe.eval_subset, "--eval-subset"),
-        )
+    tokenizer = find_tokenizer(recipe) or train_tokenizer(
+        chain.from_iterable(read[0][0]), vocab_size=recipe.vocab_size, frames=True
     )
-    return train, evaluation, found[2]
+    columns: list[dict[str, Any]] = []
+    for (texts, labels), size in zip(read, (recipe.subset, recipe.eval_subset), strict=True):
+        index = torch.arange(len(labels)) if size is None else stratified(labels, size)
+        chosen = [texts[i] for i in index.tolist()]
+        tokens = text_tokens(chosen, tokenizer, max_length=recipe.max_length, counts=counts)
+        columns.append({**tokens, "labels": labels[index].tolist()})
+    return tokenizer, columns, names
 
 
-def _num_held_out(count: int) -> int:
-    if count < 2:
-        raise InputError(f"the training data has {count} row(s); two or more are needed.")
-    return max(1, int(HELD_OUT_SHARE * count + 0.5))
+def _text_columns(rows: datasets.Dataset, recipe: TextRecipe) -> tuple[str, ...]:
+    """One column of texts, or two: those that the recipe names (ONE,OTHER), or usual ones."""
+    wanted, columns = recipe.text_column, rows.column_names
+    find = partial(find_column, rows, fits=_is_text, what="text")
+    if wanted is not None and wanted not in columns and wanted.count(",") == 1:
+        return tuple(find(name.strip(), usual=()) for name in wanted.split(","))
+    pairs = [names for names in _PAIR_NAMES if set(names) <= set(columns)]
+    if wanted is None and pairs:
+        return pairs[0]
+    return (find(wanted, usual=_TEXT_NAMES),)
+
+
+def _is_text(kind: Any) -> bool:
+    return isinstance(kind, datasets.Value) and kind.dtype in ("string", "large_string")
+
+
+def _find_parts(recipe: TextRecipe) -> tuple[_Parts, str]:
+    """What to train and to evaluate on, and where the latter comes from in words."""
+    is_classifier = recipe.kind == "text-classification"
+    train, name = choose_splits(splits := open_rows(cast("str", recipe.data)), is_usable=lambda
+        rows: not is_classifier or _has_labels(rows, recipe))
+    if name is not None:
+        parts, source = (train, splits[name]), f"split {name!r}"
+    else:
+        num_held = max(1, int(HELD_OUT_SHARE * len(train) + 0.5))
+        held, rest = _shuffled(len(train)).tensor_split([num_held])
+        parts = train.select(rest.sort().values.tolist()), train.select(held.sort().values.tolist())
+        source = "rows held out of 'train' (10 %)"
+    if not is_classifier:  # subsets of classes keep their shares
+        parts = (
+            _subset(parts[0], recipe.subset, "--subset"),
+            _subset(parts[1], recipe.eval_subset, "--eval-subset"),
+        )
+    return parts, source
+
+
+def _has_labels(rows: datasets.Dataset, recipe: TextRecipe) -> bool:
+    """Whether every row has a label; benchmarks publish splits without."""
+    try:
+        column = find_label_column(rows, recipe.label_column)
+    except InputError:
+        return False
+    return read_labels(rows, column, source="a split").num_missing == 0
 
 
 def _subset(rows: datasets.Dataset, size: int | None, flag: str) -> datasets.Dataset:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
+from tokenizers import processors
+from tokenizers.implementations import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data_agent.errors import InputError
-from data_agent_lab.training.text_models import is_from_scratch
 from data_agent_lab.recipes import TextRecipe
 
 logger = logging.getLogger(__name__)
 
+BUILT = re.compile(r"(llama|bert)-(\d+)x(\d+)")  # names of models that are trained from scratch
 _MAX_CHARACTERS = 20_000_000  # that a tokenizer is trained on
 
 
@@ -32,7 +32,7 @@ def find_tokenizer(recipe: TextRecipe) -> Any | None:
     Raises:
         InputError: it cannot be found, or has neither of the two tokens.
     """
-    if recipe.tokenizer is None and is_from_scratch(recipe.model):
+    if recipe.tokenizer is None and BUILT.fullmatch(recipe.model):
         return None
     name = recipe.tokenizer or recipe.model
     try:
@@ -58,19 +58,6 @@ def find_tokenizer(recipe: TextRecipe) -> Any | None:
     return tokenizer
 
 
-def make_tokenizer(recipe: TextRecipe, texts: Iterable[str]) -> Any:
-    """The recipe's tokenizer: found, or trained on the texts of the training rows.
-
-    Raises:
-        InputError: as `find_tokenizer`.
-    """
-    found = find_tokenizer(recipe)
-    if found is not None:
-        return found
-    frames = recipe.kind == "text-classification"
-    return train_tokenizer(texts, vocab_size=recipe.vocab_size, frames=frames)
-
-
 def train_tokenizer(
     texts: Iterable[str], *, vocab_size: int, frames: bool = False
 ) -> PreTrainedTokenizerFast:
@@ -84,25 +71,24 @@ def train_tokenizer(
     special = {"eos_token": "<eos>", "pad_token": "<pad>"}
     if frames:
         special |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    trainer = BpeTrainer(
-        vocab_size=vocab_size,  # pyright: ignore[reportCallIssue]
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(
+        _first(texts),
+        vocab_size=vocab_size,
+        min_frequency=0,
         special_tokens=list(special.values()),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_first(texts), trainer)
+    whole: Any = tokenizer._tokenizer  # pyright: ignore[reportPrivateUsage]
+    names = ["input_ids", "attention_mask"]
     if frames:
-        names = [special["cls_token"], special["sep_token"]]
-        tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
-            single=f"{names[0]} $A {names[1]}",
-            pair=f"{names[0]} $A {names[1]} $B:1 {names[1]}:1",
-            special_tokens=[(name, tokenizer.token_to_id(name)) for name in names],
+        whole.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[(name, whole.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
         )
-    names = ["input_ids", *(["token_type_ids"] if frames else []), "attention_mask"]
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=names, **special)
+        names.insert(1, "token_type_ids")
+    return PreTrainedTokenizerFast(tokenizer_object=whole, model_input_names=names, **special)
 
 
 def _first(texts: Iterable[str]) -> Iterator[str]:

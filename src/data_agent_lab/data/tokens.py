@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 from jinja2 import TemplateError
+from trl.data_utils import common_prefix_length
 
 from data_agent.errors import InputError
 from data_agent_lab.data.rows import Conversation
@@ -20,7 +21,23 @@ REST = "tokens behind the last whole block"
 CONTEXT = "earlier answers, which are context only"
 
 _MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_PLAIN_TURN = {"system": "{}\n\n", "user": "### User:\n{}\n\n", "assistant": "### Assistant:\n{}"}
+# Of tokenizers without a template of their own: a single question is taken as it is.
+_PLAIN = r"""
+{%- set asked = messages if add_generation_prompt else messages[:-1] -%}
+{%- if asked | length == 1 and asked[0].role == "user" -%}
+    {{- asked[0].content -}}
+{%- else -%}
+    {%- for turn in asked -%}
+        {{- {"user": "### User:\n", "assistant": "### Assistant:\n"}[turn.role] or "" -}}
+        {{- turn.content + "\n\n" -}}
+    {%- endfor -%}
+    {{- "### Assistant:\n" -}}
+{%- endif -%}
+{%- if not add_generation_prompt -%}
+    {%- set answer = messages[-1].content -%}
+    {{- answer if answer.endswith(eos_token) else answer + eos_token -}}
+{%- endif -%}
+"""
 
 
 def completion_tokens(
@@ -49,13 +66,51 @@ def completion_tokens(
     """
     found: dict[str, list[list[int]]] = {"input_ids": [], "completion_mask": []}
     for ids, mask in _tokens_and_masks(conversations, tokenizer, counts):
-        if not any(mask[1:max_length]):  # the first token is nobody's prediction
+        if not any(mask[1:max_length]):  # nothing predicts the first token
             counts[CUT_AWAY] += 1
             continue
         counts[CUT] += len(ids) > max_length
         found["input_ids"].append(ids[:max_length])
         found["completion_mask"].append(mask[:max_length])
     return found
+
+
+def _tokens_and_masks(
+    conversations: Sequence[Conversation], tokenizer: Any, counts: Counter[str]
+) -> Iterator[tuple[list[int], list[int]]]:
+    template = tokenizer.chat_template
+    if template is not None and _MARKS_ANSWERS.search(template):
+        options = {"return_dict": True, "return_assistant_tokens_mask": True}
+        found = _templated(conversations, tokenizer, **options)
+        yield from zip(found["input_ids"], found["assistant_masks"], strict=True)
+        return
+    counts[CONTEXT] += sum(t["role"] == "assistant" for row in conversations for t in row[:-1])
+    prompts = [messages[:-1] for messages in conversations]
+    texts = (
+        _templated(prompts, tokenizer, tokenize=False, add_generation_prompt=True),
+        _templated(conversations, tokenizer, tokenize=False),
+    )
+    special = template is None  # a template has its own special tokens
+    ids = [tokenizer(p, add_special_tokens=special)["input_ids"] if p else [] for p in texts]
+    for prompt, whole in zip(*ids, strict=True):
+        start = common_prefix_length(prompt, whole)
+        yield whole, [0] * start + [1] * (len(whole) - start)
+
+
+def _templated(conversations: Sequence[Conversation], tokenizer: Any, **options: Any) -> Any:
+    template = tokenizer.chat_template or _PLAIN
+    try:
+        return tokenizer.apply_chat_template(conversations, chat_template=template, **options)
+    except TemplateError as error:
+        if len(conversations) > 1:  # which of them?
+            for messages in conversations:
+                _templated([messages], tokenizer, **options)
+        roles = ", ".join(turn["role"] for turn in conversations[0])
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path!r} refuses a conversation of the turns "
+            f"{roles} (its first words: {conversations[0][0]['content'][:60]!r}): {error}. Remove "
+            "or merge such turns, or take another template (--tokenizer)."
+        ) from error
 
 
 def blocks(
@@ -108,84 +163,10 @@ def text_tokens(
         "input_ids"; of pairs also "token_type_ids" where the tokenizer has them.
     """
     columns = [list(column) for column in zip(*texts, strict=True)]
-    names = [n for n in ("input_ids", "token_type_ids") if len(columns) == 2 or n == "input_ids"]
-    found = tokenizer(*columns) if columns else {"input_ids": []}
-    rows: dict[str, list[list[int]]] = {name: found[name] for name in names if name in found}
-    long = [i for i, ids in enumerate(rows["input_ids"]) if len(ids) > max_length]
-    counts[CUT] += len(long)
-    for i in long:  # anew, since special tokens stand at the end as well
-        cut = tokenizer(*texts[i], truncation=True, max_length=max_length)
-        for name, column in rows.items():
-            column[i] = cut[name]
-    return rows
-
-
-def _tokens_and_masks(
-    conversations: Sequence[Conversation], tokenizer: Any, counts: Counter[str]
-) -> Iterator[tuple[list[int], list[int]]]:
-    template = tokenizer.chat_template
-    if template is not None and _MARKS_ANSWERS.search(template):
-        for messages in conversations:
-            found = _templated(messages, tokenizer, return_assistant_tokens_mask=True)
-            yield list(found["input_ids"]), list(found["assistant_masks"])
-        return
-    for messages in conversations:
-        counts[CONTEXT] += sum(turn["role"] == "assistant" for turn in messages[:-1])
-    if template is not None:
-        pairs = (_by_template(messages, tokenizer) for messages in conversations)
-    else:
-        pairs = _plainly(conversations, tokenizer)
-    for prompt, whole in pairs:
-        start = _common(prompt, whole)
-        yield whole, [0] * start + [1] * (len(whole) - start)
-
-
-def _by_template(messages: Conversation, tokenizer: Any) -> tuple[list[int], list[int]]:
-    prompt = _templated(messages[:-1], tokenizer, add_generation_prompt=True)
-    return list(prompt["input_ids"]), list(_templated(messages, tokenizer)["input_ids"])
-
-
-def _templated(messages: Conversation, tokenizer: Any, **options: Any) -> Any:
-    try:
-        return tokenizer.apply_chat_template(messages, return_dict=True, **options)
-    except TemplateError as error:
-        roles = ", ".join(turn["role"] for turn in messages)
-        raise InputError(
-            f"the chat template of {tokenizer.name_or_path!r} refuses a conversation of the turns "
-            f"{roles} (its first words: {messages[0]['content'][:60]!r}): {error}. Remove or merge "
-            "such turns, or take another template (--tokenizer)."
-        ) from error
-
-
-def _plainly(
-    conversations: Sequence[Conversation], tokenizer: Any
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Prompt and whole of each, tokenised all at once."""
-    if not conversations:
-        return
-    prompts = [_plain_prompt(messages) for messages in conversations]
-    end: str = tokenizer.eos_token
-    answers = [messages[-1]["content"] for messages in conversations]
-    wholes = [
-        prompt + (answer if answer.endswith(end) else answer + end)
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    yield from zip(tokenizer(prompts)["input_ids"], tokenizer(wholes)["input_ids"], strict=True)
-
-
-def _plain_prompt(messages: Conversation) -> str:
-    if len(messages) == 2 and messages[0]["role"] == "user":
-        return messages[0]["content"]
-    turns = [_PLAIN_TURN[turn["role"]].format(turn["content"]) for turn in messages[:-1]]
-    return "".join(
-        turn + ("\n\n" if message["role"] == "assistant" else "")
-        for turn, message in zip(turns, messages, strict=False)
-    ) + _PLAIN_TURN["assistant"].format("")
-
-
-def _common(prompt: Sequence[int], whole: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    for place, (one, other) in enumerate(zip(prompt, whole, strict=False)):
-        if one != other:
-            return place
-    return min(len(prompt), len(whole))
+    if not columns:
+        return {"input_ids": []}
+    whole = tokenizer(*columns)["input_ids"]
+    counts[CUT] += sum(len(ids) > max_length for ids in whole)
+    found = tokenizer(*columns, truncation=True, max_length=max_length)
+    names = ("input_ids", "token_type_ids") if len(columns) == 2 else ("input_ids",)
+    return {name: list(found[name]) for name in names if name in found}

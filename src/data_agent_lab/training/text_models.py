@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,20 +16,14 @@ from transformers import (
 )
 
 from data_agent.errors import InputError
+from data_agent_lab.data.texts import LanguageData
+from data_agent_lab.data.tokenizers import BUILT
 from data_agent_lab.recipes import TextRecipe
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-    from data_agent_lab.data.texts import LanguageData
-
-_BUILT = re.compile(r"(llama|bert)-(\d+)x(\d+)")
 _LEAST_CONTEXT = 2048  # of models that are built here
-
-
-def is_from_scratch(model: str) -> bool:
-    """Whether a name means a model that is built here."""
-    return _BUILT.fullmatch(model) is not None
 
 
 def build_model(recipe: TextRecipe, data: LanguageData) -> Any:
@@ -49,43 +42,39 @@ def build_model(recipe: TextRecipe, data: LanguageData) -> Any:
         InputError: no such model, one of another kind, too short a context for `max_length`, too
             few embeddings for the tokenizer, or one that cannot train on packs.
     """
-    is_classifier = recipe.kind == "text-classification"
-    found = _BUILT.fullmatch(recipe.model)
+    found = BUILT.fullmatch(recipe.model)
     if found is None:
         model = _load(recipe, data)
-    elif (found[1] == "bert") != is_classifier:
-        wanted = "bert" if is_classifier else "llama"
-        raise InputError(
-            f"--model {recipe.model} does not suit {recipe.kind}. Use {wanted}-{found[2]}x"
-            f"{found[3]}, or a model of the hub."
-        )
     else:
-        sizes = _sizes(recipe.model, int(found[2]), int(found[3]))
-        model = (_bert if is_classifier else _llama)(recipe, data, sizes)
-    context = _context(model)
+        model = _build(recipe, data, found[1], hidden=int(found[2]), layers=int(found[3]))
+    context, num_embeddings = _context(model), model.get_input_embeddings().num_embeddings
     if context is not None and context < recipe.max_length:
         raise InputError(
             f"--max-length is {recipe.max_length}, but {recipe.model} reads {context} tokens at "
             f"most. Use --max-length {context} or less."
         )
-    num_embeddings = model.get_input_embeddings().num_embeddings
     if len(data.tokenizer) > num_embeddings:
         raise InputError(
             f"the tokenizer has {len(data.tokenizer)} tokens, but {recipe.model} embeds "
             f"{num_embeddings}. Take the model's own (without --tokenizer)."
         )
-    if found is None and not is_classifier:
-        if not _reads_forward(model):
-            raise InputError(
-                f"--model {recipe.model} ({type(model).__name__}) sees the tokens that it is to "
-                f"foretell, so it cannot learn {recipe.kind}. Take a decoder, such as GPT or Llama."
-            )
-        if recipe.packing and not _keeps_texts_apart(model):
-            raise InputError(
-                f"--model {recipe.model} ({type(model).__name__}) takes texts that are packed into "
-                "one row for one text. Train it without --packing."
-            )
+    if found is None and recipe.kind != "text-classification":
+        _check_decoder(model, recipe)
     return model
+
+
+def _check_decoder(model: Any, recipe: TextRecipe) -> None:
+    name = f"--model {recipe.model} ({type(model).__name__})"
+    if not _reads_forward(model):
+        raise InputError(
+            f"{name} sees the tokens that it is to predict, so it cannot learn {recipe.kind}. Take "
+            "a decoder, such as GPT or Llama."
+        )
+    if recipe.packing and not _keeps_texts_apart(model):
+        raise InputError(
+            f"{name} takes texts that are packed into one row for one text. Train it without "
+            "--packing."
+        )
 
 
 def lora_config(recipe: TextRecipe) -> LoraConfig | None:
@@ -146,51 +135,44 @@ def _logits(model: Any, ids: list[int], **rows: list[int]) -> Tensor:
         model.train(was_training)
 
 
-def _sizes(name: str, hidden: int, layers: int) -> Any:
+def _build(recipe: TextRecipe, data: LanguageData, family: str, *, hidden: int, layers: int) -> Any:
+    """As Llama (Touvron et al. 2023), with tied embeddings, or as BERT (Devlin et al. 2019)."""
+    is_classifier = recipe.kind == "text-classification"
+    if (family == "bert") != is_classifier:
+        raise InputError(
+            f"--model {recipe.model} does not suit {recipe.kind}. Use "
+            f"{'bert' if is_classifier else 'llama'}-{hidden}x{layers}, or a model of the hub."
+        )
     head = 64 if hidden % 64 == 0 and hidden > 64 else 32
     if layers < 1 or hidden < 1 or hidden % head:
         raise InputError(
-            f"--model {name}: the hidden size must be a multiple of 32, with one layer or more, "
-            "for example llama-128x2."
+            f"--model {recipe.model}: the hidden size must be a multiple of 32, with one layer or "
+            "more, for example llama-128x2."
         )
-    return {
+    tokenizer = data.tokenizer
+    options: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
         "hidden_size": hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": hidden // head,
+        "pad_token_id": tokenizer.pad_token_id,
     }
-
-
-def _llama(recipe: TextRecipe, data: LanguageData, sizes: Any) -> Any:
-    """As Llama (Touvron et al. 2023), with tied embeddings."""
-    tokenizer = data.tokenizer
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            num_key_value_heads=sizes["num_attention_heads"],
-            intermediate_size=32 * round(8 * sizes["hidden_size"] / 3 / 32),
-            tie_word_embeddings=True,
-            max_position_embeddings=max(_LEAST_CONTEXT, recipe.max_length),
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            **sizes,
-        )
-    )
-
-
-def _bert(recipe: TextRecipe, data: LanguageData, sizes: Any) -> Any:
-    """As BERT (Devlin et al. 2019)."""
-    classes: Any = {"num_labels": len(data.class_names)}  # left out of the class's type stub
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=len(data.tokenizer),
-            intermediate_size=4 * sizes["hidden_size"],
-            max_position_embeddings=max(512, recipe.max_length),
-            pad_token_id=data.tokenizer.pad_token_id,
-            **sizes,
-            **classes,
-        )
-    )
+    if is_classifier:
+        options |= {
+            "intermediate_size": 4 * hidden,
+            "max_position_embeddings": max(512, recipe.max_length),
+            "num_labels": len(data.class_names),
+        }
+        return BertForSequenceClassification(BertConfig(**options))
+    options |= {
+        "intermediate_size": 32 * round(8 * hidden / 3 / 32),
+        "max_position_embeddings": max(_LEAST_CONTEXT, recipe.max_length),
+        "num_key_value_heads": hidden // head,
+        "tie_word_embeddings": True,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+    }
+    return LlamaForCausalLM(LlamaConfig(**options))
 
 
 def _load(recipe: TextRecipe, data: LanguageData) -> Any:

@@ -106,8 +106,7 @@ def check_harness(recipe: TextRecipe) -> None:
     if recipe.mmlu is None and recipe.harness_tasks is None:
         return
     try:
-        from data_agent_lab.lm_eval import load_tasks
-        from data_agent_lab.mmlu import read_mmlu
+        from data_agent_lab.lm_eval import load_mmlu, load_tasks
     except ModuleNotFoundError as error:
         if error.name != "lm_eval":
             raise
@@ -116,7 +115,7 @@ def check_harness(recipe: TextRecipe) -> None:
             "install 'data-agent[eval]'"
         ) from error
     if recipe.mmlu is not None:
-        read_mmlu(Path(recipe.mmlu))
+        load_mmlu(Path(recipe.mmlu))
     if recipe.harness_tasks is not None:
         load_tasks(_names(recipe.harness_tasks))
 
@@ -129,24 +128,15 @@ def _harness_metrics(trainer: AnyTrainer, recipe: TextRecipe, data: LanguageData
     """What the evaluation harness says of the trained model, where the recipe asks for it."""
     if recipe.mmlu is None and recipe.harness_tasks is None:
         return {}
-    from data_agent_lab.lm_eval import evaluate_mmlu, evaluate_tasks
+    from data_agent_lab.lm_eval import evaluate_tasks, load_mmlu, load_tasks
 
     model, found = model_of(trainer), {}
     few = min(8, recipe.batch_size)  # prompts of five shots are long
     options: dict[str, Any] = {"limit": recipe.harness_limit, "batch_size": few}
     if recipe.mmlu is not None:
-        mmlu = evaluate_mmlu(model, data.tokenizer, Path(recipe.mmlu), **options)
-        found["mmlu"] = _metric(
-            mmlu.accuracy, "%", "higher", num_items=mmlu.num_items, **mmlu.cut._asdict()
-        )
+        mmlu = load_mmlu(Path(recipe.mmlu))
+        found["mmlu"] = evaluate_tasks(model, data.tokenizer, mmlu, **options)["mmlu/acc"]
     if recipe.harness_tasks is not None:
-        names = _names(recipe.harness_tasks)
-        for name, metric in evaluate_tasks(model, data.tokenizer, names, **options).items():
-            found[name] = _metric(
-                metric.value,
-                metric.unit,
-                metric.direction,
-                num_items=metric.num_items,
-                standard_error=metric.standard_error,
-            )
+        tasks = load_tasks(_names(recipe.harness_tasks))
+        found |= evaluate_tasks(model, data.tokenizer, tasks, **options)
     return found

@@ -14,7 +14,8 @@ from PIL import Image
 from data_agent import DataAgentError
 from data_agent_lab.data import images as images_module
 from data_agent_lab.data.image_data import ImageData
-from data_agent_lab.data.images import cache_folder, fit, load_images
+from data_agent_lab.data.images import cache_folder, load_images
+from data_agent_lab.data.pixels import fit
 from data_agent_lab.progress import Progress, silent
 from data_agent_lab.tasks import recipe_for
 
@@ -143,9 +144,9 @@ def test_a_missing_label_column_is_answered_with_the_columns_there_are(
 
 
 def test_a_named_column_that_does_not_fit_is_refused(parquet_folder: Path) -> None:
-    with pytest.raises(DataAgentError, match=r"column 'image' does not fit"):
+    with pytest.raises(DataAgentError, match=r"the column 'image' does not fit"):
         load(parquet_folder, label_column="image")
-    with pytest.raises(DataAgentError, match=r"column 'nothing' does not fit"):
+    with pytest.raises(DataAgentError, match=r"there is no column 'nothing'"):
         load(parquet_folder, image_column="nothing")
 
 
@@ -154,7 +155,7 @@ def test_unlabelled_training_samples_are_refused(tmp_path: Path, make_split: Mak
     labels = [-1, *made["label"][1:]]
     made = made.remove_columns("label").add_column("label", labels)
     made.to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(DataAgentError, match=r"1 of 20 training samples have no label"):
+    with pytest.raises(DataAgentError, match=r"1 of 20 rows have no label"):
         load(tmp_path)
 
 
@@ -171,7 +172,7 @@ def test_a_hub_name_that_cannot_be_loaded_is_refused() -> None:
 
 def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("a,b\n")
-    with pytest.raises(DataAgentError, match=r"not a \.parquet file"):
+    with pytest.raises(DataAgentError, match=r"holds \.csv; files of one kind are expected"):
         load(tmp_path / "data.csv")
 
 
@@ -183,7 +184,7 @@ def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
-    with pytest.raises(DataAgentError, match="neither parquet files nor images"):
+    with pytest.raises(DataAgentError, match=r"holds \.txt; files of one kind are expected"):
         load(tmp_path)
 
 
@@ -202,7 +203,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, make_split: Ma
     broken = datasets.Dataset.from_dict(columns, features=features)
     broken.to_parquet(tmp_path / "train.parquet")
     make_split(10).to_parquet(tmp_path / "test.parquet")
-    with pytest.raises(DataAgentError, match=r"the image in row 13 cannot be decoded"):
+    with pytest.raises(DataAgentError, match=r"1 of 30 images .*\n  row 13 of train: cannot identify"):
         load(tmp_path)
 
 
@@ -303,10 +304,10 @@ def test_training_labels_are_class_numbers_as_the_files_have_them(
     ("labels", "message"),
     [
         ([0] * 39, "holds 39 labels, but the training data has 40 rows"),
-        ([0] * 38 + [2, 2], r"holds the label 2 \(2 such rows\).*its labels are 0 to 1"),
-        ([-1] + [0] * 39, "holds the label -1"),
-        ([0] * 39 + [None], "1 empty cells; expected one integer a row"),
-        ([0.5] * 40, "the column holds double"),
+        ([0] * 38 + [2, 2], r"holds the label '2' \(2 such rows\).*no class of the training data: 0, 1"),
+        ([-1] + [0] * 39, "1 of 40 rows have no label"),
+        ([0] * 39 + [None], "1 of 40 rows have no label"),
+        ([0.5] * 40, "holds 0.5; expected a class"),
     ],
 )
 def test_training_labels_that_do_not_fit_are_refused(

@@ -82,7 +82,7 @@ def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
 def test_each_split_has_columns_of_its_own(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", ROWS)
     write(tmp_path / "validation.jsonl", [{**row, "source": "x"} for row in ROWS[:6]])
-    write(tmp_path / "test.jsonl", [{"text": text} for text in TEXTS])  # nobody tells its labels
+    write(tmp_path / "test.jsonl", [{"text": text} for text in TEXTS])  # without labels
     found = load_language(recipe(tmp_path, CLASSIFY))
     assert found.evaluation_source == "split 'validation'"
     assert found.num_eval == 6
@@ -147,7 +147,7 @@ def test_the_report_says_what_was_left_out() -> None:
     [
         ([0.5, 1.0, 2.25] * 20, "holds 0.5; expected a class.* Regression"),
         ([[0, 2], [1], [2]] * 20, r"holds \[0, 2\]; expected a class"),
-        ([1, -1] * 30, "rows have no label .or -1, which means none"),
+        ([0, 1, -1] * 20, "rows have no label .an empty cell, or -1, which means none"),
         (["one"] * 60, "has the class"),
     ],
 )
@@ -215,10 +215,10 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
         build_model(chosen, data_of(tokenizer))
 
 
-def test_a_model_that_sees_what_it_foretells_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_sees_what_it_predicts_is_refused(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(TEXTS, vocab_size=300)
     encoder = RobertaForCausalLM(RobertaConfig(**small_bert_sizes()))
-    with pytest.raises(DataAgentError, match="sees the tokens that it is to foretell"):
+    with pytest.raises(DataAgentError, match="sees the tokens that it is to predict"):
         build_model(recipe(model=save(encoder, tmp_path / "encoder")), data_of(tokenizer))
     decoder = RobertaForCausalLM(RobertaConfig(**small_bert_sizes(is_decoder=True)))
     build_model(recipe(model=save(decoder, tmp_path / "decoder")), data_of(tokenizer))

@@ -1,0 +1,372 @@
+"""Images as people have them: folders, labels of many kinds, deep pixels, photos, damaged files."""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageOps
+
+from data_agent import DataAgentError
+from data_agent_lab.data.image_data import ImageData
+from data_agent_lab.data.images import load_images
+from data_agent_lab.data.pixels import decode
+from data_agent_lab.progress import silent
+from data_agent_lab.tasks import recipe_for
+
+IMAGES: Any = replace(recipe_for("image"), image_size=8, model="cnn")
+
+
+def load(data: Path, **changes: Any) -> ImageData:
+    return load_images(replace(IMAGES, data=str(data), **changes), progress=silent)
+
+
+def made(root: Path, *folders: str, size: int = 6) -> Path:
+    for number, name in enumerate(folders):
+        (root / name).mkdir(parents=True)
+        for i in range(size):
+            Image.new("RGB", (8, 8), (40 * i, number, 0)).save(root / name / f"{i}.png")
+    return root
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> dict[str, Any]:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return {"bytes": content.getvalue(), "path": None}
+
+
+def num_images(data: ImageData) -> int:
+    return data.num_train + data.num_eval
+
+
+def test_classes_may_be_paths_of_folders(tmp_path: Path) -> None:
+    data = load(made(tmp_path, "apple/red", "apple/green", "pear/red", "pear/green"))
+    assert data.class_names == ("apple/green", "apple/red", "pear/green", "pear/red")
+    assert num_images(data) == 24
+
+
+@pytest.mark.parametrize(
+    ("folders", "class_names"),
+    [
+        (("control", "test"), ("control", "test")),
+        (("test/a", "bus"), ("bus", "test/a")),
+        (("freight-train", "bus"), ("bus", "freight-train")),
+        (("test_tube", "train-set", "cup"), ("cup", "test_tube", "train-set")),
+        (("train/train", "train/bus"), ("bus", "train")),
+        (("all/test", "all/bus"), ("bus", "test")),
+        (("pets/train/cat", "pets/train/dog", "pets/val/cat", "pets/val/dog"), ("cat", "dog")),
+        (("Train/cat", "Train/dog", "TEST/cat"), ("cat", "dog")),
+        (("seg_train/cat", "seg_train/dog", "seg_test/cat"), ("cat", "dog")),
+    ],
+)
+def test_no_image_is_lost_to_a_name(
+    tmp_path: Path, folders: tuple[str, ...], class_names: tuple[str, ...]
+) -> None:
+    data = load(made(tmp_path, *folders))
+    assert data.class_names == class_names
+    assert num_images(data) == 6 * len(folders)
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("bus", "car", "train"), "holds train, named like a split, beside bus, car"),
+        (("bus/front", "train/front"), "If all of them are classes, put them into one folder"),
+        (("train/a", "train/b", "test/a", "rest/a"), "holds test, train, .* beside rest"),
+        (("train", "test"), "6 images to train on lie in no class folder.*named like splits"),
+        (("train/a", "train/b", "train/b/.hidden/c", "train"), "6 images to train on lie in no"),
+        (("train/a", "train/b", "test/c"), "split 'test' holds the label 'c' .6 such rows"),
+    ],
+)
+def test_folders_that_can_be_read_in_two_ways_are_refused(
+    tmp_path: Path, folders: tuple[str, ...], message: str
+) -> None:
+    for number, name in enumerate(folders):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        for i in range(6):
+            Image.new("RGB", (8, 8), (40 * i, number, 0)).save(tmp_path / name / f"{i}.png")
+    with pytest.raises(DataAgentError, match=message):
+        load(tmp_path)
+
+
+def test_what_is_no_image_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made(tmp_path, "a", "b")
+    (tmp_path / "a" / "6.heic").write_bytes(b"")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "7.JPG", "JPEG")
+    with caplog.at_level(logging.WARNING):
+        assert num_images(load(tmp_path)) == 13
+    assert "left out what is no image by its suffix: 1 .heic" in caplog.text
+
+
+def test_a_test_split_without_classes_is_not_evaluated_on(tmp_path: Path) -> None:
+    data = load(made(tmp_path, "train/a", "train/b", "test"))
+    assert data.evaluation == "1 samples held out of 'train' (10 %)"
+
+
+def test_links_are_followed_and_hidden_files_are_not(tmp_path: Path) -> None:
+    made(tmp_path / "store", "a", "b", "__MACOSX", ".git")
+    (tmp_path / "store" / "a" / "._0.png").write_bytes(b"x")
+    (tmp_path / "data").mkdir()
+    for name in ("a", "b", "__MACOSX", ".git"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "store" / name)
+    assert num_images(load(tmp_path / "data")) == 12
+    (tmp_path / "data" / "a" / "gone.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataAgentError, match=r"1 of 13 images .*\n.*gone\.png"):
+        load(tmp_path / "data")
+
+
+def test_changed_images_are_decoded_anew(tmp_path: Path) -> None:
+    made(tmp_path, "a", "b")
+    before = load(tmp_path).train_images
+    for file in tmp_path.rglob("*.png"):
+        Image.new("RGB", (8, 8), (0, 0, 250)).save(file)
+    assert load(tmp_path).train_images[:, 2].min() == 250 > before[:, 2].max()
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_metadata_have_labels_of_any_kind(tmp_path: Path, name: str) -> None:
+    made(tmp_path, "train", size=20)
+    rows = [(f"{i}.png", ("None", "mild", "NA")[i % 3]) for i in range(20)]
+    lines = [f"{file},{word}" for file, word in rows]
+    if name.endswith("jsonl"):
+        lines = [f'{{"file_name": "{file}", "label": "{word}"}}' for file, word in rows]
+    else:
+        lines.insert(0, "file_name,label")
+    (tmp_path / "train" / name).write_text("\n".join(lines))
+    data = load(tmp_path)
+    assert (data.class_names, num_images(data)) == (("NA", "None", "mild"), 20)
+    (tmp_path / "train" / "4.png").unlink()
+    (tmp_path / "train" / "5.png").unlink()
+    with pytest.raises(DataAgentError, match=r"list 2 images that do not exist: .*4\.png, .*5\.png"):
+        load(tmp_path)
+
+
+def with_labels(path: Path, labels: Any) -> Path:
+    cells = [encoded(Image.new("RGB", (8, 8), (i, 0, 0))) for i in range(len(labels))]
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"image": cells, "label": labels}), path)
+    return path
+
+
+@pytest.mark.parametrize("column", [None, "label"])
+@pytest.mark.parametrize(
+    ("labels", "class_names"),
+    [
+        (["cat", "dog"], ("cat", "dog")),
+        (["pos", "neg ", " pos", "neg"], ("neg", "pos")),
+        ([True, False], ("False", "True")),
+        ([0.0, 1.0], ("0", "1")),
+        ([-1, 1], ("-1", "1")),
+        ([-2, -1, 0, 1], ("-2", "-1", "0", "1")),
+        ([100, 101, 9], ("9", "100", "101")),
+        ([2**62, 5], ("5", str(2**62))),
+        (pa.array([2**64 - 1, 7] * 10, pa.uint64()), ("7", str(2**64 - 1))),
+        (pa.array([255, 0] * 10, pa.uint8()), ("0", "255")),
+        (["10", "9"], ("9", "10")),
+        (["None", "NA"], ("NA", "None")),
+    ],
+)
+def test_labels_are_numbered_by_what_there_is(
+    tmp_path: Path, labels: Any, class_names: tuple[str, ...], column: str | None
+) -> None:
+    labels = labels * (20 // len(labels)) if isinstance(labels, list) else labels
+    data = load(with_labels(tmp_path / "train.parquet", labels), label_column=column)
+    assert data.class_names == class_names
+    assert set(data.train_labels.tolist()) == set(range(len(class_names)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, -1, -1], "10 of 20 rows have no label .an empty cell, or -1.*write the classes as"),
+        (["a", "", "b", "b"], "5 of 20 rows have no label"),
+        ([0.5, 1.0], "holds 0.5; expected a class"),
+        ([["a"], ["b"]], r"holds \['a'\]; expected a class"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path: Path, labels: list[Any], message: str) -> None:
+    with pytest.raises(DataAgentError, match=message):
+        load(with_labels(tmp_path / "train.parquet", labels * (20 // len(labels))))
+
+
+def test_splits_are_matched_by_the_names_of_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_labels(tmp_path / "d" / "train.parquet", ["b", "c", "a"] * 4)
+    with_labels(tmp_path / "d" / "test.parquet", ["c", "a"])
+    with caplog.at_level(logging.INFO):
+        assert load(tmp_path / "d").eval_labels.tolist() == [2, 0]
+    assert "split 'test' has no row of 1 of the 3 classes: b." in caplog.text
+    with_labels(tmp_path / "d" / "test.parquet", ["c", "x"])
+    with pytest.raises(DataAgentError, match=r"'test' holds the label 'x' \(1 such.*: a, b, c\."):
+        load(tmp_path / "d")
+
+
+def test_classes_that_are_declared_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        features = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+        )
+        cells = [encoded(Image.new("RGB", (8, 8), (i, 0, 0))) for i in range(6)]
+        rows = {"image": cells, "label": ["dog", "cat"] * 3}
+        made = datasets.Dataset.from_dict(rows, features=features)
+        made.to_parquet(tmp_path / f"{split}.parquet")
+    data = load(tmp_path)
+    assert data.eval_labels.tolist() == data.train_labels.tolist() == [1, 0] * 3
+
+
+def test_other_training_labels_may_be_words(tmp_path: Path) -> None:
+    data = with_labels(tmp_path / "train.parquet", [100, 101] * 10)
+    pq.write_table(pa.table({"y": ["101"] * 20}), tmp_path / "y.parquet")
+    found = load(data, train_labels=f"{tmp_path / 'y.parquet'}:y")
+    assert found.train_labels.tolist() == [1] * 18
+
+
+def test_a_misspelt_column_or_path_is_told_the_nearest(tmp_path: Path) -> None:
+    data = with_labels(tmp_path / "train.parquet", [0, 1] * 10)
+    with pytest.raises(DataAgentError, match="no column 'lable'.* Did you mean label?"):
+        load(data, label_column="lable")
+    with pytest.raises(DataAgentError, match=r"does not exist\. Did you mean train\.parquet?"):
+        load(tmp_path / "trian.parquet")
+
+
+def test_parquet_files_beside_images_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_labels(tmp_path / "train.parquet", [0, 1] * 10)
+    Image.new("RGB", (8, 8)).save(tmp_path / "preview.png")
+    with caplog.at_level(logging.WARNING):
+        assert num_images(load(tmp_path)) == 20
+    assert "1 image files beside the data are left out" in caplog.text
+
+
+# Pixels.
+
+
+def test_deep_pixels_keep_their_brightness() -> None:
+    rng = np.random.default_rng(0)
+    deep = rng.integers(0, 65536, (16, 16), dtype=np.uint16)
+    found = decode(encoded(Image.fromarray(deep)), 16)
+    assert found.shape == (16, 16, 3)
+    assert np.abs(found[..., 0].astype(int) - deep / 257).max() <= 0.5
+    dark = np.full((16, 16), 257 * 3, dtype=np.uint16)
+    for kind in ("PNG", "PPM", "TIFF"):
+        assert decode(encoded(Image.fromarray(dark), kind), 16).max() == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([0.0, 257.0, 65535.0], [0, 1, 255]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+        ([1e6, 2e6, 3e6], [0, 128, 255]),
+        ([float("nan"), 0.5, 1.0], [0, 128, 255]),
+        ([0, 100, 255], [0, 100, 255]),
+        ([0, 257, 65535], [0, 1, 255]),
+        ([-100, 0, 100], [0, 128, 255]),
+    ],
+)
+def test_values_of_other_types_are_scaled_by_their_range(
+    values: list[Any], expected: list[int]
+) -> None:
+    kind = np.int32 if isinstance(values[0], int) else np.float32
+    image = Image.fromarray(np.array([values] * 3, dtype=kind))
+    assert decode(encoded(image, "TIFF"), 3)[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_upright(orientation: int) -> None:
+    half = np.zeros((16, 16, 3), np.uint8)
+    half[:8], half[:4, :4] = 255, 100
+    image = Image.fromarray(half)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    cell = encoded(image, "JPEG", exif=exif, quality=95)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(cell["bytes"]))).convert("RGB")
+    assert np.array_equal(decode(cell, 16), np.asarray(upright))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_is_white(mode: str) -> None:
+    colours = np.full((16, 16, 4), 90, dtype=np.uint8)
+    colours[:8, :, 3], colours[8:, :, 3] = 0, 255
+    options: dict[str, Any] = {}
+    if mode in ("RGBA", "LA"):
+        image = Image.fromarray(colours).convert(mode)
+    else:
+        image = Image.fromarray(colours[..., 0]).convert(mode)
+        place = image.getpixel((0, 0))
+        image.paste((0, 0, 0) if mode == "RGB" else (place + 1) % 256, (0, 8, 16, 16))
+        options = {"transparency": place}
+    found = decode(encoded(image, **options), 16)
+    assert found[:8].min() == 255
+    assert found[8:].max() < 250
+
+
+def test_opaque_images_are_as_they_were() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    assert np.array_equal(decode(encoded(image), 16), pixels)
+    assert np.array_equal(decode(encoded(image.convert("RGBA")), 16), pixels)
+    grey = np.asarray(image.convert("L"))
+    assert np.array_equal(decode(encoded(image.convert("L")), 16)[..., 2], grey)
+    bits = image.convert("1")
+    assert np.array_equal(decode(encoded(bits), 16)[..., 0], 255 * np.asarray(bits))
+
+
+@pytest.mark.parametrize("size", [(1, 300), (300, 1), (1, 1), (3, 2000)])
+def test_extreme_shapes_are_fine(size: tuple[int, int]) -> None:
+    assert decode(encoded(Image.new("RGB", size, (9, 9, 9))), 8).tolist() == [[[9] * 3] * 8] * 8
+
+
+# Damaged files.
+
+
+def broken_chunk() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    content = bytearray(encoded(Image.fromarray(noise))["bytes"])
+    at = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    content[at : at + 4] = b">f\xc0\x83"  # its second chunk of pixels
+    return bytes(content)
+
+
+def test_damaged_images_are_named_all_at_once(tmp_path: Path) -> None:
+    made(tmp_path, "train/a", "train/b", "test/a", size=12)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    photo = encoded(Image.fromarray(noise), "JPEG")["bytes"]
+    files = {
+        "train/a/3.png": photo[:-150],
+        "train/a/5.png": b"",
+        "train/b/7.png": broken_chunk(),
+        "train/b/8.png": encoded(Image.new("1", (20000, 20000)))["bytes"],
+        "test/a/9.png": b"<html>not found</html>",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataAgentError, match="5 of 36 images cannot be decoded") as caught:
+        load(tmp_path)
+    for name in files:
+        assert str(tmp_path / name) in str(caught.value)
+    assert "decompression bomb" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 6
+
+
+def test_damaged_images_of_a_table_are_named_by_their_rows_and_paths(tmp_path: Path) -> None:
+    cells = [encoded(Image.new("RGB", (8, 8))) for _ in range(20)]
+    cells[3], cells[11] = {"bytes": b"x", "path": "a/3.png"}, {"bytes": None, "path": None}
+    table = pa.table({"image": cells, "label": [0, 1] * 10})
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(DataAgentError) as caught:
+        load(tmp_path / "train.parquet")
+    assert "a/3.png (row 3 of train): cannot identify" in str(caught.value)
+    assert "row 11 of train: the cell is empty" in str(caught.value)

@@ -26,16 +26,16 @@ from data_agent_lab.results.statistics import estimate
 from data_agent_lab.runs.environment import describe_environment
 from data_agent_lab.runs.folder import open_run
 from data_agent_lab.tasks import load_task, recipe_for
-from data_agent_lab.training.train import train as train_here
+from data_agent_lab.training.run import train_run
 
 WORLDS = (1, 2, 4)
 METHODS = ("random", "data-agent")
 RECIPE = ["--task", "digits", "--keep-ratio", "0.5", "--device", "cpu", "--num-threads", "1"]
 
 
-def train(folder: Path, method: str, seed: int, world: int, sharding: str, epochs: int) -> dict:
-    """The result of one run, in processes of their own; a run that was there goes on."""
-    if sharding == "parts":
+def train(folder: Path, method: str, seed: int, world: int, kind: str, epochs: int) -> dict:
+    """The result of one run, in processes of its own; a run that was begun goes on."""
+    if kind == "parts":
         return train_in_parts(folder, method, seed, epochs)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     command = [
@@ -46,7 +46,7 @@ def train(folder: Path, method: str, seed: int, world: int, sharding: str, epoch
         "train",
     ]
     command += [*RECIPE, "--epochs", str(epochs), "--method", method, "--seed", str(seed)]
-    command += ["--sharding", sharding, "--output", str(folder), "--resume"]
+    command += ["--output", str(folder), "--resume"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return json.loads((folder / "result.json").read_text())
 
@@ -57,7 +57,7 @@ def train_in_parts(folder: Path, method: str, seed: int, epochs: int) -> dict:
     recipe = replace(recipe, device="cpu", num_threads=1, epochs=epochs)
     config = RunConfig(recipe=recipe, method=method, seed=seed)
     with open_run(folder, config.flat(), resume=True) as run, normalised_in_parts(max(WORLDS)):
-        return train_here(config, load_task(recipe), run) or {}
+        return train_run(config, load_task(recipe), run) or {}
 
 
 @contextlib.contextmanager
@@ -94,13 +94,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/ranks.json"))
     arguments = parser.parse_args()
     rows: list[dict] = []
-    cells = [(w, "ddp") for w in WORLDS] + [(2, "fsdp"), (1, "parts")]
+    cells = [(w, "ddp") for w in WORLDS] + [(1, "parts")]
     for method in METHODS:
-        for world, sharding in cells:
+        for world, kind in cells:
             results = [
                 train(
-                    arguments.folder / f"{method}-{world}-{sharding}-{seed}",
-                    *(method, seed, world, sharding, arguments.epochs),
+                    arguments.folder / f"{method}-{world}-{kind}-{seed}",
+                    *(method, seed, world, kind, arguments.epochs),
                 )
                 for seed in range(arguments.seeds)
             ]
@@ -108,7 +108,7 @@ def main() -> None:
             alone = next((row["values"] for row in rows if row["method"] == method), values)
             apart = estimate([one - other for one, other in zip(values, alone, strict=True)])
             row = {
-                **{"method": method, "ranks": world, "sharding": sharding, "values": values},
+                **{"method": method, "ranks": world, "kind": kind, "values": values},
                 "to_one_rank": {"mean": apart.mean, "half_width": apart.half_width},
                 "num_steps": sorted({result["num_steps"] for result in results}),
                 "num_backward": sorted({result["num_backward"] for result in results}),
@@ -116,7 +116,7 @@ def main() -> None:
             rows.append(row)
             mean = estimate(values)
             print(
-                f"{method:<12} {world} {sharding:<5} {mean.mean:.2f} +- {mean.half_width:.2f}, "
+                f"{method:<12} {world} {kind:<5} {mean.mean:.2f} +- {mean.half_width:.2f}, "
                 f"to one rank {apart.mean:+.2f} +- {apart.half_width:.2f}",
                 flush=True,
             )

@@ -27,8 +27,8 @@ from data_agent_lab.runs.forecast import forecast
 from data_agent_lab.tasks import load_task, suite_recipes
 from data_agent_lab.terminal import progress_and_log, stdout, stop_requests
 from data_agent_lab.training.devices import choose_device
-from data_agent_lab.training.loops import train_run
 from data_agent_lab.training.ranks import is_restart, joined_ranks, num_started, open_run_together
+from data_agent_lab.training.run import train_run
 
 logger = logging.getLogger(__name__)
 
@@ -85,12 +85,7 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
             open_run_together(output, config.flat(), resume=resume) as folder,
             stop_requests() as should_stop,
         ):
-            result = train_run(
-                *(config, data, folder),
-                progress=progress,
-                should_stop=should_stop,
-                sharding=command.sharding,
-            )
+            result = train_run(config, data, folder, progress=progress, should_stop=should_stop)
     if result is None:
         return _print_stopped(argv)
     _print_once(_in_words(result, output))

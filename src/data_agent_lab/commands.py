@@ -13,7 +13,7 @@ import sys
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal
+from typing import Annotated, Any, Generic
 
 import tyro
 
@@ -32,9 +32,6 @@ class Train(Generic[R]):
     """Folder of the run; None is runs/TASK-METHOD-seedSEED."""
     resume: bool = False
     """Go on with the unfinished run in the folder; on after a restart by torchrun."""
-    sharding: Literal["ddp", "fsdp"] = "ddp"
-    """How the ranks of torchrun share the model: ddp (each holds all of it) or fsdp (each holds a
-    part, FSDP2). A run may go on with the other, and on another number of ranks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

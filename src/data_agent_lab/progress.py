@@ -1,4 +1,4 @@
-"""How long work reports how far it is; the command line draws it, others may stay silent."""
+"""How long work reports how far it is, and whether it is asked to stop; a command line shows it."""
 
 from __future__ import annotations
 
@@ -9,4 +9,9 @@ Progress = Callable[[str, int, int], None]
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Report to nobody."""
+    """Report nothing."""
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False

@@ -21,7 +21,7 @@ _STOPPING = (
     b"\nStopping after this step; press Ctrl-C again to end at once, without a checkpoint.\n"
 )
 
-_LOOP = "data_agent_lab.training.train"  # logs every evaluation
+_LOOP = "data_agent_lab.training.run"  # logs every evaluation
 
 
 def stdout() -> Console:

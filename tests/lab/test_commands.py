@@ -53,7 +53,7 @@ RECIPE_FLAGS = [
 ]
 COMMON_FLAGS = ["--help", "--no-resume", "--output", "--resume"]
 FLAGS = {
-    "train": [*RECIPE_FLAGS, *COMMON_FLAGS, "--keep-ratio", "--method", "--seed", "--sharding"],
+    "train": [*RECIPE_FLAGS, *COMMON_FLAGS, "--keep-ratio", "--method", "--seed"],
     "compare": [
         *RECIPE_FLAGS,
         *COMMON_FLAGS,

@@ -34,7 +34,7 @@ def test_the_log_goes_to_stderr_and_stops_with_the_block(
     with progress_and_log(logging.WARNING) as progress:
         progress("decoding", 1, 2)
         logger.info("run 1 is done")
-        logging.getLogger("data_agent_lab.training.train").info("one of many lines")
+        logging.getLogger("data_agent_lab.training.run").info("one of many lines")
     logger.info("nobody listens")
     captured = capsys.readouterr()
     assert captured.out == ""

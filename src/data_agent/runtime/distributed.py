@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_agent.errors import DataAgentError, InputError, LostRankError, StateError
 
@@ -30,14 +30,11 @@ __all__ = [
     "from_first",
     "gather_rows",
     "joined",
-    "part_of",
     "parts_to_resume",
     "rank",
     "rows_to_resume",
-    "shard",
     "together",
     "total",
-    "whole",
     "world_size",
 ]
 _HEADER = 128  # int64 numbers ahead of every exchange: shapes and dtypes, and who calls
@@ -208,47 +205,6 @@ def total(count: int) -> int:
 def from_first(tensor: Tensor) -> Tensor:
     """Rank 0's `tensor`, which has at least one dimension; a collective call."""
     return gather_rows(tensor if rank() == 0 else tensor[:0])[0]
-
-
-def shard(model: nn.Module, blocks: Iterable[nn.Module]) -> None:
-    """Leave each rank a part of the parameters of `model`, block by block (FSDP2).
-
-    Raises:
-        InputError: this torch is older than FSDP2.
-    """
-    try:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-    except ImportError as error:
-        raise InputError(f"fsdp needs torch 2.6 or newer; this is {torch.__version__}.") from error
-    device = next(model.parameters()).device.type
-    mesh = init_device_mesh(device, (world_size(),))
-    for module in (*blocks, model):
-        fully_shard(module, mesh=mesh)
-
-
-def whole(state: Any) -> Any:
-    """A nested state with its sharded tensors put together, on the host of rank 0.
-
-    A collective call; other ranks get empty tensors.
-    """
-    from torch.distributed.tensor import DTensor
-
-    if isinstance(state, Mapping):
-        return {key: whole(value) for key, value in cast("Mapping[Any, Any]", state).items()}
-    if not isinstance(state, DTensor):
-        return state
-    together = state.full_tensor()  # one at a time: no device holds the whole state
-    return together.cpu() if rank() == 0 else torch.empty(0)
-
-
-def part_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """Of a whole tensor what this rank holds of it, where `like` of that shape is sharded."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(like, DTensor) or tensor.shape != like.shape:
-        return tensor
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
 def _header(columns: tuple[Tensor, ...]) -> Tensor:

@@ -17,7 +17,7 @@ from data_agent_lab.results.records import reached_in_words
 from data_agent_lab.runs.folder import open_run
 from data_agent_lab.tasks import Samples, load_task
 from data_agent_lab.terminal import format_seconds
-from data_agent_lab.training.loops import train_run
+from data_agent_lab.training.run import train_run
 
 logger = logging.getLogger(__name__)
 

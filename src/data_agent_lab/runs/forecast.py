@@ -16,7 +16,7 @@ from data_agent_lab.recipes import Recipe, RunConfig
 from data_agent_lab.runs.execution import LoadedData
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.terminal import format_seconds
-from data_agent_lab.training.loops import speed_of
+from data_agent_lab.training.run import measure_speed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +134,7 @@ def _known(results: Sequence[Mapping[str, Any]]) -> TaskDuration:
 
 def _timed(recipe: Recipe, data: LoadedData, progress: Progress) -> TaskDuration:
     samples = data.of(recipe, progress)
-    speed = speed_of(recipe, samples)
+    speed = measure_speed(recipe, samples)
     num_evaluations = min(recipe.num_evaluations, recipe.epochs)
     return TaskDuration(
         full=speed.train_sample * samples.num_train * recipe.epochs,
@@ -143,9 +143,7 @@ def _timed(recipe: Recipe, data: LoadedData, progress: Progress) -> TaskDuration
     )
 
 
-def _cost(
-    run: RunConfig[Any], done: Sequence[tuple[RunConfig[Any], Mapping[str, Any]]]
-) -> float:
+def _cost(run: RunConfig[Any], done: Sequence[tuple[RunConfig[Any], Mapping[str, Any]]]) -> float:
     """The cost of finished runs that differ in their seed only, or what is known without any."""
     alike = (run.recipe, run.method, run.keep_ratio)
     costs = [

@@ -1,18 +1,26 @@
-"""From a loader's indices to the pixels that a model sees, on the device where it computes."""
+"""From a loader's indices to the pixels that a model sees, on the device where it computes.
+
+Augmentation is a pure function of (seed, epoch, index) and draws no random numbers: a resumed run
+augments like an uninterrupted one, and a sample looks the same in an epoch whichever method
+selected it.
+"""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, device
 
 from data_agent_lab.data.image_data import ImageData, channel_statistics
 from data_agent_lab.recipes import ImageRecipe
-from data_agent_lab.training.augment import augment
 from data_agent_lab.training.devices import pick, place
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FIELD = 0xFFFFF  # 20 bits
 _SHIFT = 8  # images are shifted by up to an eighth of their side: 4 of 32 pixels, as usual
 
 
@@ -51,7 +59,7 @@ class Batches:
         if self._recipe.augment != "none":
             images = augment(
                 images,
-                index.to(self.device),
+                index,
                 seed=self._seed,
                 epoch=epoch,
                 padding=self._recipe.image_size // _SHIFT,
@@ -67,3 +75,60 @@ class Batches:
         """Zero mean and unit variance in each channel; in the layout convolutions are fast in."""
         normalised = (images.float() / 255 - self._mean) / self._deviation
         return normalised.contiguous(memory_format=torch.channels_last)
+
+
+def augment(
+    images: Tensor, index: Tensor, *, seed: int, epoch: int, padding: int, flip: bool
+) -> Tensor:
+    """Shift each image by up to `padding` pixels (black moves in) and mirror every second one.
+
+    Equals cropping at random from the image padded on all sides, as usual for CIFAR.
+
+    Args:
+        images: `[B, C, H, W]`, any dtype.
+        index: int64 `[B]` on the CPU, positions in the dataset.
+        seed: the run's seed.
+        epoch: from 0.
+        padding: largest shift in pixels, 0 or more.
+        flip: mirror horizontally with probability one half.
+
+    Returns:
+        `[B, C, H, W]` of the same dtype, a new tensor.
+    """
+    bits = random_bits(index, seed=seed, epoch=epoch).to(images.device)
+    down, right = ((bits >> start & _FIELD) % (2 * padding + 1) for start in (0, 20))
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) + down[:, None]
+    columns = torch.arange(width, device=images.device)
+    if flip:
+        is_flipped = (bits >> 40 & 1).bool()
+        columns = torch.where(is_flipped[:, None], columns.flip(0), columns)
+    columns = columns + right[:, None]
+    padded = torch.nn.functional.pad(images, [padding] * 4)
+    sample = torch.arange(len(images), device=images.device)
+    # Indexing dims 0, 2, 3 around a slice puts the indexed dims first: [B, H, W, C].
+    picked = padded[sample[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2).contiguous()
+
+
+def random_bits(index: Tensor, *, seed: int, epoch: int) -> Tensor:
+    """64 pseudo-random bits for each sample: int64 `[B]`, a hash of (seed, epoch, index).
+
+    SplitMix64 (Steele, Lea and Flood 2014).
+
+    Args:
+        index: int64 `[B]` on the CPU.
+        seed: 0 or more.
+        epoch: 0 or more.
+    """
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64
+        state = _mix(np.uint64(seed) + _GOLDEN)
+        state = _mix((state ^ np.uint64(epoch)) + _GOLDEN)
+        bits = _mix(state + index.numpy().astype(np.uint64) * _GOLDEN)
+    return torch.from_numpy(bits.view(np.int64))
+
+
+def _mix(z: Any) -> Any:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -67,6 +67,11 @@ class Stopwatch:
         self.seconds = 0.0
         self.cpu_seconds = 0.0  # of all threads of this process
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._started is not None
+
     def start(self) -> None:
         """Begin to count."""
         self._wait()

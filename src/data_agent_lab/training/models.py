@@ -7,15 +7,14 @@ stem without pooling. `resnet-18/34/50` have four stages, `resnet-small` three w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from data_agent_lab.recipes import check_model
 
 _DROPOUT = 0.1
+_EXPANSION = 4  # of a bottleneck block: its output has so many times the channels of its middle
 
 
 class Network(nn.Module):
@@ -59,28 +58,21 @@ def _conv(width_in: int, width_out: int, *, kernel: int = 3, stride: int = 1) ->
     )
 
 
-def _basic_block(width_in: int, width: int, stride: int) -> tuple[nn.Module, int]:
+def _basic(width_in: int, width: int, stride: int) -> tuple[nn.Module, int]:
+    """A block of two convolutions, and its number of output channels."""
     branch = nn.Sequential(_conv(width_in, width, stride=stride), nn.ReLU(), _conv(width, width))
     return _Residual(branch, width_in, width, stride), width
 
 
-def _bottleneck_block(width_in: int, width: int, stride: int) -> tuple[nn.Module, int]:
-    branch = nn.Sequential(
-        _conv(width_in, width, kernel=1),
-        nn.ReLU(),
-        _conv(width, width, stride=stride),
-        nn.ReLU(),
-        _conv(width, 4 * width, kernel=1),
-    )
-    return _Residual(branch, width_in, 4 * width, stride), 4 * width
+def _bottleneck(width_in: int, width: int, stride: int) -> tuple[nn.Module, int]:
+    """A block of three convolutions, and its number of output channels."""
+    width_out = _EXPANSION * width
+    layers = [_conv(width_in, width, kernel=1), nn.ReLU(), _conv(width, width, stride=stride)]
+    branch = nn.Sequential(*layers, nn.ReLU(), _conv(width, width_out, kernel=1))
+    return _Residual(branch, width_in, width_out, stride), width_out
 
 
-class _MakeBlock(Protocol):
-    """Builds a residual block; returns it with its number of output channels."""
-
-    def __call__(self, width_in: int, width: int, stride: int) -> tuple[nn.Module, int]: ...
-
-
+_MakeBlock = Callable[[int, int, int], tuple[nn.Module, int]]
 _MakeBody = Callable[[int, int], tuple[nn.Module, int]]  # (in_channels, width) -> body, features
 
 
@@ -106,32 +98,21 @@ def _resnet(make_block: _MakeBlock, num_blocks: Sequence[int], *, stem: int = 1)
 def _cnn(in_channels: int, width: int) -> tuple[nn.Module, int]:
     """Three convolutions, the image halved twice, with a little dropout."""
     body = nn.Sequential(
-        _conv(in_channels, width),
-        nn.ReLU(),
-        _conv(width, 2 * width, stride=2),
-        nn.ReLU(),
-        nn.Dropout(_DROPOUT),
-        _conv(2 * width, 4 * width, stride=2),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
+        *(_conv(in_channels, width), nn.ReLU()),
+        *(_conv(width, 2 * width, stride=2), nn.ReLU(), nn.Dropout(_DROPOUT)),
+        *(_conv(2 * width, 4 * width, stride=2), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     )
     return body, 4 * width
 
 
-@dataclass(frozen=True, slots=True)
-class _Architecture:
-    make_body: _MakeBody
-    width: int  # default channels of the first stage
-
-
-_ARCHITECTURES = {
-    "cnn": _Architecture(_cnn, 32),
-    "resnet-tiny": _Architecture(_resnet(_basic_block, [1, 1, 1], stem=2), 16),
-    "resnet-small": _Architecture(_resnet(_basic_block, [1, 1, 1]), 16),
-    "resnet-18": _Architecture(_resnet(_basic_block, [2, 2, 2, 2]), 64),
-    "resnet-34": _Architecture(_resnet(_basic_block, [3, 4, 6, 3]), 64),
-    "resnet-50": _Architecture(_resnet(_bottleneck_block, [3, 4, 6, 3]), 64),
+_ARCHITECTURES: Mapping[str, tuple[_MakeBody, int]] = {  # default channels of the first stage
+    "cnn": (_cnn, 32),
+    "resnet-tiny": (_resnet(_basic, [1, 1, 1], stem=2), 16),
+    "resnet-small": (_resnet(_basic, [1, 1, 1]), 16),
+    "resnet-18": (_resnet(_basic, [2, 2, 2, 2]), 64),
+    "resnet-34": (_resnet(_basic, [3, 4, 6, 3]), 64),
+    "resnet-50": (_resnet(_bottleneck, [3, 4, 6, 3]), 64),
 }
 
 
@@ -145,16 +126,12 @@ def build_model(
         in_channels: 1 for grey images, 3 for colour.
         num_classes: at least 2.
         image_size: side of the square images, in pixels.
-        width: channels of the first stage; None takes the model's own (cnn 32, resnet-tiny and
-            resnet-small 16, the others 64).
-
-    Returns:
-        A module with the attribute `head`, an `nn.Linear` from features to logits.
+        width: channels of the first stage; None is the model's own.
 
     Raises:
         InputError: an unknown name, images too small for the model, or a width too small for it.
     """
     check_model(name, image_size=image_size, width=width)
-    architecture = _ARCHITECTURES[name]
-    body, num_features = architecture.make_body(in_channels, width or architecture.width)
+    make_body, default_width = _ARCHITECTURES[name]
+    body, num_features = make_body(in_channels, width or default_width)
     return Network(body, num_features, num_classes)

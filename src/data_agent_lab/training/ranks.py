@@ -5,25 +5,22 @@ Rank 0 writes the run's folder; everything else is the same on all ranks.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from data_agent.errors import InputError, StateError
 from data_agent.runtime import distributed
+from data_agent.runtime.random import Purpose, derived_seed
 from data_agent_lab.recipes import Recipe
-from data_agent_lab.runs.folder import RunFolder, lines_until, open_run
+from data_agent_lab.runs.folder import RunFolder, open_run
 from data_agent_lab.training.devices import choose_device
-from data_agent_lab.training.models import Network
-
-Sharding = Literal["ddp", "fsdp"]
 
 TIMEOUT = timedelta(minutes=10)  # a rank waits so long for the others, then it ends with an error
 
@@ -97,31 +94,15 @@ def batch_of_rank(batch_size: int) -> int:
     return batch_size // world
 
 
-def spread(model: Network, sharding: Sharding) -> nn.Module:
-    """What to call to train `model` on all ranks: the model itself, or around it what averages.
-
-    Args:
-        model: the same on every rank; "fsdp" leaves of its parameters each rank a part.
-        sharding: "ddp", every rank holds the model; "fsdp", they share it (FSDP2).
-
-    Raises:
-        InputError: this torch has no FSDP2.
-    """
-    if distributed.world_size() == 1:
-        return model
-    if sharding == "fsdp":
-        model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-        blocks = [block for block in model.body.children() if any(True for _ in block.parameters())]
-        distributed.shard(model, blocks)
-        return model
-    return nn.parallel.DistributedDataParallel(model)
+def share_model(model: nn.Module) -> nn.Module:
+    """What to call to train `model`, the same on every rank: around it what averages gradients."""
+    return model if distributed.world_size() == 1 else nn.parallel.DistributedDataParallel(model)
 
 
-def rows_of_all(num_rows: int, *, is_full: bool) -> int:
-    """Samples of a batch over all ranks, which need not be asked where it is full."""
-    if is_full:
-        return num_rows * distributed.world_size()
-    return distributed.total(num_rows)
+def seed_rank(seed: int, step: int = 0) -> None:
+    """Seed torch's global generator, on each rank with another seed: dropout is drawn from it."""
+    number = distributed.rank()
+    torch.manual_seed(derived_seed(seed, Purpose.NETWORK, number, step) if number else seed)
 
 
 @torch.no_grad()
@@ -153,60 +134,26 @@ def on_any_rank(*flags: bool) -> list[bool]:
     return [count > 0 for count in added_up(*map(float, flags))]
 
 
-def check_same_place(state: Mapping[str, Any] | None) -> None:
-    """All ranks must have read the same checkpoint, or none.
+def check_same_step(step: int) -> None:
+    """All ranks must have found the same checkpoint, or none; a collective call.
 
     Raises:
         StateError: the ranks do not share the run's folder.
     """
-    step = -1 if state is None else int(state["position"]["step"])
     (steps,) = distributed.gather_rows(torch.tensor([step]))
     if not (steps == step).all():
         raise StateError(
-            f"the ranks would go on from different steps ({steps.tolist()}, -1 where there is no "
+            f"the ranks would go on from different steps ({steps.tolist()}, 0 where there is no "
             "checkpoint): the run's folder must lie on a file system that all machines share."
         )
-
-
-class Onlooker(RunFolder):
-    """A run's folder as the other ranks see it: they read, rank 0 writes.
-
-    Args:
-        path: the folder.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._lines: list[dict[str, Any]] = []
-
-    def begin(self, config: Mapping[str, Any], *, device: str, jobs: int = 1) -> None:
-        """Nothing: rank 0 records what runs."""
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines that rank 0 has written or is writing."""
-        return self._lines
-
-    def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Remember a line that rank 0 writes."""
-        self._lines.append(dict(line))
-
-    def drop_metrics_after(self, step: int, *, before_epoch: float = math.inf) -> None:
-        """Remember the lines that rank 0 keeps."""
-        self._lines = lines_until(super().metrics(), step, before_epoch)
-
-    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Nothing: rank 0 saves the state of all."""
-
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Nothing: rank 0 writes the result."""
 
 
 @contextmanager
 def open_run_together(
     path: Path, config: Mapping[str, Any], *, resume: bool
 ) -> Generator[RunFolder]:
-    """As `open_run` for rank 0, whose refusal ends the others too; they only read the folder."""
-    opened = nullcontext(Onlooker(path))
+    """As `open_run` on rank 0, whose refusal ends the other ranks too; these may only read."""
+    opened = nullcontext(RunFolder(path))
     if distributed.rank() == 0:
         opened = open_run(path, config, resume=resume)
     with distributed.failing_together():

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from data_agent_lab.runs import forecast as forecast_module
-from data_agent_lab.runs.forecast import Forecast, forecast
 from data_agent_lab.grid import Grid
 from data_agent_lab.methods import expected_cost
+from data_agent_lab.runs import forecast as forecast_module
 from data_agent_lab.runs.folder import open_run
+from data_agent_lab.runs.forecast import Forecast, forecast
 from data_agent_lab.tasks import recipe_for
-from data_agent_lab.training.train import Speed
+from data_agent_lab.training.run import Speed
 
 RECIPE = replace(recipe_for("digits"), epochs=10, num_evaluations=4, num_threads=2)
 
@@ -36,7 +36,7 @@ def finish(output: Path, grid: Grid, method: str, seconds: float, cost: float) -
 def test_without_finished_runs_steps_are_timed(
     tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecast_module, "speed_of", lambda *_: Speed(0.01, 0.001))
+    monkeypatch.setattr(forecast_module, "measure_speed", lambda *_: Speed(0.01, 0.001))
     found = forecast(grid, grid.runs(), tmp_path)
     # 448 samples, 10 epochs: 44.8 s; 1,349 evaluation samples, 4 times: 5.396 s
     assert found.durations["digits"].full == pytest.approx(44.8)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data_agent_lab.training.augment import augment, random_bits
+from data_agent_lab.training.batches import augment, random_bits
 
 MASK = (1 << 64) - 1
 

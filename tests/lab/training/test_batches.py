@@ -9,8 +9,7 @@ from data_agent import DataAgentError
 from data_agent_lab.data.image_data import ImageData
 from data_agent_lab.recipes import Augmentation
 from data_agent_lab.tasks import recipe_for
-from data_agent_lab.training.augment import augment
-from data_agent_lab.training.batches import Batches
+from data_agent_lab.training.batches import Batches, augment
 from data_agent_lab.training.devices import Stopwatch, choose_device, pick, place
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from data_agent_lab.cli import main
 from data_agent_lab.data.texts import load_language
 from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.runs.folder import RunFolder, open_run
-from data_agent_lab.training import text_train as language_train
-from data_agent_lab.training import text_trainers as trainers
+from data_agent_lab.training import run as run_module
+from data_agent_lab.training import text_trainers
+from data_agent_lab.training.ledger import Ledger
+from data_agent_lab.training.run import train_run
 from data_agent_lab.training.text_evaluation import evaluate
 from data_agent_lab.training.text_models import build_model
-from data_agent_lab.training.text_train import train_language
-from data_agent_lab.training.text_trainers import Ledger, _read_ledgers, training_rows
+from data_agent_lab.training.text_trainers import training_rows
 
 SIZE, EPOCHS = 48, 3
 WORDS = ["red", "green", "blue", "one", "two", "three", "cat", "dog", "sun", "moon", "up", "down"]
@@ -81,7 +82,7 @@ def run(
         return stop_at is not None and len(asked) >= stop_at
 
     with open_run(path, config.flat(), resume=True) as folder:
-        return train_language(config, load_language(recipe), folder, should_stop=should_stop)
+        return train_run(config, load_language(recipe), folder, should_stop=should_stop)
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -123,8 +124,9 @@ def test_a_run_keeps_its_budget_and_says_what_it_reached(
     assert sum("value" in line for line in lines) == 2
     chance = math.log(2 if metric == "accuracy" else 300)  # a new model knows nothing
     assert lines[0]["train_loss"] == pytest.approx(chance, abs=0.3)
-    assert result["value"] == lines[-1]["value"] == lines[-1][metric]
-    assert result["eval_loss"] == lines[-1]["loss"]
+    named = lines[-1]["eval_loss" if metric == "loss" else metric]
+    assert result["value"] == lines[-1]["value"] == named
+    assert result["eval_loss"] == lines[-1]["eval_loss"]
     if metric == "loss":
         perplexity = result["further_metrics"]["perplexity"]["value"]
         assert perplexity == pytest.approx(math.exp(result["value"]))
@@ -156,11 +158,11 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(
 ) -> None:
     recipe = rows_of("sft")
     whole = run(tmp_path / "whole", recipe)
-    monkeypatch.setattr(language_train, "CHECKPOINT_SECONDS", 0.0)  # one after every step
+    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0.0)  # one after every step
     assert run(tmp_path / "parts", recipe, stop_at=3) is None
     folders = sorted((tmp_path / "parts" / "trainer").glob("checkpoint-*"))
     assert len(folders) == 2
-    (folders[-1] / "trainer_state.json").unlink()  # killed before it came
+    (folders[-1] / "ledger.json").unlink()  # killed before it came
     parts = run(tmp_path / "parts", recipe)
     assert whole is not None
     assert parts is not None
@@ -168,12 +170,16 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(
     assert lines_of(tmp_path / "parts") == lines_of(tmp_path / "whole")
 
 
-def test_one_process_takes_over_what_all_ranks_had_paid(tmp_path: Path) -> None:
-    for rank, paid in enumerate((3, 40)):
-        ledger = Ledger(num_forward=paid, num_backward_tokens=10 * paid, train_seconds=rank + 1)
-        (tmp_path / f"rank{rank}-ledger.json").write_text(json.dumps(asdict(ledger)))
-    taken = _read_ledgers(tmp_path)
-    assert (taken.num_forward, taken.num_backward_tokens, taken.train_seconds) == (43, 430, 1)
+def test_one_process_takes_over_what_all_ranks_had_paid() -> None:
+    saved, taken = Ledger(torch.device("cpu")), Ledger(torch.device("cpu"))
+    for paid in (3, 40):
+        saved.count(paid, 10 * paid)
+    saved.count(7, 70, is_backward=False)
+    saved.training.seconds = 1.0
+    state = {**saved.state(), "loss_sums": [0.5, 0.25], "num_losses": 3}  # of two ranks
+    taken.load_state(json.loads(json.dumps(state)))
+    assert (taken.num_forward, taken.num_backward_tokens) == (50, 430)
+    assert (taken.training.seconds, taken.train_loss()) == (1.0, 0.25)
 
 
 def test_full_short_ends_where_the_budget_does(rows_of: Any, tmp_path: Path) -> None:
@@ -271,7 +277,7 @@ def test_what_cannot_be_trained_is_said_before_anything_is(rows_of: Any, tmp_pat
         run(tmp_path / "run", replace(recipe, packing=True), "data-agent-in-batch")
     with pytest.raises(DataAgentError, match="--label-noise is for text-classification"):
         replace(recipe, label_noise=0.1)
-    with pytest.raises(DataAgentError, match="--max-length is 1; expected a number of tokens"):
+    with pytest.raises(DataAgentError, match="--max-length is 1; expected a whole number, 2 or more"):
         replace(recipe, max_length=1)
 
 
@@ -284,7 +290,7 @@ def test_a_method_that_balances_classes_is_given_the_labels_it_trains_on(
         given.append(labels.tolist())
         return make_selector(name, labels=labels, **options)
 
-    monkeypatch.setattr(trainers, "make_selector", make)
+    monkeypatch.setattr(text_trainers, "make_selector", make)
     recipe = rows_of("text-classification", label_noise=0.25)
     result = run(tmp_path / "run", recipe, "class-balanced-random")
     assert result is not None

@@ -23,14 +23,13 @@ from data_agent import DataAgentError
 from data_agent.runtime import checkpoint
 from data_agent.testing.runs import equal_states
 from data_agent_lab.cli import main
-from data_agent_lab.progress import silent
 from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.folder import RunFolder, open_run
 from data_agent_lab.tasks import load_task, recipe_for
 from data_agent_lab.training import ranks
-from data_agent_lab.training.ranks import open_run_together
-from data_agent_lab.training.session import start_session
-from data_agent_lab.training.train import _run_epoch, train
+from data_agent_lab.training.images import ImageEngine
+from data_agent_lab.training.ranks import added_up, open_run_together
+from data_agent_lab.training.run import train_run
 
 pytestmark = pytest.mark.distributed
 
@@ -49,7 +48,7 @@ def config_of(method: str, *, keep_ratio: float = 0.5, **changes: Any) -> RunCon
     return RunConfig(recipe=small, method=method, keep_ratio=keep_ratio)
 
 
-def run(path: Path, config: RunConfig, *, stop_at: int | None = None, sharding: Any = "ddp"):
+def run(path: Path, config: RunConfig, *, stop_at: int | None = None):
     """A run, or its rest, on the ranks there are; the last one of them is asked to stop."""
     asked: list[int] = []
 
@@ -60,48 +59,37 @@ def run(path: Path, config: RunConfig, *, stop_at: int | None = None, sharding: 
 
     data = load_task(config.recipe)
     with open_run_together(path, config.flat(), resume=True) as folder:
-        return train(config, data, folder, should_stop=should_stop, sharding=sharding)
+        return train_run(config, data, folder, should_stop=should_stop)
 
 
 def plain(path: Path) -> Any:
     """A run's last checkpoint less what depends on the clock."""
     state = checkpoint.load(path / "checkpoint.safetensors")
     state["selector"]["overhead_seconds"] = 0.0
-    return {key: value for key, value in state.items() if "seconds" not in key}
-
-
-def losses_of(path: Path) -> list[float]:
-    return [line["train_loss"] for line in RunFolder(path).metrics()]
+    state["ledger"] = {k: v for k, v in state["ledger"].items() if "seconds" not in k}
+    return state
 
 
 def runs_of_two(rank: int, folder: Path) -> list[Any]:
     """Whole runs, and runs that stop in the middle of an epoch and go on."""
     join_group()
     agent, results = config_of("data-agent"), []
-    # Without dropout, whose order of draws depends on the layout of a batch of one image.
-    random = config_of("random", model="resnet-small", width=16)
     results.append(run(folder / "whole", agent))
-    results.append(run(folder / "random", random))
-    results.append(run(folder / "sharded", random, sharding="fsdp"))
     assert run(folder / "parts", agent, stop_at=13) is None
     results.append(run(folder / "parts", agent))
-    assert run(folder / "mixed", random, stop_at=13, sharding="fsdp") is None
-    results.append(run(folder / "mixed", random))
-    assert run(folder / "turned", random, stop_at=13) is None
-    results.append(run(folder / "turned", random, sharding="fsdp"))
-    assert run(folder / "shrinks", agent, stop_at=13, sharding="fsdp") is None
+    assert run(folder / "shrinks", agent, stop_at=13) is None
     results.append(run(folder / "pools", config_of("selective-backprop", accumulation=2)))
     results.append(run(folder / "scored", config_of("el2n")))
     return results
 
 
-def test_two_ranks_train_stop_and_go_on_sharded_or_not(tmp_path: Path) -> None:
+def test_two_ranks_train_stop_and_go_on(tmp_path: Path) -> None:
     first, second = run_ranks(runs_of_two, tmp_path, tmp_path)
     for mine, yours in zip(first, second, strict=True):
         for key in ("value", "train_loss", "num_forward", "num_steps", "cost"):
             assert mine[key] == yours[key], key
 
-    whole, unsharded, sharded, parts, mixed, turned, pools, scored = first
+    whole, parts, pools, scored = first
     assert whole["num_forward"] == whole["num_backward"] == 51 * EPOCHS
     assert whole["cost"] == 0.5
     assert whole["num_steps"] == 4 * EPOCHS
@@ -110,15 +98,6 @@ def test_two_ranks_train_stop_and_go_on_sharded_or_not(tmp_path: Path) -> None:
     assert scored["num_backward"] == 2 * SIZE + 51 * EPOCHS  # two proxies of an epoch, once
 
     assert equal_states(plain(tmp_path / "parts"), plain(tmp_path / "whole"))  # bitwise
-    expected = losses_of(tmp_path / "random")
-    for other in ("sharded", "mixed", "turned"):  # sums in another order, which training amplifies
-        assert losses_of(tmp_path / other)[:4] == pytest.approx(expected[:4], abs=1e-3)
-        assert losses_of(tmp_path / other) == pytest.approx(expected, abs=0.02)
-        shapes = {k: v.shape for k, v in plain(tmp_path / other)["model"].items()}
-        assert shapes == {k: v.shape for k, v in plain(tmp_path / "random")["model"].items()}
-    assert sharded["num_parameters"] == unsharded["num_parameters"]
-    for result in (sharded, mixed, turned):
-        assert result["num_backward"] == unsharded["num_backward"]
     assert parts["train_loss"] == whole["train_loss"]
 
     lines = RunFolder(tmp_path / "parts").metrics()  # rank 0 alone wrote them
@@ -127,7 +106,7 @@ def test_two_ranks_train_stop_and_go_on_sharded_or_not(tmp_path: Path) -> None:
 
     config = config_of("data-agent")  # what two ranks shared goes on in one process
     with open_run(tmp_path / "shrinks", config.flat(), resume=True) as folder:
-        alone = train(config, load_task(config.recipe), folder)
+        alone = train_run(config, load_task(config.recipe), folder)
     assert alone is not None
     assert (alone["num_forward"], alone["num_steps"]) == (51 * EPOCHS, 4 * EPOCHS)
     losses = [line["train_loss"] for line in folder.metrics()]
@@ -167,6 +146,14 @@ def test_ranks_that_cannot_hold_the_rest_of_an_epoch_go_on_without_it(tmp_path: 
         assert lines[-1]["learning_rate"] < 0.01 * lines[len(lines) // 2]["learning_rate"]
 
 
+class NoHooks:
+    def after_step(self) -> bool:
+        return False
+
+    def after_epoch(self, epoch: int) -> bool:
+        return False
+
+
 def one_epoch(rank: int, folder: Path) -> tuple[dict[str, torch.Tensor], float]:
     """Ten samples in batches of six: the last one holds four, of three ranks two on rank 0.
 
@@ -176,15 +163,16 @@ def one_epoch(rank: int, folder: Path) -> tuple[dict[str, torch.Tensor], float]:
         join_group()
     recipe = replace(config_of("full").recipe, subset=10, batch_size=6, epochs=1)
     config = RunConfig(recipe=replace(recipe, augment="none"), method="full", keep_ratio=1.0)
-    session = start_session(config, load_task(config.recipe), folder, device=torch.device("cpu"))
-    for module in session.model.modules():
+    data, cpu = load_task(config.recipe), torch.device("cpu")
+    engine = ImageEngine(config, data, RunFolder(folder), device=cpu)
+    for module in engine.model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.Dropout):
             module.eval()
-    session.model.train = lambda mode=True: session.model  # keep them so
-    session.selector.begin_epoch(0)
-    _run_epoch(session, 0, silent, lambda: False)
-    assert session.position.num_backward == 10
-    return session.model.state_dict(), float(session.loss_sum)
+    engine.model.train = lambda mode=True: engine.model  # keep them so
+    engine.selector.begin_epoch(0)
+    assert engine.train_epoch(0, NoHooks())
+    assert added_up(engine.ledger.num_backward) == [10]
+    return engine.model.state_dict(), float(engine.ledger.loss_sum)
 
 
 def test_an_uneven_last_batch_weighs_every_sample_alike(tmp_path: Path) -> None:
@@ -198,16 +186,14 @@ def test_an_uneven_last_batch_weighs_every_sample_alike(tmp_path: Path) -> None:
 def refusals(rank: int, folder: Path) -> list[str]:
     join_group()
     said: list[str] = []
-    for config, sharding in [
-        (config_of("random", batch_size=15), "ddp"),
-        (config_of("random", subset=2, keep_ratio=0.5, batch_size=2), "ddp"),
-        (config_of("infobatch-published"), "ddp"),
-        (config_of("selective-backprop"), "fsdp"),
-        (config_of("random", precision="fp16"), "fsdp"),
+    for config in [
+        config_of("random", batch_size=15),
+        config_of("random", subset=2, keep_ratio=0.5, batch_size=2),
+        config_of("infobatch-published"),
     ]:
         data, device = load_task(config.recipe), torch.device("cpu")
         with pytest.raises(DataAgentError) as caught:
-            start_session(config, data, folder, device=device, sharding=sharding)
+            ImageEngine(config, data, RunFolder(folder), device=device)
         said.append(str(caught.value))
     torch.distributed.destroy_process_group()
     code = main(["train", *SMALL, "--output", str(folder / "run")])
@@ -221,8 +207,6 @@ def test_what_ranks_cannot_share_is_refused_on_all_of_them(
         "--batch-size 15 counts the samples of all ranks together, and 2 ranks cannot share it",
         "an epoch would be empty: 1 samples do not fill one batch of 1 on 2 rank",
         "a floating schedule has no fixed number of steps, so ranks cannot share it",
-        "Use --sharding ddp",
-        "Use --precision bf16 or --sharding ddp",
         "2",
     ]
     with open_run(tmp_path / "run", {}, resume=False):  # nobody else may work there

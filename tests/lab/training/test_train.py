@@ -19,10 +19,10 @@ from data_agent_lab.data.image_data import ImageData
 from data_agent_lab.recipes import ImageRecipe, RunConfig
 from data_agent_lab.runs.folder import RunFolder, open_run
 from data_agent_lab.tasks import load_task, recipe_for
-from data_agent_lab.training import devices, scoring, snapshot
-from data_agent_lab.training import train as train_module
-from data_agent_lab.training.session import start_session
-from data_agent_lab.training.train import train
+from data_agent_lab.training import devices, scoring
+from data_agent_lab.training import run as run_module
+from data_agent_lab.training.images import ImageEngine
+from data_agent_lab.training.run import train_run
 
 METHODS = ("full", "full-short", "random", "data-agent")
 # One that chooses within batches, one whose epochs have a size of their own, one that needs scores.
@@ -74,7 +74,7 @@ def run(
     path: Path, config: RunConfig, data: ImageData, **options: Any
 ) -> tuple[dict[str, Any] | None, RunFolder]:
     with open_run(path, config.flat(), resume=True) as folder:
-        return train(config, data, folder, **options), folder
+        return train_run(config, data, folder, **options), folder
 
 
 def finish(path: Path, config: RunConfig, data: ImageData) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def test_a_kill_inside_a_long_epoch_costs_what_came_since_the_last_checkpoint(
 ) -> None:
     config = config_of(recipe, "data-agent", accumulation=accumulation)
     expected = finish(tmp_path / "whole", config, data)
-    monkeypatch.setattr(snapshot, "CHECKPOINT_SECONDS", 0.0)  # one after every step
+    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0.0)  # one after every step
     killed_at = 4 * 4 + 3  # the third batch of the fifth epoch
 
     batches: list[int] = []
@@ -261,20 +261,19 @@ def test_choosing_within_batches_costs_a_forward_pass_over_everything(
 def test_scoring_a_pool_leaves_no_trace_in_the_model_or_the_random_generators(
     tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
-    device = train_module.prepare_process(recipe)
     config = config_of(recipe, "selective-backprop")
-    session = start_session(config, data, tmp_path, device=device)
-    session.selector.begin_epoch(0)
-    session.model.train()
-    labels, index = next(iter(session.loader))
-    images = session.batches.training(index, epoch=0)
-    before = {name: value.clone() for name, value in session.model.state_dict().items()}
+    engine = ImageEngine(config, data, RunFolder(tmp_path), device=torch.device("cpu"))
+    engine.selector.begin_epoch(0)
+    engine.model.train()
+    labels, index = next(iter(engine.loader))
+    images = engine.batches.training(index, epoch=0)
+    before = {name: value.clone() for name, value in engine.model.state_dict().items()}
     generator = torch.get_rng_state()
-    assert isinstance(session.selector, BatchSelector)
-    chosen = train_module._best_of_pool(session, session.selector, images, labels, index)
+    assert isinstance(engine.selector, BatchSelector)
+    chosen = engine.best_of_pool(engine.selector, images, labels, index)
     assert [len(part) for part in chosen] == [8, 8, 8]
     assert torch.equal(chosen[0], images[torch.isin(index, chosen[2])])
-    assert_same_state(session.model.state_dict(), before)
+    assert_same_state(engine.model.state_dict(), before)
     assert torch.equal(torch.get_rng_state(), generator)
 
 
@@ -297,7 +296,7 @@ def test_a_floating_schedule_decays_over_the_epochs_it_has(
         assert line["learning_rate"] == pytest.approx(rate)
 
 
-def test_making_scores_is_on_the_bill_and_done_once(
+def test_making_scores_is_paid_for_and_done_once(
     tmp_path: Path, data: ImageData, recipe: ImageRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(recipe, "el2n")
@@ -327,12 +326,12 @@ def test_labels_that_a_method_needs_are_those_it_trains_on(
     tmp_path: Path, data: ImageData, recipe: ImageRecipe
 ) -> None:
     config = config_of(recipe, f"{__name__}:Labelled", label_noise=0.2)
-    session = start_session(config, data, tmp_path, device=torch.device("cpu"))
-    assert session.num_noisy_labels == 12
-    assert isinstance(session.selector, Labelled)
-    session.selector.begin_epoch(0)
-    for labels, index in session.loader:
-        assert torch.equal(session.selector.labels[index], labels)
+    engine = ImageEngine(config, data, RunFolder(tmp_path), device=torch.device("cpu"))
+    assert data.num_noisy(engine.labels) == 12
+    assert isinstance(engine.selector, Labelled)
+    engine.selector.begin_epoch(0)
+    for labels, index in engine.loader:
+        assert torch.equal(engine.selector.labels[index], labels)
 
 
 def test_a_run_records_how_many_trained_beside_it(
@@ -353,7 +352,7 @@ def test_wrong_labels_are_counted_against_the_clean_ones(
 
 
 def test_speed_is_measured_in_a_moment(data: ImageData, recipe: ImageRecipe) -> None:
-    speed = train_module.measure_speed(recipe, data, seconds=0.01)
+    speed = run_module.measure_speed(recipe, data, seconds=0.01)
     assert 0 < speed.eval_sample < speed.train_sample < 1
 
 
@@ -399,8 +398,8 @@ def test_training_time_leaves_evaluation_and_checkpoints_out(
         return slowed
 
     monkeypatch.setattr(devices, "time", clocks)
-    monkeypatch.setattr(train_module, "_step", taking(1, train_module._step))
-    monkeypatch.setattr(train_module, "_evaluate", taking(3600, train_module._evaluate))
+    monkeypatch.setattr(ImageEngine, "_step", taking(1, ImageEngine._step))
+    monkeypatch.setattr(ImageEngine, "evaluate", taking(3600, ImageEngine.evaluate))
     monkeypatch.setattr(checkpoint, "save", taking(3600, checkpoint.save))
     config = config_of(recipe, "random")
     run(tmp_path / "run", config, data, should_stop=stop_after(6))

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from data_agent_lab.methods import Plan, plan_run
+from data_agent_lab.recipes import RunConfig
+from data_agent_lab.tasks import recipe_for
+from data_agent_lab.training.plan import Plan, plan_run
 
 
-def plan(method: str, **changes: float) -> Plan:
-    budget = {"num_samples": 1000, "epochs": 10, "keep_ratio": 0.3, "batch_size": 64}
-    return plan_run(method, **{**budget, "accumulation": 1, **changes})  # pyright: ignore
+def plan(method: str, *, keep_ratio: float = 0.3, num_samples: int = 1000, **changes: int) -> Plan:
+    small: dict[str, Any] = {"epochs": 10, "batch_size": 64, **changes}
+    recipe = replace(recipe_for("digits"), **small)
+    config = RunConfig(recipe=recipe, method=method, keep_ratio=keep_ratio)
+    return plan_run(config, num_samples=num_samples)
 
 
 def test_a_selector_trains_at_the_keep_ratio() -> None:

@@ -1,0 +1,287 @@
+"""One run, of images or text: begun or resumed, trained, evaluated when due, saved in time."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from data_agent.errors import DataAgentError
+from data_agent.runtime import distributed
+from data_agent_lab.methods import FULL
+from data_agent_lab.progress import Progress, never, silent
+from data_agent_lab.recipes import Recipe, RunConfig, TextRecipe
+from data_agent_lab.runs.folder import RunFolder
+from data_agent_lab.runs.result import RunResult
+from data_agent_lab.training.engine import Engine, is_complete
+from data_agent_lab.training.images import ImageEngine
+from data_agent_lab.training.ranks import check_same_step, choose_rank_device, on_any_rank
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 300.0
+"""Time of training between two checkpoints at most; what a kill may cost."""
+
+
+@distributed.together("training")
+@distributed.explained()
+def train_run(
+    config: RunConfig[Any],
+    data: Any,
+    folder: RunFolder,
+    *,
+    jobs: int = 1,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = never,
+) -> dict[str, Any] | None:
+    """Train one run to its end, from the checkpoint in its folder if there is one.
+
+    It owns the process: torch's global generator is seeded, its number of threads is set.
+    A run that was stopped and continued is, on the CPU, bitwise the run that was not stopped.
+    On several ranks all call it, and any of them may be asked to stop; rank 0 writes the folder.
+
+    Args:
+        config: the run.
+        data: what `tasks.load_task` gave for its recipe, without label noise, which is added here.
+        folder: its folder, opened with `open_run`.
+        jobs: how many runs train at the same time on this machine, for the record.
+        progress: told about every batch or optimizer step.
+        should_stop: asked after every optimizer step; True ends the session with a checkpoint.
+
+    Returns:
+        The `RunResult` as written to the folder; None if the session was stopped before the end.
+
+    Raises:
+        DataAgentError: settings or data that cannot be trained with, training diverged, the
+            checkpoint does not fit, the device is not there, or another rank died or hangs.
+    """
+    engine_class = _engine_class(config)
+    device = prepare_process(config.recipe)
+    is_writer = distributed.rank() == 0
+    if is_writer:
+        folder.begin(config.flat(), device=str(device), jobs=jobs)
+    engine = engine_class(config, data, folder, device=device, progress=progress)
+    step, epoch = engine.resume()
+    check_same_step(step)
+    if is_writer:
+        folder.drop_metrics_after(step, before_epoch=epoch)
+    monitor = _Monitor(engine, config.recipe, folder, should_stop)
+    engine.train(monitor)
+    if not is_complete(engine):
+        return None
+    last = monitor.last or folder.metrics()[-1]  # only the result was missing
+    result = _result(engine, config.recipe, last, device).as_dict()
+    if is_writer:
+        engine.finish()
+        folder.finish(result)
+    return result
+
+
+def _engine_class(config: RunConfig[Any]) -> Callable[..., Engine]:
+    """The engine of the run's kind of task.
+
+    Raises:
+        InputError: it cannot train this run.
+    """
+    if not isinstance(config.recipe, TextRecipe):
+        return ImageEngine
+    # Importing the frameworks takes seconds, which only runs on text need to wait for.
+    from data_agent_lab.training.text import TextEngine, check_text
+
+    check_text(config)
+    return TextEngine
+
+
+def prepare_process(recipe: Recipe) -> torch.device:
+    """Set the number of threads, and return the device to compute on.
+
+    Raises:
+        InputError: no such device here.
+    """
+    device = choose_rank_device(recipe.device)
+    if recipe.num_threads is not None:
+        torch.set_num_threads(recipe.num_threads)
+    return device
+
+
+class _Monitor:
+    """What a run does beside training: metrics, evaluations, checkpoints, and when to stop."""
+
+    def __init__(
+        self, engine: Engine, recipe: Recipe, folder: RunFolder, should_stop: Callable[[], bool]
+    ) -> None:
+        self._engine, self._recipe, self._folder = engine, recipe, folder
+        self._should_stop = should_stop
+        self._saved_at = time.monotonic()
+        self.last: dict[str, Any] = {}  # line of metrics
+
+    def after_step(self) -> bool:
+        return self._save_or_stop()
+
+    def after_epoch(self, epoch: int) -> bool:
+        engine = self._engine
+        if is_complete(engine):
+            engine.ledger.training.stop()
+        with engine.ledger.paused():
+            self.last = self._metrics(epoch)
+            if distributed.rank() == 0:
+                self._folder.append_metrics(self.last)
+            engine.ledger.begin_epoch()
+        return self._save_or_stop(is_epoch_over=True)
+
+    def _save_or_stop(self, *, is_epoch_over: bool = False) -> bool:
+        """Save if it is time to, on all ranks; whether any of them was asked to stop."""
+        engine = self._engine
+        is_asked, is_due = False, False
+        if not is_complete(engine):
+            is_old = time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+            is_asked, is_due = on_any_rank(self._should_stop(), is_old)
+        if is_asked or is_due or (is_epoch_over and engine.saves_every_epoch):
+            with engine.ledger.paused():
+                engine.save()
+            self._saved_at = time.monotonic()
+        return is_asked
+
+    def _metrics(self, epoch: int) -> dict[str, Any]:
+        """One line for the metrics file at an epoch's end, with an evaluation if one is due."""
+        engine, ledger, position = self._engine, self._engine.ledger, self._engine.position
+        train_loss = ledger.train_loss()
+        self._check_finite(train_loss)
+        line: dict[str, Any] = {
+            "epoch": epoch,
+            "step": position.step,
+            "learning_rate": position.learning_rate,
+            "train_loss": train_loss,
+            **ledger.totals(),
+            "train_seconds": ledger.training.seconds,
+            "train_cpu_seconds": ledger.training.cpu_seconds,
+            "selector": engine.selector.metrics(),
+        }
+        epochs, count = engine.selector.schedule.epochs, self._recipe.num_evaluations
+        if is_complete(engine) or is_evaluation_due(epoch, epochs=epochs, count=count):
+            line |= self._evaluation(train_loss)
+        return line
+
+    def _evaluation(self, train_loss: float) -> dict[str, float]:
+        engine, position = self._engine, self._engine.position
+        engine.ledger.evaluation.start()
+        found = engine.evaluate()
+        engine.ledger.evaluation.stop()
+        self._check_finite(found["loss"])
+        logger.info(
+            "step %d of %d: training loss %.3f, evaluation %s",
+            *(position.step, position.num_steps, train_loss),
+            ", ".join(f"{name} {value:.4g}" for name, value in found.items()),
+        )
+        others = {name: value for name, value in found.items() if name != "loss"}
+        return {"value": found[engine.metric], "eval_loss": found["loss"], **others}
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            step, recipe = self._engine.position.step, self._recipe
+            raise DataAgentError(
+                f"training diverged: at step {step} the loss is {loss}. Use a smaller "
+                f"--learning-rate than {recipe.learning_rate}, or another --precision than "
+                f"{recipe.precision}."
+            )
+
+
+def is_evaluation_due(epoch: int, *, epochs: int, count: int) -> bool:
+    """True at the end of `count` of the epochs, evenly spread; the last one is among them."""
+    return (epoch + 1) * count // epochs > epoch * count // epochs
+
+
+def _result(
+    engine: Engine, recipe: Recipe, last: dict[str, Any], device: torch.device
+) -> RunResult:
+    """What a run came to, from its engine and its last line of metrics."""
+    facts, ledger, selector = engine.facts(last), engine.ledger, engine.selector
+    weights = list(engine.model.parameters())
+
+    def cost_of(size: int, unit: str) -> float:
+        trained = last[f"num_forward{unit}"] + 2 * last[f"num_backward{unit}"]
+        return trained / (3 * size * recipe.epochs)
+
+    num_tokens = facts.get("num_train_tokens")
+    return RunResult(
+        **facts,
+        metric=engine.metric,
+        value=last["value"],
+        eval_loss=last["eval_loss"],
+        train_loss=last["train_loss"],
+        num_parameters=sum(weight.numel() for weight in weights),
+        num_trained_parameters=sum(w.numel() for w in weights if w.requires_grad),
+        num_forward=last["num_forward"],
+        num_backward=last["num_backward"],
+        num_steps=last["step"],
+        cost=cost_of(facts["num_train_samples"], ""),
+        token_cost=None if num_tokens is None else cost_of(num_tokens, "_tokens"),
+        train_seconds=ledger.training.seconds,
+        train_cpu_seconds=ledger.training.cpu_seconds,
+        eval_seconds=ledger.evaluation.seconds,
+        overhead_seconds=selector.overhead_seconds + ledger.preparation_seconds,
+        schedule=selector.schedule.kind,
+        device=str(device),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds of training and of evaluation a sample."""
+
+    train_sample: float
+    eval_sample: float
+
+
+def measure_speed(recipe: Recipe, data: Any, *, seconds: float = 1.0) -> Speed:
+    """Time some steps of full training and a part of an evaluation; owns the process.
+
+    Args:
+        recipe: how to train.
+        data: its data.
+        seconds: about how long to train.
+    """
+    device = prepare_process(recipe)
+    slow = replace(recipe, learning_rate=recipe.learning_rate / 100)  # nothing diverges
+    config = RunConfig(recipe=slow, keep_ratio=1.0, method=FULL)
+    with TemporaryDirectory() as path:
+        folder = RunFolder(Path(path))
+        engine = _engine_class(config)(config, data, folder, device=device, progress=silent)
+        timer = _Timer(engine, seconds)
+        engine.train(timer)
+        engine.evaluate(engine.eval_batch)  # its first time allocates
+        clock = engine.ledger.evaluation
+        clock.start()
+        engine.evaluate(engine.eval_batch)
+        clock.stop()
+    num_eval = min(engine.eval_batch, data.num_eval)
+    return Speed(timer.seconds / timer.num_samples, clock.seconds / num_eval)
+
+
+class _Timer:
+    """Stops training after so many seconds, from the end of the first step, which allocates."""
+
+    def __init__(self, engine: Engine, seconds: float) -> None:
+        self._ledger, self._limit = engine.ledger, seconds
+        self._first: tuple[float, int] | None = None
+
+    def after_step(self) -> bool:
+        with self._ledger.paused():
+            now = self._ledger.training.seconds, self._ledger.num_forward
+        if self._first is None:
+            self._first = now
+            self.seconds, self.num_samples = now
+            return False
+        self.seconds, self.num_samples = now[0] - self._first[0], now[1] - self._first[1]
+        return self.seconds >= self._limit
+
+    def after_epoch(self, epoch: int) -> bool:
+        del epoch
+        return self.after_step()

@@ -193,7 +193,7 @@ def photos(tmp_path_factory) -> Path:
 def photos_of(example, *images, seed=None, size=32, **changes) -> Any:
     """The script's data set of some images (uint8 `[H, W, 3]`), all of label 1."""
     rows = [{"image": Image.fromarray(image), "label": 1} for image in images]
-    return example.Photos(rows, example.ImageRecipe(data="", image_size=size, **changes), seed=seed)
+    return example.Photos(rows, example.Recipe(data="", image_size=size, **changes), seed=seed)
 
 
 @pytest.mark.parametrize(

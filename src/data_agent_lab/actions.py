@@ -61,7 +61,7 @@ def do(command: Command, argv: Sequence[str]) -> int:
         return DONE
     if not command.folder.exists():
         raise InputError(
-            f"{command.folder} is no folder and no file; expected one with runs of data-agent."
+            f"{command.folder} is neither a folder nor a file; expected one with runs."
         )
     _show(command.folder, figures=command.figures)
     return DONE

@@ -268,7 +268,7 @@ _LEAST_WIDTH = 16
 
 
 def check_model(name: str, *, image_size: int, width: int | None = None) -> None:
-    """Raise `InputError` if there is no such model, or not of this width or for such images."""
+    """Raise `InputError` for an unknown model, too small an image or too narrow a model."""
     if name not in IMAGE_MODELS:
         raise unknown("model", name, IMAGE_MODELS)
     least = 2 * 2 ** IMAGE_MODELS[name]

@@ -124,7 +124,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "--suite", "core"], "needs the folder data/cifar10, which does not exist"),
         (["compare", "--suite", "core", "--epochs", "3"], "--epochs cannot be changed in a suite"),
         (["compare", "--tasks", "tiny-imagenet", "--batch_size=3"], "--batch-size cannot be"),
-        (["report", "nowhere"], "nowhere is no folder"),
+        (["report", "nowhere"], "nowhere is neither a folder nor a file"),
         (["report", "."], "no run under . has finished"),
     ],
 )
@@ -366,7 +366,7 @@ def test_ctrl_c_stops_all_workers_with_checkpoints_and_resume_goes_on_exactly(
     with start([*argv, "--jobs", "2", "--output", str(output)]) as process:
         checkpoints = [output / "digits" / name / "checkpoint.safetensors" for name in folders]
         wait_for(lambda: process.poll() is not None or all(path.is_file() for path in checkpoints))
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everybody
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err

@@ -29,7 +29,14 @@ def modules_loaded_by(*argv: str) -> set[str]:
 @pytest.mark.parametrize(
     "line",
     [
-        *("--version", "--help", "train --help", "compare --help", "report --help"),
+        *(
+            "--version",
+            "--help",
+            "train --help",
+            "compare --help",
+            "report --help",
+            "archive --help",
+        ),
         *("train --task sft --help", "train --task digits --method randm", "compare --task imag"),
     ],
 )

@@ -25,7 +25,7 @@ def hold_output(output: Path) -> Generator[None]:
     If nothing came of it, the folder is gone again afterwards.
 
     Raises:
-        InputError: another process holds it, or it is no folder for a comparison.
+        InputError: another process holds it, or it cannot hold a comparison.
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; the output must be a folder.")

@@ -1,4 +1,4 @@
-"""One run of a comparison, in whichever process, and the account of what became of all."""
+"""One run of a comparison, in any process, and the account of what became of all runs."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class RunFolder:
             whole, _, _ = read_text(self._metrics).rpartition("\n")
             lines = [parse_json(line) for line in whole.split("\n")] if whole else []
             if any(not isinstance(line, dict) or type(line.get("step")) is not int for line in lines):
-                raise ValueError("a line is no dictionary with a step")
+                raise ValueError("a line is not a dictionary with a step")
         return lines
 
     def begin(self, config: Mapping[str, Any], *, device: str, jobs: int = 1) -> None:

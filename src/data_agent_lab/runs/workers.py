@@ -87,7 +87,7 @@ class _Worker:
             self.connection.send(message)
 
     def receive(self, account: Account) -> None:
-        """Take what the worker has sent: progress, or how its run ended, be it by its death."""
+        """Take what the worker has sent: progress, or how its run ended; death ends a run too."""
         assert self.run is not None
         try:
             message = self.connection.recv()

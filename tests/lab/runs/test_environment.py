@@ -30,7 +30,7 @@ def test_an_environment_tells_machine_versions_and_command(
 
 @pytest.fixture
 def source_in_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of the package inside somebody's repository, not yet committed."""
+    """A file of the package inside another repository, not yet committed."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     source = tmp_path / "environment.py"
@@ -52,7 +52,7 @@ def git(folder: Path, *arguments: str) -> str:
 def test_an_installed_package_does_not_claim_the_commit_of_a_repository_around_it(
     source_in_a_repository: Path,
 ) -> None:
-    git(source_in_a_repository.parent, "commit", "--quiet", "--allow-empty", "-m", "theirs")
+    git(source_in_a_repository.parent, "commit", "--quiet", "--allow-empty", "-m", "unrelated")
     assert environment.commit_of_sources() is None
 
 

@@ -33,7 +33,7 @@ def kills() -> Any:
     ("name", "kinds"),
     [("train", ["writing", "asked"]), ("loop", ["writing"]), ("ranks", ["rank", "writing"])],
 )
-def test_a_run_that_is_killed_again_and_again_ends_as_if_nobody_had(
+def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
     tmp_path: Path, kills: Any, name: str, kinds: list[str]
 ) -> None:
     record, subject = kills.new_record(), replace(kills.subjects(EPOCHS)[name], kinds=kinds)

@@ -330,7 +330,7 @@ def test_a_name_is_a_name_and_no_path(
 
 def test_nothing_that_executes_what_it_reads_is_used() -> None:
     source = Path(checkpoint.__file__).parent
-    # lm-eval reads its own, installed task files; nobody's data.
+    # lm-eval reads its own, installed task files; never a user's data.
     calls = (
         *(r"pickle\.load", r"torch\.load\(", r"np\.load\(", "allow_pickle"),
         *(r"yaml\.\w*load", "import yaml", r"(?<!\w)eval\(", r"(?<!\w)exec\("),

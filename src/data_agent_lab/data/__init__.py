@@ -1,0 +1,1 @@
+"""Where data come from: images and texts, regimes, splits."""

@@ -1,0 +1,1 @@
+"""Runs on disk and in processes: one, and many for a comparison."""

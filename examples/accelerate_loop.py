@@ -34,9 +34,9 @@ def main(folder: str = "runs/accelerate", epochs: int = 12, stop_after: int | No
     model, optimizer, loader, tests = accelerator.prepare(model, optimizer, loader, tests)
     agent.watch(accelerator.unwrap_model(model)[2])
     if os.path.isdir(folder):
-        accelerator.load_state(folder)  # the agent as well: its loader registered it
+        accelerator.load_state(folder)  # the agent too: its loader registered it
 
-    for epoch in agent.epochs():  # those still to do; the first begins behind what was seen
+    for epoch in agent.epochs():  # those still to do; the first goes on after what was seen
         for x, y, index in loader:
             with accelerator.accumulate(model):
                 losses = F.cross_entropy(model(x), y, reduction="none")

@@ -1,6 +1,6 @@
 """The plain loop on several ranks (DDP), with a checkpoint that goes on after any interruption.
 
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else restarts may find addresses of dead ranks
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # restarts may otherwise find dead ranks
 torchrun --nproc-per-node 2 --max-restarts 3 examples/ddp_loop.py  # or on another number of ranks
 """
 

@@ -1,6 +1,6 @@
 """The plain loop on ranks that share the model (FSDP2), with a checkpoint for any number of them.
 
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else restarts may find addresses of dead ranks
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # restarts may otherwise find dead ranks
 torchrun --nproc-per-node 2 --max-restarts 3 examples/fsdp_loop.py  # or on another number of ranks
 """
 
@@ -46,8 +46,8 @@ def main():
             agent.learn(losses, index, labels=labels).backward()
             optimizer.step()
             optimizer.zero_grad()
-        own, theirs = dcp.get_state_dict(model, optimizer, options=WHOLE)  # on every rank ...
-        state = {"model": own, "optimizer": theirs, "agent": agent.state_dict()}
+        weights, moments = dcp.get_state_dict(model, optimizer, options=WHOLE)  # on every rank ...
+        state = {"model": weights, "optimizer": moments, "agent": agent.state_dict()}
         if dist.get_rank() == 0:  # ... and one writes, whole or not at all
             torch.save(state, "fsdp.tmp")
             os.replace("fsdp.tmp", CHECKPOINT)

@@ -1,10 +1,11 @@
-"""Hugging Face Trainer that chooses its samples: `SelectiveTrainer` where `Trainer` stood.
+"""A Hugging Face Trainer with a selection: `SelectiveTrainer` in the place of `Trainer`.
 
     python examples/huggingface_trainer.py
 
 A tiny BERT made here learns which of two words a sentence holds; half of the sentences are visited
 in each epoch. Replace `model` and `train_set` by what you load with `from_pretrained` and
-`load_dataset`.
+`load_dataset`. Each row has one class label, so the method is label-aware; with
+`selector="data-agent"` it is the policy.
 """
 
 import torch

@@ -20,13 +20,13 @@ from transformers.utils import check_min_version
 
 from data_agent.integrations.transformers import SelectiveTrainer
 
-check_min_version("5.24.0")  # 5.2 ignores the momentum in --optim-args of sgd, without a word
+check_min_version("5.24.0")  # 5.2 silently ignores the momentum in --optim-args of sgd
 
 MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])  # ImageNet's
 RESNET, VIT = transformers.ResNetConfig, transformers.ViTConfig
 MODELS = {
     "resnet-50": (RESNET, {}),
-    "vit-base": (VIT, {}),  # patches of 16 pixels, as the next
+    "vit-base": (VIT, {}),  # patches of 16 pixels, as in the next
     "vit-small": (VIT, {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}),
     "resnet-micro": (RESNET, {"layer_type": "basic", "hidden_sizes": [16, 32], "depths": [1, 1]}),
     "vit-micro": (VIT, {"hidden_size": 48, "num_hidden_layers": 2, "patch_size": 8}),
@@ -37,7 +37,7 @@ MODELS = {
 class Recipe:
     data: str = field(metadata={"help": "hub name, or folder with parquet files or images"})
     model: str = field(default="resnet-50", metadata={"choices": list(MODELS)})
-    method: str = field(default="data-agent", metadata={"help": "data-agent, random, full, ..."})
+    method: str = field(default="data-agent", metadata={"help": "data-agent, label-aware, ..."})
     keep_ratio: float = field(default=0.5, metadata={"help": "share visited in an epoch, (0, 1]"})
     image_size: int = field(default=224, metadata={"help": "side in pixels"})
     image_column: str = "image"
@@ -122,7 +122,7 @@ def main(argv=None):
         callbacks=[TellEpoch(train_set)],
     )
     checkpoint = args.resume_from_checkpoint
-    if checkpoint == "last":  # where there is none yet, begin
+    if checkpoint == "last":  # if there is none yet, begin
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # any rank may look first
         checkpoint = get_last_checkpoint(args.output_dir)
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -1,8 +1,8 @@
-"""Data Agent in one file, written like the paper: nothing imported from the package, nothing fast.
+"""The policy in one file, written like the paper: it imports nothing of the package, and is slow.
 
 Read it to see the whole method at once; `tests/test_reference.py` checks that the package, which is
 built for speed and for many ranks, chooses the same samples and learns the same policy. Float64
-throughout. As the method is without labels, with `schedule="exact"`.
+throughout, with `DataAgent`'s default schedule "exact".
 Run it: `python examples/single_file_reference.py`.
 
 Method: "Data Agent: Learning to Select Data via End-to-End Dynamic Optimization",
@@ -49,7 +49,7 @@ class ReferenceAgent:
         self.beta = torch.ones(num_samples, dtype=torch.float16)
         self.streams = {PERMUTATION: [], EXPLORE: []}  # what is left of each stream's pass
         self.passes = {PERMUTATION: 0, EXPLORE: 0}
-        self.uniform = set()  # samples of the running epoch that were not chosen
+        self.uniform = set()  # samples of the running epoch that were drawn uniformly
         self.uniform_actions = []
         self.news = {}  # sample -> (alpha, beta) of the running epoch
         self.rollout = []  # (key, state, action, log_prob, utility)
@@ -75,7 +75,7 @@ class ReferenceAgent:
         is_final = epoch >= self.epochs - self.epochs // 8
         unselected = self.k if is_final else max(0, min(self.k, warm_up_left))
         chosen = self.next_of(PERMUTATION, unselected)
-        if unselected == 0:  # a tenth of a selected epoch looks at what was given up
+        if unselected == 0:  # a tenth of a selected epoch is uniform, so that nothing is given up
             chosen += self.next_of(EXPLORE, math.floor(0.1 * self.k + 0.5))
         self.uniform = set(chosen)
         scores = self.redraw(epoch)

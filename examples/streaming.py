@@ -38,12 +38,14 @@ def main():
                 features = body(inputs)
                 logits = head(features)
                 losses = F.cross_entropy(logits, labels, reduction="none")
-            keep = agent.select_batch(Feedback(index, losses, logits, features))
+            keep = agent.select_batch(Feedback(index, losses, logits, features, labels))
 
             features = body(inputs[keep])
             logits = head(features)
             losses = F.cross_entropy(logits, labels[keep], reduction="none")
-            loss = agent.learn(losses, index[keep], logits=logits, features=features)
+            loss = agent.learn(
+                losses, index[keep], labels=labels[keep], logits=logits, features=features
+            )
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer that chooses its samples: `SelectiveSFTTrainer` where `SFTTrainer` stood.
+"""TRL's SFTTrainer with a selection: `SelectiveSFTTrainer` in the place of `SFTTrainer`.
 
     python examples/trl_sft.py
 
@@ -45,7 +45,7 @@ def main():
             num_train_epochs=6,
             per_device_train_batch_size=8,
             learning_rate=1e-2,
-            bf16=False,  # leave it out on a GPU that can
+            bf16=False,  # leave this line out on a GPU with bf16
         ),
         train_dataset=train_set,
         processing_class=tokenizer,

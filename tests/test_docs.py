@@ -59,6 +59,19 @@ def test_the_loop_of_the_readme():
     assert names["agent"].visits == 256 * 200 / 2
 
 
+def test_which_algorithm_runs():
+    names: dict[str, Any] = {"train_set": range(256)}
+    for block in blocks_of(ROOT / "docs" / "loop.md"):
+        exec(block, names)
+    said = {name: names[name].describe() for name in ("policy", "rules", "both")}
+    assert said["policy"] == "policy, rewarded by difficulty and uncertainty; no label rules"
+    assert said["rules"].startswith("label rules: equal class shares;")
+    assert said["rules"].endswith("no policy")
+    assert "policy" in said["both"]
+    assert "equal class shares" in said["both"]
+    assert names["ranked"].label_rules is not None
+
+
 def test_rewards_of_ones_own():
     names = {}
     for block in blocks_of(ROOT / "docs" / "rewards.md"):

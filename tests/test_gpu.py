@@ -364,4 +364,3 @@ def test_exchanges_go_over_the_host(one_rank: None) -> None:
         rows = torch.arange(3, device=DEVICE) + 2**53
         (gathered,) = distributed._gather_equal(rows)
         assert gathered.tolist() == [2**53, 2**53 + 1, 2**53 + 2]
-

@@ -20,7 +20,9 @@ class Drawing(Texts):
     """Draws from every generator there is, as augmentation does."""
 
     def __getitem__(self, i):
-        random.random(), np.random.rand(), torch.rand(())  # noqa: NPY002
+        random.random()
+        np.random.rand()  # noqa: NPY002
+        torch.rand(())
         return super().__getitem__(i)
 
 

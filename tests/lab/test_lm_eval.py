@@ -232,7 +232,7 @@ def test_an_error_leaves_no_trace(folder, undisturbed):
     tokenizer = byte_tokenizer()
     model = constant_model(tokenizer, {}, context=8000).train()
     tasks = load_mmlu(folder)
-    model.forward = None  # which the harness stumbles over
+    setattr(model, "forward", None)  # noqa: B010 - which the harness stumbles over
     with undisturbed(), pytest.raises(TypeError):
         run_tasks(model, tokenizer, tasks)
     assert all(module.training for module in model.modules())

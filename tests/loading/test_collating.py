@@ -1,5 +1,7 @@
 """What a collate function does to order and number is followed exactly, or refused."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -154,7 +156,7 @@ def test_the_remedy_that_is_named_works():
 
     def carries(samples):
         samples = sorted([dict(s) for s in samples], key=length)
-        batch = batch_of(samples)
+        batch: Any = batch_of(samples)
         return {**batch, "sample_index": torch.tensor([s["sample_index"] for s in samples])}
 
     selector = make_selector("random", num_samples=SIZE, epochs=4, keep_ratio=0.5)

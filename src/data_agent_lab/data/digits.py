@@ -11,10 +11,10 @@ from sklearn.datasets import load_digits as _load_digits
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.data.image_data import ImageData, stratified
 from data_agent_lab.data.pixels import fit
 from data_agent_lab.data.regimes import choose_rows, with_near_copies
+from data_agent_lab.recipes import ImageRecipe
 
 NUM_TRAIN = 448  # a quarter of the 1,797, 14 batches of 32: with more, every method is near 99 %
 

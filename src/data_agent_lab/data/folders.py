@@ -130,7 +130,9 @@ def _listed(
         for row in rows:
             if not isinstance(row.get("file_name"), str):
                 raise InputError(f"{table} has a row without a file_name: {row}.")
-            columns = {name: cell for name, cell in row.items() if name not in ("file_name", "image")}
+            columns = {
+                name: cell for name, cell in row.items() if name not in ("file_name", "image")
+            }
             listed.append((table.parent / row["file_name"], columns))
     known = {file.resolve() for file in images}
     missing = [str(file) for file, _ in listed if file.resolve() not in known]

@@ -58,7 +58,9 @@ def find_column(
     found = ", ".join(f"{name} ({_described(kind)})" for name, kind in features.items())
     hint = " (of pairs of texts both: --text-column ONE,OTHER)" if what == "text" else ""
     close = did_you_mean(wanted, list(features)) if wanted not in features else ""
-    raise InputError(f"{problem}: the data has {found}. {close}Name one with --{what}-column{hint}.")
+    raise InputError(
+        f"{problem}: the data has {found}. {close}Name one with --{what}-column{hint}."
+    )
 
 
 def did_you_mean(name: str | None, names: Sequence[str]) -> str:

@@ -15,10 +15,10 @@ _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 def decode(cell: Mapping[str, Any] | None, size: int) -> np.ndarray:
-    """uint8 `[size, size, 3]` of an encoded image (`{"bytes", "path"}`); of several frames the first.
+    """uint8 `[size, size, 3]` of an encoded image (`{"bytes", "path"}`); the first of its frames.
 
-    A photo is turned upright as its EXIF data say, what is transparent shows a white background, and
-    deep pixels are brought to 8 bits (`_shallow`).
+    A photo is turned upright as its EXIF data say, what is transparent shows a white background,
+    and deep pixels are brought to 8 bits (`_shallow`).
 
     Raises:
         Exception: the image is damaged. Decoders raise errors of many kinds.
@@ -27,7 +27,9 @@ def decode(cell: Mapping[str, Any] | None, size: int) -> np.ndarray:
         raise ValueError("the cell is empty")
     source = io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]
     with Image.open(source) as image:
-        is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _DEEP_GREY)
+        is_deep = image.mode.startswith("I;16") or (
+            image.mode == "I" and image.format in _DEEP_GREY
+        )
         try:
             upright = ImageOps.exif_transpose(image)
         except Exception:  # of broken EXIF data; broken pixels raise again

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.data.image_data import (
     DATA_SEED,
     ImageData,
@@ -23,6 +22,7 @@ from data_agent_lab.data.image_data import (
     largest_remainders,
     stratified,
 )
+from data_agent_lab.recipes import ImageRecipe
 
 POOL_SHARE = 0.05  # of all training samples: how many of them are copied
 MAX_SHIFT = 1  # pixels

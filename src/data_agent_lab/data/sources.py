@@ -78,7 +78,9 @@ def choose_splits(
             "train.parquet (or .jsonl, .csv, .txt), or its folder train."
         )
     if len(splits["train"]) < 2:
-        raise InputError(f"the training data has {len(splits['train'])} rows; it needs two or more.")
+        raise InputError(
+            f"the training data has {len(splits['train'])} rows; it needs two or more."
+        )
     for name in (name for name in _EVAL_SPLITS if name in splits):
         if is_usable(splits[name]):
             return splits["train"], name

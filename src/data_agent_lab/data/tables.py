@@ -1,4 +1,4 @@
-"""Tables of texts (.csv, .tsv), read as they are written: no row joined, no word taken for a gap."""
+"""Tables of texts (.csv, .tsv), read as written: no row is joined, no word taken for a gap."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def read_table(file: Path, separator: str) -> datasets.Dataset:
     Cells may stand in double quotes, with a quotation mark in them doubled. Where reading them so
     would join lines that each have the right number of cells (as in files that know no quotes), or
     fails, a line is a row and quotation marks are part of the texts. Words such as "null" and "NA"
-    are texts; columns of numbers become numbers, unless they are named as texts are, and empty cells
-    of such columns are missing.
+    are texts; columns of numbers become numbers, unless they are named as texts are, and empty
+    cells of such columns are missing.
 
     Args:
         file: in UTF-8, or UTF-16 with a byte order mark.

@@ -189,8 +189,10 @@ def _is_text(kind: Any) -> bool:
 def _find_parts(recipe: TextRecipe) -> tuple[_Parts, str]:
     """What to train and to evaluate on, and where the latter comes from in words."""
     is_classifier = recipe.kind == "text-classification"
-    train, name = choose_splits(splits := open_rows(cast("str", recipe.data)), is_usable=lambda
-        rows: not is_classifier or _has_labels(rows, recipe))
+    train, name = choose_splits(
+        splits := open_rows(cast("str", recipe.data)),
+        is_usable=lambda rows: not is_classifier or _has_labels(rows, recipe),
+    )
     if name is not None:
         parts, source = (train, splits[name]), f"split {name!r}"
     else:

@@ -117,7 +117,9 @@ class RunFolder:
         with self._reading("metrics.jsonl"):
             whole, _, _ = read_text(self._metrics).rpartition("\n")
             lines = [parse_json(line) for line in whole.split("\n")] if whole else []
-            if any(not isinstance(line, dict) or type(line.get("step")) is not int for line in lines):
+            if any(
+                not isinstance(line, dict) or type(line.get("step")) is not int for line in lines
+            ):
                 raise ValueError("a line is not a dictionary with a step")
         return lines
 

@@ -166,7 +166,5 @@ def _work(connection: Connection, output: Path, jobs: int) -> None:
     with contextlib.suppress(EOFError, OSError):
         while (run := connection.recv()) is not None:
             connection.send(
-                execute(
-                    run, output, data, jobs=jobs, progress=report, should_stop=connection.poll
-                )
+                execute(run, output, data, jobs=jobs, progress=report, should_stop=connection.poll)
             )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from data_agent import DataAgentError
+from data_agent_lab.data.digits import load_digits
 from data_agent_lab.data.image_data import (
     ImageData,
     channel_statistics,
@@ -13,7 +14,6 @@ from data_agent_lab.data.image_data import (
     hold_out,
     stratified,
 )
-from data_agent_lab.data.digits import load_digits
 from data_agent_lab.tasks import recipe_for
 
 

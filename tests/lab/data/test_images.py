@@ -203,7 +203,9 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, make_split: Ma
     broken = datasets.Dataset.from_dict(columns, features=features)
     broken.to_parquet(tmp_path / "train.parquet")
     make_split(10).to_parquet(tmp_path / "test.parquet")
-    with pytest.raises(DataAgentError, match=r"1 of 30 images .*\n  row 13 of train: cannot identify"):
+    with pytest.raises(
+        DataAgentError, match=r"1 of 30 images .*\n  row 13 of train: cannot identify"
+    ):
         load(tmp_path)
 
 
@@ -304,7 +306,10 @@ def test_training_labels_are_class_numbers_as_the_files_have_them(
     ("labels", "message"),
     [
         ([0] * 39, "holds 39 labels, but the training data has 40 rows"),
-        ([0] * 38 + [2, 2], r"holds the label '2' \(2 such rows\).*no class of the training data: 0, 1"),
+        (
+            [0] * 38 + [2, 2],
+            r"holds the label '2' \(2 such rows\).*no class of the training data: 0, 1",
+        ),
         ([-1] + [0] * 39, "1 of 40 rows have no label"),
         ([0] * 39 + [None], "1 of 40 rows have no label"),
         ([0.5] * 40, "holds 0.5; expected a class"),

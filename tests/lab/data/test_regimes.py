@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from data_agent import DataAgentError
-from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.data.image_data import ImageData
 from data_agent_lab.data.regimes import choose_rows, long_tail, with_near_copies
+from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.tasks import load_task, recipe_for
 
 

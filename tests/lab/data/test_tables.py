@@ -135,9 +135,7 @@ def test_files_beside_the_training_files_are_left_out_and_named(
         (["True", "False", "True"], ("False", "True")),
     ],
 )
-def test_labels_of_tables(
-    tmp_path: Path, labels: list[str], class_names: tuple[str, ...]
-) -> None:
+def test_labels_of_tables(tmp_path: Path, labels: list[str], class_names: tuple[str, ...]) -> None:
     lines = [f"some text {i},{labels[i % 3]}" for i in range(30)]
     (tmp_path / "train.csv").write_text("text,label\n" + "\n".join(lines))
     data = load_language(recipe(tmp_path, CLASSIFY))

@@ -14,11 +14,11 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from data_agent import DataAgentError
-from data_agent_lab.data.texts import load_language
-from data_agent_lab.training.text_models import build_model, lora_config
 from data_agent_lab.data.rows import read_conversations
+from data_agent_lab.data.texts import load_language
 from data_agent_lab.data.tokenizers import train_tokenizer
 from data_agent_lab.data.tokens import blocks, completion_tokens, text_tokens
+from data_agent_lab.training.text_models import build_model, lora_config
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"

@@ -145,7 +145,9 @@ def test_metadata_have_labels_of_any_kind(tmp_path: Path, name: str) -> None:
     assert (data.class_names, num_images(data)) == (("NA", "None", "mild"), 20)
     (tmp_path / "train" / "4.png").unlink()
     (tmp_path / "train" / "5.png").unlink()
-    with pytest.raises(DataAgentError, match=r"list 2 images that do not exist: .*4\.png, .*5\.png"):
+    with pytest.raises(
+        DataAgentError, match=r"list 2 images that do not exist: .*4\.png, .*5\.png"
+    ):
         load(tmp_path)
 
 
@@ -232,7 +234,7 @@ def test_other_training_labels_may_be_words(tmp_path: Path) -> None:
 
 def test_a_misspelt_column_or_path_is_told_the_nearest(tmp_path: Path) -> None:
     data = with_labels(tmp_path / "train.parquet", [0, 1] * 10)
-    with pytest.raises(DataAgentError, match="no column 'lable'.* Did you mean label?"):
+    with pytest.raises(DataAgentError, match=r"no column 'lable'.* Did you mean label\?"):
         load(data, label_column="lable")
     with pytest.raises(DataAgentError, match=r"does not exist\. Did you mean train\.parquet?"):
         load(tmp_path / "trian.parquet")

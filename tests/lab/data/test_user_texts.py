@@ -29,13 +29,13 @@ from transformers import (
 
 from data_agent import DataAgentError
 from data_agent_lab.cli import main
-from data_agent_lab.results.findings import Task
 from data_agent_lab.data.texts import LanguageData, load_language
-from data_agent_lab.training.text_evaluation import evaluate
-from data_agent_lab.training.text_models import build_model
 from data_agent_lab.data.tokenizers import train_tokenizer
 from data_agent_lab.data.tokens import completion_tokens
+from data_agent_lab.results.findings import Task
 from data_agent_lab.results.tables import describe
+from data_agent_lab.training.text_evaluation import evaluate
+from data_agent_lab.training.text_models import build_model
 
 TEXTS = ["the cat sat on the mat", "a dog ran up the hill", "the sun and the moon"] * 20
 ROWS: list[dict[str, Any]] = [{"text": text, "label": i % 2} for i, text in enumerate(TEXTS)]

@@ -30,16 +30,16 @@ TINY = replace(
 
 @pytest.fixture
 def grid() -> Grid:
-    return Grid(
-        recipes=[TINY], methods=["full", "random"], keep_ratios=[0.5], seeds=[0, 1]
-    )
+    return Grid(recipes=[TINY], methods=["full", "random"], keep_ratios=[0.5], seeds=[0, 1])
 
 
 def names(runs: list[RunConfig[Any]]) -> list[str]:
     return [run.name.removeprefix("digits/") for run in runs]
 
 
-def begin(output: Path, run: RunConfig[Any], *, finished: bool, config: dict[str, Any] | None = None) -> None:
+def begin(
+    output: Path, run: RunConfig[Any], *, finished: bool, config: dict[str, Any] | None = None
+) -> None:
     config = config or run.flat()
     with open_run(output / run.name, config, resume=False) as folder:
         folder.begin(config, device="cpu")

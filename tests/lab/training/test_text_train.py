@@ -277,7 +277,9 @@ def test_what_cannot_be_trained_is_said_before_anything_is(rows_of: Any, tmp_pat
         run(tmp_path / "run", replace(recipe, packing=True), "data-agent-in-batch")
     with pytest.raises(DataAgentError, match="--label-noise is for text-classification"):
         replace(recipe, label_noise=0.1)
-    with pytest.raises(DataAgentError, match="--max-length is 1; expected a whole number, 2 or more"):
+    with pytest.raises(
+        DataAgentError, match="--max-length is 1; expected a whole number, 2 or more"
+    ):
         replace(recipe, max_length=1)
 
 

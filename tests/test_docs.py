@@ -79,8 +79,9 @@ def test_rewards_of_ones_own():
     agent, fresh, regression = names["agent"], names["fresh_agent"], names["regression"]
     for one in (agent, fresh, regression):
         one.begin_epoch(0)
-    index = torch.arange(32)
+    index = agent.select(0).index[:32]
     agent.observe(feedback(index))
+    index = fresh.select(0).index[:32]
     fresh.observe(feedback(index, labels=None, signals={"age_in_days": torch.rand(32) * 400}))
     regression.observe(feedback(index, logits=None, labels=None))
     assert agent.metrics()["reward_weight/small_margin"] > 0

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from data_agent import DataAgent, Feedback, make_selector, selection_loader
-from data_agent.errors import DataAgentWarning, InputError
+from data_agent.errors import DataAgentError, DataAgentWarning, StateError
 
 SIZE, BATCH = 200, 16
 
@@ -53,7 +53,7 @@ def test_the_right_index_passes_at_every_keep_ratio():
     ids=["arange(B)", "counter", "shifted", "flipped", "shuffled", "one sample", "random"],
 )
 def test_an_index_that_is_not_the_batchs_is_refused_within_an_epoch(change, keep_ratio):
-    with pytest.raises(InputError, match=r"samples .* that came|came as .* in another order"):
+    with pytest.raises(DataAgentError, match=r"samples .* that came|came as .* in another order"):
         loop(change, keep_ratio=keep_ratio, epochs=3)
 
 
@@ -70,12 +70,12 @@ def test_what_is_refused_changes_nothing_and_the_right_index_goes_on():
         (index.flip(0), "in another order than the loader gave them out"),
         (index[[0] * BATCH], "observed already in epoch 0"),
     ):
-        with pytest.raises(InputError, match=text):
+        with pytest.raises(DataAgentError, match=text):
             agent.learn(losses, wrong)
         assert agent.visits == 0
         losses = F.cross_entropy(head(x), y, reduction="none")
     agent.learn(losses, index).backward()
-    with pytest.raises(InputError, match="LBFGS"):
+    with pytest.raises(StateError, match="LBFGS"):
         agent.learn(F.cross_entropy(head(x), y, reduction="none"), index)
     assert agent.visits == BATCH
 

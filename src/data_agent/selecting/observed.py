@@ -7,7 +7,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from data_agent.errors import InputError
+from data_agent.errors import InputError, StateError
 from data_agent.selecting.feedback import Selection
 
 _BATCHES_KEPT = 256  # of those that a loader gave out and that were not observed yet
@@ -42,6 +42,9 @@ class Observed:
 
     def give_out(self, index: Tensor) -> None:
         """A loader hands the batch `index` (int64 `[B]`) to the loop."""
+        if any((batch == index[0]).any() for batch in self._given_out):  # another pass begins
+            self._given_out.clear()
+            self.num_given_out = 0
         self._given_out.append(index)
         self.num_given_out += len(index)
 
@@ -54,8 +57,9 @@ class Observed:
             may_repeat: samples of this rank that a framework may deliver twice, to fill a round.
 
         Raises:
-            InputError: samples that the epoch does not deliver, that were observed already, or in
-                another order than the loader gave them out; nothing is marked.
+            InputError: samples that the epoch does not deliver, or in another order than the
+                loader gave them out; nothing is marked.
+            StateError: samples that were observed already.
         """
         place = torch.searchsorted(self._index, index.contiguous()).clamp(max=len(self._index) - 1)
         is_foreign = self._index[place] != index
@@ -68,7 +72,7 @@ class Observed:
         num_twice = len(place) - len(distinct) + int(self._marks[distinct].sum())
         if num_twice > max(0, may_repeat - self.num_repeated):
             again = index[self._marks[place]] if self._marks[place].any() else index
-            raise InputError(
+            raise StateError(
                 f"{_some(again)} of the {len(index)} samples that came were observed already in "
                 f"epoch {epoch}. {_FROM_LOADER} Where the index is right: observe each batch once "
                 "(an optimizer that calls its closure several times, such as LBFGS, observes it "

@@ -119,7 +119,8 @@ def law_select_is_pure(make: Make) -> None:
         if epoch == 0:
             assert torch.equal(preview, selector.select(0).index), "the preview was another epoch"
         assert torch.equal(delivered(loader), delivered(loader)), "iter() changed the order"
-        observe_epoch(selector, epoch)
+        for batch in loader:
+            observe_batch(selector, batch[1], epoch)
 
 
 def law_loader_delivers_the_selection(make: Make) -> None:
@@ -137,7 +138,8 @@ def law_loader_delivers_the_selection(make: Make) -> None:
         assert len(loader) == length or is_floating, "len(loader) is not constant"
         sizes = [len(batch[1]) for batch in batches]
         assert set(sizes[:-1]) <= {BATCH_SIZE}, f"batches of {sizes}"
-        observe_epoch(selector, epoch)
+        for batch in batches:
+            observe_batch(selector, batch[1], epoch)
 
 
 def law_no_global_randomness(make: Make) -> None:
@@ -189,7 +191,7 @@ def law_refuses_bad_feedback(make: Make) -> None:
     selector.begin_epoch(0)
     index = selector.select(0).index[:BATCH_SIZE]
     observe_batch(selector, index, 0)
-    good = feedback(index, 0)
+    good = feedback(selector.select(0).index[BATCH_SIZE : 2 * BATCH_SIZE], 0)
     call = selector.select_batch if isinstance(selector, BatchSelector) else selector.observe
     before = copy.deepcopy(selector.state_dict())
     for what, change in bad_changes(good).items():

@@ -103,7 +103,11 @@ def test_a_rest_smaller_than_the_world_is_left_out():
         ({"num_samples": 10.0}, "num_samples is 10.0"),
         ({"epochs": -1}, "epochs is -1"),
         ({"explore": 1.0}, r"explore is 1.0; expected a share in \[0, 1\)"),
-        ({"kind": "greedy"}, "schedule 'greedy' is unknown"),
+        (
+            {"kind": "greedy"},
+            "'greedy' is unknown; expected one of 'exact', .*'floating'\\.$",
+        ),
+        ({"kind": "unifrom"}, r"'unifrom' is unknown.* Did you mean 'uniform'\?$"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 64, "drop_last": True}, "an epoch would be empty: 50 samples do not fill"),
     ],
@@ -111,6 +115,14 @@ def test_a_rest_smaller_than_the_world_is_left_out():
 def test_values_out_of_range_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         schedule(**arguments)
+
+
+def test_what_depends_on_an_unknown_batch_size_says_what_to_do():
+    with pytest.raises(InputError, match=r"Pass batch_size=, or build the loader first\.$"):
+        schedule().steps(0)
+    assert schedule().steps(0, batch_size=10) == schedule().for_loader(
+        10, world=1, drop_last=False
+    ).steps(0)
 
 
 def test_an_epoch_that_does_not_exist_is_refused():

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from data_agent import DataAgent, DataAgentConfig, selection_loader
 
 SIZE, EPOCHS, BATCH_SIZE = 53, 8, 4
+SHARED_REST = {"SIZE": 54, "BATCH_SIZE": 13}  # 27 samples: 13 + 7 + 7, and no batch of one
 agent_of = partial(
     DataAgent,
     keep_ratio=0.5,
@@ -166,6 +167,13 @@ def by_lightning(folder):
     return net, agent
 
 
+@pytest.fixture(params=[{}, SHARED_REST], ids=["rest of three", "shared rest"])
+def _sizes(request, monkeypatch):
+    for name, value in request.param.items():
+        monkeypatch.setitem(globals(), name, value)
+
+
+@pytest.mark.usefixtures("_sizes")
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated")
 @pytest.mark.filterwarnings("ignore:The number of training batches")
@@ -176,10 +184,11 @@ def test_every_loop_selects_and_learns_the_same(loop, tmp_path):
     net, agent = by_hand(tmp_path)
     other_net, other = loop(tmp_path)
     assert other.batches == agent.batches
-    assert len(agent.batches) == EPOCHS * 7
+    last = [13, 7, 7] if BATCH_SIZE == 13 else [4, 4, 4, 4, 4, 4, 3]
+    assert [len(index) for _, index in agent.batches] == EPOCHS * last
     for mine, yours in zip(net.parameters(), other_net.parameters(), strict=True):
         assert torch.equal(mine, yours)
-    assert agent.policy.num_updates == EPOCHS * 7 // 4
+    assert agent.policy.num_updates == EPOCHS * len(last) // (4 if len(last) == 7 else 2)
     ours = agent.policy.learner.actor.state_dict()
     for name, value in other.policy.learner.actor.state_dict().items():
         assert torch.equal(ours[name], value)

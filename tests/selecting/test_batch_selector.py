@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from data_agent import Feedback, selection_loader
 from data_agent.baselines.selective_backprop import SelectiveBackprop
-from data_agent.budget.schedule import share_of
+from data_agent.budget.rounds import share_of
 from data_agent.selecting.batch_selector import round_quota
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Literal, get_args
 
+from data_agent.budget.rounds import LastRounds, Rounds, cut, share_of, smallest_batch, spread
 from data_agent.errors import DataAgentWarning, InputError
 
 Phase = Literal["warm-up", "selected", "final"]
@@ -59,6 +62,7 @@ class SelectionSchedule:
         batch_size: samples a step on each rank; None while no loader is known.
         world: number of ranks that share an epoch.
         drop_last: leave out a last batch that is not full.
+        last_rounds: what becomes of a rest that fills no batch on each rank, see `LastRounds`.
         explore: share in [0, 1) of a selected epoch that is drawn uniformly, without replacement
             until all were drawn: nothing is given up for ever, and a method sees a fair sample.
 
@@ -73,6 +77,7 @@ class SelectionSchedule:
     batch_size: int | None = None
     world: int = 1
     drop_last: bool = False
+    last_rounds: LastRounds = "spread"
     explore: float = 0.0
 
     def __post_init__(self) -> None:
@@ -84,9 +89,7 @@ class SelectionSchedule:
         object.__setattr__(self, "epochs", int(self.epochs))
         object.__setattr__(self, "keep_ratio", float(self.keep_ratio))
         if self.kind not in _KINDS:
-            raise InputError(
-                f"schedule {self.kind!r} is unknown; expected one of {', '.join(_KINDS)}."
-            )
+            raise InputError(_unknown_kind(self.kind))
         if self.kind == "floating" and self.keep_ratio != 1:
             raise InputError(
                 f"keep_ratio is {self.keep_ratio}, but in a floating schedule the method decides "
@@ -101,13 +104,13 @@ class SelectionSchedule:
         if self.batch_size is not None:
             _check_count("batch_size", self.batch_size, "samples a step on each rank")
         if not 0 <= self.explore < 1:
-            raise InputError(f"explore is {self.explore!r}; expected a share in [0, 1).")
-        if self.num_kept == 0:
             raise InputError(
-                f"an epoch would be empty: {self.raw_kept} samples do not fill one batch of "
-                f"{self.batch_size} on {self.world} rank(s). Use a smaller batch_size, a higher "
-                "keep_ratio, or drop_last=False."
+                f"explore is {self.explore!r}; expected a share in [0, 1). It is what of a "
+                "selected epoch is drawn uniformly: 0.1 is a tenth, 0 none; for epochs that are "
+                "never chosen use schedule='uniform'."
             )
+        if self.num_kept == 0:
+            raise InputError(self._why_empty())
 
     @property
     def raw_kept(self) -> int:
@@ -121,17 +124,26 @@ class SelectionSchedule:
 
     @property
     def num_left_out(self) -> int:
-        """Samples an epoch that a loader's batches cannot hold: of `drop_last`, or of ranks."""
+        """Samples an epoch that a loader's batches cannot hold, see `loadable`."""
         return self.raw_kept - self.num_kept
 
     @property
     def total_visits(self) -> int:
-        """Samples visited in the whole run, over all ranks."""
-        return sum(self.epoch_size(epoch) for epoch in range(self.epochs))
+        """Samples visited in the whole run, over all ranks, with those that a framework repeats."""
+        sizes = [self.epoch_size(epoch) for epoch in range(self.epochs)]
+        return sum(size + self.num_repeated(size) for size in sizes)
 
-    def for_loader(self, batch_size: int, *, world: int, drop_last: bool) -> SelectionSchedule:
+    def for_loader(
+        self, batch_size: int, *, world: int, drop_last: bool, last_rounds: LastRounds = "spread"
+    ) -> SelectionSchedule:
         """The same budget as delivered by a loader in batches of `batch_size` on `world` ranks."""
-        return replace(self, batch_size=batch_size, world=world, drop_last=drop_last)
+        return replace(
+            self,
+            batch_size=batch_size,
+            world=world,
+            drop_last=drop_last,
+            last_rounds=last_rounds,
+        )
 
     def plan(self, epoch: int) -> EpochPlan:
         """The plan of `epoch` in [0, epochs)."""
@@ -162,32 +174,77 @@ class SelectionSchedule:
     def loadable(self, size: int) -> int:
         """How many of the last `size` samples of an epoch the loader's batches hold.
 
-        All of them, but for a last batch that is left out: of `drop_last`, or a rest smaller than
-        the number of ranks.
+        All of them, but for a rest that is left out: of `drop_last`; one smaller than the number
+        of ranks; or one that would make a batch of a single sample where the loader of all data
+        makes none, and that cannot be spread.
         """
         if self.batch_size is None:
             return size
         rest = size % (self.batch_size * self.world)
-        return size - rest if self.drop_last or rest < self.world else size
+        is_left_out = self.drop_last or rest < self.world or self._makes_single(size)
+        return size - rest if is_left_out else size
+
+    def rounds(self, size: int) -> Rounds:
+        """How the last `size` samples of an epoch, all of them loadable, are cut."""
+        assert self.batch_size is not None
+        if self.last_rounds != "spread":
+            return cut(size, self.batch_size * self.world)
+        smallest = smallest_batch(self.num_samples, self.batch_size, self.world)
+        return spread(size, self.batch_size, self.world, smallest)
+
+    def next_round(self, size: int) -> int:
+        """Samples in the first round of the last `size` ones of an epoch, over all ranks."""
+        assert self.batch_size is not None
+        num_full, last = self.rounds(size)
+        return self.batch_size * self.world if num_full or not last else last[0]
+
+    def batch_sizes(self, size: int, rank: int) -> Iterator[int]:
+        """The sizes of the batches in which the last `size` samples come to `rank`."""
+        assert self.batch_size is not None
+        num_full, last = self.rounds(size)
+        for _ in range(num_full):
+            yield self.batch_size
+        for count in last:
+            yield share_of(count, rank, self.world)
+
+    def batches_in(self, position: int, size: int) -> tuple[int, bool]:
+        """Rounds that the first `position` of `size` samples are in, and whether all are whole."""
+        round_size = (self.batch_size or 1) * self.world
+        num_full, last = (size, []) if self.batch_size is None else self.rounds(size)
+        count = min(num_full, math.ceil(position / round_size))
+        left = position - count * round_size
+        for number, round_size in enumerate(last):
+            if left <= 0:
+                break
+            left, count = left - round_size, num_full + number + 1
+        return count, left == 0
+
+    def num_repeated(self, size: int) -> int:
+        """Samples that a framework repeats to fill the last round of an epoch of `size`."""
+        if self.last_rounds != "filled" or self.batch_size is None:
+            return 0
+        return -size % (self.batch_size * self.world)
 
     def steps(self, epoch: int, batch_size: int | None = None) -> int:
         """Batches in `epoch` on each rank."""
         batch_size = batch_size or self.batch_size
         if batch_size is None:
-            raise InputError("the number of steps depends on batch_size=, which is not known yet.")
+            raise InputError(
+                "the number of steps depends on the batch size, which is not known yet. Pass "
+                "batch_size=, or build the loader first."
+            )
         return math.ceil(self.epoch_size(epoch) / (batch_size * self.world))
 
     def rank_size(self, size: int, rank: int) -> int:
-        """Of `size` samples in order, how many come to `rank`: its full batches and its last one.
-
-        The last batches share the rest as evenly as possible.
-        """
+        """Of `size` samples in order, how many come to `rank` in all its batches."""
         if self.world == 1:
             return size
         if self.batch_size is None:
-            raise InputError("how ranks share an epoch depends on batch_size=, not known yet.")
-        rounds, rest = divmod(size, self.batch_size * self.world)
-        return rounds * self.batch_size + share_of(rest, rank, self.world)
+            raise InputError(
+                "how ranks share an epoch depends on the batch size, which is not known yet. "
+                "Build the loader first, or ask schedule.for_loader(batch_size, ...)."
+            )
+        return sum(self.batch_sizes(size, rank))
 
     def total_steps(self, batch_size: int | None = None, *, accumulation: int = 1) -> int:
         """Optimizer steps in the whole run: what a learning-rate schedule needs.
@@ -232,14 +289,44 @@ class SelectionSchedule:
             return EpochPlan("final", everything, 0, 0)
         return self._selected_plan()
 
+    def _makes_single(self, size: int) -> bool:
+        """Whether the last round gives a rank a single sample, where all data never make that.
+
+        Batch normalisation cannot train on one, and `squeeze()` removes its batch dimension.
+        """
+        if self.batch_size is None or self.last_rounds == "filled":
+            return False
+        if smallest_batch(self.num_samples, self.batch_size, self.world) == 1:
+            return False
+        last = self.rounds(size).last
+        return bool(last) and min(last) // self.world <= 1
+
+    def _why_empty(self) -> str:
+        if not self.drop_last and self.raw_kept >= self.world:
+            return (
+                f"an epoch would be one batch of a single sample on a rank: {self.raw_kept} of "
+                f"{self.num_samples} samples are kept, for batches of {self.batch_size} on "
+                f"{self.world} rank(s), and your loader of all samples never makes such a batch "
+                "(batch normalisation cannot train on it). Use a higher keep_ratio, or "
+                "batch_size=1 if your model takes single samples."
+            )
+        remedy = "Use a higher keep_ratio, or fewer ranks."
+        if self.drop_last:
+            remedy = "Use a smaller batch_size, a higher keep_ratio, or drop_last=False."
+        return (
+            f"an epoch would be empty: {self.raw_kept} samples do not fill one batch of "
+            f"{self.batch_size} on {self.world} rank(s). {remedy}"
+        )
+
     def _selected_plan(self) -> EpochPlan:
         explored = math.floor(self.explore * self.num_kept + 0.5)
         return EpochPlan("selected", 0, explored, self.num_kept - explored)
 
 
-def share_of(count: int, rank: int, world: int) -> int:
-    """Of `count` things shared as evenly as possible, how many come to `rank`."""
-    return count // world + int(rank < count % world)
+def _unknown_kind(kind: object) -> str:
+    near = difflib.get_close_matches(str(kind), _KINDS, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"schedule {kind!r} is unknown; expected one of {', '.join(map(repr, _KINDS))}.{hint}"
 
 
 def _check_count(name: str, value: object, meaning: str) -> None:

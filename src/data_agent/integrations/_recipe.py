@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from data_agent.budget.rounds import LastRounds
 from data_agent.errors import DataAgentWarning, InputError, StateError
 from data_agent.methods import make_selector, method_class
 from data_agent.selecting.batch_selector import BatchSelector
@@ -74,7 +75,12 @@ class Recipe:
 
         def fitted(selector: Selector) -> Selector:
             _check_method(selector, is_stream=is_stream)
-            selector.use_loader(batch_size, world=world, drop_last=args.dataloader_drop_last)
+            selector.use_loader(
+                batch_size,
+                world=world,
+                drop_last=args.dataloader_drop_last,
+                last_rounds=last_rounds_of(world),
+            )
             return selector
 
         if isinstance(self.selector, Selector):
@@ -95,6 +101,11 @@ class Recipe:
                 longest = make(num_samples=num_samples, epochs=args.max_steps)
             epochs = _num_epochs(fitted(longest), args)
         return fitted(make(num_samples=num_samples, epochs=epochs))
+
+
+def last_rounds_of(world: int) -> LastRounds:
+    """What becomes of a rest under Accelerate: several processes fill it with repeats."""
+    return "filled" if world > 1 else "spread"
 
 
 def steps_of_epoch(selector: Selector, args: Any) -> int:

@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import data_agent.loading.sampler as core
 from data_agent.errors import InputError, StateError
+from data_agent.loading.indexed import ForwardsAttributes, IndexedDataset
+from data_agent.loading.settings import settings_of
 from data_agent.selecting.selector import Selector
 
 try:
@@ -78,22 +80,29 @@ def selection_loader(
     num_processes = accelerator.num_processes
     if batch_size is None and isinstance(data, DataLoader):
         batch_size = cast("DataLoader[Any]", data).batch_size
-    share = _share(batch_size, accelerator)
-    plain = core.selection_loader(data, selector, batch_size=share, drop_last=drop_last, **options)
-    settings = core.loader_settings(plain)
+    settings = settings_of(
+        data,
+        batch_size=_share(batch_size, accelerator),
+        drop_last=drop_last,
+        options=options,
+    )
+    indexed = settings.indexed(selector.schedule.num_samples)
     sampler = _DealtSampler(
         selector,
-        plain.dataset,
-        settings["batch_size"],
+        indexed,
+        settings.batch_size,
         num_processes,
-        drop_last=settings["drop_last"],
+        drop_last=settings.drop_last,
     )
     _check_even(accelerator, sampler)
     if accelerator.split_batches:
-        settings["batch_size"] *= num_processes
+        settings.batch_size *= num_processes
     accelerator.register_for_checkpointing(selector)
-    dataset = _SizedByEpoch(plain.dataset, sampler)
-    return _UnpreparedLoader(dataset, sampler=sampler, **settings)
+    dataset = _SizedByEpoch(indexed, sampler)
+    loader = _UnpreparedLoader(dataset, sampler=sampler, **settings.arguments())
+    if num_processes == 1:
+        core.use_selection_batches(loader)
+    return loader
 
 
 class _DealtSampler(core.SelectionSampler):
@@ -106,7 +115,7 @@ class _DealtSampler(core.SelectionSampler):
     def __init__(
         self,
         selector: Selector,
-        dataset: Any,
+        dataset: IndexedDataset,
         batch_size: int,
         num_processes: int,
         *,
@@ -117,11 +126,11 @@ class _DealtSampler(core.SelectionSampler):
             "rank": None,
             "world": num_processes,
             "drop_last": drop_last,
+            "last_rounds": "filled" if num_processes > 1 else "spread",
         }
         super().__init__(selector, **settings)
+        self._tell_epoch = getattr(dataset, "set_epoch", None)
         self._from_the_start = core.SelectionSampler(selector, skip_observed=False, **settings)
-        self._tell_epoch = getattr(dataset.dataset, "set_epoch", None)
-        self._round_size = batch_size * num_processes if num_processes > 1 else 1
 
     def __len__(self) -> int:
         return self.num_selected + self.num_repeated
@@ -140,7 +149,7 @@ class _DealtSampler(core.SelectionSampler):
     @property
     def num_repeated(self) -> int:
         """Samples that come twice, to fill the last round."""
-        return -self.num_selected % self._round_size
+        return self.selector.schedule.num_repeated(self.num_selected)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell a dataset that wants to know it the running epoch.
@@ -153,24 +162,29 @@ class _DealtSampler(core.SelectionSampler):
             self._tell_epoch(self._epoch())
 
 
-class _SizedByEpoch(Dataset[Any]):
+class _SizedByEpoch(ForwardsAttributes, Dataset[Any]):
     """The dataset; Accelerate's `gather_for_metrics` learns from it how long the epoch is."""
 
-    def __init__(self, dataset: Any, sampler: _DealtSampler) -> None:
-        self.dataset: Any = dataset
+    _OWN = frozenset({"wrapped", "_sampler"})
+
+    def __init__(self, dataset: IndexedDataset, sampler: _DealtSampler) -> None:
+        self.wrapped = dataset
         self._sampler: _DealtSampler | None = sampler
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.wrapped)
 
     def __getitem__(self, index: int) -> Any:
-        return self.dataset[index]
+        return self.wrapped[index]
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
-        return self.dataset.__getitems__(indices)
+        return self.wrapped.__getitems__(indices)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_sampler": None}  # worker processes need the samples only
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: Accelerate tells its own count here, and the sampler tells the agent's."""
 
     @property
     def total_dataset_length(self) -> int:

@@ -106,6 +106,7 @@ class SelectionCallback(Callback):
             "agent": self.agent.state_dict(),
             "batch_size": schedule.batch_size,
             "drop_last": schedule.drop_last,
+            "last_rounds": schedule.last_rounds,
         }
 
     def on_load_checkpoint(
@@ -126,7 +127,10 @@ class SelectionCallback(Callback):
         # A position is one in a loader's batches, and Lightning asks for the loader only later.
         if self.agent.schedule.batch_size is None and state["batch_size"] is not None:
             self.agent.use_loader(
-                state["batch_size"], world=_num_replicas(trainer), drop_last=state["drop_last"]
+                state["batch_size"],
+                world=_num_replicas(trainer),
+                drop_last=state["drop_last"],
+                last_rounds=state.get("last_rounds", "spread"),
             )
         self.agent.load_state_dict(state["agent"])
 

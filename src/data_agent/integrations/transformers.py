@@ -23,7 +23,7 @@ from torch.utils.data import IterableDataset
 from data_agent.errors import InputError
 from data_agent.integrations._auto import AUTO, pick_method
 from data_agent.integrations._head import find_head
-from data_agent.integrations._recipe import Recipe, num_samples_of
+from data_agent.integrations._recipe import Recipe, last_rounds_of, num_samples_of
 from data_agent.integrations._refusals import (
     STATE_FILE,
     check_resumed,
@@ -34,7 +34,7 @@ from data_agent.integrations._refusals import (
 from data_agent.integrations._scale import LossScale
 from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
 from data_agent.loading.indexed import IndexedDataset, IndexedStream
-from data_agent.loading.sampler import SelectionSampler
+from data_agent.loading.sampler import SelectionSampler, use_selection_batches
 from data_agent.losses import SampleLosses
 from data_agent.runtime import checkpoint as files
 from data_agent.selecting.batch_selector import BatchSelector
@@ -161,7 +161,7 @@ class SelectiveTrainerMixin(ObservesBatches):
         kind = CollateWithIndex if is_stream else _CollateWithIndex
         self.data_collator = kind(collator, prepare)
         try:
-            return super()._get_dataloader(
+            loader = super()._get_dataloader(
                 self._indexed_stream(dataset)
                 if is_stream
                 else IndexedDataset(dataset, as_pairs=True),
@@ -172,6 +172,9 @@ class SelectiveTrainerMixin(ObservesBatches):
             )
         finally:
             self.data_collator = collator
+        if self.accelerator.num_processes == 1 and not is_stream:  # else Accelerate fills a rest
+            use_selection_batches(loader)
+        return loader
 
     def _indexed_stream(self, stream: IterableDataset[Any]) -> IndexedStream:
         if not self._run_has_begun:
@@ -197,6 +200,7 @@ class SelectiveTrainerMixin(ObservesBatches):
             world=self.accelerator.num_processes,
             drop_last=self.args.dataloader_drop_last,
             skip_observed=False,  # the Trainer skips
+            last_rounds=last_rounds_of(self.accelerator.num_processes),
         )
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -28,14 +28,26 @@ class IndexedSample(NamedTuple):
 def with_index(sample: Any, index: Any) -> Any:
     """`sample` with its index added, as `IndexedDataset` describes."""
     if isinstance(sample, Mapping):
-        if INDEX_KEY in sample:
-            raise InputError(f"the samples have a {INDEX_KEY!r} of their own; rename that field.")
+        refuse_own_index(cast("Mapping[Any, Any]", sample))
         return {**sample, INDEX_KEY: index}
     if isinstance(sample, list):
         return [*cast("list[Any]", sample), index]
     if isinstance(sample, tuple):
         return (*cast("tuple[Any, ...]", sample), index)
     return IndexedSample(sample, index)
+
+
+def refuse_own_index(fields: Mapping[Any, Any]) -> None:
+    """A field called like the index must not be overwritten.
+
+    Raises:
+        InputError: there is one.
+    """
+    if INDEX_KEY in fields:
+        raise InputError(
+            f"the samples have a {INDEX_KEY!r} of their own, under which the position is to come. "
+            "Rename that field in the dataset, or leave it out in the collate function."
+        )
 
 
 class CollateWithIndex:
@@ -70,6 +82,8 @@ class CollateWithIndex:
         order = _order_of(given, before, _telling(reads, batch), _num_rows(batch))
         _check_contents(batch, plain, order)
         index = torch.tensor([samples[place].index for place in order], dtype=torch.int64)
+        if isinstance(batch, Mapping):
+            refuse_own_index(cast("Mapping[Any, Any]", batch))
         if isinstance(batch, MutableMapping):  # of its own type, such as BatchEncoding
             batch[INDEX_KEY] = index
             return cast("Any", batch)

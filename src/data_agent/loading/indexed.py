@@ -4,20 +4,45 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sized
-from typing import Any
+from typing import Any, ClassVar
 
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from data_agent.errors import DataAgentWarning, InputError
 from data_agent.loading.collating import IndexedSample, with_index
 from data_agent.selecting.batch_selector import BatchSelector
 
 
-class IndexedDataset(Dataset[Any]):
+class ForwardsAttributes:
+    """Reads and writes attributes on the data that it wraps, but for its own.
+
+    What a user sets on `loader.dataset` (a transform, an epoch) is meant for the data in it.
+    """
+
+    _OWN: ClassVar[frozenset[str]]
+    """The attributes of instances, "wrapped" among them."""
+
+    wrapped: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._OWN or name.startswith("__"):  # asked for while a copy is being made
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        return getattr(self.wrapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_own = name in self._OWN or hasattr(type(self), name)
+        if is_own:
+            super().__setattr__(name, value)
+        else:
+            setattr(self.wrapped, name, value)
+
+
+class IndexedDataset(ForwardsAttributes, Dataset[Any]):
     """A map-style dataset whose samples carry their own index, whoever loads them.
 
     Tuples and lists get it as a further last element (named tuples become plain ones), mappings
-    under the key "sample_index", anything else becomes the pair (sample, index).
+    under the key "sample_index", anything else becomes the pair (sample, index). Attributes that
+    are read or set here are those of the dataset, which itself is `wrapped`.
 
     Args:
         dataset: has `__getitem__` and `__len__`; `__getitems__` is used where it exists.
@@ -27,32 +52,70 @@ class IndexedDataset(Dataset[Any]):
         InputError: not a map-style dataset.
     """
 
+    _OWN = frozenset({"wrapped", "_with_index", "_num_samples"})
+
     def __init__(self, dataset: Any, *, as_pairs: bool = False) -> None:
-        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
-            raise InputError(
-                f"{type(dataset).__name__} is not a map-style dataset: samples are selected by "
-                "their position, so dataset[i] and len(dataset) are needed. From a stream a batch "
-                "selector chooses: make_selector('data-agent-in-batch', num_samples=<what the "
-                "stream will offer>, epochs=1, keep_ratio=...)."
-            )
-        if not isinstance(dataset, Sized):
-            raise InputError(f"{type(dataset).__name__} has no length; len(dataset) is needed.")
-        self.dataset: Any = dataset
+        _check_map_style(dataset)
+        self.wrapped = dataset
         self._with_index = IndexedSample if as_pairs else with_index
+        self._num_samples = len(dataset)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.wrapped)
 
     def __getitem__(self, index: int) -> Any:
-        return self._with_index(self.dataset[index], index)
+        self._check_length()
+        return self._with_index(self.wrapped[index], index)
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
-        fetch = getattr(self.dataset, "__getitems__", None)
-        samples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
+        self._check_length()
+        fetch = getattr(self.wrapped, "__getitems__", None)
+        samples = fetch(indices) if fetch else [self.wrapped[index] for index in indices]
+        if fetch and (not isinstance(samples, list) or len(samples) != len(indices)):
+            raise InputError(
+                f"__getitems__ of {type(self.wrapped).__name__} was asked for {len(indices)} "
+                f"samples and returned {_described(samples)}. It must return a list of samples, "
+                "one for each index and in their order; what makes a batch of them is collate_fn."
+            )
         return [self._with_index(sample, i) for sample, i in zip(samples, indices, strict=True)]
 
+    def _check_length(self) -> None:
+        """Positions of a dataset that grew or shrank are no longer those that were selected."""
+        if len(self.wrapped) != self._num_samples:
+            raise InputError(
+                f"the dataset has {len(self.wrapped)} samples now, but had {self._num_samples} "
+                "when its loader was built: what was learned belongs to their positions. Keep its "
+                "length through a run; for other data build a new selector and a new loader "
+                "(data that grow while a model trains are a stream)."
+            )
 
-class IndexedStream(IterableDataset[Any]):
+
+def _check_map_style(dataset: Any) -> None:
+    name = type(dataset).__name__
+    if not hasattr(dataset, "__getitem__") and any(
+        isinstance(value, DataLoader) for value in getattr(dataset, "__dict__", {}).values()
+    ):
+        raise InputError(
+            f"{name} is a wrapper around a DataLoader. Wrap what selection_loader(...) returns "
+            f"instead: {name}(selection_loader(dataset, agent, batch_size=...))."
+        )
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        raise InputError(
+            f"{name} is not a map-style dataset: samples are selected by "
+            "their position, so dataset[i] and len(dataset) are needed. From a stream a batch "
+            "selector chooses: make_selector('data-agent-in-batch', num_samples=<what the "
+            "stream will offer>, epochs=1, keep_ratio=...)."
+        )
+    if not isinstance(dataset, Sized):
+        raise InputError(f"{name} has no length; len(dataset) is needed.")
+
+
+def _described(value: object) -> str:
+    size = f" of length {len(value)}" if isinstance(value, Sized) else ""
+    return f"a {type(value).__name__}{size}"
+
+
+class IndexedStream(ForwardsAttributes, IterableDataset[Any]):
     """A stream whose samples carry their position among all that it offers.
 
     It ends after the selector's `num_samples`, over all ranks and worker processes; each of these
@@ -70,6 +133,20 @@ class IndexedStream(IterableDataset[Any]):
         skip_observed: after a restore drop what was offered; False where the framework does.
     """
 
+    _OWN = frozenset(
+        {
+            "wrapped",
+            "_selector",
+            "_num_samples",
+            "_num_done",
+            "_skip_observed",
+            "_batch_size",
+            "_rank",
+            "_world",
+            "_with_index",
+        }
+    )
+
     def __init__(
         self,
         stream: IterableDataset[Any],
@@ -81,7 +158,7 @@ class IndexedStream(IterableDataset[Any]):
         as_pairs: bool = False,
         skip_observed: bool = True,
     ) -> None:
-        self._stream = stream
+        self.wrapped = stream
         self._selector: BatchSelector | None = selector
         self._num_samples = selector.schedule.num_samples
         self._num_done = 0  # what a copy without selector, in a worker process, is to skip
@@ -94,7 +171,7 @@ class IndexedStream(IterableDataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch`; frameworks that count epochs call this."""
         assert self._selector is not None
-        if callable(forward := getattr(self._stream, "set_epoch", None)):
+        if callable(forward := getattr(self.wrapped, "set_epoch", None)):
             forward(epoch)
         self._selector.set_epoch(epoch)
 
@@ -102,7 +179,7 @@ class IndexedStream(IterableDataset[Any]):
         worker = get_worker_info()
         number, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         num_done, count = self._done(), 0
-        for count, sample in enumerate(self._stream):
+        for count, sample in enumerate(self.wrapped):
             # Workers make whole batches in turn, and in each turn every rank has one.
             batch, place = divmod(count, self._batch_size)
             batch = (batch * num_workers + number) * self._world + self._rank

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    default_collate,
-)
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
+from data_agent.budget.rounds import LastRounds
 from data_agent.errors import InputError
 from data_agent.loading.collating import INDEX_KEY as INDEX_KEY
-from data_agent.loading.collating import CollateWithIndex
-from data_agent.loading.indexed import IndexedDataset, IndexedStream
+from data_agent.loading.indexed import IndexedStream
+from data_agent.loading.settings import LoaderSettings, settings_of
 from data_agent.runtime import distributed
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.epoch import delivery_places
 from data_agent.selecting.selector import Selector
-
-_REFUSED = {
-    "shuffle": "the selector shuffles: each epoch's order is drawn from its seed",
-    "sampler": "the selector decides which samples are visited",
-    "batch_sampler": "the selector decides which samples are visited; pass batch_size",
-}
 
 
 class SelectionSampler(DistributedSampler[int]):
@@ -49,6 +37,9 @@ class SelectionSampler(DistributedSampler[int]):
         drop_last: leave out a last batch that is not full.
         skip_observed: after a restore begin behind what was observed; False where the framework
             skips batches itself.
+        last_rounds: what becomes of a rest that fills no batch on each rank, see `LastRounds`.
+            None: as the selector's loader has it, or "cut", as a `DataLoader` does with indices;
+            "filled" where a framework deals the batches to several ranks.
     """
 
     def __init__(
@@ -60,12 +51,20 @@ class SelectionSampler(DistributedSampler[int]):
         world: int = 1,
         drop_last: bool = False,
         skip_observed: bool = True,
+        last_rounds: LastRounds | None = None,
     ) -> None:
         _check_selector(selector)
         if rank is not None and not 0 <= rank < world:
             raise InputError(f"rank {rank} does not exist among {world}.")
         if batch_size is not None:
-            selector.use_loader(batch_size, world=world, drop_last=drop_last)
+            if last_rounds is None:
+                is_dealt = rank is None and world > 1
+                has_loader = selector.schedule.batch_size is not None
+                default = "filled" if is_dealt else "cut"
+                last_rounds = selector.schedule.last_rounds if has_loader else default
+            selector.use_loader(
+                batch_size, world=world, drop_last=drop_last, last_rounds=last_rounds
+            )
         elif world > 1 or drop_last:
             raise InputError("sharing an epoch among ranks, and drop_last, need batch_size=.")
         self.selector = selector
@@ -75,25 +74,28 @@ class SelectionSampler(DistributedSampler[int]):
         self._skip_observed = skip_observed
 
     def __len__(self) -> int:
-        schedule, epoch = self.selector.schedule, self._epoch()
-        size = schedule.epoch_size(epoch)
-        if self.selector.epoch is not None or schedule.kind == "floating":
-            size = self._end(len(self.selector.select(epoch)), epoch)
-        return size if self._rank is None else schedule.rank_size(size, self._rank)
+        size = self._size(self._epoch())
+        return size if self._rank is None else self.selector.schedule.rank_size(size, self._rank)
 
     def __iter__(self) -> Iterator[int]:
         epoch = self._epoch()
-        selection = self.selector.select(epoch)
-        places = delivery_places(selection, self.selector.seed, epoch)
-        observed = self.selector.observed_before(epoch) if self._skip_observed else None
-        if observed is None:
-            done, places = 0, places[: self._end(len(places), epoch)]
-        else:
-            places = places[~observed[places]]
-            done = len(selection) - len(places)
-            places = places[: self.selector.schedule.loadable(len(places))]
-        rest = selection.index[places]
+        rest, done = self._rest(epoch)
         return self._deliver(self._share(rest).tolist(), epoch, done)
+
+    def batches(self) -> Iterator[list[int]]:
+        """The same indices in batches, of which the last ones may be smaller."""
+        epoch = self._epoch()
+        rest, done = self._rest(epoch)
+        indices = self._deliver(self._share(rest).tolist(), epoch, done)
+        for size in self.selector.schedule.batch_sizes(len(rest), self._rank or 0):
+            yield [*islice(indices, size)]
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of the epoch on each rank, those before a restore counted."""
+        schedule, epoch = self.selector.schedule, self._epoch()
+        size = self._size(epoch)
+        return schedule.batches_in(size, size)[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch`; frameworks that count epochs call this."""
@@ -101,6 +103,27 @@ class SelectionSampler(DistributedSampler[int]):
 
     def _epoch(self) -> int:
         return 0 if self.selector.epoch is None else self.selector.epoch
+
+    def _size(self, epoch: int) -> int:
+        """Samples of the epoch, over all ranks."""
+        schedule = self.selector.schedule
+        if self.selector.epoch is None and schedule.kind != "floating":
+            return schedule.epoch_size(epoch)
+        return self._end(len(self.selector.select(epoch)), epoch)
+
+    def _rest(self, epoch: int) -> tuple[Tensor, int]:
+        """What is to be delivered over all ranks, in order, and how many samples that leaves out.
+
+        These were observed before a restore.
+        """
+        selection = self.selector.select(epoch)
+        places = delivery_places(selection, self.selector.seed, epoch)
+        observed = self.selector.observed_before(epoch) if self._skip_observed else None
+        if observed is None:
+            return selection.index[places[: self._end(len(places), epoch)]], 0
+        places = places[~observed[places]]
+        left = self.selector.schedule.loadable(len(places))
+        return selection.index[places[:left]], len(selection) - len(places)
 
     def _end(self, size: int, epoch: int) -> int:
         """Where an order of `size` samples ends: short of it where no batches hold its rest.
@@ -111,14 +134,16 @@ class SelectionSampler(DistributedSampler[int]):
         return done + self.selector.schedule.loadable(size - done)
 
     def _share(self, order: Tensor) -> Tensor:
-        """This rank's part: its batch of each round, then its part of the last, smaller round."""
+        """This rank's part: its batch of each round, then its part of the smaller last ones."""
         if self._rank is None or self._batch_size is None:
             return order
-        round_size = self._batch_size * self._world
-        num_full = len(order) // round_size
-        full = order[: num_full * round_size].view(num_full, self._world, self._batch_size)
-        rest = order[num_full * round_size :].tensor_split(self._world)[self._rank]
-        return torch.cat([full[:, self._rank].flatten(), rest])
+        num_full, last = self.selector.schedule.rounds(len(order))
+        num_in_full = num_full * self._batch_size * self._world
+        full = order[:num_in_full].view(num_full, self._world, self._batch_size)
+        parts = [
+            part.tensor_split(self._world)[self._rank] for part in order[num_in_full:].split(last)
+        ]
+        return torch.cat([full[:, self._rank].flatten(), *parts])
 
     def _deliver(self, share: list[int], epoch: int, done: int) -> Iterator[int]:
         own = done // self._world  # of what was observed before, this rank's part
@@ -130,12 +155,30 @@ class SelectionSampler(DistributedSampler[int]):
             yield index
 
 
+class SelectionBatches(BatchSampler):
+    """A selection's batches: full ones, and last ones that share what does not fill them.
+
+    Built like torch's, with any sampler: frameworks build it again with one of their own before
+    they can be told that a selection is lost by it (Lightning's `overfit_batches`).
+    """
+
+    def __iter__(self) -> Iterator[list[int]]:
+        sampler = self.sampler
+        return sampler.batches() if isinstance(sampler, SelectionSampler) else super().__iter__()
+
+    def __len__(self) -> int:
+        sampler = self.sampler
+        return sampler.num_batches if isinstance(sampler, SelectionSampler) else super().__len__()
+
+
 class SelectionLoader(DataLoader[Any]):
     """A `DataLoader` that tells the selector of its sampler which batches the loop gets.
 
     So a batch that was given out and not learned from is told from one that workers have read
     ahead, and an index that the loop has turned around is noticed.
     """
+
+    is_selection: ClassVar[bool] = True
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
@@ -174,6 +217,8 @@ def selection_loader(
     """A `DataLoader` over the samples that `selector` chooses, each batch with its index.
 
     Under `torch.distributed` each rank gets its share; every rank makes the same number of steps.
+    Where the last batch would be smaller than any that a loader of all samples makes, the last
+    ones share their samples.
 
     Args:
         data: a map-style dataset, or a `DataLoader` whose settings are kept. For a batch selector
@@ -189,86 +234,66 @@ def selection_loader(
 
     Raises:
         InputError: the dataset's length is not `num_samples`, an option that contradicts a
-            selection, or a loader whose sampling cannot be replaced.
+            selection, or a loader whose sampling or iteration cannot be replaced.
     """
-    for name, reason in _REFUSED.items():
-        if options.get(name) not in (None, False):
-            raise InputError(f"{name}= cannot be combined with a selection: {reason}.")
-        options.pop(name, None)
-    if isinstance(data, DataLoader):
-        loader = cast("DataLoader[Any]", data)
-        settings = loader_settings(loader)
-        data = loader.dataset
-        batch_size = settings.pop("batch_size") if batch_size is None else batch_size
-        drop_last = settings.pop("drop_last") if drop_last is None else drop_last
-        options = {**settings, **options}
-    options.pop("batch_size", None)
-    options.pop("drop_last", None)
+    settings = settings_of(data, batch_size=batch_size, drop_last=drop_last, options=options)
     _check_selector(selector)
-    batch_size = 1 if batch_size is None else batch_size
-    if isinstance(data, IterableDataset) and isinstance(selector, BatchSelector):
-        stream = cast("IterableDataset[Any]", data)
-        return _stream_loader(stream, selector, batch_size, bool(drop_last), options)
-    dataset = _indexed(data, options)
-    if len(dataset) != selector.schedule.num_samples:
-        raise InputError(
-            f"the dataset has {len(dataset)} samples, but the selector was built for num_samples="
-            f"{selector.schedule.num_samples}. Use num_samples=len(dataset)."
-        )
+    if isinstance(settings.data, IterableDataset) and isinstance(selector, BatchSelector):
+        return _stream_loader(selector, settings)
+    dataset = settings.indexed(selector.schedule.num_samples)
     sampler = SelectionSampler(
         selector,
-        batch_size=batch_size,
+        batch_size=settings.batch_size,
         rank=distributed.rank(),
         world=distributed.world_size(),
-        drop_last=bool(drop_last),
+        drop_last=settings.drop_last,
+        last_rounds="spread",
     )
-    return SelectionLoader(
-        dataset, batch_size=batch_size, drop_last=bool(drop_last), sampler=sampler, **options
-    )
+    loader = SelectionLoader(dataset, sampler=sampler, **settings.arguments())
+    use_selection_batches(loader)
+    return loader
 
 
-def _indexed(data: Any, options: dict[str, Any]) -> IndexedDataset:
-    """The dataset with indices; a collate function of one's own, in `options`, never sees them."""
-    if isinstance(data, IndexedDataset):  # its samples and its collate function carry the index
-        return data
-    return IndexedDataset(data, as_pairs=_hide_index(options))
+def use_selection_batches(loader: DataLoader[Any]) -> None:
+    """Let a new loader over a `SelectionSampler` take its batches from there.
+
+    A loader that Accelerate prepared takes them from a second one, which it holds.
+    """
+    cutter = cast("BatchSampler", loader.batch_sampler)
+    assert isinstance(cutter.sampler, SelectionSampler)
+    batches = SelectionBatches(cutter.sampler, cutter.batch_size, cutter.drop_last)
+    # A DataLoader is built with a sampler or with batches, and frameworks look at either.
+    for each in (loader, getattr(loader, "base_dataloader", None)):
+        if each is not None:
+            vars(each)["batch_sampler"] = batches
 
 
-def _hide_index(options: dict[str, Any]) -> bool:
-    """Whether a collate function of one's own must be given samples without their index."""
-    collate_fn = options.get("collate_fn")
-    if collate_fn is None or collate_fn is default_collate:
-        return False
-    options["collate_fn"] = CollateWithIndex(collate_fn)
-    return True
-
-
-def _stream_loader(
-    stream: IterableDataset[Any],
-    selector: BatchSelector,
-    batch_size: int,
-    drop_last: bool,
-    options: dict[str, Any],
-) -> DataLoader[Any]:
+def _stream_loader(selector: BatchSelector, settings: LoaderSettings) -> DataLoader[Any]:
     rank, world = distributed.rank(), distributed.world_size()
+    batch_size, round_size = settings.batch_size, settings.batch_size * world
     num_samples, epochs = selector.schedule.num_samples, selector.schedule.epochs
-    if num_samples % (batch_size * world):
-        fitting = max(1, num_samples // (batch_size * world)) * batch_size * world
+    if num_samples % round_size:
+        fitting = max(1, num_samples // round_size) * round_size
         raise InputError(
             f"num_samples={num_samples} of a stream must be whole pools on each rank, that is a "
-            f"multiple of {batch_size * world}. Use for example {fitting}."
+            f"multiple of {round_size}. Use for example {fitting}."
         )
-    if options.get("persistent_workers") and epochs > 1:
+    if settings.options.get("persistent_workers") and epochs > 1:
         raise InputError(
             "persistent_workers=True keeps copies of the stream that know nothing of a restore; "
             "with more than one epoch leave it off."
         )
-    selector.use_loader(batch_size, world=world, drop_last=drop_last)
-    as_pairs = _hide_index(options)
+    selector.use_loader(batch_size, world=world, drop_last=settings.drop_last)
+    as_pairs = settings.hide_index()
     dataset = IndexedStream(
-        stream, selector, batch_size=batch_size, rank=rank, world=world, as_pairs=as_pairs
+        cast("IterableDataset[Any]", settings.data),
+        selector,
+        batch_size=batch_size,
+        rank=rank,
+        world=world,
+        as_pairs=as_pairs,
     )
-    return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, **options)
+    return DataLoader(dataset, **settings.arguments())
 
 
 def _check_selector(selector: object) -> None:
@@ -276,28 +301,3 @@ def _check_selector(selector: object) -> None:
         raise InputError(
             f"a selector is needed (DataAgent(...), make_selector(...)), got {selector!r}."
         )
-
-
-def loader_settings(loader: DataLoader[Any]) -> dict[str, Any]:
-    """The arguments that `loader` was built with, less those that a selection replaces."""
-    replaceable = (RandomSampler, SequentialSampler, DistributedSampler, SelectionSampler)
-    sampler = cast("object", loader.sampler)
-    if type(sampler) not in replaceable or loader.batch_size is None:
-        kept = type(sampler).__name__ if loader.batch_size else "a batch_sampler"
-        raise InputError(
-            f"the loader samples by {kept}, which a selection would silently replace. Pass the "
-            "dataset itself, or a loader with shuffle=True or False."
-        )
-    if isinstance(sampler, RandomSampler) and (
-        sampler.replacement or sampler.num_samples != len(cast("Sequence[Any]", loader.dataset))
-    ):
-        raise InputError(
-            "the loader draws with replacement or a number of samples of its own; a selection "
-            "visits distinct samples and has its own budget. Pass the dataset itself."
-        )
-    names = inspect.signature(DataLoader.__init__).parameters
-    skipped = {"self", "dataset", *_REFUSED}
-    settings = {n: getattr(loader, n) for n in names if n not in skipped and hasattr(loader, n)}
-    if loader.num_workers == 0:
-        settings.pop("prefetch_factor", None)
-    return settings

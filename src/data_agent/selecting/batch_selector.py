@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from data_agent.budget.schedule import ScheduleKind, SelectionSchedule, share_of
+from data_agent.budget.rounds import share_of
+from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
 from data_agent.errors import InputError, StateError
 from data_agent.runtime import distributed
 from data_agent.selecting.feedback import Feedback, check_range, plain_arithmetic
@@ -165,7 +166,9 @@ class BatchSelector(Selector):
 
     def metrics(self) -> dict[str, float]:
         """As `Selector.metrics`; the planned cost counts the forward pass over every pool."""
-        return {**super().metrics(), "planned_cost": self.forward_cost + self.keep_ratio}
+        metrics = super().metrics()
+        offered = metrics["planned_cost"]  # of what the schedule has samples come from
+        return {**metrics, "planned_cost": (self.forward_cost + self.keep_ratio) * offered}
 
     def progress(self) -> float:
         """Share in [0, 1] of the samples that will be offered, over all ranks; a collective call.
@@ -186,7 +189,10 @@ class BatchSelector(Selector):
         world, total = schedule.world, running.size(schedule)
         rank = distributed.rank() if world > 1 else 0
         start = running.resume_at + (running.num_observed - running.observed_before) * world
-        round_size = min((schedule.batch_size or size) * world, total - start)
+        left = total - start
+        round_size = min(size * world, left)
+        if schedule.batch_size is not None and left > 0:
+            round_size = schedule.next_round(left)
         if size != share_of(round_size, rank, world):  # a pool of the user's, or a padded one
             start, round_size, rank, world = running.num_observed, size, 0, 1
         quota = round_quota(start, round_size, total=total, keep_ratio=ratio, world=world)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -77,9 +76,9 @@ class CountsEpochs:
         epoch, running, schedule = self._next_epoch(), self._running, self.schedule
         if running is None or running.epoch != epoch:
             return NextBatch(epoch, 0, is_whole=True)
-        position = running.position(schedule)
-        round_size = (schedule.batch_size or 1) * schedule.world
-        return NextBatch(epoch, math.ceil(position / round_size), position % round_size == 0)
+        position, size = running.position(schedule), running.size(schedule)
+        batch, is_whole = schedule.batches_in(position, size)
+        return NextBatch(epoch, batch, is_whole)
 
     # Epochs.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data_agent.budget.composition import Composition
+from data_agent.budget.rounds import start_of
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.errors import CheckpointError, DataAgentWarning, StateError
 from data_agent.runtime import distributed
@@ -152,11 +153,12 @@ class RunningEpoch:
         place, round_size = int(found[0]), schedule.batch_size * schedule.world
         if schedule.world > 1 and len(self.selection) - self.resume_at < round_size:
             return  # a last round that a framework may have filled with samples seen before
+        first_round = schedule.next_round(self.size(schedule) - self.resume_at)
         where = (
             f"epoch {self.epoch} was restored behind {self.resume_at} observed samples "
             f"({self.resume_at // round_size} batches), but the first batch that came"
         )
-        if place == self.resume_at + distributed.rank() * schedule.batch_size:
+        if place == self.resume_at + start_of(first_round, distributed.rank(), schedule.world):
             return  # this rank's batch of the first round
         if place < self.resume_at:
             raise StateError(
@@ -249,6 +251,7 @@ class RunningEpoch:
             "position": self.position(schedule),
             "batch_size": self.composed_for.batch_size,
             "world": self.composed_for.world,
+            "last_rounds": self.composed_for.last_rounds,
             "selection": pack_mask(self.selection.index, schedule.num_samples),
             "observed": pack_mask(observed.nonzero().squeeze(1), len(observed)),
             "displaced": self.displaced.clone(),
@@ -271,7 +274,12 @@ class RunningEpoch:
         """
         epoch, position = int(state["epoch"]), int(state["position"])
         index = unpack_mask(state["selection"], schedule.num_samples)
-        composed_for = replace(schedule, batch_size=state["batch_size"], world=state["world"])
+        composed_for = replace(
+            schedule,
+            batch_size=state["batch_size"],
+            world=state["world"],
+            last_rounds=state.get("last_rounds", schedule.last_rounds),
+        )
         expected = composed_for.epoch_size(epoch)
         if len(index) > expected or (len(index) < expected and schedule.kind != "floating"):
             raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from data_agent.budget.composition import Composed, Composition
+from data_agent.budget.rounds import LastRounds
 from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
 from data_agent.errors import CheckpointError, InputError, StateError
 from data_agent.runtime import distributed
@@ -209,14 +210,23 @@ class Selector(Watcher, CountsEpochs, Method):
 
     # Loaders.
 
-    def use_loader(self, batch_size: int, *, world: int = 1, drop_last: bool = False) -> None:
+    def use_loader(
+        self,
+        batch_size: int,
+        *,
+        world: int = 1,
+        drop_last: bool = False,
+        last_rounds: LastRounds = "spread",
+    ) -> None:
         """Fit the budget to a loader's batches; called by the sampler, before the first epoch.
 
         Raises:
             StateError: an epoch has begun with other batches.
             InputError: an epoch would be empty.
         """
-        schedule = self.schedule.for_loader(batch_size, world=world, drop_last=drop_last)
+        schedule = self.schedule.for_loader(
+            batch_size, world=world, drop_last=drop_last, last_rounds=last_rounds
+        )
         if schedule == self.schedule:
             return
         is_second = self.schedule.batch_size is not None

@@ -124,7 +124,11 @@ def law_select_is_pure(make: Make) -> None:
 
 
 def law_loader_delivers_the_selection(make: Make) -> None:
-    """The loader delivers each selected sample once, with its own index, in batches of one size."""
+    """The loader delivers each selected sample once, with its own index, in the planned batches.
+
+    All are of one size but the last ones, of which none is smaller than the smallest batch of a
+    loader without a selection, as far as the exact budget allows.
+    """
     selector = build(make)
     loader = selection_loader(Positions(), selector, batch_size=BATCH_SIZE)
     length = len(loader)
@@ -137,7 +141,10 @@ def law_loader_delivers_the_selection(make: Make) -> None:
         assert len(batches) == len(loader), "len(loader) is wrong"
         assert len(loader) == length or is_floating, "len(loader) is not constant"
         sizes = [len(batch[1]) for batch in batches]
-        assert set(sizes[:-1]) <= {BATCH_SIZE}, f"batches of {sizes}"
+        planned = list(selector.schedule.batch_sizes(len(index), 0))
+        assert sizes == planned, f"batches of {sizes} instead of {planned}"
+        smallest = min(NUM_SAMPLES % BATCH_SIZE, len(index) // len(batches))
+        assert min(sizes) >= smallest, f"batches of {sizes}, of which all should hold {smallest}"
         for batch in batches:
             observe_batch(selector, batch[1], epoch)
 

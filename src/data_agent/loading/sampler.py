@@ -257,10 +257,12 @@ def selection_loader(
 def use_selection_batches(loader: DataLoader[Any]) -> None:
     """Let a new loader over a `SelectionSampler` take its batches from there.
 
-    A loader that Accelerate prepared takes them from a second one, which it holds.
+    A loader that Accelerate prepared takes them from a second one, which it holds. A loader over
+    another sampler is left alone: no epoch will have begun when its first batch is observed.
     """
     cutter = cast("BatchSampler", loader.batch_sampler)
-    assert isinstance(cutter.sampler, SelectionSampler)
+    if not isinstance(getattr(cutter, "sampler", None), SelectionSampler):
+        return
     batches = SelectionBatches(cutter.sampler, cutter.batch_size, cutter.drop_last)
     # A DataLoader is built with a sampler or with batches, and frameworks look at either.
     for each in (loader, getattr(loader, "base_dataloader", None)):

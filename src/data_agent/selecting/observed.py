@@ -77,7 +77,10 @@ class Observed:
                 f"epoch {epoch}. {_FROM_LOADER} Where the index is right: observe each batch once "
                 "(an optimizer that calls its closure several times, such as LBFGS, observes it "
                 "again), and begin an epoch before each pass over the loader: loop over "
-                "agent.epochs()."
+                "agent.epochs(). On several processes a loader that deals batches to ranks by "
+                "itself must not be dealt out again by a framework. Use the selection_loader of "
+                "data_agent.integrations there, or leave the loader as it is (no "
+                "accelerator.prepare())."
             )
         self._check_order(index)
         return place

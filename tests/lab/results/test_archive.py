@@ -57,7 +57,7 @@ def test_the_commands_archive_and_report(
         *("half.jsonl", "comparison.md", "comparison.json")
     }
     assert main(["report", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is no folder and no file" in capsys.readouterr().err
+    assert "nowhere is neither a folder nor a file" in capsys.readouterr().err
 
 
 def test_lines_are_sorted_and_the_same_each_time(tmp_path: Path) -> None:

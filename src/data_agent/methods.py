@@ -53,8 +53,8 @@ def method_class(name: str) -> type[Selector]:
     """
     if name not in METHODS and ":" not in name:
         raise InputError(
-            f"method {name!r} is unknown{did_you_mean(name, METHODS)}; expected one of "
-            f"{', '.join(METHODS)}, or module:Class for one of your own."
+            f"method {name!r} is unknown; expected one of {', '.join(METHODS)}, or module:Class "
+            f"for one of your own.{did_you_mean(name, METHODS)}"
         )
     from data_agent.selecting.selector import Selector  # imports torch; the names do not need it
 
@@ -69,10 +69,10 @@ def method_class(name: str) -> type[Selector]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A clause with what was probably meant by `name`; empty where nothing is near it."""
+    """A sentence with what was probably meant by `name`; empty where nothing is near it."""
     plain = {other.lower().replace("-", "").replace("_", ""): other for other in known}
     close = difflib.get_close_matches(name.lower().replace("-", "").replace("_", ""), plain, n=1)
-    return f" (did you mean {plain[close[0]]!r}?)" if close else ""
+    return f" Did you mean {plain[close[0]]!r}?" if close else ""
 
 
 def make_selector(
@@ -113,5 +113,5 @@ def make_selector(
         known = [p for base in method.__mro__ for p in signature(base.__init__).parameters]
         hints = {did_you_mean(option, known) for option in options if option not in known}
         raise InputError(
-            f"method {name!r} does not take these options: {error}{''.join(sorted(hints))}."
+            f"method {name!r} does not take these options: {error}.{''.join(sorted(hints))}"
         ) from error

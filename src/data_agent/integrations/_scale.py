@@ -55,7 +55,8 @@ class LossScale:
             return None
         if self._accumulation == 1 or len(fitting) < len(expected):
             self._found = fitting[0]
-        self._has_told = self._has_told or tells(samples, _tolerance(loss))
+        if self._found is not None and not self._has_told:
+            self._has_told = tells(samples, _tolerance(loss))
         return fitting[0]
 
 

@@ -224,7 +224,7 @@ def _check_captured(name: str, value: Tensor | None, batch_size: int) -> None:
             f"the watched module's {name} has shape {list(value.shape)}; expected [B, width]. "
             "Reduce to one row a sample and hand features=[B, D] and uncertainty=[B] in [0, 1] (or "
             "logits=[B, C]) to learn(): images by the mean over pixels, x.mean((2, 3)), sequences "
-            "by the mean over the tokens that count. Without a mask we would count padding."
+            "by the mean over the tokens that count: without a mask we would count padding."
         )
     if value.shape[0] != batch_size:
         raise InputError(

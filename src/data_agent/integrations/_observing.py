@@ -223,9 +223,9 @@ class ObservesBatches(_Base):
         found = self._loss_scale.find(loss.detach(), expected, samples, always=weighs)
         if found is None:
             raise InputError(
-                f"the Trainer's loss is {float(loss):.6g}, but the terms that we read from the "
-                f"logits come to {float(expected[0]):.6g}: it trains on another objective. "
-                "Override compute_sample_losses(inputs, outputs) to return the terms of "
+                f"the Trainer's loss is {float(loss.detach()):.6g}, but the terms that we read "
+                f"from the logits come to {float(expected[0]):.6g}: it trains on another "
+                "objective. Override compute_sample_losses(inputs, outputs) to return the terms of "
                 "that objective" + (", or take a method without weights." if weighs else ".")
             )
         return scales[found]

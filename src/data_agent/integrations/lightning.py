@@ -71,7 +71,9 @@ class SelectionCallback(Callback):
         self.agent = agent
         self._device = torch.device("cpu")
         self._random_states: dict[str, Tensor] | None = None
-        """Of a checkpoint that was loaded, until its first batch begins."""
+        """Of a checkpoint that was loaded, until training begins."""
+        self._first_iterator: object = None
+        """What read the data when training went on from a checkpoint, until its first batch."""
 
     @property
     def state_key(self) -> str:
@@ -89,27 +91,26 @@ class SelectionCallback(Callback):
                 "DataLoader; then build the selector and its loader with what was found."
             )
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Behind a restore: let dropout draw on from where it stood."""
-        del batch
-        self._device = pl_module.device
-        if self._random_states is None:
-            return
-        set_random_states(self._random_states, pl_module.device)
-        if batch_idx == 0:  # without the stop the epoch's iterator began after that
-            draw_as_an_iterator(cast("DataLoader[Any]", trainer.train_dataloader))
-        self._random_states = None
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that what follows is what the selector planned."""
-        del pl_module
+        """Check that what follows is what the selector planned; let dropout draw on."""
+        self._device = pl_module.device
+        if self._random_states is not None:  # after the loader's first iterator has drawn from them
+            set_random_states(self._random_states, self._device)
+            self._random_states, self._first_iterator = None, _iterator_of(trainer)
         _check_loader(trainer, self.agent)
         if not _is_trial(trainer):
             _check_length(trainer, self.agent)
         # Lightning counts epochs through: nothing is to be guessed from its first set_epoch().
         self.agent.shift_epochs(_check_position(trainer, self.agent))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw what an epoch's iterator does, if Lightning made it before the restore."""
+        del pl_module, batch
+        first, self._first_iterator = self._first_iterator, None
+        if first is not None and batch_idx == 0 and first is _iterator_of(trainer):
+            draw_as_an_iterator(cast("DataLoader[Any]", trainer.train_dataloader))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the selector's metrics."""
@@ -181,6 +182,10 @@ class SelectionCallback(Callback):
 def _searches(trainer: Any, finder: type[Callback]) -> bool:
     """Whether the Trainer runs a search, by the Tuner or by a callback of the user's."""
     return any(isinstance(callback, finder) for callback in trainer.callbacks)
+
+
+def _iterator_of(trainer: Any) -> object:
+    return getattr(trainer.fit_loop._combined_loader, "_iterator", None)
 
 
 def _is_trial(trainer: Any) -> bool:

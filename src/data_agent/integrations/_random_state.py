@@ -26,10 +26,10 @@ def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> Non
     rank = distributed.rank()
     if len(states["cpu"]) != distributed.world_size():
         return
-    torch.set_rng_state(states["cpu"][rank].cpu())
+    torch.set_rng_state(states["cpu"][rank].cpu().clone())
     module = _module_of(device)
     if module is not None and device.type in states:
-        module.set_rng_state(states[device.type][rank].cpu(), device)
+        module.set_rng_state(states[device.type][rank].cpu().clone(), device)
 
 
 def draw_as_an_iterator(loader: DataLoader[Any]) -> None:

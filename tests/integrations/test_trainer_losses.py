@@ -221,6 +221,22 @@ def test_a_loader_of_ones_own_comes_from_super(tmp_path):
     assert train(bert(), Texts(), arguments(tmp_path), kind=MendedLoader).selector.visits
 
 
+def test_a_sampler_of_ones_own_comes_from_super(tmp_path):
+    class OwnSampler(SelectiveTrainer):
+        is_mended = False
+
+        def _get_train_sampler(self, train_dataset=None) -> Any:
+            sampler = super()._get_train_sampler(train_dataset)
+            return sampler if self.is_mended else torch.utils.data.SequentialSampler(Texts())
+
+    class MendedSampler(OwnSampler):
+        is_mended = True
+
+    with pytest.raises(StateError, match=r"Return super\(\)\._get_train_sampler\(train_dataset"):
+        train(bert(), Texts(), arguments(tmp_path), kind=OwnSampler)
+    assert train(bert(), Texts(), arguments(tmp_path), kind=MendedSampler).selector.visits
+
+
 def test_a_head_that_is_not_found_is_named_or_its_features_returned(tmp_path):
     class Returned(Ours):
         def compute_sample_losses(self, inputs, outputs):

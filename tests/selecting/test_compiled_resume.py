@@ -49,7 +49,8 @@ def train(net, agent, optimizer, *, save_at=None):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_a_compiled_model_without_dynamic_shapes_goes_on_bitwise():
+def test_a_compiled_model_without_dynamic_shapes_goes_on_bitwise(monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # no pool that stays
     weights, saved = train(*build(), save_at=6)  # behind the first smaller batch
     torch._dynamo.reset()  # another process
     net, agent, optimizer = build()

@@ -23,6 +23,7 @@ from data_agent.errors import InputError
 __all__ = [
     "IGNORE_INDEX",
     "SampleLosses",
+    "binary_losses",
     "class_losses",
     "multi_label_losses",
     "next_tokens",
@@ -31,7 +32,11 @@ __all__ = [
     "token_losses",
 ]
 IGNORE_INDEX = -100  # what transformers puts where a label does not count
-_OVERRIDE = "Override compute_sample_losses(inputs, outputs) to return them."
+_OVERRIDE = (
+    "Override compute_sample_losses(inputs, outputs) to return them as SampleLosses(sums, counts), "
+    "for example by class_losses, binary_losses, regression_losses, token_losses of "
+    "data_agent.losses."
+)
 _CHUNK_ELEMENTS = 2**24  # logits read at a time: 64 MiB in float32
 
 
@@ -45,7 +50,8 @@ class SampleLosses:
     Args:
         sums: float `[B]`, the sum of each sample's terms; with a graph where gradients are enabled.
         counts: `[B]`, how many terms each sample has; may be zero.
-        logits: float `[B, C]` with C >= 2, where there is one distribution a sample.
+        logits: float `[B, C]`, or `[B]` or `[B, 1]` of a single logit, where there is one
+            distribution a sample.
         labels: int64 `[B]`, where there is one label a sample.
         uncertainty: float `[B]` in [0, 1], where it cannot be read from `logits`.
         features: float `[B, D]`; None takes the input of the model's head.
@@ -84,7 +90,7 @@ def sample_losses(
 
     Args:
         inputs: has "labels": `[B]`, `[B, C]` or `[B, T]`; or, made for the loss, "shift_labels".
-        outputs: has "logits": `[B, C]` or `[B, T, V]`.
+        outputs: has "logits": `[B, C]`, `[B, T, V]`, or `[B]` or `[B, 1]`, one logit a sample.
         problem: config.problem_type, which tells regressions and several labels from classes.
         predicts_next: whether position t predicts label t + 1.
 
@@ -103,11 +109,14 @@ def sample_losses(
         return regression_losses(logits, labels)
     if problem == "multi_label_classification":
         return multi_label_losses(logits, labels)
+    if logits.numel() == labels.numel() == len(logits):
+        return binary_losses(logits, labels)
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.is_floating_point():
         raise InputError(
             f"logits came with shape {list(logits.shape)} and labels with {list(labels.shape)}, "
-            f"{labels.dtype}; we know [B, C] with [B], [B, T, V] with [B, T], and what "
-            f"config.problem_type names. {_OVERRIDE}"
+            f"{labels.dtype}; we know [B, C] with [B], [B, T, V] with [B, T], one logit a sample "
+            "with [B], and what config.problem_type names. Each sample's loss cannot be told. "
+            f"{_OVERRIDE}"
         )
     return class_losses(logits, labels)
 
@@ -116,6 +125,14 @@ def class_losses(logits: Tensor, labels: Tensor) -> SampleLosses:
     """Cross entropy of logits `[B, C]` and int64 labels `[B]`; a label of -100 does not count."""
     sums = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
     return SampleLosses(sums, (labels != IGNORE_INDEX).long(), logits=logits, labels=labels)
+
+
+def binary_losses(logits: Tensor, labels: Tensor) -> SampleLosses:
+    """Binary cross entropy of one logit a sample and labels in [0, 1], both `[B]` or `[B, 1]`."""
+    logit, target = logits.flatten(), labels.flatten()
+    terms = F.binary_cross_entropy_with_logits(logit.float(), target.float(), reduction="none")
+    classes = None if target.is_floating_point() else target.long()
+    return SampleLosses(terms, torch.ones_like(terms).long(), logits=logit, labels=classes)
 
 
 def multi_label_losses(logits: Tensor, labels: Tensor) -> SampleLosses:
@@ -161,7 +178,8 @@ def token_losses(logits: Tensor, targets: Tensor) -> SampleLosses:
         raise InputError(
             f"the model's logits are about {list(logits.shape[:2])} (rows, positions), the labels "
             f"about {list(targets.shape)}. Something adds or removes positions inside of the model "
-            "(virtual tokens of prompt tuning?): override compute_sample_losses."
+            "(virtual tokens of prompt tuning?): override compute_sample_losses(inputs, outputs) "
+            "and return token_losses of the logits that the labels are about."
         )
     size = max(1, _CHUNK_ELEMENTS // logits.shape[-1])
     chunks = zip(logits.flatten(0, 1).split(size), targets.flatten().split(size), strict=True)

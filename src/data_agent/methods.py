@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import InputError
@@ -52,7 +54,7 @@ def method_class(name: str) -> type[Selector]:
     if name not in METHODS and ":" not in name:
         raise InputError(
             f"method {name!r} is unknown; expected one of {', '.join(METHODS)}, or module:Class "
-            "for one of your own."
+            f"for one of your own.{did_you_mean(name, METHODS)}"
         )
     from data_agent.selecting.selector import Selector  # imports torch; the names do not need it
 
@@ -64,6 +66,13 @@ def method_class(name: str) -> type[Selector]:
     if not (isinstance(method, type) and issubclass(method, Selector)):
         raise InputError(f"method {name!r} is not a subclass of data_agent.Selector.")
     return method
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with what was probably meant by `name`; empty where nothing is near it."""
+    plain = {other.lower().replace("-", "").replace("_", ""): other for other in known}
+    close = difflib.get_close_matches(name.lower().replace("-", "").replace("_", ""), plain, n=1)
+    return f" Did you mean {plain[close[0]]!r}?" if close else ""
 
 
 def make_selector(
@@ -101,4 +110,8 @@ def make_selector(
             num_samples=num_samples, epochs=epochs, keep_ratio=keep_ratio, seed=seed, **options
         )
     except TypeError as error:
-        raise InputError(f"method {name!r} does not take these options: {error}.") from error
+        known = [p for base in method.__mro__ for p in signature(base.__init__).parameters]
+        hints = {did_you_mean(option, known) for option in options if option not in known}
+        raise InputError(
+            f"method {name!r} does not take these options: {error}.{''.join(sorted(hints))}"
+        ) from error

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from data_agent import losses
 from data_agent.errors import InputError
 from data_agent.integrations._head import find_head, pool
-from data_agent.integrations._scale import LossScale
+from data_agent.integrations._scale import RECHECK, LossScale, tells
 from data_agent.losses import SampleLosses, sample_losses
 from data_agent.selecting.taps import HeadTap
+
+TELLS = SampleLosses(torch.tensor([1.0, 2.0, 3.0]), torch.ones(3), labels=torch.arange(3))
 
 
 def of(logits, labels, *, problem=None, predicts_next=False, **inputs):
@@ -131,13 +133,52 @@ def test_pooling_counts_only_what_the_mask_names():
 
 def test_the_scale_is_known_once_the_candidates_differ():
     scale = LossScale(accumulation=2)
-    total, both = torch.tensor(6.0), [torch.tensor(0.5), torch.tensor(0.5)]
-    assert scale.find(torch.tensor(3.0), total, both) == 0.5  # either: not decided
-    apart = [torch.tensor(0.5), torch.tensor(0.25)]
-    assert scale.find(torch.tensor(1.5), total, apart) == 0.25
-    assert scale.find(torch.tensor(99.0), total, apart) == 0.25  # decided: no further look
-    assert LossScale(accumulation=1).find(torch.tensor(9.0), total, apart) is None
-    assert LossScale(accumulation=1).find(torch.tensor(math.nan), total, apart) == 0.5
+    both, apart = [torch.tensor(3.0)] * 2, [torch.tensor(3.0), torch.tensor(1.5)]
+    assert found(scale, 3.0, both) == 0  # either: not decided
+    assert found(scale, 1.5, apart) == 1
+    assert found(scale, 99.0, apart) == 1  # decided, by a batch that tells: no further look
+    assert found(scale, 99.0, apart, always=True) is None
+    assert found(LossScale(accumulation=1), 9.0, apart) is None
+    assert found(LossScale(accumulation=1), math.nan, apart) == 0
+
+
+def found(scale, loss, expected, samples=TELLS, *, always=False):
+    return scale.find(torch.tensor(loss), expected, samples, always=always)
+
+
+@pytest.mark.parametrize(
+    ("losses", "labels"),
+    [
+        ([1.1, 1.1, 1.1, 1.1], [0, 1, 2, 0]),  # a head that is zero
+        ([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 1]),  # the weight of one class cancels
+        ([1.0, 2.0, 0.0, 0.0], [1, 1, -100, -100]),  # and so it does here
+        ([3.0], [1]),
+    ],
+)
+def test_a_batch_that_cannot_tell_settles_nothing(losses, labels):
+    labels = torch.tensor(labels)
+    dull = SampleLosses(torch.tensor(losses), (labels >= 0).long(), labels=labels)
+    scale, expected = LossScale(accumulation=1), [torch.tensor(2.0)]
+    assert not tells(dull)
+    for _ in range(20):
+        assert found(scale, 2.0, expected, dull) == 0
+    assert found(scale, 9.0, expected) is None
+
+
+def test_batches_that_never_tell_are_not_compared_for_ever():
+    dull = SampleLosses(torch.tensor([1.0]), torch.ones(1))
+    scale, expected, looks = LossScale(accumulation=1), [torch.tensor(2.0)], []
+    for number in range(2 * RECHECK + 1):
+        if found(scale, 9.0, expected, dull) is None:
+            looks.append(number)
+    assert looks == [*range(RECHECK + 1), 2 * RECHECK]
+
+
+def test_what_a_batch_has_told_is_compared_again_later():
+    scale, expected = LossScale(accumulation=1), [torch.tensor(2.0)]
+    assert found(scale, 2.0, expected) == 0
+    looks = [n for n in range(1, 3 * RECHECK) if found(scale, 9.0, expected) is None]
+    assert looks == [RECHECK, 2 * RECHECK]
 
 
 def test_the_head_is_the_layer_that_makes_the_logits():

@@ -741,7 +741,7 @@ def test_methods_that_go_around_the_selector_are_found(tmp_path):
     for kind, message in (
         (OwnLoss, "OwnLoss.compute_loss did not call super"),
         (OwnLoader, "carries no index"),
-        (OwnSampler, "no epoch has begun"),
+        (OwnSampler, r"Return super\(\)\._get_train_sampler"),
     ):
         with pytest.raises(StateError, match=message):
             train(bert(), Texts(), arguments(tmp_path), kind=kind)

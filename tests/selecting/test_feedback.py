@@ -23,7 +23,6 @@ LOSSES = torch.ones(4)
         ({"index": INDEX[:3]}, r"shape \[3\] for 4 losses"),
         ({"index": [0, 1, 2, 3]}, "selection_loader"),
         ({"logits": torch.ones(4, 7, 10)}, "a mask is needed to know them"),
-        ({"logits": torch.ones(4, 1)}, "at least two classes"),
         ({"logits": torch.ones(3, 2)}, r"shape \[3, 2\] for 4 losses"),
         ({"features": torch.ones(4, 2, 3, 3)}, "pool images over space"),
         ({"features": torch.ones(4)}, r"expected \[4, width\]"),

@@ -189,7 +189,7 @@ def test_a_batch_of_which_nothing_is_finite_is_skipped_too():
 def test_features_are_needed_and_keep_their_width():
     one = agent()
     one.begin_epoch(0)
-    with pytest.raises(InputError, match=r"learn\(\) reads them from the layer"):
+    with pytest.raises(InputError, match=r"Call agent\.watch\(head\)"):
         one.observe(batch(first_batch(one), features=None))
     one.observe(batch(first_batch(one)))
     with pytest.raises(InputError, match="features came 5 wide; so far they were 4 wide"):

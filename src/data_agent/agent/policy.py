@@ -47,7 +47,7 @@ class Policy:
 
         Args:
             feedback: one row a sample, with features.
-            uniform: bool `[B]` on the host, samples that are in the batch by nobody's choice.
+            uniform: bool `[B]` on the host, samples that were not chosen by the policy.
 
         Returns:
             `[3, B]`: alpha, beta and the sampled action.
@@ -97,7 +97,7 @@ class Policy:
             progress: share of training that is over, in [0, 1], for the learning rate.
         """
         self.learner = self._learner_of_all()
-        if self.learner is None:  # nobody has asked it for anything
+        if self.learner is None:  # no batch with features has come
             return
         self.learner.update(progress=min(1.0, progress))
         self.num_updates += 1
@@ -162,14 +162,15 @@ class Policy:
             if values.shape != feedback.losses.shape:
                 raise InputError(
                     f"signal {_name_of(signal)!r} returned shape {list(values.shape)}; expected "
-                    f"[{len(feedback)}], one value a sample."
+                    f"[{len(feedback)}], one value a sample. Reduce what it computes to that, for "
+                    "example by .mean(1)."
                 )
             on_host = values.device.type == "cpu"  # elsewhere a look at the values would wait
             if on_host and not (values.min() >= 0 and values.max() <= 1):
                 raise InputError(
                     f"signal {_name_of(signal)!r} returned values in [{values.min():.3g}, "
                     f"{values.max():.3g}]; expected [0, 1]. Scale it, for example by the batch's "
-                    "range."
+                    "range: (v - v.min()) / (v.max() - v.min()).clamp_min(1e-8)."
                 )
         return torch.stack(rows)
 
@@ -196,8 +197,9 @@ class Policy:
 def _features_of(feedback: Feedback) -> Tensor:
     if feedback.features is None:
         raise InputError(
-            "the policy sees features [B, D], and none came. learn() reads them from the layer "
-            "given to agent.watch(head); others take them as Feedback(..., features=...)."
+            "the policy sees features [B, D], and none came. Call agent.watch(head), the model's "
+            "last layer, for learn() to read them from; or pass features=[B, D] to learn(), or to "
+            "Feedback where you call observe()."
         )
     return feedback.features
 

@@ -38,7 +38,8 @@ def difficulty(feedback: Feedback) -> Tensor:
 def uncertainty(feedback: Feedback) -> Tensor:
     """Confidence-based uncertainty c_i: entropy of softmax(z_i) over log C.
 
-    c_i = -sum_j p_ij log p_ij / log C. A task's own `feedback.uncertainty` goes first.
+    c_i = -sum_j p_ij log p_ij / log C. A task's own `feedback.uncertainty` goes first. (One logit a
+    sample is `[B, 2]` by the time it comes here.)
 
     Args:
         feedback: a batch; reads `uncertainty` `[B]`, else `logits` `[B, C]`.
@@ -53,9 +54,12 @@ def uncertainty(feedback: Feedback) -> Tensor:
         return _working(feedback.uncertainty)
     if feedback.logits is None:
         raise InputError(
-            "uncertainty needs logits [B, C]: call agent.watch(head) or pass logits= (or "
-            "uncertainty= in [0, 1]) to learn(). For a task without them reward one signal alone: "
-            "DataAgentConfig(signals=(difficulty,)) with data_agent.agent.reward.difficulty."
+            "uncertainty needs logits: call agent.watch(head), or pass logits=[B, C] ([B] of a "
+            "single logit) or uncertainty=[B] in [0, 1] to learn(). A watched head with one output "
+            "is read as a logit only where the losses are binary cross entropy of it (without "
+            "pos_weight: else pass logits=). A regression has none: reward its loss alone by "
+            "DataAgentConfig(signals=(difficulty,)), from data_agent.agent.reward; features=[B, D] "
+            "or a watched head are needed there too."
         )
     log_p = torch.log_softmax(_working(feedback.logits), dim=1)
     entropy = -(log_p.exp() * log_p).sum(1)

@@ -50,8 +50,9 @@ class ObservesBatches(_Base):
 
         By default the terms of the model's own loss: cross entropy of classes or tokens (shifted
         for causal models), binary cross entropy, squared error; their mean is compared with the
-        Trainer's loss on the first batch. Override it where the Trainer trains on something else;
-        the comparison is then only made for methods that weigh samples.
+        Trainer's loss, on the first batches until one of them can tell, on each 100th later on, and
+        on all for methods that weigh samples. Override it where the Trainer trains on something
+        else; the comparison is then only made for methods that weigh samples.
 
         Args:
             inputs: the batch as the model got it, and its labels.
@@ -213,21 +214,21 @@ class ObservesBatches(_Base):
         ranks = 1
         if self.args.average_tokens_across_devices and num_items is not None:
             ranks = self.accelerator.num_processes  # DDP averages gradients over them
-        total = samples.sums.detach().sum()
         scales = [ranks / samples.counts.sum().clamp(min=1)]
         if num_items is not None:
-            scales.append(ranks / torch.as_tensor(num_items, device=total.device))
+            scales.append(ranks / torch.as_tensor(num_items, device=loss.device))
         router_loss = float(getattr(self._inner_model(), "router_aux_loss_coef", 0.0))
-        target = loss.detach() - ranks * auxiliary_loss(outputs, router_loss)
-        scale = self._loss_scale.find(target, total, scales)
-        if scale is None:
+        extra = ranks * auxiliary_loss(outputs, router_loss)
+        expected = [samples.sums.detach().sum() * scale + extra for scale in scales]
+        found = self._loss_scale.find(loss.detach(), expected, samples, always=weighs)
+        if found is None:
             raise InputError(
-                f"the Trainer's loss is {float(target):.6g}, but the terms that we read from the "
-                f"logits have mean {float(total * scales[0] / ranks):.6g}: it trains on another "
+                f"the Trainer's loss is {float(loss.detach()):.6g}, but the terms that we read "
+                f"from the logits come to {float(expected[0]):.6g}: it trains on another "
                 "objective. Override compute_sample_losses(inputs, outputs) to return the terms of "
                 "that objective" + (", or take a method without weights." if weighs else ".")
             )
-        return scale
+        return scales[found]
 
     def _features(self, samples: SampleLosses, inputs: Mapping[str, Any]) -> Tensor | None:
         features = None if self._tap is None else self._tap.take_features()

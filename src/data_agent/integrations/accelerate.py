@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, cycle, islice
 from typing import Any, cast
+from weakref import WeakKeyDictionary, ref
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -51,7 +52,9 @@ def selection_loader(
 ) -> DataLoader[Any]:
     """A loader over the samples that `selector` chooses; hand it to `accelerator.prepare`.
 
-    The selector is registered with the accelerator: `save_state` and `load_state` hold it. Several
+    The selector is registered with the accelerator: `save_state` and `load_state` hold it, in the
+    place of one with the same settings whose run was given up, as `find_executable_batch_size` does
+    with all but its last attempt. Several
     processes make the same number of steps on full batches: the last round is filled with the
     epoch's first samples, as Accelerate's `even_batches` does, also after a restore.
 
@@ -97,7 +100,7 @@ def selection_loader(
     _check_even(accelerator, sampler)
     if accelerator.split_batches:
         settings.batch_size *= num_processes
-    accelerator.register_for_checkpointing(selector)
+    _register(accelerator, selector, sampler)
     dataset = _SizedByEpoch(indexed, sampler)
     loader = _UnpreparedLoader(dataset, sampler=sampler, **settings.arguments())
     if num_processes == 1:
@@ -200,6 +203,38 @@ class _UnpreparedLoader(DataLoader[Any]):
             "this loader was not prepared: each process would visit the whole epoch, and no batch "
             "would move to its device. Write loader = accelerator.prepare(loader)."
         )
+
+
+_samplers: WeakKeyDictionary[Selector, ref[_DealtSampler]] = WeakKeyDictionary()
+"""The sampler that was made last for each selector."""
+
+
+def _register(accelerator: Accelerator, selector: Selector, sampler: _DealtSampler) -> None:
+    """Let `save_state` and `load_state` hold the selector, and no attempt that it replaces."""
+    registered = cast("list[object]", accelerator._custom_objects)  # pyright: ignore[reportPrivateUsage]
+    registered[:] = [
+        other
+        for other in registered
+        if not (isinstance(other, Selector) and _replaces(selector, other))
+    ]
+    _samplers[selector] = ref(sampler)
+    if not any(other is selector for other in registered):
+        accelerator.register_for_checkpointing(selector)
+
+
+def _replaces(selector: Selector, other: Selector) -> bool:
+    """Whether `other` was a former attempt at the run of `selector`: begun, or without a loader."""
+    if other is selector or _identity(other) != _identity(selector):
+        return False
+    made = _samplers.get(other)
+    has_loader = made is None or made() is not None
+    return not has_loader or (other.epoch is not None and other.epoch < other.schedule.epochs - 1)
+
+
+def _identity(selector: Selector) -> tuple[object, ...]:
+    schedule = selector.schedule
+    plan = (schedule.num_samples, schedule.epochs, schedule.keep_ratio, schedule.kind)
+    return (type(selector), plan, selector.seed, selector.settings())
 
 
 def _check_accelerator(accelerator: object) -> None:

@@ -17,14 +17,22 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Any, cast
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from data_agent.errors import CheckpointError, InputError, StateError
+from data_agent.integrations._random_state import (
+    draw_as_an_iterator,
+    random_states,
+    set_random_states,
+)
 from data_agent.loading.sampler import SelectionSampler
 from data_agent.selecting.selector import Selector
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 except ImportError as error:
     raise ImportError(
         "data_agent.integrations.lightning needs the package lightning (2.6 or newer), which "
@@ -39,8 +47,10 @@ class SelectionCallback(Callback):
     """Carries a selector through `Trainer.fit`: checks, checkpoints, metrics.
 
     Before the first batch it checks that the Trainer runs the epochs that the selector plans. A
-    checkpoint holds the selector's state; `fit(ckpt_path=...)` restores it. Each epoch's
-    `agent.metrics()` go to the module's log, named "data_agent/...".
+    checkpoint holds the selector's state; `fit(ckpt_path=...)` restores it, and torch's random
+    states, which Lightning does not save, so that dropout too goes on as without the stop. Each
+    epoch's `agent.metrics()` go to the module's log, named "data_agent/...". After a search for a
+    learning rate (`Tuner.lr_find`) the selector is as before.
 
     Args:
         agent: the selector whose loader `train_dataloader` returns.
@@ -59,20 +69,48 @@ class SelectionCallback(Callback):
                 f"a selector is needed (DataAgent(...), make_selector(...)), got {agent!r}."
             )
         self.agent = agent
+        self._device = torch.device("cpu")
+        self._random_states: dict[str, Tensor] | None = None
+        """Of a checkpoint that was loaded, until training begins."""
+        self._first_iterator: object = None
+        """What read the data when training went on from a checkpoint, until its first batch."""
 
     @property
     def state_key(self) -> str:
         """Where a checkpoint's "callbacks" hold the state."""
         return "data_agent"
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that what follows is what the selector planned."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a search that would train the selector on loaders of several batch sizes."""
         del pl_module
+        if stage == "fit" and _searches(trainer, BatchSizeFinder):
+            raise InputError(
+                "scale_batch_size tries several batch sizes, but the selector's epochs are fitted "
+                "to the batches of one loader. Search first, without a selection: in a Trainer "
+                "without SelectionCallback, by a module whose train_dataloader returns a plain "
+                "DataLoader; then build the selector and its loader with what was found."
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that what follows is what the selector planned; let dropout draw on."""
+        self._device = pl_module.device
+        if self._random_states is not None:  # after the loader's first iterator has drawn from them
+            set_random_states(self._random_states, self._device)
+            self._random_states, self._first_iterator = None, _iterator_of(trainer)
         _check_loader(trainer, self.agent)
         if not _is_trial(trainer):
             _check_length(trainer, self.agent)
         # Lightning counts epochs through: nothing is to be guessed from its first set_epoch().
         self.agent.shift_epochs(_check_position(trainer, self.agent))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw what an epoch's iterator does, if Lightning made it before the restore."""
+        del pl_module, batch
+        first, self._first_iterator = self._first_iterator, None
+        if first is not None and batch_idx == 0 and first is _iterator_of(trainer):
+            draw_as_an_iterator(cast("DataLoader[Any]", trainer.train_dataloader))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the selector's metrics."""
@@ -107,6 +145,7 @@ class SelectionCallback(Callback):
             "batch_size": schedule.batch_size,
             "drop_last": schedule.drop_last,
             "last_rounds": schedule.last_rounds,
+            "random": random_states(self._device),
         }
 
     def on_load_checkpoint(
@@ -123,6 +162,10 @@ class SelectionCallback(Callback):
                 "SelectionCallback. Its weights can be loaded with load_from_checkpoint(), for a "
                 "training run from the start."
             )
+        if _searches(trainer, LearningRateFinder):  # it takes back its own steps
+            self.agent.load_state_dict(state["agent"])
+            self.agent.shift_epochs(0)
+            return
         _check_loads_first(trainer)
         # A position is one in a loader's batches, and Lightning asks for the loader only later.
         if self.agent.schedule.batch_size is None and state["batch_size"] is not None:
@@ -133,6 +176,16 @@ class SelectionCallback(Callback):
                 last_rounds=state.get("last_rounds", "spread"),
             )
         self.agent.load_state_dict(state["agent"])
+        self._random_states = state.get("random")  # none in checkpoints of older versions
+
+
+def _searches(trainer: Any, finder: type[Callback]) -> bool:
+    """Whether the Trainer runs a search, by the Tuner or by a callback of the user's."""
+    return any(isinstance(callback, finder) for callback in trainer.callbacks)
+
+
+def _iterator_of(trainer: Any) -> object:
+    return getattr(trainer.fit_loop._combined_loader, "_iterator", None)
 
 
 def _is_trial(trainer: Any) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from data_agent.errors import InputError
+from data_agent.errors import InputError, StateError
 from data_agent.integrations._auto import AUTO, pick_method
 from data_agent.integrations._head import find_head
 from data_agent.integrations._recipe import Recipe, last_rounds_of, num_samples_of
@@ -173,8 +173,17 @@ class SelectiveTrainerMixin(ObservesBatches):
         finally:
             self.data_collator = collator
         if self.accelerator.num_processes == 1 and not is_stream:  # else Accelerate fills a rest
+            self._check_sampler(loader)
             use_selection_batches(loader)
         return loader
+
+    def _check_sampler(self, loader: Any) -> None:
+        sampler = loader.batch_sampler.sampler
+        if not isinstance(sampler, SelectionSampler):
+            raise StateError(
+                f"{type(self).__name__}._get_train_sampler() returned a {type(sampler).__name__}, "
+                "so no epoch would be selected. Return super()._get_train_sampler(train_dataset)."
+            )
 
     def _indexed_stream(self, stream: IterableDataset[Any]) -> IndexedStream:
         if not self._run_has_begun:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import CheckpointError
+from data_agent.labels.changes import BEYOND, UNKNOWN, warn_of_labels
 from data_agent.labels.margins import label_margin, last_rank_evidence, ranks_first
 from data_agent.labels.rules import LabelRules
 from data_agent.labels.shares import equal_shares, highest_of_each
@@ -17,7 +18,6 @@ from data_agent.runtime.state import require_tensor
 from data_agent.runtime.topk import top_k_mask
 from data_agent.selecting.feedback import Feedback
 
-UNKNOWN = -1  # the class of a sample whose label never came
 UNSEEN = 2.0  # in place of a margin, which is at most 1
 LARGEST_LABEL = 2**31 - 1  # what int32 holds
 
@@ -66,18 +66,21 @@ class LabelTable:
         counts = (labels >= 0) & (labels <= LARGEST_LABEL)
         if logits is not None:
             self._num_classes = logits.shape[1]
-            counts &= labels < logits.shape[1]  # not such as 255 for "to be ignored"
+            beyond = counts & (labels >= logits.shape[1])  # such as 255 for "to be ignored"
+            rows["label"] = torch.where(beyond, BEYOND, rows["label"])
+            counts &= ~beyond
             if self._doubts_labels:
                 at = labels.clamp(0, logits.shape[1] - 1)
                 rows["margin"] = torch.where(counts, label_margin(logits, at), UNSEEN)
                 rows["evidence"] = last_rank_evidence(logits, at) * counts
                 rows["ranks_first"] = ranks_first(logits, at) & counts
-        rows["label"] = torch.where(counts, labels, UNKNOWN).to(torch.int32)
+        rows["label"] = torch.where(counts, labels, rows["label"]).to(torch.int32)
         return rows
 
     def merge(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
         """Take in rows of distinct samples; margins are averaged over visits, late ones most."""
-        tells = rows["label"] != UNKNOWN  # a visit without a label takes nothing away
+        warn_of_labels(self._label[index], rows["label"], self._num_classes)
+        tells = rows["label"] >= 0  # a visit without a label takes nothing away
         index, rows = index[tells], {name: values[tells] for name, values in rows.items()}
         self._label[index] = rows["label"]
         before, now, memory = self._margin[index], rows["margin"], self.rules.memory

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import difflib
+import math
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import cast
+from typing import SupportsFloat, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +24,8 @@ class Feedback:
     Args:
         index: int64 `[B]`, positions of the samples in the dataset.
         losses: float `[B]`, one loss a sample (`reduction="none"`), any unit.
-        logits: float `[B, C]` with `C >= 2`, the model's outputs, or None.
+        logits: float `[B, C]`, the model's outputs, or None. One logit a sample, `[B]` or `[B, 1]`,
+            is that of the second of two classes: it is kept as `[B, 2]`.
         features: float `[B, D]`, the input of the model's last layer, or None.
         labels: int64 `[B]`, or None.
         uncertainty: float `[B]` in [0, 1], where the task has its own; None takes it from logits.
@@ -47,18 +50,14 @@ class Feedback:
         _check_losses(self.losses)
         size = self.losses.shape[0]
         _check_index(self.index, size)
+        if _is_one_logit(self.logits):
+            object.__setattr__(self, "logits", two_classes(cast("Tensor", self.logits)))
         _check_rows("logits", self.logits, size, ndim=2)
         _check_rows("features", self.features, size, ndim=2)
         _check_rows("labels", self.labels, size, ndim=1, floating=False)
         _check_rows("uncertainty", self.uncertainty, size, ndim=1)
         for name, values in self.signals.items():
             _check_rows(f"signal {name!r}", values, size, ndim=1)
-        if self.logits is not None and self.logits.shape[1] < 2:
-            raise InputError(
-                f"logits came with shape {list(self.logits.shape)}; a distribution needs at least "
-                "two classes. For a single output per sample pass uncertainty=[B] in [0, 1] "
-                "instead of logits."
-            )
         for name in ("losses", "logits", "features", "labels", "uncertainty"):
             value = cast("Tensor | None", getattr(self, name))
             if value is not None and value.requires_grad:
@@ -103,7 +102,34 @@ def _check_index(index: object, size: int) -> None:
     if index.ndim != 1 or index.shape[0] != size:
         raise InputError(
             f"index came with shape {list(index.shape)} for {size} losses; expected [{size}]."
+            + _why_other_rows(index, size)
         )
+
+
+def _why_other_rows(index: Tensor, size: int) -> str:
+    """What to do where there are more or fewer losses than samples."""
+    if index.ndim != 1:
+        return " Pass it as the loader delivered it, or index.flatten()."
+    if size > len(index):
+        return (
+            " Are these the losses of all tokens or pixels? One loss a sample is needed, the mean "
+            f"over those of it that count: losses.view({len(index)}, -1).mean(1)."
+        )
+    return (
+        " Were rows left out, by a collate function or by your loop? Hand over the index of the "
+        "rows that are left (index[keep]); where samples cannot be used, select from "
+        "torch.utils.data.Subset(dataset, usable) without them."
+    )
+
+
+def _is_one_logit(logits: object) -> bool:
+    return isinstance(logits, Tensor) and (logits.ndim == 1 or logits.shape[1:] == (1,))
+
+
+def two_classes(logit: Tensor) -> Tensor:
+    """Logits `[B, 2]` whose softmax is the sigmoid of `logit`, `[B]` or `[B, 1]`."""
+    logit = logit.detach().flatten()
+    return torch.stack([torch.zeros_like(logit), logit], dim=1)
 
 
 def _check_rows(name: str, value: object, size: int, *, ndim: int, floating: bool = True) -> None:
@@ -118,6 +144,11 @@ def _check_rows(name: str, value: object, size: int, *, ndim: int, floating: boo
                 " Reduce it to one row a sample first: pool images over space, sequences over the "
                 "tokens that count (a mask is needed to know them, so we do not guess)."
             )
+        if name == "labels":
+            hint = (
+                " Labels of several classes, or mixed ones (mixup), are not one class a sample: "
+                "leave labels= out, or pass the class before mixing."
+            )
         expected = f"[{size}]" if ndim == 1 else f"[{size}, width]"
         raise InputError(
             f"{name} came with shape {list(value.shape)} for {size} losses; expected {expected}."
@@ -125,7 +156,10 @@ def _check_rows(name: str, value: object, size: int, *, ndim: int, floating: boo
         )
     if value.is_floating_point() != floating:
         kind = "a floating-point" if floating else "an integer"
-        raise InputError(f"{name} came as {value.dtype}; expected {kind} dtype.")
+        hint = ""
+        if name == "labels":
+            hint = " Pass classes as labels.long(); for a regression leave labels= out."
+        raise InputError(f"{name} came as {value.dtype}; expected {kind} dtype.{hint}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,6 +214,55 @@ def check_range(index: Tensor, num_samples: int) -> None:
         raise InputError(
             f"index holds {int(wrong[0])}, but the dataset has {num_samples} samples. Is this the "
             "loader made for this selector, and is num_samples the length of its dataset?"
+        )
+
+
+_ARGUMENTS = ("labels", "logits", "features", "uncertainty", "denominator", "losses", "index")
+
+
+def check_signal_names(names: Iterable[str]) -> None:
+    """A mistyped argument of `learn` must not pass for a signal of one's own.
+
+    Raises:
+        InputError: a name is almost that of an argument.
+    """
+    for name in names:
+        if close := difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0.8):
+            raise InputError(
+                f"learn() got {name}=, which would be a signal of your own. Did you mean "
+                f"{close[0]}=? If it is a signal, give it another name."
+            )
+
+
+def checked_denominator(value: object, losses: Tensor) -> Tensor | float:
+    """What a sum of losses may be divided by; on an accelerator its value is not looked at.
+
+    Raises:
+        InputError: it is no number, or not positive.
+    """
+    if isinstance(value, Tensor):
+        if value.ndim != 0 or value.dtype == torch.bool or value.is_complex():
+            raise InputError(
+                f"denominator came with shape {list(value.shape)} and {value.dtype}; expected one "
+                "number, such as (labels != -100).sum() or weight[labels].sum()."
+            )
+        if value.device.type == "cpu":
+            _check_positive(float(value))
+        return value.to(losses.device)
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        raise InputError(
+            f"denominator is {value!r}; expected a number, or a tensor that holds one, such as "
+            "(labels != -100).sum()."
+        )
+    _check_positive(float(value))
+    return float(value)
+
+
+def _check_positive(value: float) -> None:
+    if not 0 < value < math.inf:
+        raise InputError(
+            f"denominator is {value:g}; the loss is divided by it, so it must be positive. Where "
+            "no label of a batch may count, write denominator=count.clamp(min=1)."
         )
 
 

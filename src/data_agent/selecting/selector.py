@@ -29,6 +29,8 @@ from data_agent.selecting.feedback import (
     Feedback,
     Selection,
     check_range,
+    check_signal_names,
+    checked_denominator,
     plain_arithmetic,
     require_graph,
 )
@@ -100,6 +102,7 @@ class Selector(Watcher, CountsEpochs, Method):
             InputError: no such epoch.
             StateError: `epoch` has passed, or no batch of the last epoch was observed.
         """
+        self.forget_forward()  # of a search for a learning rate, or of a step that was cut short
         self.schedule.plan(epoch)
         distributed.check_world(self.schedule.world, is_known=self.schedule.batch_size is not None)
         if self._running is not None:
@@ -138,31 +141,41 @@ class Selector(Watcher, CountsEpochs, Method):
         logits: Tensor | None = None,
         features: Tensor | None = None,
         uncertainty: Tensor | None = None,
+        denominator: Tensor | float | None = None,
         **signals: Tensor,
     ) -> Tensor:
         """Observe a batch and return the loss to backpropagate.
+
+        The mean over samples is not what `cross_entropy` returns with `weight=` or where labels are
+        ignored: it divides by the weights of the labels that count. Hand that sum over as
+        `denominator`: `weight[labels].sum()`, `(labels != -100).sum()`.
 
         Args:
             losses: float `[B]` with a graph, one loss a sample.
             index: int64 `[B]`, the samples' positions, as the loader delivered them.
             labels: int64 `[B]`, if a reward uses them.
-            logits: `[B, C]`; by default from the watched module.
+            logits: `[B, C]`, or `[B]` of a single logit; by default from the watched module.
             features: `[B, D]`; by default from the watched module.
             uncertainty: `[B]` in [0, 1], where the task has its own.
+            denominator: what the sum of the losses is divided by, > 0; None is B. Each rank's own,
+                as in a loop without us: DDP then averages the ranks' gradients.
             signals: further `[B]` values by name, for rewards of one's own.
 
         Returns:
-            The weighted mean loss, a scalar in the dtype of `losses`.
+            `sum(w_i l_i) / denominator`, a scalar in the dtype of `losses`; weights are one unless
+            the method weighs samples.
 
         Raises:
-            InputError: a tensor of another shape, dtype or range; our state is as before.
+            InputError: a tensor of another shape, dtype or range, or a signal that looks like a
+                mistyped argument; our state is as before.
             StateError: no epoch has begun, or losses carry no graph.
         """
+        check_signal_names(signals)
         if isinstance(index, Tensor):
             index = index.cpu()  # once: if a framework moved it, each access waits
         try:
             feedback = Feedback(index, losses, logits, features, labels, uncertainty, signals)
-            loss = self.weighted_mean(losses, index)
+            loss = self.weighted_mean(losses, index, denominator)
             self.observe(self.complete(feedback))
         finally:
             self.forget_forward()  # after an error too: the next forward is another batch's
@@ -195,14 +208,21 @@ class Selector(Watcher, CountsEpochs, Method):
             self._visits += len(feedback)
             self.after_observe(len(feedback))
 
-    def weighted_mean(self, losses: Tensor, index: Tensor) -> Tensor:
-        """`sum(w_i l_i) / B` in the dtype of `losses`; `losses.mean()` where weights are one."""
+    def weighted_mean(
+        self, losses: Tensor, index: Tensor, denominator: Tensor | float | None = None
+    ) -> Tensor:
+        """`sum(w_i l_i) / denominator` in the dtype of `losses`.
+
+        By default over B: `losses.mean()` where weights are one.
+        """
         require_graph(losses)
+        if denominator is not None:
+            denominator = checked_denominator(denominator, losses)
         weights = self.weights_of(index)
         if weights is None:
-            return losses.mean()
+            return losses.mean() if denominator is None else losses.sum() / denominator
         weights = weights.to(losses.device, losses.dtype, non_blocking=True)
-        return (weights * losses).sum() / len(losses)
+        return (weights * losses).sum() / (len(losses) if denominator is None else denominator)
 
     def weights_of(self, index: Tensor) -> Tensor | None:
         """Weights float32 `[B]` of samples of the running epoch, on the host; None means ones."""

@@ -8,10 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_agent.errors import InputError, StateError
 from data_agent.selecting.feedback import Feedback
+
+NUM_LOOKS = 8  # batches on an accelerator after which no single output is looked at any more
 
 Read = Callable[[tuple[Any, ...], Any], tuple[Any, Any]]
 """What a forward shows, `(inputs, output) -> (features, logits)`; what is no tensor is not kept."""
@@ -45,9 +48,10 @@ class HeadTap:
             raise InputError(
                 "watch() got a DataParallel module: its replicas run outside of the module that "
                 "you hold. Use DistributedDataParallel (torchrun), or hand features= and logits= "
-                "to learn()."
+                "to learn() and leave out watch()."
             )
         self._read = read
+        self._single_output = _SingleOutput()
         self._features: Tensor | None = None
         self._logits: Tensor | None = None
         self._num_forwards = 0
@@ -79,8 +83,12 @@ class HeadTap:
         self.forget()
         return features
 
-    def take(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        """The features `[B, D]` and logits `[B, C]` of the one forward since the last call.
+    def complete(self, feedback: Feedback) -> Feedback:
+        """The feedback with what it lacks of features and logits, from the one forward kept.
+
+        A head with a single output is read as the logit of two classes where the losses are binary
+        cross entropy of it; else it tells no uncertainty, and no logits are added. What came in the
+        feedback is never replaced, and nothing is demanded of the forward that is not needed.
 
         Raises:
             StateError: no forward was kept, or more than one.
@@ -88,40 +96,22 @@ class HeadTap:
         """
         features, logits, num_forwards = self._features, self._logits, self._num_forwards
         self.forget()
-        if num_forwards == 0:
-            raise StateError(
-                "the watched module made no training forward since the last learn(). Possible "
-                "causes: the model is in eval mode or under torch.no_grad(); watch() was called "
-                "after the first call of a compiled model (call it before, so that the hook is "
-                "compiled in); a fused head that is never called. You can also hand features= and "
-                "logits= to learn()."
-            )
-        if num_forwards > 1:
-            raise StateError(
-                f"the watched module made {num_forwards} training forwards since the last "
-                "learn(), so it is not known which one belongs to these losses. Call learn() once "
-                "for each forward (also under gradient accumulation), run extra forwards under "
-                "torch.no_grad() or in eval mode, or hand features= and logits= to learn()."
-            )
-        if features is None or logits is None:
-            raise InputError(
-                "the watched module was not called as module(features) -> logits with one tensor "
-                "each way. Watch the last linear layer, or hand features= and logits= to learn()."
-            )
-        for name, value in (("input (features)", features), ("output (logits)", logits)):
-            _check_captured(name, value, batch_size)
-        return features, logits
-
-    def complete(self, feedback: Feedback) -> Feedback:
-        """The feedback with what it lacks of features and logits; errors as `take`."""
-        if feedback.features is not None and feedback.logits is not None:
+        needs_features = feedback.features is None
+        needs_logits = feedback.logits is None and feedback.uncertainty is None
+        if needs_features or needs_logits:
+            _check_number(num_forwards)
+        if needs_features:
+            _check_captured("input (features)", features, len(feedback))
+            feedback = replace(feedback, features=features)
+        if feedback.logits is not None:
             return feedback
-        features, logits = self.take(len(feedback))
-        return replace(
-            feedback,
-            features=features if feedback.features is None else feedback.features,
-            logits=logits if feedback.logits is None else feedback.logits,
-        )
+        if needs_logits and logits is not None and _is_single(logits, len(feedback)):
+            is_logit = self._single_output.is_logit(logits, feedback)
+            return replace(feedback, logits=logits) if is_logit else feedback
+        if needs_logits:
+            _check_captured("output (logits)", logits, len(feedback))
+        is_usable = num_forwards == 1 and _is_rows(logits, len(feedback))
+        return replace(feedback, logits=logits) if is_usable else feedback
 
     def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         is_training = module.training and torch.is_grad_enabled() and not _inside_backward()
@@ -170,16 +160,75 @@ def _inside_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def _check_captured(name: str, value: Tensor, batch_size: int) -> None:
+class _SingleOutput:
+    """Whether a head's single output is a logit: only if its binary cross entropy is the loss.
+
+    Whatever the label in [0, 1] is, that loss lies between softplus(-|z|) and softplus(|z|);
+    squared errors do not. A look at the values waits for an accelerator, so there it is made for
+    the first batches only.
+    """
+
+    def __init__(self) -> None:
+        self._num_looks = 0
+        self._verdict = False
+
+    def is_logit(self, output: Tensor, feedback: Feedback) -> bool:
+        """Of outputs `[B]` or `[B, 1]`."""
+        if output.device.type != "cpu":
+            if self._num_looks == NUM_LOOKS:
+                return self._verdict
+            self._num_looks += 1
+        size, losses = output.detach().float().flatten().abs(), feedback.losses.float()
+        low, high = F.softplus(-size), F.softplus(size)
+        slack = (1e-3 if feedback.losses.dtype in (torch.float32, torch.float64) else 3e-2) * high
+        outside = (losses < low - slack) | (losses > high + slack)  # false for NaN
+        self._verdict = not bool(outside.any())
+        return self._verdict
+
+
+def _check_number(num_forwards: int) -> None:
+    if num_forwards == 0:
+        raise StateError(
+            "the watched module made no training forward since the last learn(). Possible causes: "
+            "the model is in eval mode (call model.train()) or under torch.no_grad(); watch() was "
+            "called after the first call of a compiled model (call it before, so that the hook is "
+            "compiled in); a fused head that is never called. You can also hand features= and "
+            "logits= to learn()."
+        )
+    if num_forwards > 1:
+        raise StateError(
+            f"the watched module made {num_forwards} training forwards since the last learn(), so "
+            "it is not known which one belongs to these losses. Call learn() once for each forward "
+            "(also under gradient accumulation), run extra forwards under torch.no_grad() or in "
+            "eval mode, or hand features= and logits= to learn()."
+        )
+
+
+def _is_rows(value: Tensor | None, size: int) -> bool:
+    return value is not None and value.ndim == 2 and len(value) == size and value.shape[1] > 1
+
+
+def _is_single(output: Tensor, size: int) -> bool:
+    """Whether there is one output a sample, `[B]` or `[B, 1]`."""
+    return output.shape in ((size,), (size, 1))
+
+
+def _check_captured(name: str, value: Tensor | None, batch_size: int) -> None:
+    if value is None:
+        raise InputError(
+            "the watched module was not called as module(features) -> logits with one tensor "
+            "each way. Watch the last linear layer, or hand features= and logits= to learn()."
+        )
     if value.ndim != 2:
         raise InputError(
-            f"the watched module's {name} has shape {list(value.shape)}; expected [B, width]. For "
-            "sequences reduce over the tokens that count and hand features=[B, D] and "
-            "logits=[B, C] (or uncertainty=[B]) to learn(): without a mask we would count padding."
+            f"the watched module's {name} has shape {list(value.shape)}; expected [B, width]. "
+            "Reduce to one row a sample and hand features=[B, D] and uncertainty=[B] in [0, 1] (or "
+            "logits=[B, C]) to learn(): images by the mean over pixels, x.mean((2, 3)), sequences "
+            "by the mean over the tokens that count: without a mask we would count padding."
         )
     if value.shape[0] != batch_size:
         raise InputError(
             f"the watched module's {name} has {value.shape[0]} rows, but {batch_size} losses came. "
-            "Does learn() belong to this forward? DataParallel replicas see a part of the batch "
-            "each and cannot be watched."
+            "Does learn() belong to this forward? Call it right behind the forward whose losses it "
+            "gets. DataParallel replicas see a part of the batch each and cannot be watched."
         )

@@ -1,5 +1,7 @@
 """Accelerate: of several attempts at one run only the last one's selector is saved."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from data_agent import DataAgent
 from data_agent.integrations.accelerate import selection_loader
 
 SIZE, EPOCHS = 64, 4
+executable: Any = find_executable_batch_size  # without types
 DATA = TensorDataset(torch.randn(SIZE, 4), torch.randint(0, 3, (SIZE,)))
 
 
@@ -56,7 +59,7 @@ def train(agent, accelerator, batch_size, *, largest=99, stop_at=None):
 def test_attempts_that_were_given_up_are_not_saved_and_the_run_resumes(tmp_path, frees):
     accelerator, agents = Accelerator(cpu=True), []
 
-    @find_executable_batch_size(starting_batch_size=16)
+    @executable(starting_batch_size=16)
     def run(batch_size):
         if frees:
             accelerator.free_memory()
@@ -81,7 +84,7 @@ def test_attempts_that_were_given_up_are_not_saved_and_the_run_resumes(tmp_path,
 def test_an_attempt_that_failed_before_training_is_not_saved(tmp_path):
     accelerator = Accelerator(cpu=True)
 
-    @find_executable_batch_size(starting_batch_size=16)
+    @executable(starting_batch_size=16)
     def run(batch_size):
         accelerator.free_memory()
         training = train(DataAgent(SIZE, EPOCHS), accelerator, batch_size, stop_at=2)

@@ -1,5 +1,7 @@
 """Lightning's searches leave no trace or are refused; dropout goes on as without a stop."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from tests.integrations.test_lightning import (  # noqa: E402
     check_resumed,
     dataset,
     fit,
-    pytestmark,  # noqa: F401 - the warnings of Lightning itself
+    pytestmark,  # noqa: F401 # pyright: ignore[reportUnusedImport] - Lightning's own warnings
     weights,
 )
 
@@ -78,7 +80,7 @@ def test_a_search_for_a_batch_size_is_refused_with_a_remedy_that_works(tmp_path)
     size = Tuner(build_trainer(tmp_path)).scale_batch_size(
         searched, steps_per_trial=2, max_trials=2
     )
-    module = Sized(build_agent())
+    module: Any = Sized(build_agent())
     module.batch_size = size
     assert fit(tmp_path, module).agent.visits == EPOCHS * SIZE // 2
 

@@ -10,7 +10,9 @@ from torch.utils.data import Dataset
 
 from data_agent import DataAgent, DataAgentConfig, selection_loader
 
-SIZE, EPOCHS, BATCH_SIZE = 53, 8, 4
+SIZE: int = 53
+EPOCHS: int = 8
+BATCH_SIZE: int = 4
 SHARED_REST = {"SIZE": 54, "BATCH_SIZE": 13}  # 27 samples: 13 + 7 + 7, and no batch of one
 agent_of = partial(
     DataAgent,

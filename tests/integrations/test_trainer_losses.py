@@ -240,7 +240,8 @@ def test_a_sampler_of_ones_own_comes_from_super(tmp_path):
 def test_a_head_that_is_not_found_is_named_or_its_features_returned(tmp_path):
     class Returned(Ours):
         def compute_sample_losses(self, inputs, outputs):
-            features = self._inner_model().body(inputs["input_ids"]).mean(1)
+            net: Any = self._inner_model()
+            features = net.body(inputs["input_ids"]).mean(1)
             samples = binary_losses(outputs["logits"], inputs["labels"])
             return SampleLosses(
                 samples.sums, samples.counts, logits=samples.logits, features=features

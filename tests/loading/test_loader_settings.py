@@ -1,6 +1,7 @@
 """What a selection's loader takes over, hands on, and refuses: nothing is lost silently."""
 
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -49,8 +50,8 @@ def own_collate(rows):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("collate_fn", [None, own_collate])
 def test_attributes_set_on_the_loaders_dataset_reach_the_data(num_workers, collate_fn):
-    images = Images()
-    loader = selection_loader(
+    images: Any = Images()
+    loader: Any = selection_loader(
         images, agent(), batch_size=8, num_workers=num_workers, collate_fn=collate_fn
     )
     loader.dataset.scale = 3
@@ -66,8 +67,8 @@ def test_attributes_set_on_the_loaders_dataset_reach_the_data(num_workers, colla
 
 
 def test_attributes_reach_through_as_many_layers_as_without_us():
-    images = Images()
-    loader = selection_loader(Subset(images, range(20)), agent(20), batch_size=4)
+    images: Any = Images()
+    loader: Any = selection_loader(Subset(images, range(20)), agent(20), batch_size=4)
     loader.dataset.dataset.scale = 2  # as with DataLoader(Subset(images, ...))
     assert images.scale == 2
     assert loader.dataset.indices == range(20)
@@ -90,13 +91,13 @@ class Stream(IterableDataset):
 
 def test_attributes_set_on_a_stream_reach_it():
     chosen = make_selector("data-agent-in-batch", num_samples=32, epochs=1, keep_ratio=0.5)
-    loader = selection_loader(Stream(), chosen, batch_size=8)
+    loader: Any = selection_loader(Stream(), chosen, batch_size=8)
     loader.dataset.scale = 2
     assert [x[-1].item() for x, _ in loader] == [14, 30, 46, 62]
 
 
 class Prefetching(DataLoader):
-    def __iter__(self):
+    def __iter__(self) -> Any:
         for x, y in super().__iter__():
             yield x.float() / 255, y
 

@@ -51,6 +51,11 @@ def check_fits_language(method: str, *, has_labels: bool) -> None:
             f"method {method!r} starts from {', '.join(missing)} of every sample, which the lab "
             "makes for images only. Take another method for language."
         )
+    if method != FULL_SHORT and method_class(method).needs_labels and not has_labels:
+        raise InputError(
+            f"method {method!r} goes by the class label of every sample, and here samples have "
+            "none. Take another method (data-agent, random), or --task text-classification."
+        )
     if method != FULL_SHORT and method_class(method).default_schedule == "floating":
         raise InputError(
             f"the epochs of {method!r} have no fixed length, which a Trainer needs. Take its exact "

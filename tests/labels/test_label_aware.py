@@ -174,6 +174,7 @@ def test_rules_can_be_put_on_other_rankings(name):
     labels, logits = rare_class()
     base = {"num_samples": 1000, "epochs": 12, "keep_ratio": 0.5}
     selector = make_selector(name, **base, label_rules=LabelRules())
+    assert f"method {name}; equal class shares; doubtful labels: off" in selector.summary()
     for _, epoch, index in train(labels, logits, selector=selector):
         if selector.schedule.plan(epoch).phase == "selected":
             assert labels[index].sum() == 50

@@ -27,6 +27,7 @@ class LabelAware(RuledSelector):
     """
 
     name: ClassVar[str] = "label-aware"
+    needs_labels: ClassVar[bool] = True
     default_schedule: ClassVar[ScheduleKind] = "to-the-end"
     explore = 0.1
 

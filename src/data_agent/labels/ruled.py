@@ -92,6 +92,11 @@ class RuledSelector(Selector):
         """A clause about the rules: what they do now, or that there are none."""
         return "no label rules" if self._labels is None else self._labels.in_words()
 
+    def describe(self) -> str:
+        """The method, and the rules where there are some."""
+        rules = "" if self._labels is None else f"; {self.rules_in_words()}"
+        return super().describe() + rules
+
     def metrics(self) -> dict[str, float]:
         """As every selector; and the share of doubtful labels, where that rule is on."""
         own = {} if self._labels is None else self._labels.metrics()

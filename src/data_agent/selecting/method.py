@@ -31,6 +31,9 @@ class Method:
     required: ClassVar[tuple[str, ...]] = ()
     """Options it cannot be built without: "labels", "groups" (int64 `[N]`) or "scores" (float)."""
 
+    needs_labels: ClassVar[bool] = False
+    """Whether every batch must bring labels, so that it has no place where samples have none."""
+
     needs_features: ClassVar[bool] = False
     """Whether it cannot learn from a batch without features: frameworks then look for the head."""
 

@@ -271,6 +271,8 @@ def test_what_cannot_be_trained_is_said_before_anything_is(rows_of: Any, tmp_pat
         run(tmp_path / "run", recipe, "el2n")
     with pytest.raises(DataAgentError, match=r"'class-balanced-random' starts from labels"):
         run(tmp_path / "run", recipe, "class-balanced-random")
+    with pytest.raises(DataAgentError, match=r"'label-aware' goes by the class label"):
+        run(tmp_path / "run", recipe, "label-aware")
     with pytest.raises(DataAgentError, match=r"'infobatch-published' have no fixed length"):
         run(tmp_path / "run", recipe, "infobatch-published")
     with pytest.raises(DataAgentError, match="--packing joins them into one row"):

@@ -130,32 +130,26 @@ class _Mapping(dict[Any, Any]):
         return super().values()
 
 
-class _Tuple(tuple[Any, ...]):
-    """A sample that is a tuple and notes which of its elements is read."""
+class _NotesElements:
+    """The part of a sequence that notes which of its elements is read."""
 
     note: Callable[[object], None]
 
     def __getitem__(self, key: Any) -> Any:
         self.note(key if isinstance(key, int) else "slice")
-        return super().__getitem__(key)
+        return cast("Any", super()).__getitem__(key)
 
     def __iter__(self) -> Iterator[Any]:
         self.note("whole")
-        return super().__iter__()
+        return cast("Any", super()).__iter__()
 
 
-class _List(list[Any]):
-    """A sample that is a list and notes which of its elements is read."""
+class _Tuple(_NotesElements, tuple[Any, ...]):
+    """A sample that is a tuple."""
 
-    note: Callable[[object], None]
 
-    def __getitem__(self, key: Any) -> Any:
-        self.note(key if isinstance(key, int) else "slice")
-        return super().__getitem__(key)
-
-    def __iter__(self) -> Iterator[Any]:
-        self.note("whole")
-        return super().__iter__()
+class _List(_NotesElements, list[Any]):
+    """A sample that is a list."""
 
 
 def _noting(sample: Any, place: int, reads: dict[object, list[int]]) -> Any:

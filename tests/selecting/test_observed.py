@@ -140,6 +140,24 @@ def test_epochs_that_are_always_left_early_see_everything_in_the_end(name):
     assert seen.min() > 0
 
 
+def test_what_was_left_out_is_delivered_first_so_that_breaking_off_again_loses_nothing():
+    agent = make_selector("random", num_samples=SIZE, epochs=12, keep_ratio=0.5)
+    seen = torch.zeros(SIZE)
+
+    def train():
+        for _ in agent.epochs():
+            for step, (_, _, index) in enumerate(selection_loader(data(), agent, batch_size=10)):
+                if step == 4:
+                    break  # with a batch that was given out and is not learned from
+                seen[index] += 1
+                agent.observe(feedback(index))
+
+    with pytest.warns(DataAgentWarning, match="60 of the 100 samples of epoch"):
+        train()
+    assert seen.min() >= 1
+    assert seen.max() <= 3  # 480 visits of 200 samples
+
+
 def test_a_run_that_stops_and_goes_on_knows_what_was_left_out():
     agents = []
     for restores in (False, True):

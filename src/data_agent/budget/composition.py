@@ -27,12 +27,14 @@ class Composed:
         uniform: bool `[N]`, those that come unselected; None where all do.
         excluded: bool `[N]`, those that the method did not choose.
         displaced: int64 `[D]`, samples whose unselected visit is put off to the next epoch.
+        first: bool `[K]`, those of `index` that an epoch before left out; None for none.
     """
 
     index: Tensor
     uniform: Tensor | None
     excluded: Tensor
     displaced: Tensor
+    first: Tensor | None
 
 
 class Composition:
@@ -85,7 +87,8 @@ class Composition:
                 f"choose() returned samples that repeat or are excluded: epoch {epoch} has "
                 f"{len(index)} samples, not {size}."
             )
-        return Composed(index, uniform, before, displaced)
+        is_first = None if first is None or not len(first) else torch.isin(index, first)
+        return Composed(index, uniform, before, displaced, is_first)
 
     def _num_open(self, plan: EpochPlan, taken: Tensor) -> int:
         """How many samples are still to be chosen; an upper bound in a floating schedule."""

@@ -117,7 +117,9 @@ class SelectionSampler(DistributedSampler[int]):
         These were observed before a restore.
         """
         selection = self.selector.select(epoch)
-        places = delivery_places(selection, self.selector.seed, epoch)
+        places = delivery_places(
+            selection, self.selector.seed, epoch, self.selector.first_of(epoch)
+        )
         observed = self.selector.observed_before(epoch) if self._skip_observed else None
         if observed is None:
             return selection.index[places[: self._end(len(places), epoch)]], 0

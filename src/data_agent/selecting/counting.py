@@ -176,6 +176,11 @@ class CountsEpochs:
         if self._running is not None and self._running.epoch == epoch:
             self._running.observed.give_out(index)
 
+    def first_of(self, epoch: int) -> Tensor | None:
+        """Bool `[K]`: of the samples of `epoch`, ascending, those that are delivered first."""
+        running = self._running
+        return running.first if running is not None and running.epoch == epoch else None
+
     def observed_before(self, epoch: int) -> Tensor | None:
         """Bool `[K]`: of the samples of `epoch`, ascending, those observed before a restore."""
         running = self._running

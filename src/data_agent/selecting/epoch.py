@@ -23,14 +23,22 @@ CARRIES_OVER = ("exact", "to-the-end", "uniform")  # schedules where samples can
 OBSERVED_SHARE = 0.9  # below it a loop forgets to observe some of its batches
 
 
-def delivery_order(selection: Selection, seed: int, epoch: int) -> Tensor:
-    """int64 `[K]`: the samples of `epoch` in the order of their batches, over all ranks."""
-    return selection.index[delivery_places(selection, seed, epoch)]
+def delivery_places(
+    selection: Selection, seed: int, epoch: int, first: Tensor | None = None
+) -> Tensor:
+    """int64 `[K]`: places in the selection, in the order in which its samples are delivered.
 
-
-def delivery_places(selection: Selection, seed: int, epoch: int) -> Tensor:
-    """int64 `[K]`: places in the selection, in the order in which its samples are delivered."""
-    return permutation(len(selection), seed, Purpose.ORDER, epoch)
+    Args:
+        selection: the samples of `epoch`, over all ranks.
+        seed: of the order.
+        epoch: its number.
+        first: bool `[K]`, those that come before all others; None for none.
+    """
+    places = permutation(len(selection), seed, Purpose.ORDER, epoch)
+    if first is None or not first.any():
+        return places
+    is_first = first[places]
+    return torch.cat([places[is_first], places[~is_first]])
 
 
 @dataclass(slots=True)
@@ -51,6 +59,8 @@ class RunningEpoch:
         is_ordered: whether a sampler delivers the epoch in its order; streams have their own.
         is_dealt: whether a framework deals the order to ranks, and may fill the last round.
         displaced: int64 `[D]`, samples whose visit is put off to the next epoch.
+        first: bool `[K]`, those of the selection that the last epoch left out, which come before
+            all others; None for none.
         done: bool `[K]`, those of the selection that all ranks had observed when the loop last
             stopped; None where it did not.
     """
@@ -67,6 +77,7 @@ class RunningEpoch:
     is_ordered: bool = False
     is_dealt: bool = False
     displaced: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    first: Tensor | None = None
     done: Tensor | None = None
     observed: Observed = field(init=False)
 
@@ -147,7 +158,12 @@ class RunningEpoch:
         """
         if not (self.is_restored and self.is_ordered and self.resume_at and schedule.batch_size):
             return
-        found = (delivery_order(self.selection, seed, self.epoch) == index[0]).nonzero()
+        places = delivery_places(self.selection, seed, self.epoch, self.first)
+        done = (
+            torch.zeros(len(places), dtype=torch.bool) if self.done is None else self.done[places]
+        )
+        order = self.selection.index[torch.cat([places[done], places[~done]])]
+        found = (order == index[0]).nonzero()
         if not len(found):
             return
         place, round_size = int(found[0]), schedule.batch_size * schedule.world
@@ -210,7 +226,7 @@ class RunningEpoch:
             )
         if not self.num_delivered and not self.num_observed:
             warn(f"epoch {self.epoch} had no batch: is the loader made for this selector?")
-        elif self.num_observed < OBSERVED_SHARE * self._num_given_out():
+        elif self._forgets(schedule):
             self._complain_of_missed_batches(schedule)
         elif num_missed > 0 and len(self.selection) < schedule.num_samples:
             warn(
@@ -222,6 +238,13 @@ class RunningEpoch:
                     else f"In a {schedule.kind!r} schedule they do not come again for that."
                 )
             )
+
+    def _forgets(self, schedule: SelectionSchedule) -> bool:
+        """Whether batches came that were not observed; not the one at which a loop breaks off."""
+        num_missing = self._num_given_out() - self.num_observed
+        if self.observed.num_given_out and num_missing <= (schedule.batch_size or 0):
+            return False
+        return num_missing > (1 - OBSERVED_SHARE) * self._num_given_out()
 
     def _num_given_out(self) -> int:
         """Samples that the loop got on this rank, where that is known; else what a sampler gave."""
@@ -255,6 +278,9 @@ class RunningEpoch:
             "selection": pack_mask(self.selection.index, schedule.num_samples),
             "observed": pack_mask(observed.nonzero().squeeze(1), len(observed)),
             "displaced": self.displaced.clone(),
+            "first": None
+            if self.first is None
+            else pack_mask(self.first.nonzero().squeeze(1), len(self.first)),
             "weights": self.selection.weights,
         }
 
@@ -290,6 +316,10 @@ class RunningEpoch:
             raise CheckpointError(f"its selection of epoch {epoch} has {len(weights)} weights.")
         done = torch.zeros(len(index), dtype=torch.bool)
         done[unpack_mask(state["observed"], len(index))] = True
+        first = None
+        if state["first"] is not None:
+            first = torch.zeros(len(index), dtype=torch.bool)
+            first[unpack_mask(state["first"], len(index))] = True
         displaced = state["displaced"]
         if displaced.dtype != torch.int64 or displaced.ndim != 1:
             raise CheckpointError(f"the samples put off from epoch {epoch} are not int64 [D].")
@@ -306,6 +336,7 @@ class RunningEpoch:
             observed_before=own,
             is_restored=True,
             displaced=displaced.clone(),
+            first=first,
             done=done,
         )
         if left_out := len(index) - running.size(schedule):

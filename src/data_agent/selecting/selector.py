@@ -120,7 +120,9 @@ class Selector(Watcher, CountsEpochs, Method):
             composed, selection = self._compute_selection(epoch, self._left_over())
             self._staging.clear()
             self._running = RunningEpoch(
-                *(epoch, selection, composed.uniform, self.schedule), displaced=composed.displaced
+                *(epoch, selection, composed.uniform, self.schedule),
+                displaced=composed.displaced,
+                first=composed.first,
             )
         self._just_restored = False
 

@@ -97,6 +97,18 @@ def test_each_sample_carries_its_own_index(kind, num_workers, collate_fn):
         assert torch.equal(torch.cat(seen).sort().values, chosen.select(epoch).index)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_named_tuples_keep_their_names_and_get_one_for_the_index(num_workers):
+    chosen = selector()
+    chosen.begin_epoch(0)
+    data = Revealing("named tuple")
+    for batch in selection_loader(data, chosen, batch_size=4, num_workers=num_workers):
+        assert torch.equal(batch.x, batch.sample_index)
+        x, y, index = batch
+        assert torch.equal(y, 10 * index)
+        assert x is batch.x
+
+
 def test_workers_and_order_do_not_change_the_selection():
     orders = []
     for num_workers in (0, 2):

@@ -7,7 +7,9 @@ each part of a sample, is the order of the rows; where that cannot be told, the 
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -33,8 +35,23 @@ def with_index(sample: Any, index: Any) -> Any:
     if isinstance(sample, list):
         return [*cast("list[Any]", sample), index]
     if isinstance(sample, tuple):
-        return (*cast("tuple[Any, ...]", sample), index)
+        elements = (*cast("tuple[Any, ...]", sample), index)
+        kind: Any = type(cast("object", sample))
+        return _with_field(kind)(*elements) if hasattr(kind, "_fields") else elements
     return IndexedSample(sample, index)
+
+
+@cache
+def _with_field(kind: Any) -> Any:
+    """The named tuple `kind` with the index as a further last field."""
+    refuse_own_index(dict.fromkeys(kind._fields))
+    with_field: Any = namedtuple(kind.__name__, (*kind._fields, INDEX_KEY))
+    with_field.__reduce__ = lambda self: (_rebuilt, (kind, *self))  # from worker processes
+    return with_field
+
+
+def _rebuilt(kind: Any, *elements: Any) -> Any:
+    return _with_field(kind)(*elements)
 
 
 def refuse_own_index(fields: Mapping[Any, Any]) -> None:

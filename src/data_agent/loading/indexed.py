@@ -40,9 +40,9 @@ class ForwardsAttributes:
 class IndexedDataset(ForwardsAttributes, Dataset[Any]):
     """A map-style dataset whose samples carry their own index, whoever loads them.
 
-    Tuples and lists get it as a further last element (named tuples become plain ones), mappings
-    under the key "sample_index", anything else becomes the pair (sample, index). Attributes that
-    are read or set here are those of the dataset, which itself is `wrapped`.
+    Tuples and lists get it as a further last element (named tuples as the field "sample_index"),
+    mappings under the key "sample_index", anything else becomes the pair (sample, index).
+    Attributes that are read or set here are those of the dataset, which itself is `wrapped`.
 
     Args:
         dataset: has `__getitem__` and `__len__`; `__getitems__` is used where it exists.

@@ -45,7 +45,8 @@ def with_index(sample: Any, index: Any) -> Any:
 def _with_field(kind: Any) -> Any:
     """The named tuple `kind` with the index as a further last field."""
     refuse_own_index(dict.fromkeys(kind._fields))
-    with_field: Any = namedtuple(kind.__name__, (*kind._fields, INDEX_KEY))
+    fields: Any = (*kind._fields, INDEX_KEY)
+    with_field: Any = namedtuple(kind.__name__, fields)  # pyright: ignore[reportUntypedNamedTuple]
     with_field.__reduce__ = lambda self: (_rebuilt, (kind, *self))  # from worker processes
     return with_field
 

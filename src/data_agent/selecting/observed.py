@@ -61,6 +61,8 @@ class Observed:
                 loader gave them out; nothing is marked.
             StateError: samples that were observed already.
         """
+        if not len(index):
+            return index
         place = torch.searchsorted(self._index, index.contiguous()).clamp(max=len(self._index) - 1)
         is_foreign = self._index[place] != index
         if is_foreign.any():

@@ -40,7 +40,7 @@ class LabelRules:
     most_share: float = 0.5
     """The largest share of a class that is left out, in [0, 1]."""
 
-    least_right: float = 0.5
+    least_right: float = 0.4
     """Share in [0, 1] of the labels which the model would believe that it must rank first (among
     the likeliest tenth of the classes). With less it is near chance, and no label is doubted."""
 

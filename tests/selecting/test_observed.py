@@ -158,6 +158,23 @@ def test_what_was_left_out_is_delivered_first_so_that_breaking_off_again_loses_n
     assert seen.max() <= 5  # 480 visits of 200 samples
 
 
+@pytest.mark.parametrize("restores", [False, True])
+def test_what_was_left_out_stands_at_the_front_of_the_next_epoch(restores):
+    agent = DataAgent(SIZE, 12, keep_ratio=0.5, seed=0)
+    agent.begin_epoch(0)
+    index = agent.select(0).index
+    missed = index[torch.randperm(len(index))[:40]]
+    agent.observe(feedback(index[~torch.isin(index, missed)]))
+    with pytest.warns(DataAgentWarning, match="40 of the 100 samples of epoch 0"):
+        agent.begin_epoch(1)
+    if restores:
+        state = agent.state_dict()
+        agent = DataAgent(SIZE, 12, keep_ratio=0.5, seed=0)
+        agent.load_state_dict(state)
+    order = torch.cat([i for _, _, i in selection_loader(data(), agent, batch_size=BATCH)])
+    assert torch.equal(order[:40].sort().values, missed.sort().values)
+
+
 def test_a_run_that_stops_and_goes_on_knows_what_was_left_out():
     agents = []
     for restores in (False, True):

@@ -1,19 +1,30 @@
-"""Images and labels in memory, and what is done to them before training: subsets and noise."""
+"""Images and labels in memory, and their regimes: subsets, long tails, near-copies, wrong labels.
+
+The data of a recipe are the same in all of its runs; only the wrong labels follow a run's seed.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
+from data_agent_lab.recipes import ImageRecipe
 
-DATA_SEED = 0  # of splits and subsets: the data of a recipe are the same in all of its runs
+DATA_SEED = 0  # of splits, subsets and copies
 HELD_OUT_SHARE = 0.1
 _NOISE_STREAM = 0x6E6F697365  # keeps a run's label noise apart from other uses of its seed
+
+POOL_SHARE = 0.05  # of all training samples: how many of them are copied
+MAX_SHIFT = 1  # pixels
+BRIGHTNESS = 0.05  # a copy is darker or brighter by up to this share
+NOISE_LEVELS = 2.0  # standard deviation of a copy's pixel noise, in grey levels of 255
+_COPIES_STREAM = 0x636F70696573  # keeps the draws of copies apart from those of subsets
+_CHUNK = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -48,10 +59,10 @@ class ImageData:
                 f"the labels have {self.num_classes} class(es); classification needs two or more. "
                 "Name the right column with --label-column."
             )
-        if len(self.train_labels) == 0 or len(self.eval_labels) == 0:
+        if self.num_train == 0 or self.num_eval == 0:
             raise InputError(
-                f"{len(self.train_labels)} training and {len(self.eval_labels)} evaluation samples "
-                "are left; both must have some. Give more data, or a larger --subset."
+                f"{self.num_train} training and {self.num_eval} evaluation samples are left; both "
+                "must have some. Give more data, or a larger --subset."
             )
 
     @property
@@ -100,6 +111,26 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), variance.clamp(min=0).sqrt().float().clamp(min=1 / 255)
 
 
+def choose_rows(labels: Tensor, recipe: ImageRecipe) -> tuple[Tensor, int]:
+    """The training rows to decode (int64, distinct, ascending), and how many copies to add.
+
+    Together they are the recipe's subset or long tail; without either, as many samples as there
+    are rows. `labels`, int64 `[N]`, are the clean ones of all training rows.
+
+    Raises:
+        InputError: more samples are asked for than there are.
+    """
+    rows = torch.arange(len(labels))
+    if recipe.imbalance is not None:
+        rows = long_tail(labels, recipe.imbalance, count=recipe.subset)
+    elif recipe.subset is not None:
+        rows = stratified(labels, recipe.subset)
+    num_copies = math.floor(recipe.duplicates * len(rows) + 0.5)
+    if num_copies > 0:
+        rows = rows[stratified(labels[rows], len(rows) - num_copies)]
+    return rows, num_copies
+
+
 def stratified(labels: Tensor, count: int, *, seed: int = DATA_SEED) -> Tensor:
     """Choose `count` samples, each class in proportion to its size (largest remainders).
 
@@ -116,17 +147,55 @@ def stratified(labels: Tensor, count: int, *, seed: int = DATA_SEED) -> Tensor:
     """
     if not 1 <= count <= len(labels):
         raise InputError(f"{count} samples were asked for (--subset), of {len(labels)} there are.")
-    sizes = np.bincount(labels.numpy())
-    return draw_by_class(labels, largest_remainders(sizes, count), seed=seed)
+    return _drawn(labels, _quota(np.bincount(labels.numpy()), count), seed=seed)
 
 
-def largest_remainders(shares: np.ndarray, count: int) -> np.ndarray:
-    """Share out `count` in proportion to `shares` (`[C]`, 0 or more, not all 0).
+def hold_out(labels: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Split off `count` samples (10 % of all), each class in proportion: the others, and these."""
+    if count is None:
+        count = max(1, math.floor(HELD_OUT_SHARE * len(labels) + 0.5))
+    held = stratified(labels, count)
+    return torch.from_numpy(np.setdiff1d(np.arange(len(labels)), held.numpy())), held
+
+
+def long_tail(labels: Tensor, imbalance: float, *, count: int | None) -> Tensor:
+    """Choose rows so that class c of C has a size proportional to `imbalance^(-c / (C - 1))`.
+
+    Args:
+        labels: int64 `[N]` in [0, C), C at least 2.
+        imbalance: size of the first class over that of the last, 1 or more.
+        count: rows to choose (largest remainders); None takes as many as the classes have.
 
     Returns:
-        int64 `[C]` that add up to `count`, each part less than one from its exact size; of equal
-        remainders the first are rounded up.
+        int64 `[count]`, distinct rows, ascending.
+
+    Raises:
+        InputError: a class has fewer rows than its part, or its part is less than one.
     """
+    sizes = np.bincount(labels.numpy())
+    weights = imbalance ** (-np.arange(len(sizes)) / max(1, len(sizes) - 1))
+    largest = float((sizes / weights).min())  # of the first class, so that every class has enough
+    if count is None:
+        quota = np.floor(largest * weights + 1e-9).astype(np.int64)
+    else:
+        quota = _quota(weights, count)
+    short = np.flatnonzero(quota > sizes)
+    if len(short):
+        raise InputError(
+            f"--imbalance {imbalance} and --subset {count} ask for {quota[short[0]]} samples of "
+            f"class {short[0]}, which has {sizes[short[0]]}. Use a --subset of at most "
+            f"{int(largest * weights.sum())}."
+        )
+    if not quota.all():
+        raise InputError(
+            f"--imbalance {imbalance} leaves class {int(np.argmin(quota))} without a sample. Use a "
+            "smaller one, or a larger --subset."
+        )
+    return _drawn(labels, quota)
+
+
+def _quota(shares: np.ndarray, count: int) -> np.ndarray:
+    """Share out `count` in proportion to `shares`: largest remainders, the first of equal ones."""
     exact = count * shares / shares.sum()
     quota = np.floor(exact).astype(np.int64)
     by_remainder = np.argsort(quota - exact, kind="stable")
@@ -134,7 +203,7 @@ def largest_remainders(shares: np.ndarray, count: int) -> np.ndarray:
     return quota
 
 
-def draw_by_class(labels: Tensor, quota: np.ndarray, *, seed: int = DATA_SEED) -> Tensor:
+def _drawn(labels: Tensor, quota: np.ndarray, *, seed: int = DATA_SEED) -> Tensor:
     """Draw `quota[c]` samples of each class c, at most as many as it has: positions, ascending."""
     generator = np.random.default_rng(seed)
     chosen = [
@@ -144,12 +213,47 @@ def draw_by_class(labels: Tensor, quota: np.ndarray, *, seed: int = DATA_SEED) -
     return torch.from_numpy(np.sort(np.concatenate(chosen)))
 
 
-def hold_out(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Split off 10 % of two samples or more, each class in proportion: to train, to evaluate on."""
-    held = stratified(labels, max(1, math.floor(HELD_OUT_SHARE * len(labels) + 0.5)))
-    is_held = torch.zeros(len(labels), dtype=torch.bool)
-    is_held[held] = True
-    return (~is_held).nonzero().squeeze(1), held
+def with_near_copies(data: ImageData, num_copies: int) -> ImageData:
+    """Add near-copies of a few training samples, and shuffle all of them; 0 changes nothing.
+
+    The copies are made of a random pool, 5 % of the new number of training samples, each of its
+    samples as often as any other, give or take one. A copy is shifted by up to a pixel in each
+    direction (the edge is repeated), its brightness scaled by a factor in [0.95, 1.05], and noise
+    of two grey levels added; it keeps its original's label.
+    """
+    if num_copies == 0:
+        return data
+    total = data.num_train + num_copies
+    generator = np.random.default_rng([DATA_SEED, _COPIES_STREAM])
+    pool_size = max(1, math.floor(POOL_SHARE * total + 0.5))
+    pool = generator.permutation(data.num_train)[:pool_size]
+    sources = torch.from_numpy(np.resize(pool, num_copies))
+    copies = [_near_copies(data.train_images[s], generator) for s in sources.split(_CHUNK)]
+    order = torch.from_numpy(generator.permutation(total))
+    origins = torch.cat([torch.arange(data.num_train), sources])[order]
+    clean = data.clean_labels
+    return replace(
+        data,
+        train_images=torch.cat([data.train_images, *copies])[order],
+        train_labels=data.train_labels[origins],
+        clean_labels=None if clean is None else clean[origins],
+    )
+
+
+def _near_copies(images: Tensor, generator: np.random.Generator) -> Tensor:
+    """uint8 `[B, C, H, W]`: each image shifted, brighter or darker, and noisy."""
+    size, _, height, width = images.shape
+    down, right = torch.from_numpy(generator.integers(-MAX_SHIFT, MAX_SHIFT + 1, size=(2, size)))
+    # Clamping positions to the image repeats its edge.
+    rows = (torch.arange(height) + down[:, None]).clamp(0, height - 1)
+    columns = (torch.arange(width) + right[:, None]).clamp(0, width - 1)
+    sample = torch.arange(size)[:, None, None]
+    # Indexing dims 0, 2, 3 around a slice puts the indexed dims first: [B, H, W, C].
+    shifted = images[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    factor = generator.uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS, size=(size, 1, 1, 1))
+    noise = NOISE_LEVELS * generator.standard_normal(tuple(shifted.shape), dtype=np.float32)
+    changed = shifted * torch.from_numpy(factor).float() + torch.from_numpy(noise)
+    return changed.round().clamp(0, 255).to(torch.uint8)
 
 
 def corrupt_labels(labels: Tensor, share: float, *, num_classes: int, seed: int) -> Tensor:

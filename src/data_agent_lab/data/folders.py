@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,40 +40,6 @@ def split_named(name: str) -> str | None:
     return next((_SPLITS[word] for word in words if word in _SPLITS), None)
 
 
-def open_image_folder(root: Path) -> dict[str, datasets.Dataset]:
-    """Every image below a folder, with its class, by split.
-
-    SPLIT/CLASS/NAME.png, or CLASS/NAME.png without splits; a class may be a path of several folders
-    (SPECIES/VARIETY). Folders are splits if all that lie side by side are named so, one of them
-    train. With a metadata.csv or metadata.jsonl, whose column file_name names the images beside
-    it, its other columns are read in place of the names of folders.
-
-    Raises:
-        InputError: it is unclear whether folders are splits or classes, or an image is missing.
-    """
-    files = list(_walk(root))
-    images = find_images(root)
-    tables = [file for file in files if file.name in _METADATA]
-    known = {*images, *tables}
-    others = Counter(file.suffix or file.name for file in files if file not in known)
-    if others:
-        found = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
-        logger.warning("%s: left out what is no image by its suffix: %s.", root, found)
-    while _is_wrapped(root, images):
-        root = root / images[0].relative_to(root).parts[0]
-    has_splits = _has_splits(root, images)
-    by_split: dict[str, list[dict[str, Any]]] = {}
-    for file, columns in _listed(tables, images) if tables else ((file, {}) for file in images):
-        parts = file.relative_to(root).parts
-        split = (split_named(parts[0]) if has_splits else None) or "train"
-        folders = parts[1:-1] if has_splits else parts[:-1]
-        row = columns or {"label": "/".join(folders) or None}
-        by_split.setdefault(split, []).append({**row, "image": {"path": str(file), "bytes": None}})
-    if not tables:
-        _check_classes(by_split)
-    return {split: _dataset(rows) for split, rows in by_split.items()}
-
-
 def find_images(root: Path) -> list[Path]:
     """Files below a folder that are images by their suffix; hidden ones do not count."""
     return [file for file in _walk(root) if file.suffix.lower() in _SUFFIXES]
@@ -86,65 +52,87 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder) / name for name in sorted(files) if name[0] != ".")
 
 
-def _tops(root: Path, images: Sequence[Path]) -> set[str]:
-    """Names of the folders in which images lie; empty for those beside them."""
-    parts = [image.relative_to(root).parts for image in images]
-    return {names[0] if len(names) > 1 else "" for names in parts}
+def open_image_folder(root: Path) -> dict[str, datasets.Dataset]:
+    """Every image below a folder, with its class, by split.
+
+    SPLIT/CLASS/NAME.png, or CLASS/NAME.png without splits; a class may be a path of several folders
+    (SPECIES/VARIETY). Folders are splits if all that lie side by side are named so, one of them
+    train. With a metadata.csv or metadata.jsonl, whose column file_name names the images beside
+    it, its other columns are read in place of the names of folders.
+
+    Raises:
+        InputError: it is unclear whether folders are splits or classes, or an image is missing.
+    """
+    root = Path(os.path.abspath(root))  # metadata may name images by "../"
+    images = find_images(root)
+    rest = [file for file in _walk(root) if file.suffix.lower() not in _SUFFIXES]
+    tables = [file for file in rest if file.name in _METADATA]
+    if others := Counter(file.suffix or file.name for file in rest if file not in tables):
+        found = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
+        logger.warning("%s: left out what is no image by its suffix: %s.", root, found)
+    folders = _folders_of(root, images)
+    has_splits = _has_splits(root, {names[0] if names else "" for names in folders.values()})
+    by_split: dict[str, list[dict[str, Any]]] = {}
+    for file, columns in _listed(tables, images) if tables else ((file, None) for file in images):
+        split, names = "train", folders[file]
+        if has_splits:
+            split, names = split_named(names[0]) or "train", names[1:]
+        columns = columns or {"label": "/".join(names) or None}
+        row = {**columns, "image": {"path": str(file), "bytes": None}}
+        by_split.setdefault(split, []).append(row)
+    train = [] if tables else by_split.get("train", [])
+    if loose := [row["image"]["path"] for row in train if row["label"] is None]:
+        raise InputError(
+            f"{len(loose)} images to train on lie in no class folder, such as {loose[0]}. Expected "
+            "train/CLASS/NAME.png or CLASS/NAME.png; classes that are named like splits belong "
+            "into a folder train as well."
+        )
+    return {split: _dataset(rows) for split, rows in by_split.items()}
 
 
-def _is_wrapped(root: Path, images: Sequence[Path]) -> bool:
-    """Whether all images lie in folders of one folder, which is no split."""
-    tops = _tops(root, images)
-    return (
-        len(tops) == 1
-        and not split_named(*tops)
-        and all(len(image.relative_to(root).parts) > 2 for image in images)
-    )
+def _folders_of(root: Path, images: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
+    """By image the folders it lies in, without those that hold all others and are no split."""
+    folders = [image.relative_to(root).parts[:-1] for image in images]
+    while all(len(names) > 1 and names[0] == folders[0][0] for names in folders):
+        if split_named(folders[0][0]):
+            break
+        folders = [names[1:] for names in folders]
+    return dict(zip(images, folders, strict=True))
 
 
-def _has_splits(root: Path, images: Sequence[Path]) -> bool:
-    tops = _tops(root, images)
-    splits = {top: split_named(top) for top in tops}
-    if "train" not in splits.values():
-        return False
-    others = sorted(top or "images beside them" for top, split in splits.items() if split is None)
+def _has_splits(root: Path, tops: Collection[str]) -> bool:
+    """Whether these folders (empty for images beside them) are splits."""
+    others = sorted(top or "images beside them" for top in tops if split_named(top) is None)
     clear = sorted(top for top in tops if top.lower() in _SPLITS)
-    if not others:
-        return True
-    if "train" in (_SPLITS[top.lower()] for top in clear):
+    if others and "train" in map(split_named, clear):
         raise InputError(
             f"{root} holds {', '.join(clear)}, named like a split, beside {', '.join(others[:5])}"
             f"{', ...' if len(others) > 5 else ''}. If all of them are classes, put them into one "
             "folder train; if only the first are splits, move the others away."
         )
-    return False
+    return not others and "train" in map(split_named, tops)
 
 
-def _listed(
-    tables: Sequence[Path], images: Sequence[Path]
-) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _listed(tables: Sequence[Path], images: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
     """Images that metadata list, each with its other columns."""
     listed: list[tuple[Path, dict[str, Any]]] = []
     for table in tables:
-        rows: Any = read_table(table, ",") if table.suffix == ".csv" else _json_lines(table)
+        rows: Any = read_table(table) if table.suffix == ".csv" else _json_lines(table)
         for row in rows:
             if not isinstance(row.get("file_name"), str):
                 raise InputError(f"{table} has a row without a file_name: {row}.")
-            columns = {
-                name: cell for name, cell in row.items() if name not in ("file_name", "image")
-            }
-            listed.append((table.parent / row["file_name"], columns))
-    known = {file.resolve() for file in images}
-    missing = [str(file) for file, _ in listed if file.resolve() not in known]
-    if missing:
+            file = Path(os.path.normpath(table.parent / row["file_name"]))
+            others = {name: row[name] for name in row if name not in ("file_name", "image")}
+            listed.append((file, others))
+    known, found = set(images), {file for file, _ in listed}
+    if missing := [str(file) for file, _ in listed if file not in known]:
         raise InputError(
             f"the metadata list {len(missing)} images that do not exist: {', '.join(missing[:20])}"
             f"{', ...' if len(missing) > 20 else ''}. Remove these rows, or add the images."
         )
-    unlisted = known - {file.resolve() for file, _ in listed}
-    if unlisted:
+    if unlisted := known - found:
         logger.warning("%d images are in no row of the metadata, and left out.", len(unlisted))
-    yield from listed
+    return listed
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -156,23 +144,12 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
             raise InputError(f"{file}, line {number} is no JSON: {error}.") from error
 
 
-def _check_classes(by_split: dict[str, list[dict[str, Any]]]) -> None:
-    loose = [row["image"]["path"] for row in by_split.get("train", ()) if row["label"] is None]
-    if loose:
-        raise InputError(
-            f"{len(loose)} images to train on lie in no class folder, such as {loose[0]}. Expected "
-            "train/CLASS/NAME.png or CLASS/NAME.png; classes that are named like splits belong "
-            "into a folder train as well."
-        )
-
-
 def _dataset(rows: list[dict[str, Any]]) -> datasets.Dataset:
     """With a fingerprint that follows the files, so that changed ones are decoded anew."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = dict.fromkeys(name for row in rows for name in row)
     made = datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
     digest = hashlib.sha256(str(rows).encode())
-    for row in rows:
-        path = Path(row["image"]["path"])
+    for path in (Path(row["image"]["path"]) for row in rows):
         if path.exists():  # a link to nothing is found when it is decoded
             digest.update(f" {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
     made._fingerprint = digest.hexdigest()[:16]  # pyright: ignore[reportPrivateUsage]

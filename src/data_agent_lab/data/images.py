@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from data_agent.errors import CheckpointError, InputError
 from data_agent.runtime import checkpoint
 from data_agent_lab.data.image_data import ImageData, choose_rows, hold_out, with_near_copies
-from data_agent_lab.data.labels import Labels, find_column, find_label_column, read_labels
+from data_agent_lab.data.labels import Labels, find_column, has_labels, read_labels
 from data_agent_lab.data.pixels import decode
 from data_agent_lab.data.sources import choose_splits, open_images
 from data_agent_lab.progress import Progress
@@ -49,12 +50,6 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
     Only the rows that the recipe uses are decoded, and cached; copies are made of them afterwards.
     Damaged images are refused, all in one message.
 
-    Args:
-        recipe: names the data (hub name `owner/name` or `owner/name:configuration`, parquet file,
-            folder of parquet files, or image folder), its columns, size and regime. Images are
-            scaled and their longer side is cropped.
-        progress: told about the decoding.
-
     Raises:
         InputError: data that cannot be found, read or understood; see the message.
     """
@@ -64,29 +59,23 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
             "a parquet file, a folder of parquet files, or an image folder."
         )
     splits = open_images(recipe.data)
-
-    def labels_of(name: str, training: Sequence[str] = ()) -> Labels:
-        column = find_label_column(splits[name], recipe.label_column)
-        return read_labels(splits[name], column, source=f"split {name!r}", training=training)
-
-    rows, eval_name = choose_splits(splits, is_usable=lambda rows: _is_labelled(rows, recipe))
-    labels = labels_of("train")
-    labels.check_complete()
+    rows, eval_name = choose_splits(splits, lambda rows: has_labels(rows, recipe.label_column))
+    labels = read_labels(rows, recipe.label_column, source="split 'train'")
     names = labels.class_names
-    train = _part("train", rows, labels.numbered(names), recipe)
+    train = _part(rows, "train", labels.numbered(names), recipe)
     if eval_name is None:
         kept, held = hold_out(train.labels)
         train, evaluation = replace(train, rows=kept), replace(train, rows=held)
         source = f"{len(held)} samples held out of 'train' (10 %)"
     else:
-        numbers = labels_of(eval_name, names).numbered(names)
-        evaluation = _part(eval_name, splits[eval_name], numbers, recipe)
-        source = f"split {eval_name!r}"
+        others, source = splits[eval_name], f"split {eval_name!r}"
+        found = read_labels(others, recipe.label_column, source=source, training=names)
+        evaluation = _part(others, eval_name, found.numbered(names), recipe)
     chosen, num_copies = choose_rows(train.labels[train.rows], recipe)
     train = replace(train, rows=train.rows[chosen])
     given = train.labels
     if recipe.train_labels is not None:
-        given = _other_labels(recipe.train_labels, labels, count=len(rows))
+        given = _other_labels(recipe.train_labels, labels)
     train_images, eval_images = _decoded([train, evaluation], recipe.image_size, progress)
     data = ImageData(
         train_images=train_images,
@@ -100,7 +89,7 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
     return with_near_copies(data, num_copies)
 
 
-def _part(name: str, rows: datasets.Dataset, labels: Tensor, recipe: ImageRecipe) -> _Part:
+def _part(rows: datasets.Dataset, name: str, labels: Tensor, recipe: ImageRecipe) -> _Part:
     column = find_column(
         rows, recipe.image_column, usual=_IMAGE_NAMES, fits=_is_image, what="image"
     )
@@ -116,25 +105,10 @@ def _is_image(kind: Any) -> bool:
     return isinstance(kind, datasets.Image) or is_bytes
 
 
-def _is_labelled(rows: datasets.Dataset, recipe: ImageRecipe) -> bool:
-    column = find_label_column(rows, recipe.label_column)
-    return read_labels(rows, column, source="a split").num_missing == 0
-
-
-def _other_labels(source: str, own: Labels, *, count: int) -> Tensor:
+def _other_labels(source: str, own: Labels) -> Tensor:
     """Labels of a file of its own (PARQUET:COLUMN), one for each row of the training data.
 
-    Args:
-        source: the file, and its column with classes: names, or numbers as the data have them.
-        own: the training data's.
-        count: rows of the training data.
-
-    Returns:
-        int64 `[count]`.
-
-    Raises:
-        InputError: no such file or column, an empty cell, another number of rows, or a label that
-            is no class of the training data.
+    They are names of classes, or numbers as the training data have them. int64 `[N]`.
     """
     name, _, column = source.rpartition(":")
     path = Path(name).expanduser()
@@ -145,17 +119,16 @@ def _other_labels(source: str, own: Labels, *, count: int) -> Tensor:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"--train-labels {source} could not be read: {error}.") from error
     if column not in table.column_names:
+        columns = ", ".join(table.column_names)
         raise InputError(
-            f"--train-labels {source}: {path} has no column {column!r}, but "
-            f"{', '.join(table.column_names)}."
+            f"--train-labels {source}: {path} has no column {column!r}, but {columns}."
         )
-    if len(table) != count:
+    if len(table) != len(own.words):
         raise InputError(
             f"--train-labels {source} holds {len(table)} labels, but the training data has "
-            f"{count} rows; row i must belong to row i."
+            f"{len(own.words)} rows; row i must belong to row i."
         )
     labels = read_labels(datasets.Dataset(table.select([column])), column, source=str(path))
-    labels.check_complete()
     is_number = pa.types.is_integer(table.schema.field(column).type)
     names = [str(i) for i in range(len(own.class_names))]
     return labels.numbered(names if own.are_declared and is_number else own.class_names)
@@ -163,11 +136,10 @@ def _other_labels(source: str, own: Labels, *, count: int) -> Tensor:
 
 def cache_folder() -> Path:
     """Where decoded images are kept: `$DATA_AGENT_CACHE`, else `~/.cache/data-agent`."""
-    named = os.environ.get("DATA_AGENT_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "data-agent"
+    return Path(os.environ.get("DATA_AGENT_CACHE") or "~/.cache/data-agent").expanduser()
 
 
-def _decoded(parts: Sequence[_Part], size: int, progress: Progress) -> list[Tensor]:
+def _decoded(parts: Sequence[_Part], size: int, progress: Progress) -> Sequence[Tensor]:
     """uint8 `[n, C, size, size]` of each part, from the cache if it was decoded before."""
     digest = hashlib.sha256(f"2 {size}".encode())
     for part in parts:
@@ -179,60 +151,46 @@ def _decoded(parts: Sequence[_Part], size: int, progress: Progress) -> list[Tens
             return checkpoint.load(path)["images"]
         except CheckpointError as error:
             logger.warning("decoding again: %s", error)
-    _check_memory(sum(len(part.rows) for part in parts), size)
     images = _decode(parts, size, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(path, {"images": images})
     return images
 
 
-def _check_memory(num_images: int, size: int) -> None:
-    needed = num_images * 3 * size * size
+def _decode(parts: Sequence[_Part], size: int, progress: Progress) -> list[Tensor]:
+    counts = [len(part.rows) for part in parts]
+    total, done = sum(counts), 0
+    needed = total * 3 * size * size
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > present:
         raise InputError(
-            f"{num_images:,} images of {size} x {size} pixels need {needed / 1e9:.0f} GB of "
+            f"{total:,} images of {size} x {size} pixels need {needed / 1e9:.0f} GB of "
             f"memory, this machine has {present / 1e9:.0f}. Use a smaller --image-size or --subset."
         )
-
-
-def _decode(parts: Sequence[_Part], size: int, progress: Progress) -> list[Tensor]:
-    total = sum(len(part.rows) for part in parts)
-    images: list[Tensor] = []
-    done = 0
-    is_grey = True
+    pixels = np.zeros((total, 3, size, size), dtype=np.uint8)
     damaged: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for part in parts:
-            pixels = np.zeros((len(part.rows), size, size, 3), dtype=np.uint8)
-            start = 0
-            for cells in _chunks(part):
-                chunk = pixels[start : start + len(cells)]
-                for i, found in enumerate(pool.map(_decode_cell, cells, [size] * len(cells))):
-                    if isinstance(found, str):
-                        place = f"row {int(part.rows[start + i])} of {part.name}"
-                        path = (cells[i] or {}).get("path")
-                        damaged.append(f"{f'{path} ({place})' if path else place}: {found}")
-                    else:
-                        chunk[i] = found
-                is_grey = is_grey and bool((chunk == chunk[..., :1]).all())
-                start += len(cells)
-                done += len(cells)
-                progress("decoding images", done, total)
-            images.append(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        for part, rows in ((p, rows) for p in parts for rows in p.rows.split(_CHUNK)):
+            (cells,) = cast("dict[str, list[Any]]", part.images[rows.tolist()]).values()
+            decoded = pool.map(_decode_cell, cells, repeat(size))
+            for row, cell, found in zip(rows.tolist(), cells, decoded, strict=True):
+                if isinstance(found, np.ndarray):
+                    pixels[done] = found.transpose(2, 0, 1)
+                else:
+                    place, path = f"row {row} of {part.name}", (cell or {}).get("path")
+                    damaged.append(f"{f'{path} ({place})' if path else place}: {found}")
+                done += 1
+            progress("decoding images", done, total)
     if damaged:
         raise InputError(
             f"{len(damaged)} of {total} images cannot be decoded. Remove or repair them:\n  "
             + "\n  ".join(damaged)
         )
     # Grey or colour is decided by the pixels: files often hold grey images as red = green = blue.
-    return [part[:, :1].contiguous() if is_grey else part.contiguous() for part in images]
-
-
-def _chunks(part: _Part) -> Iterator[list[dict[str, Any] | None]]:
-    chosen: Any = part.images.select(part.rows.tolist())
-    for batch in chosen.iter(batch_size=_CHUNK):
-        yield next(iter(batch.values()))
+    images = torch.from_numpy(pixels)
+    if all(bool((chunk == chunk[:, :1]).all()) for chunk in images.split(_CHUNK)):
+        images = images[:, :1].contiguous()
+    return list(images.split(counts))
 
 
 def _decode_cell(cell: Mapping[str, Any] | None, size: int) -> np.ndarray | str:

@@ -29,72 +29,58 @@ def find_column(
     fits: Callable[[Any], bool],
     what: str,
 ) -> str:
-    """The wanted column, or the first with a usual name, or the only one that fits.
-
-    Args:
-        rows: the data set.
-        wanted: its name; None leaves it to names and types.
-        usual: names, the most usual first.
-        fits: whether a column's type does.
-        what: image, label or text.
+    """The wanted column, or the first with a usual name, or the only one whose type fits.
 
     Raises:
         InputError: no such column, or several; the message lists those there are.
     """
-    features = cast("Mapping[str, Any]", rows.features)
-    fitting = [name for name, kind in features.items() if fits(kind)]
-    named = [name for name in usual if name in fitting]
-    if wanted in fitting:
-        return wanted
-    if wanted is None and (named or len(fitting) == 1):
-        return named[0] if named else fitting[0]
-    problem = f"which column holds the {what}?"
+    fitting = [name for name, kind in _types(rows).items() if fits(kind)]
+    found = [name for name in (usual if wanted is None else [wanted]) if name in fitting]
+    if wanted is None and len(fitting) == 1:
+        found = fitting
+    return _first(found, rows, wanted, what)
+
+
+def _find_label_column(rows: datasets.Dataset, wanted: str | None) -> str:
+    """The wanted column, or the only one of type ClassLabel, or the first with a usual name."""
+    types = _types(rows)
+    declared = [name for name, kind in types.items() if isinstance(kind, datasets.ClassLabel)]
     if wanted is not None:
-        problem = (
-            f"the column {wanted!r} does not fit"
-            if wanted in features
-            else f"there is no column {wanted!r}"
-        )
-    found = ", ".join(f"{name} ({_described(kind)})" for name, kind in features.items())
+        kind = types.get(wanted)
+        is_value = isinstance(kind, datasets.Value) and kind.dtype != "binary"
+        found = [wanted] if wanted in declared or is_value else []
+    else:
+        found = declared if len(declared) == 1 else [name for name in LABEL_NAMES if name in types]
+    return _first(found, rows, wanted, "label")
+
+
+def _types(rows: datasets.Dataset) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", rows.features)
+
+
+def _first(found: Sequence[str], rows: datasets.Dataset, wanted: str | None, what: str) -> str:
+    if found:
+        return found[0]
+    types = _types(rows)
+    problem, close = f"which column holds the {what}?", ""
+    if wanted in types:
+        problem = f"the column {wanted!r} does not fit"
+    elif wanted is not None:
+        problem, close = f"there is no column {wanted!r}", did_you_mean(wanted, list(types))
+    columns = ", ".join(
+        f"{name} ({kind.dtype if isinstance(kind, datasets.Value) else type(kind).__name__})"
+        for name, kind in types.items()
+    )
     hint = " (of pairs of texts both: --text-column ONE,OTHER)" if what == "text" else ""
-    close = did_you_mean(wanted, list(features)) if wanted not in features else ""
     raise InputError(
-        f"{problem}: the data has {found}. {close}Name one with --{what}-column{hint}."
+        f"{problem}: the data has {columns}. {close}Name one with --{what}-column{hint}."
     )
 
 
-def did_you_mean(name: str | None, names: Sequence[str]) -> str:
+def did_you_mean(name: str, names: Sequence[str]) -> str:
     """A question with the nearest of the names, or nothing."""
-    close = difflib.get_close_matches(name or "", names, n=1)
+    close = difflib.get_close_matches(name, names, n=1)
     return f"Did you mean {close[0]}? " if close else ""
-
-
-def _described(kind: Any) -> str:
-    return kind.dtype if isinstance(kind, datasets.Value) else type(kind).__name__
-
-
-def find_label_column(rows: datasets.Dataset, wanted: str | None) -> str:
-    """The column with the classes: the only one of type ClassLabel, or one with a usual name.
-
-    Raises:
-        InputError: see `find_column`.
-    """
-    features = cast("Mapping[str, Any]", rows.features)
-    declared = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    if wanted is None and len(declared) == 1:
-        return declared[0]
-    if wanted is not None or not any(name in LABEL_NAMES for name in features):
-        fits = _may_be_label if wanted is not None else _is_declared
-        return find_column(rows, wanted, usual=(), fits=fits, what="label")
-    return find_column(rows, None, usual=LABEL_NAMES, fits=lambda _: True, what="label")
-
-
-def _is_declared(kind: Any) -> bool:
-    return isinstance(kind, datasets.ClassLabel)
-
-
-def _may_be_label(kind: Any) -> bool:
-    return isinstance(kind, datasets.ClassLabel | datasets.Value) and kind.dtype != "binary"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,48 +99,45 @@ class Labels:
     source: str
     are_declared: bool = False
 
-    @property
-    def num_missing(self) -> int:
-        """Rows without a label."""
-        return sum(word is None for word in self.words)
-
-    def check_complete(self) -> None:
-        """Refuse rows without a label."""
-        if self.num_missing:
-            raise InputError(
-                f"{self.num_missing} of {len(self.words)} rows have no label (an empty cell, or "
-                f"-1, which means none) in {self.source}. Remove them, name another column with "
-                "--label-column, or write the classes as words."
-            )
-
     def numbered(self, class_names: Sequence[str]) -> Tensor:
         """Labels as numbers of these classes, int64 `[N]`.
 
         Raises:
-            InputError: a label is none of them.
+            InputError: a row has no label, or one that is none of them.
         """
+        words = [word for word in self.words if word is not None]
+        if num_missing := len(self.words) - len(words):
+            raise InputError(
+                f"{num_missing} of {len(self.words)} rows have no label (an empty cell, or -1, "
+                f"which means none) in {self.source}. Remove them, name another column with "
+                "--label-column, or write the classes as words."
+            )
         numbers = {name: number for number, name in enumerate(class_names)}
-        strange = [word for word in self.words if word not in numbers]
-        if strange:
-            names = ", ".join(class_names[:20]) + (", ..." if len(class_names) > 20 else "")
+        if strange := [word for word in words if word not in numbers]:
             raise InputError(
                 f"{self.source} holds the label {strange[0]!r} ({len(strange)} such rows), which "
-                f"is no class of the training data: {names}."
+                f"is no class of the training data: {_listed(class_names, 20)}."
             )
-        absent = sorted(set(class_names) - set(cast("Sequence[str]", self.words)))
-        if absent:
-            logger.info(
-                "%s has no row of %d of the %d classes: %s.",
-                self.source,
-                len(absent),
-                len(class_names),
-                ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else ""),
-            )
-        return torch.tensor([numbers[cast("str", word)] for word in self.words], dtype=torch.int64)
+        if absent := sorted(numbers.keys() - set(words)):
+            number = f"{len(absent)} of the {len(numbers)} classes"
+            logger.info("%s has no row of %s: %s.", self.source, number, _listed(absent, 5))
+        return torch.tensor([numbers[word] for word in words], dtype=torch.int64)
+
+
+def _listed(names: Sequence[str], count: int) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def has_labels(rows: datasets.Dataset, wanted: str | None) -> bool:
+    """Whether every row has a label; benchmarks publish splits without."""
+    try:
+        return None not in read_labels(rows, wanted, source="a split").words
+    except InputError:
+        return False
 
 
 def read_labels(
-    rows: datasets.Dataset, column: str, *, source: str, training: Sequence[str] = ()
+    rows: datasets.Dataset, wanted: str | None, *, source: str, training: Sequence[str] = ()
 ) -> Labels:
     """The classes of all rows: class labels, whole numbers (of any size and sign) or words.
 
@@ -164,16 +147,15 @@ def read_labels(
 
     Args:
         rows: of one split.
-        column: with their labels.
+        wanted: the column; None finds it by its type and name.
         source: the split in words, for messages.
         training: the classes of the training data, where this is another split.
 
     Raises:
-        InputError: the column holds something else.
+        InputError: no such column, or it holds something else.
     """
-    kind = cast("Mapping[str, Any]", rows.features)[column]
-    table = cast("Any", rows.select_columns([column]).with_format("arrow"))[:]
-    cells: list[Any] = table.column(column).to_pylist()
+    column = _find_label_column(rows, wanted)
+    kind, cells = _types(rows)[column], list[Any](rows[column][:])
     source = f"the column {column!r} of {source}"
     if isinstance(kind, datasets.ClassLabel):
         names = tuple(str(name).strip() for name in kind.names)
@@ -183,17 +165,13 @@ def read_labels(
         return Labels(words, names, source, are_declared=True)
     words = [_word(cell, source) for cell in cells]
     found = {word for word in words if word is not None}
-    are_words = any(isinstance(cell, str) for cell in cells)
-    if "-1" in found and "-1" not in training and not are_words and _means_none(found - {"-1"}):
-        words = [None if word == "-1" else word for word in words]
-        found.remove("-1")
+    others = found - {"-1"}
+    is_class = "-1" in training or any(isinstance(cell, str) for cell in cells)
+    is_usual = not others or ("0" in others and not any(word[0] == "-" for word in others))
+    if is_usual and not is_class:
+        words, found = [None if word == "-1" else word for word in words], others
     are_numbers = all(_NUMBER.fullmatch(word) for word in found)
     return Labels(words, tuple(sorted(found, key=int if are_numbers else None)), source)
-
-
-def _means_none(others: set[str]) -> bool:
-    """Whether -1 is no class beside these labels."""
-    return not others or ("0" in others and not any(word.startswith("-") for word in others))
 
 
 def _word(cell: object, source: str) -> str | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-_DEEP = 65535  # the largest value of 16 bits
 _DEEP_GREY = ("PNG", "PPM")  # formats of which older Pillows call 16 bits "I"
+# By mode, the ranges that grey levels may be stored in: 0 to one of these.
+_RANGES = {"I;16": (65535,), "I": (255, 65535), "F": (1, 255, 65535)}
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
@@ -27,14 +28,18 @@ def decode(cell: Mapping[str, Any] | None, size: int) -> np.ndarray:
         raise ValueError("the cell is empty")
     source = io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]
     with Image.open(source) as image:
-        is_deep = image.mode.startswith("I;16") or (
-            image.mode == "I" and image.format in _DEEP_GREY
-        )
+        mode = "I;16" if image.mode == "I" and image.format in _DEEP_GREY else image.mode[:4]
         try:
             upright = ImageOps.exif_transpose(image)
         except Exception:  # of broken EXIF data; broken pixels raise again
             upright = image.copy()
-    return np.asarray(fit(_as_rgb(upright, is_deep=is_deep), size))
+    if mode in _RANGES:
+        upright = Image.fromarray(_shallow(np.asarray(upright), _RANGES[mode]))
+    if upright.mode in _ALPHA or "transparency" in upright.info:
+        colours = upright.convert("RGBA")
+        white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
+        upright = Image.alpha_composite(white, colours)
+    return np.asarray(fit(upright.convert("RGB"), size))
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:
@@ -44,23 +49,11 @@ def fit(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
 
 
-def _as_rgb(image: Image.Image, *, is_deep: bool) -> Image.Image:
-    if is_deep or image.mode in ("I", "F"):
-        tops = (_DEEP,) if is_deep else (255, _DEEP) if image.mode == "I" else (1, 255, _DEEP)
-        image = Image.fromarray(_shallow(np.asarray(image), tops))
-    if image.mode in _ALPHA or "transparency" in image.info:
-        colours = image.convert("RGBA")
-        white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, colours).convert("RGB")
-    return image.convert("RGB")
-
-
-def _shallow(values: np.ndarray, tops: Sequence[int]) -> np.ndarray:
+def _shallow(values: np.ndarray, tops: tuple[int, ...]) -> np.ndarray:
     """Grey levels in 8 bits, uint8 `[H, W]`, of 16 bits, 32 bits or floating point.
 
-    The range that the values are stored in is mapped to 0 to 255: of 16 bits 0 to 65535; of others
-    the smallest of 0 to 1 (floating point only), 0 to 255 and 0 to 65535 that holds all values of
-    the image, else from its smallest to its largest value. Values that are no numbers are black.
+    0 to the smallest of `tops` that holds all values is mapped to 0 to 255, or else the range from
+    the image's smallest to its largest value. Values that are no numbers are black.
     """
     values = values.astype(np.float64)
     finite = values[np.isfinite(values)]

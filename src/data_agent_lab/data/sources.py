@@ -77,39 +77,54 @@ def choose_splits(
             f"the data has no split 'train', but {', '.join(splits)}. Name the training file "
             "train.parquet (or .jsonl, .csv, .txt), or its folder train."
         )
-    if len(splits["train"]) < 2:
-        raise InputError(
-            f"the training data has {len(splits['train'])} rows; it needs two or more."
-        )
+    train = splits["train"]
+    if len(train) < 2:
+        raise InputError(f"the training data has {len(train)} rows; it needs two or more.")
     for name in (name for name in _EVAL_SPLITS if name in splits):
         if is_usable(splits[name]):
-            return splits["train"], name
+            return train, name
         logger.info("split %r has unlabelled rows; it is not used for evaluation.", name)
-    return splits["train"], None
+    return train, None
 
 
 def _open(data: str, kinds: Mapping[str, str], forms: str) -> Splits:
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()  # a log would have a line for each of their steps
+    try:
+        loaded = _load(data, kinds, forms)
+    except InputError:
+        raise
+    except Exception as error:  # datasets lets errors of many libraries through
+        cause = error.__cause__ or error
+        raise InputError(
+            f"--data {data} could not be loaded: {str(cause) or type(cause).__name__}. {forms} The "
+            "hub needs a network."
+        ) from error
+    if isinstance(loaded, datasets.Dataset):  # a single one, from the disk
+        return {"train": loaded}
+    return {str(name): split for name, split in cast("Splits", loaded).items()}
+
+
+def _load(data: str, kinds: Mapping[str, str], forms: str) -> object:
     path = Path(data).expanduser()
     if not path.exists():
-        return _open_hub(data, suffixes=tuple(kinds), forms=forms)
+        looks_local = data.startswith((".", "~", "/")) or data.count("/") > 1 or "\\" in data
+        if looks_local or data.endswith(tuple(kinds)):
+            beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            close = did_you_mean(path.name, beside)
+            raise InputError(f"--data {data} does not exist. {close}{forms}")
+        name, _, configuration = data.partition(":")
+        return datasets.load_dataset(name, name=configuration or None)
     if _is_saved(path):
-        return _splits(data, forms, lambda: datasets.load_from_disk(str(path)))
-    found = sorted(path.rglob("*")) if path.is_dir() else [path]
-    found = [file for file in found if file.is_file()]
+        return datasets.load_from_disk(str(path))
+    found = [file for file in (sorted(path.rglob("*")) or [path]) if file.is_file()]
     files = [file for file in found if file.suffix.lower() in kinds]
     builders = {kinds[file.suffix.lower()] for file in files}
     if len(builders) != 1:
         suffixes = ", ".join(sorted({file.suffix or file.name for file in found})) or "no files"
         raise InputError(f"--data {data} holds {suffixes}; files of one kind are expected. {forms}")
     by_split = _by_split(path, files) if path.is_dir() else {"train": files}
-    if builders == {"table"}:
-        tables = {name: [_table(file) for file in part] for name, part in by_split.items()}
-        return _splits(data, forms, lambda: {n: _joined(part) for n, part in tables.items()})
-    loaded: Splits = {}
-    for split, part in by_split.items():
-        names = {split: [str(file) for file in part]}
-        loaded |= _load(data, forms, *builders, data_files=names)
-    return loaded
+    return {split: _read(part, split, *builders) for split, part in by_split.items()}
 
 
 def _is_saved(path: Path) -> bool:
@@ -130,44 +145,13 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     if unnamed and "train" in by_split:
         names = ", ".join(str(file.relative_to(root)) for file in unnamed)
         logger.warning("%s: left out what is named after no split: %s.", root, names)
-        return by_split
-    return {"train": unnamed, **by_split} if unnamed else by_split
+    elif unnamed:
+        by_split["train"] = unnamed
+    return by_split
 
 
-def _table(file: Path) -> datasets.Dataset:
-    return read_table(file, "," if file.suffix.lower() == ".csv" else "\t")
-
-
-def _joined(parts: Sequence[datasets.Dataset]) -> datasets.Dataset:
-    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(list(parts))
-
-
-def _open_hub(data: str, *, suffixes: tuple[str, ...], forms: str) -> Splits:
-    """A data set of the hub, unless its name is a path, of which there is nothing."""
-    looks_local = data.startswith((".", "~", "/")) or data.count("/") > 1 or "\\" in data
-    if looks_local or data.endswith(suffixes):
-        path = Path(data).expanduser()
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputError(f"--data {data} does not exist. {did_you_mean(path.name, beside)}{forms}")
-    name, _, configuration = data.partition(":")
-    return _load(data, forms, name, name=configuration or None)
-
-
-def _load(data: str, forms: str, builder: str, **options: Any) -> Splits:
-    return _splits(data, forms, lambda: datasets.load_dataset(builder, **options))
-
-
-def _splits(data: str, forms: str, load: Callable[[], object]) -> Splits:
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()  # a log would have a line for each of their steps
-    try:
-        loaded = load()
-    except Exception as error:  # datasets lets errors of many libraries through
-        cause = error.__cause__ or error
-        raise InputError(
-            f"--data {data} could not be loaded: {str(cause) or type(cause).__name__}. {forms} The "
-            "hub needs a network."
-        ) from error
-    if isinstance(loaded, datasets.Dataset):  # a single one, from the disk
-        return {"train": loaded}
-    return {str(name): split for name, split in cast("Splits", loaded).items()}
+def _read(files: Sequence[Path], split: str, builder: str) -> datasets.Dataset:
+    if builder == "table":
+        return datasets.concatenate_datasets([read_table(file) for file in files])
+    loaded: Any = datasets.load_dataset(builder, data_files={split: [str(file) for file in files]})
+    return loaded[split]

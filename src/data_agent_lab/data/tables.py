@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 
@@ -18,7 +18,6 @@ from data_agent.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_LINE_END = re.compile(r"\r\n|\n|\r")
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 _DECIMAL = re.compile(r"-?\d+\.\d*([eE][+-]?\d+)?")
 _TEXTS = {  # usual names of texts, which stay texts where all of them are numbers
@@ -26,33 +25,36 @@ _TEXTS = {  # usual names of texts, which stay texts where all of them are numbe
     *("prompt", "completion", "response", "instruction", "input", "context", "output"),
     *("question", "question1", "question2", "answer", "premise", "hypothesis", "review"),
 }
-_Rows = list[list[str]]
 
 
-def read_table(file: Path, separator: str) -> datasets.Dataset:
-    """The rows of a table, whose first line names the columns.
+def read_table(file: Path) -> datasets.Dataset:
+    """The rows of a table, whose first line names the columns; commas (.csv) or tabs part cells.
 
     Cells may stand in double quotes, with a quotation mark in them doubled. Where reading them so
     would join lines that each have the right number of cells (as in files that know no quotes), or
     fails, a line is a row and quotation marks are part of the texts. Words such as "null" and "NA"
     are texts; columns of numbers become numbers, unless they are named as texts are, and empty
-    cells of such columns are missing.
-
-    Args:
-        file: in UTF-8, or UTF-16 with a byte order mark.
-        separator: between cells.
+    cells of such columns are missing. The text is UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
         InputError: a line has more or fewer cells than the first; the message names it.
     """
-    text = _decoded(file)
-    lines = [line.split(separator) for line in _LINE_END.split(text) if line]
-    quoted, problem = _quoted(text, separator)
+    content = file.read_bytes()
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{file}, line {line} is not UTF-8 ({error.reason}). Save the file as UTF-8."
+        ) from error
+    separator = "," if file.suffix.lower() == ".csv" else "\t"
+    rows, problem = _parsed(text, separator, csv.QUOTE_MINIMAL)
+    lines, problem_of_lines = _parsed(text, separator, csv.QUOTE_NONE)
     if not lines:
         raise InputError(f"{file} is empty; expected a line with names of columns, and rows.")
-    are_lines_rows = all(len(cells) == len(lines[0]) for cells in lines)
-    rows = quoted
-    if are_lines_rows and (problem or (len(lines[0]) > 1 and len(quoted) < len(lines))):
+    are_joined = len(lines[0]) > 1 and len(rows) < len(lines)
+    if not problem_of_lines and (problem or are_joined):
         logger.info("%s: a line is a row; quotation marks are part of the texts.", file)
         rows, problem = lines, ""
     if problem:
@@ -63,37 +65,22 @@ def read_table(file: Path, separator: str) -> datasets.Dataset:
     names, *rows = rows
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{file} has several columns {twice[0]!r}. Rename or remove one.")
-    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     return datasets.Dataset.from_dict(
-        {
-            name: list(cells) if name in _TEXTS else _typed(cells)
-            for name, cells in zip(names, columns, strict=True)
-        }
+        {name: cells if name in _TEXTS else _typed(cells) for name, cells in columns.items()}
     )
 
 
-def _decoded(file: Path) -> str:
-    content = file.read_bytes()
-    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if is_wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{file}, line {line} is not UTF-8 ({error.reason}). Save the file as UTF-8."
-        ) from error
-
-
-def _quoted(text: str, separator: str) -> tuple[_Rows, str]:
-    """Rows whose cells may stand in quotes; and what is wrong in which line, if anything."""
+def _parsed(text: str, separator: str, quoting: Literal[0, 3]) -> tuple[list[list[str]], str]:
+    """Rows that are not empty; and what is wrong in which line, if anything."""
     limit = csv.field_size_limit(sys.maxsize)  # cells may be documents
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    rows: _Rows = []
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
+    rows: list[list[str]] = []
     try:
-        for cells in reader:
-            if cells:
-                rows.append(cells)
-            if len(rows[0] if rows else ()) != len(cells or rows[0] if rows else ()):
+        for cells in filter(None, reader):
+            rows.append(cells)
+            if len(cells) != len(rows[0]):
                 return rows, f"line {reader.line_num} has {len(cells)} cells, not {len(rows[0])}"
     except csv.Error as error:
         return rows, f"line {reader.line_num} cannot be read ({error})"
@@ -102,10 +89,10 @@ def _quoted(text: str, separator: str) -> tuple[_Rows, str]:
     return rows, ""
 
 
-def _typed(cells: Sequence[str]) -> list[Any]:
+def _typed(cells: Sequence[str]) -> Sequence[Any]:
     """Numbers, if all cells that are not empty are numbers; else the texts as they are."""
     full = [cell for cell in cells if cell]
     for pattern, convert in ((_WHOLE, int), (_DECIMAL, float)):
         if full and all(pattern.fullmatch(cell) for cell in full):
             return [convert(cell) if cell else None for cell in cells]
-    return list(cells)
+    return cells

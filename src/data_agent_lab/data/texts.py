@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data_agent.errors import InputError
 from data_agent_lab.data.image_data import DATA_SEED, HELD_OUT_SHARE, stratified
-from data_agent_lab.data.labels import find_column, find_label_column, read_labels
+from data_agent_lab.data.labels import find_column, has_labels, read_labels
 from data_agent_lab.data.rows import read_conversations
 from data_agent_lab.data.sources import choose_splits, open_rows
 from data_agent_lab.data.tokenizers import find_tokenizer, train_tokenizer
@@ -147,9 +147,7 @@ def _classified(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Mad
     names: tuple[str, ...] = ()
     read: list[tuple[list[tuple[str, ...]], Tensor]] = []
     for rows, split in zip(parts, ("the training rows", "the evaluation rows"), strict=True):
-        column = find_label_column(rows, recipe.label_column)
-        labels = read_labels(rows, column, source=split, training=names)
-        labels.check_complete()
+        labels = read_labels(rows, recipe.label_column, source=split, training=names)
         names = names or labels.class_names
         numbers = labels.numbered(names)
         texts = list(zip(*(rows[name] for name in _text_columns(rows, recipe)), strict=True))
@@ -191,7 +189,7 @@ def _find_parts(recipe: TextRecipe) -> tuple[_Parts, str]:
     is_classifier = recipe.kind == "text-classification"
     train, name = choose_splits(
         splits := open_rows(cast("str", recipe.data)),
-        is_usable=lambda rows: not is_classifier or _has_labels(rows, recipe),
+        is_usable=lambda rows: not is_classifier or has_labels(rows, recipe.label_column),
     )
     if name is not None:
         parts, source = (train, splits[name]), f"split {name!r}"
@@ -206,15 +204,6 @@ def _find_parts(recipe: TextRecipe) -> tuple[_Parts, str]:
             _subset(parts[1], recipe.eval_subset, "--eval-subset"),
         )
     return parts, source
-
-
-def _has_labels(rows: datasets.Dataset, recipe: TextRecipe) -> bool:
-    """Whether every row has a label; benchmarks publish splits without."""
-    try:
-        column = find_label_column(rows, recipe.label_column)
-    except InputError:
-        return False
-    return read_labels(rows, column, source="a split").num_missing == 0
 
 
 def _subset(rows: datasets.Dataset, size: int | None, flag: str) -> datasets.Dataset:

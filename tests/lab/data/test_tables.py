@@ -97,7 +97,7 @@ def test_texts_that_are_all_numbers_stay_texts(tmp_path: Path) -> None:
 def test_lines_that_are_no_rows_are_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(DataAgentError, match=message):
-        read_table(tmp_path / "t.csv", ",")
+        read_table(tmp_path / "t.csv")
 
 
 def test_cells_may_be_long_documents(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import datasets
@@ -11,8 +11,8 @@ import datasets
 from data_agent.errors import InputError
 from data_agent_lab.recipes import TextRecipe
 
-Message = Mapping[str, str]  # has "role" (system, user, assistant) and "content"
-Conversation = list[Message]
+Conversation = list[Mapping[str, str]]
+"""Turns, each with "role" (system, user, assistant) and "content"."""
 
 NO_COMPLETION = "without a completion"
 BEHIND = "turns behind the last answer"
@@ -44,10 +44,8 @@ def read_conversations(
 ) -> list[Conversation]:
     """Every row as a conversation that ends with the answer to learn.
 
-    Layouts, told by the names of columns: prompt, completion (or response); instruction, input or
-    context (may be missing), output (or response); question, answer; messages or conversations
-    (turns of role and content, or from and value). Others by the recipe's `prompt_column` and
-    `completion_column`.
+    Layouts are told by the names of columns; an instruction may have an input or a context beside
+    it. Others are named by the recipe's `prompt_column` and `completion_column`.
 
     Args:
         rows: of one split.
@@ -59,10 +57,15 @@ def read_conversations(
     Raises:
         InputError: no layout fits the columns, or several do; a cell holds no text.
     """
-    read = _reader(rows.column_names, recipe, has_template=has_template)
+    first, *others = _columns(rows.column_names, recipe)
+    is_instruction = first == "instruction" and recipe.prompt_column is None
     conversations: list[Conversation] = []
-    for row in rows:
-        turns = read(cast("Any", row))
+    for row in cast("Sequence[Mapping[str, Any]]", rows):
+        if not others:
+            turns = _messages(row[first], first)
+        else:
+            asked = _instruction(row, has_template) if is_instruction else row[first]
+            turns = _turns(asked, first, "user") + _turns(row[others[0]], others[0], "assistant")
         last = max((i for i, turn in enumerate(turns) if _is_answer(turn)), default=None)
         if last is None:
             dropped[NO_COMPLETION] += 1
@@ -75,19 +78,15 @@ def read_conversations(
     return conversations
 
 
-def _reader(
-    columns: Sequence[str], recipe: TextRecipe, *, has_template: bool
-) -> Callable[[Mapping[str, Any]], Conversation]:
-    named = recipe.prompt_column, recipe.completion_column
-    if (named[0] is None) != (named[1] is None):
+def _columns(columns: Sequence[str], recipe: TextRecipe) -> tuple[str, ...]:
+    """The column with whole conversations, or those with what is asked and what is answered."""
+    named = tuple(name for name in (recipe.prompt_column, recipe.completion_column) if name)
+    if len(named) == 1:
         raise InputError("--prompt-column and --completion-column go together; give both or none.")
-    if named[0] is not None and named[1] is not None:
-        missing = [name for name in named if name not in columns]
-        if missing:
-            raise InputError(
-                f"there is no column {missing[0]!r}; the data has {', '.join(columns)}."
-            )
-        return lambda row: [*_turns(row, named[0], "user"), *_turns(row, named[1], "assistant")]
+    if missing := [name for name in named if name not in columns]:
+        raise InputError(f"there is no column {missing[0]!r}; the data has {', '.join(columns)}.")
+    if named:
+        return named
     fitting = [names for names in _LAYOUTS if set(names) <= set(columns)]
     if len(fitting) != 1:
         known = "; ".join(", ".join(names) for names in fitting or _LAYOUTS)
@@ -96,49 +95,14 @@ def _reader(
             f"the data's columns ({', '.join(columns)}) {problem} we know: {known}. Name two "
             "columns with --prompt-column and --completion-column, or remove those not meant."
         )
-    (first, *others) = fitting[0]
-    if not others:
-        return lambda row: _messages(row[first], first)
-    if first == "instruction":
-        return lambda row: [
-            {"role": "user", "content": _instruction(row, has_template=has_template)},
-            {"role": "assistant", "content": _text(row[others[0]], others[0])},
-        ]
-    return lambda row: [*_turns(row, first, "user"), *_turns(row, others[0], "assistant")]
+    return fitting[0]
 
 
-def _is_answer(turn: Message) -> bool:
+def _is_answer(turn: Mapping[str, str]) -> bool:
     return turn["role"] == "assistant" and bool(turn["content"].strip())
 
 
-def _turns(row: Mapping[str, Any], column: str | None, role: str) -> Conversation:
-    """A cell that is a text or messages."""
-    name = cast("str", column)
-    if isinstance(row[name], list):
-        return _messages(row[name], name)
-    return [{"role": role, "content": _text(row[name], name)}]
-
-
-def _text(cell: Any, column: str) -> str:
-    """A text, or messages' parts of text; empty where there is nothing."""
-    if isinstance(cell, list) and all(isinstance(part, dict) for part in cell):
-        parts = cast("list[dict[str, Any]]", cell)
-        strange = [part.get("type") for part in parts if not isinstance(part.get("text"), str)]
-        if strange:
-            raise InputError(
-                f"the column {column!r} holds a part of the type {strange[0]!r}; only texts are "
-                "supported. Remove such rows."
-            )
-        return "".join(part["text"] for part in parts)
-    if cell is not None and not isinstance(cell, str):
-        raise InputError(
-            f"the column {column!r} holds {str(cell)[:80]!r} ({type(cell).__name__}); expected a "
-            "text. Make it one, or name other columns with --prompt-column and --completion-column."
-        )
-    return cell or ""
-
-
-def _instruction(row: Mapping[str, Any], *, has_template: bool) -> str:
+def _instruction(row: Mapping[str, Any], has_template: bool) -> str:
     instruction = _text(row["instruction"], "instruction").strip()
     column = "input" if "input" in row else "context"
     context = _text(row.get(column), column).strip()
@@ -149,6 +113,13 @@ def _instruction(row: Mapping[str, Any], *, has_template: bool) -> str:
         instruction=instruction,
         input=f"### Input:\n{context}\n\n" if context else "",
     )
+
+
+def _turns(cell: Any, column: str, role: str) -> Conversation:
+    """A cell that is a text or messages."""
+    if isinstance(cell, list):
+        return _messages(cell, column)
+    return [{"role": role, "content": _text(cell, column)}]
 
 
 def _messages(turns: Any, column: str) -> Conversation:
@@ -168,3 +139,22 @@ def _messages(turns: Any, column: str) -> Conversation:
             )
         messages.append({"role": role, "content": _text(turn[keys[1]], column)})
     return messages
+
+
+def _text(cell: Any, column: str) -> str:
+    """A text, or messages' parts of text; empty where there is nothing."""
+    if isinstance(cell, list) and all(isinstance(part, dict) for part in cell):
+        parts = cast("list[dict[str, Any]]", cell)
+        strange = [part.get("type") for part in parts if not isinstance(part.get("text"), str)]
+        if strange:
+            raise InputError(
+                f"the column {column!r} holds a part of the type {strange[0]!r}; only texts are "
+                "supported. Remove such rows."
+            )
+        return "".join(part["text"] for part in parts)
+    if cell is not None and not isinstance(cell, str):
+        raise InputError(
+            f"the column {column!r} holds {str(cell)[:80]!r} ({type(cell).__name__}); expected a "
+            "text. Make it one, or name other columns with --prompt-column and --completion-column."
+        )
+    return cell or ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import numpy as np
@@ -91,7 +91,7 @@ def load_language(recipe: TextRecipe, progress: Progress = silent) -> LanguageDa
             f"--task {recipe.task} needs data: name them with --data (a file, a folder, or a name "
             "on the Hugging Face hub)."
         )
-    parts, source = _find_parts(recipe)
+    parts, source = _find_parts(recipe.data, recipe)
     progress("reading", 1, 2)
     counts: Counter[str] = Counter()
     make = {"sft": _instructions, "lm": _documents, "text-classification": _classified}[recipe.kind]
@@ -103,10 +103,11 @@ def load_language(recipe: TextRecipe, progress: Progress = silent) -> LanguageDa
                 f"none of the {what} rows can be used: {_in_words(counts)}. Check the columns and "
                 "--max-length."
             )
+    train, evaluation = map(datasets.Dataset.from_dict, columns)
     return LanguageData(
         tokenizer=tokenizer,
-        train=datasets.Dataset.from_dict(columns[0]),
-        evaluation=datasets.Dataset.from_dict(columns[1]),
+        train=train,
+        evaluation=evaluation,
         class_names=class_names,
         evaluation_source=source,
         dropped={reason: count for reason, count in counts.items() if count},
@@ -117,13 +118,43 @@ _Parts = tuple[datasets.Dataset, datasets.Dataset]  # to train on, to evaluate o
 _Made = tuple[Any, list[dict[str, Any]], tuple[str, ...]]  # tokenizer, columns of both, classes
 
 
+def _find_parts(data: str, recipe: TextRecipe) -> tuple[_Parts, str]:
+    """What to train and to evaluate on, and where the latter comes from in words."""
+    classifies = recipe.kind == "text-classification"
+    splits = open_rows(data)
+    train, name = choose_splits(
+        splits, lambda rows: not classifies or has_labels(rows, recipe.label_column)
+    )
+    if name is not None:
+        evaluation, source = splits[name], f"split {name!r}"
+    else:
+        order, source = _shuffled(train), "rows held out of 'train' (10 %)"
+        num_held = max(1, int(HELD_OUT_SHARE * len(train) + 0.5))
+        evaluation = train.select(np.sort(order[:num_held]))
+        train = train.select(np.sort(order[num_held:]))
+    if classifies:  # subsets of classes keep their shares
+        return (train, evaluation), source
+    train = _subset(train, recipe.subset, "--subset")
+    return (train, _subset(evaluation, recipe.eval_subset, "--eval-subset")), source
+
+
+def _subset(rows: datasets.Dataset, size: int | None, flag: str) -> datasets.Dataset:
+    if size is None:
+        return rows
+    if size > len(rows):
+        raise InputError(f"{size} rows were asked for ({flag}), of {len(rows)} there are.")
+    return rows.select(np.sort(_shuffled(rows)[:size]))
+
+
+def _shuffled(rows: datasets.Dataset) -> np.ndarray:
+    return np.random.default_rng(DATA_SEED).permutation(len(rows))
+
+
 def _instructions(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made:
     tokenizer = find_tokenizer(recipe)
     has_template = tokenizer is not None and tokenizer.chat_template is not None
-    read = [
-        read_conversations(rows, recipe, has_template=has_template, dropped=counts)
-        for rows in parts
-    ]
+    converse = partial(read_conversations, has_template=has_template, dropped=counts)
+    read = [converse(rows, recipe) for rows in parts]
     if tokenizer is None:
         texts = (turn["content"] for messages in read[0] for turn in messages)
         tokenizer = train_tokenizer(texts, vocab_size=recipe.vocab_size)
@@ -135,7 +166,7 @@ def _documents(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made
     find = partial(find_column, usual=_DOCUMENT_NAMES, fits=_is_text, what="text")
     texts = [rows[find(rows, recipe.text_column)][:] for rows in parts]
     tokenizer = find_tokenizer(recipe) or train_tokenizer(
-        (text for text in texts[0] if text), vocab_size=recipe.vocab_size
+        filter(None, texts[0]), vocab_size=recipe.vocab_size
     )
     cut = partial(blocks, tokenizer=tokenizer, length=recipe.max_length, counts=counts)
     # The held-out loss is over all tokens.
@@ -182,37 +213,3 @@ def _text_columns(rows: datasets.Dataset, recipe: TextRecipe) -> tuple[str, ...]
 
 def _is_text(kind: Any) -> bool:
     return isinstance(kind, datasets.Value) and kind.dtype in ("string", "large_string")
-
-
-def _find_parts(recipe: TextRecipe) -> tuple[_Parts, str]:
-    """What to train and to evaluate on, and where the latter comes from in words."""
-    is_classifier = recipe.kind == "text-classification"
-    train, name = choose_splits(
-        splits := open_rows(cast("str", recipe.data)),
-        is_usable=lambda rows: not is_classifier or has_labels(rows, recipe.label_column),
-    )
-    if name is not None:
-        parts, source = (train, splits[name]), f"split {name!r}"
-    else:
-        num_held = max(1, int(HELD_OUT_SHARE * len(train) + 0.5))
-        held, rest = _shuffled(len(train)).tensor_split([num_held])
-        parts = train.select(rest.sort().values.tolist()), train.select(held.sort().values.tolist())
-        source = "rows held out of 'train' (10 %)"
-    if not is_classifier:  # subsets of classes keep their shares
-        parts = (
-            _subset(parts[0], recipe.subset, "--subset"),
-            _subset(parts[1], recipe.eval_subset, "--eval-subset"),
-        )
-    return parts, source
-
-
-def _subset(rows: datasets.Dataset, size: int | None, flag: str) -> datasets.Dataset:
-    if size is None:
-        return rows
-    if size > len(rows):
-        raise InputError(f"{size} rows were asked for ({flag}), of {len(rows)} there are.")
-    return rows.select(_shuffled(len(rows))[:size].sort().values.tolist())
-
-
-def _shuffled(count: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(DATA_SEED).permutation(count))

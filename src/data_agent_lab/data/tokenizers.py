@@ -21,16 +21,10 @@ _MAX_CHARACTERS = 20_000_000  # that a tokenizer is trained on
 
 
 def find_tokenizer(recipe: TextRecipe) -> Any | None:
-    """The recipe's tokenizer, which has tokens to end and to pad sequences with.
-
-    Args:
-        recipe: names a tokenizer, or a model that has one.
-
-    Returns:
-        A tokenizer of transformers; None where one is to be trained (`train_tokenizer`).
+    """The recipe's tokenizer or its model's, which can pad; None where one is to be trained.
 
     Raises:
-        InputError: it cannot be found, or has neither of the two tokens.
+        InputError: it cannot be found, or has no token that ends a text (a classifier's: nor pads).
     """
     if recipe.tokenizer is None and BUILT.fullmatch(recipe.model):
         return None
@@ -48,11 +42,10 @@ def find_tokenizer(recipe: TextRecipe) -> Any | None:
             f"{name!r} comes without the files of a tokenizer (no token but {len(special)} special "
             "ones). Save the model's beside it, or name one with --tokenizer."
         )
-    if tokenizer.eos_token is None and recipe.kind != "text-classification":
+    may_lack_end = recipe.kind == "text-classification" and tokenizer.pad_token is not None
+    if tokenizer.eos_token is None and not may_lack_end:
         raise InputError(f"the tokenizer {name!r} has no token that ends a text. Take another one.")
     if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise InputError(f"the tokenizer {name!r} has no token to pad with. Take another one.")
         tokenizer.pad_token = tokenizer.eos_token
         logger.info("the tokenizer has no padding token; %r pads.", tokenizer.eos_token)
     return tokenizer
@@ -63,10 +56,8 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer (Sennrich et al. 2016, as in GPT-2), the same for the same texts.
 
-    Args:
-        texts: to train on; of more than 20 million characters the first ones.
-        vocab_size: at most so many tokens, 300 or more.
-        frames: put texts between `[CLS]` and `[SEP]`, as encoders expect them.
+    It has at most `vocab_size` tokens (300 or more), and learns from the first 20 million
+    characters. With `frames` it puts texts between `[CLS]` and `[SEP]`, as encoders expect them.
     """
     special = {"eos_token": "<eos>", "pad_token": "<pad>"}
     if frames:

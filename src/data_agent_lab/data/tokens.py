@@ -41,11 +41,7 @@ _PLAIN = r"""
 
 
 def completion_tokens(
-    conversations: Sequence[Conversation],
-    tokenizer: Any,
-    *,
-    max_length: int,
-    counts: Counter[str],
+    conversations: Sequence[Conversation], tokenizer: Any, *, max_length: int, counts: Counter[str]
 ) -> dict[str, list[list[int]]]:
     """Tokens of conversations, and which of them are the answer to learn.
 
@@ -53,13 +49,8 @@ def completion_tokens(
     alone and of both together count, an end-of-sequence token is part of the completion. With the
     tokenizer's chat template, if it has one; where that marks what the assistant says
     (`{% generation %}`) all answers count, otherwise the last one. Without a template a single
-    question is taken as it is, several turns are headed `### User:` and `### Assistant:`.
-
-    Args:
-        conversations: each ends with the assistant's message.
-        tokenizer: of transformers.
-        max_length: longer rows are cut at their end.
-        counts: rows that are cut or left out are counted here.
+    question is taken as it is, several turns are headed `### User:` and `### Assistant:`. Rows
+    that are cut at their end, or left out, are counted in `counts`.
 
     Returns:
         "input_ids" and "completion_mask" (0 or 1 a token), one list a row that is left.
@@ -78,6 +69,8 @@ def completion_tokens(
 def _tokens_and_masks(
     conversations: Sequence[Conversation], tokenizer: Any, counts: Counter[str]
 ) -> Iterator[tuple[list[int], list[int]]]:
+    if not conversations:
+        return
     template = tokenizer.chat_template
     if template is not None and _MARKS_ANSWERS.search(template):
         options = {"return_dict": True, "return_assistant_tokens_mask": True}
@@ -85,13 +78,11 @@ def _tokens_and_masks(
         yield from zip(found["input_ids"], found["assistant_masks"], strict=True)
         return
     counts[CONTEXT] += sum(t["role"] == "assistant" for row in conversations for t in row[:-1])
-    prompts = [messages[:-1] for messages in conversations]
-    texts = (
-        _templated(prompts, tokenizer, tokenize=False, add_generation_prompt=True),
-        _templated(conversations, tokenizer, tokenize=False),
-    )
+    asked = [messages[:-1] for messages in conversations]
+    prompts = _templated(asked, tokenizer, tokenize=False, add_generation_prompt=True)
+    texts = _templated(conversations, tokenizer, tokenize=False)
     special = template is None  # a template has its own special tokens
-    ids = [tokenizer(p, add_special_tokens=special)["input_ids"] if p else [] for p in texts]
+    ids = [tokenizer(part, add_special_tokens=special)["input_ids"] for part in (prompts, texts)]
     for prompt, whole in zip(*ids, strict=True):
         start = common_prefix_length(prompt, whole)
         yield whole, [0] * start + [1] * (len(whole) - start)
@@ -114,21 +105,12 @@ def _templated(conversations: Sequence[Conversation], tokenizer: Any, **options:
 
 
 def blocks(
-    texts: Sequence[str],
-    tokenizer: Any,
-    *,
-    length: int,
-    counts: Counter[str],
-    keep_rest: bool,
+    texts: Sequence[str], tokenizer: Any, *, length: int, counts: Counter[str], keep_rest: bool
 ) -> list[list[int]]:
     """Texts joined, with an end-of-sequence token behind each, and cut into blocks.
 
-    Args:
-        texts: documents.
-        tokenizer: of transformers.
-        length: tokens of a block.
-        counts: empty texts, and tokens that are left out, are counted here.
-        keep_rest: keep a last, shorter block of two tokens or more.
+    Empty texts, and tokens that are left out, are counted in `counts`. A last, shorter block of two
+    tokens or more is left out unless `keep_rest`.
 
     Raises:
         InputError: the texts have fewer tokens than one block.
@@ -153,20 +135,16 @@ def text_tokens(
 ) -> dict[str, list[list[int]]]:
     """Tokens of texts to classify, with the tokenizer's special tokens; longer ones are cut.
 
-    Args:
-        texts: one text a row, or two, of which a tokenizer makes a pair.
-        tokenizer: of transformers.
-        max_length: of a pair, the longer text is cut first.
-        counts: rows that are cut are counted here.
+    A row is a text, or two, of which a tokenizer makes a pair, and the longer one is cut first.
+    Rows that are cut are counted in `counts`.
 
     Returns:
         "input_ids"; of pairs also "token_type_ids" where the tokenizer has them.
     """
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    if not columns:
+    if not texts:
         return {"input_ids": []}
-    whole = tokenizer(*columns)["input_ids"]
-    counts[CUT] += sum(len(ids) > max_length for ids in whole)
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    counts[CUT] += sum(len(ids) > max_length for ids in tokenizer(*columns)["input_ids"])
     found = tokenizer(*columns, truncation=True, max_length=max_length)
     names = ("input_ids", "token_type_ids") if len(columns) == 2 else ("input_ids",)
     return {name: list(found[name]) for name in names if name in found}

@@ -15,6 +15,7 @@ from typing import Any
 import datasets
 
 from data_agent.errors import InputError
+from data_agent_lab.data.labels import listed
 from data_agent_lab.data.tables import read_table
 
 logger = logging.getLogger(__name__)
@@ -31,10 +32,9 @@ _SPLITS = {
 
 
 def split_named(name: str) -> str | None:
-    """The split that a file or folder is named after: train, validation, test; None if after none.
+    """The split (train, validation, test) that a word of a file's or folder's name means, if any.
 
-    A name is read as words, so that "train-00000-of-00002" and "my_test" are names of splits, and
-    "training" and "dev" mean train and validation.
+    "train-00000-of-00002" and "my_test" are names of splits; "dev" means validation.
     """
     words = re.split(r"[^a-z0-9]+", name.lower())
     return next((_SPLITS[word] for word in words if word in _SPLITS), None)
@@ -106,9 +106,9 @@ def _has_splits(root: Path, tops: Collection[str]) -> bool:
     clear = sorted(top for top in tops if top.lower() in _SPLITS)
     if others and "train" in map(split_named, clear):
         raise InputError(
-            f"{root} holds {', '.join(clear)}, named like a split, beside {', '.join(others[:5])}"
-            f"{', ...' if len(others) > 5 else ''}. If all of them are classes, put them into one "
-            "folder train; if only the first are splits, move the others away."
+            f"{root} holds {', '.join(clear)}, named like a split, beside {listed(others, 5)}. If "
+            "all of them are classes, put them into one folder train; if only the first are "
+            "splits, move the others away."
         )
     return not others and "train" in map(split_named, tops)
 
@@ -127,8 +127,8 @@ def _listed(tables: Sequence[Path], images: Sequence[Path]) -> list[tuple[Path, 
     known, found = set(images), {file for file, _ in listed}
     if missing := [str(file) for file, _ in listed if file not in known]:
         raise InputError(
-            f"the metadata list {len(missing)} images that do not exist: {', '.join(missing[:20])}"
-            f"{', ...' if len(missing) > 20 else ''}. Remove these rows, or add the images."
+            f"the metadata list {len(missing)} images that do not exist: {listed(missing, 20)}. "
+            "Remove these rows, or add the images."
         )
     if unlisted := known - found:
         logger.warning("%d images are in no row of the metadata, and left out.", len(unlisted))

@@ -31,27 +31,17 @@ _CHUNK = 4096
 class ImageData:
     """A classification data set, decoded.
 
-    Args:
-        train_images: uint8 `[N, C, H, W]`, C is 1 (grey) or 3 (red, green, blue).
-        train_labels: int64 `[N]` in [0, num_classes).
-        eval_images: uint8 `[M, C, H, W]`.
-        eval_labels: int64 `[M]`.
-        class_names: one name a class, at least two.
-        evaluation: where the evaluation samples come from, in words.
-        clean_labels: int64 `[N]`, the training labels before any noise; None where they are
-            `train_labels`.
-
     Raises:
         InputError: fewer than two classes, or no samples.
     """
 
-    train_images: Tensor
-    train_labels: Tensor
-    eval_images: Tensor
-    eval_labels: Tensor
-    class_names: tuple[str, ...]
-    evaluation: str
-    clean_labels: Tensor | None = None
+    train_images: Tensor  # uint8 [N, C, H, W], C is 1 (grey) or 3 (red, green, blue)
+    train_labels: Tensor  # int64 [N] in [0, num_classes)
+    eval_images: Tensor  # uint8 [M, C, H, W]
+    eval_labels: Tensor  # int64 [M]
+    class_names: tuple[str, ...]  # at least two
+    evaluation: str  # where the evaluation samples come from, in words
+    clean_labels: Tensor | None = None  # int64 [N], before any noise; None: the training labels
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -94,13 +84,9 @@ class ImageData:
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, of pixels scaled to [0, 1].
+    """Mean and standard deviation of each channel, float32 `[C]`, of pixels scaled to [0, 1].
 
-    Args:
-        images: uint8 `[N, C, H, W]`.
-
-    Returns:
-        float32 `[C]` and `[C]`; a deviation is at least 1/255, so a black channel stays finite.
+    Images are uint8 `[N, C, H, W]`. A deviation is at least 1/255: a black channel stays finite.
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
     # Counting levels is exact and needs no copy of the images in floating point.
@@ -132,18 +118,12 @@ def choose_rows(labels: Tensor, recipe: ImageRecipe) -> tuple[Tensor, int]:
 
 
 def stratified(labels: Tensor, count: int, *, seed: int = DATA_SEED) -> Tensor:
-    """Choose `count` samples, each class in proportion to its size (largest remainders).
+    """Choose `count` of N samples, each class in proportion to its size (largest remainders).
 
-    Args:
-        labels: int64 `[N]`, 0 or more.
-        count: samples to choose, in [1, N].
-        seed: of the choice within each class.
-
-    Returns:
-        int64 `[count]`, distinct positions, ascending.
+    `labels` are int64 `[N]`, 0 or more. Returns distinct positions, ascending, int64 `[count]`.
 
     Raises:
-        InputError: `count` outside its range.
+        InputError: `count` is not in [1, N].
     """
     if not 1 <= count <= len(labels):
         raise InputError(f"{count} samples were asked for (--subset), of {len(labels)} there are.")
@@ -161,13 +141,8 @@ def hold_out(labels: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
 def long_tail(labels: Tensor, imbalance: float, *, count: int | None) -> Tensor:
     """Choose rows so that class c of C has a size proportional to `imbalance^(-c / (C - 1))`.
 
-    Args:
-        labels: int64 `[N]` in [0, C), C at least 2.
-        imbalance: size of the first class over that of the last, 1 or more.
-        count: rows to choose (largest remainders); None takes as many as the classes have.
-
-    Returns:
-        int64 `[count]`, distinct rows, ascending.
+    `labels` are int64 `[N]` in [0, C), `imbalance` is 1 or more. Returns distinct rows, ascending,
+    int64 `[count]`; None takes as many as the classes have.
 
     Raises:
         InputError: a class has fewer rows than its part, or its part is less than one.
@@ -259,14 +234,8 @@ def _near_copies(images: Tensor, generator: np.random.Generator) -> Tensor:
 def corrupt_labels(labels: Tensor, share: float, *, num_classes: int, seed: int) -> Tensor:
     """Symmetric label noise: exactly `floor(share * N + 0.5)` labels become another class.
 
-    Args:
-        labels: int64 `[N]`.
-        share: in [0, 1).
-        num_classes: the wrong class is uniform over the `num_classes - 1` others.
-        seed: of the choice of samples and classes.
-
-    Returns:
-        int64 `[N]`, a new tensor.
+    The wrong class is uniform over the others. `labels` are int64 `[N]`, `share` is in [0, 1);
+    returns a new tensor.
     """
     count = math.floor(share * len(labels) + 0.5)
     generator = np.random.default_rng([seed, _NOISE_STREAM])

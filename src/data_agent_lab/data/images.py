@@ -7,10 +7,9 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import datasets
 import numpy as np
@@ -34,13 +33,12 @@ _CHUNK = 256
 _IMAGE_NAMES = ("image", "img")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
+class _Part(NamedTuple):
     """Images of a split, still encoded (`{"bytes", "path"}`), their labels, and the rows in use."""
 
     name: str
     images: datasets.Dataset
-    labels: Tensor
+    labels: Labels
     rows: Tensor
 
 
@@ -60,36 +58,38 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
         )
     splits = open_images(recipe.data)
     rows, eval_name = choose_splits(splits, lambda rows: has_labels(rows, recipe.label_column))
-    labels = read_labels(rows, recipe.label_column, source="split 'train'")
-    names = labels.class_names
-    train = _part(rows, "train", labels.numbered(names), recipe)
-    if eval_name is None:
-        kept, held = hold_out(train.labels)
-        train, evaluation = replace(train, rows=kept), replace(train, rows=held)
-        source = f"{len(held)} samples held out of 'train' (10 %)"
+    train = _part(rows, "train", recipe)
+    names = train.labels.class_names
+    if eval_name is not None:
+        source = f"split {eval_name!r}"
+        evaluation = _part(splits[eval_name], eval_name, recipe, names)
     else:
-        others, source = splits[eval_name], f"split {eval_name!r}"
-        found = read_labels(others, recipe.label_column, source=source, training=names)
-        evaluation = _part(others, eval_name, found.numbered(names), recipe)
-    chosen, num_copies = choose_rows(train.labels[train.rows], recipe)
-    train = replace(train, rows=train.rows[chosen])
-    given = train.labels
+        kept, held = hold_out(train.labels.numbers)
+        train, evaluation = train._replace(rows=kept), train._replace(rows=held)
+        source = f"{len(held)} samples held out of 'train' (10 %)"
+    clean = given = train.labels.numbers
+    chosen, num_copies = choose_rows(clean[train.rows], recipe)
+    train = train._replace(rows=train.rows[chosen])
     if recipe.train_labels is not None:
-        given = _other_labels(recipe.train_labels, labels)
+        given = _other_labels(recipe.train_labels, train.labels)
     train_images, eval_images = _decoded([train, evaluation], recipe.image_size, progress)
     data = ImageData(
         train_images=train_images,
         train_labels=given[train.rows],
         eval_images=eval_images,
-        eval_labels=evaluation.labels[evaluation.rows],
+        eval_labels=evaluation.labels.numbers[evaluation.rows],
         class_names=names,
         evaluation=source,
-        clean_labels=train.labels[train.rows],
+        clean_labels=clean[train.rows],
     )
     return with_near_copies(data, num_copies)
 
 
-def _part(rows: datasets.Dataset, name: str, labels: Tensor, recipe: ImageRecipe) -> _Part:
+def _part(
+    rows: datasets.Dataset, name: str, recipe: ImageRecipe, class_names: Sequence[str] = ()
+) -> _Part:
+    source = f"split {name!r}"
+    labels = read_labels(rows, recipe.label_column, source=source, class_names=class_names)
     column = find_column(
         rows, recipe.image_column, usual=_IMAGE_NAMES, fits=_is_image, what="image"
     )
@@ -101,8 +101,7 @@ def _is_image(kind: Any) -> bool:
     """True for images, and for the bytes that parquet files of other programs hold."""
     if isinstance(kind, dict):
         return kind.keys() == {"bytes", "path"}
-    is_bytes = isinstance(kind, datasets.Value) and kind.dtype == "binary"
-    return isinstance(kind, datasets.Image) or is_bytes
+    return isinstance(kind, datasets.Image) or kind == datasets.Value("binary")
 
 
 def _other_labels(source: str, own: Labels) -> Tensor:
@@ -123,15 +122,16 @@ def _other_labels(source: str, own: Labels) -> Tensor:
         raise InputError(
             f"--train-labels {source}: {path} has no column {column!r}, but {columns}."
         )
-    if len(table) != len(own.words):
+    if len(table) != len(own.numbers):
         raise InputError(
             f"--train-labels {source} holds {len(table)} labels, but the training data has "
-            f"{len(own.words)} rows; row i must belong to row i."
+            f"{len(own.numbers)} rows; row i must belong to row i."
         )
-    labels = read_labels(datasets.Dataset(table.select([column])), column, source=str(path))
-    is_number = pa.types.is_integer(table.schema.field(column).type)
-    names = [str(i) for i in range(len(own.class_names))]
-    return labels.numbered(names if own.are_declared and is_number else own.class_names)
+    names = own.class_names
+    if own.are_declared and pa.types.is_integer(table.schema.field(column).type):
+        names = [str(i) for i in range(len(names))]
+    rows = datasets.Dataset(table.select([column]))
+    return read_labels(rows, column, source=str(path), class_names=names).numbers
 
 
 def cache_folder() -> Path:

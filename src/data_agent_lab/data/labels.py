@@ -6,8 +6,7 @@ import difflib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import datasets
 import torch
@@ -83,86 +82,73 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
     return f"Did you mean {close[0]}? " if close else ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Labels:
-    """What the rows of a split are.
+class Labels(NamedTuple):
+    """What the rows of a split are."""
 
-    Args:
-        words: the class of each row by name; None where it has none.
-        class_names: all classes, in the order of their numbers.
-        source: where they come from, in words.
-        are_declared: whether the data set names its classes, so that numbers may stand for them.
-    """
-
-    words: Sequence[str | None]
-    class_names: tuple[str, ...]
-    source: str
-    are_declared: bool = False
-
-    def numbered(self, class_names: Sequence[str]) -> Tensor:
-        """Labels as numbers of these classes, int64 `[N]`.
-
-        Raises:
-            InputError: a row has no label, or one that is none of them.
-        """
-        words = [word for word in self.words if word is not None]
-        if num_missing := len(self.words) - len(words):
-            raise InputError(
-                f"{num_missing} of {len(self.words)} rows have no label (an empty cell, or -1, "
-                f"which means none) in {self.source}. Remove them, name another column with "
-                "--label-column, or write the classes as words."
-            )
-        numbers = {name: number for number, name in enumerate(class_names)}
-        if strange := [word for word in words if word not in numbers]:
-            raise InputError(
-                f"{self.source} holds the label {strange[0]!r} ({len(strange)} such rows), which "
-                f"is no class of the training data: {_listed(class_names, 20)}."
-            )
-        if absent := sorted(numbers.keys() - set(words)):
-            number = f"{len(absent)} of the {len(numbers)} classes"
-            logger.info("%s has no row of %s: %s.", self.source, number, _listed(absent, 5))
-        return torch.tensor([numbers[word] for word in words], dtype=torch.int64)
-
-
-def _listed(names: Sequence[str], count: int) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    numbers: Tensor  # int64 [N], the class of each row
+    class_names: tuple[str, ...]  # all classes, in the order of their numbers
+    are_declared: bool  # whether the data set names its classes, so that numbers may stand for them
 
 
 def has_labels(rows: datasets.Dataset, wanted: str | None) -> bool:
     """Whether every row has a label; benchmarks publish splits without."""
     try:
-        return None not in read_labels(rows, wanted, source="a split").words
+        return None not in _words(rows, _find_label_column(rows, wanted), "", ())[0]
     except InputError:
         return False
 
 
 def read_labels(
-    rows: datasets.Dataset, wanted: str | None, *, source: str, training: Sequence[str] = ()
+    rows: datasets.Dataset, wanted: str | None, *, source: str, class_names: Sequence[str] = ()
 ) -> Labels:
     """The classes of all rows: class labels, whole numbers (of any size and sign) or words.
 
-    Classes are those that occur, in the order of numbers or of the alphabet; spaces around words do
-    not count. The number -1 means no label, as in published benchmarks, unless other labels say
-    that it is a class: there is no 0, or another negative number.
-
-    Args:
-        rows: of one split.
-        wanted: the column; None finds it by its type and name.
-        source: the split in words, for messages.
-        training: the classes of the training data, where this is another split.
+    Classes are those that occur, in the order of numbers or of the alphabet, unless `class_names`
+    are given, those of the training data; spaces around words do not count. The number -1 means no
+    label, as in published benchmarks, unless other labels say that it is a class: there is no 0, or
+    another negative number. `source` says in messages where the rows come from.
 
     Raises:
-        InputError: no such column, or it holds something else.
+        InputError: no such column, or a row has no label, or one that is no class.
     """
     column = _find_label_column(rows, wanted)
-    kind, cells = _types(rows)[column], list[Any](rows[column][:])
     source = f"the column {column!r} of {source}"
+    words, found = _words(rows, column, source, class_names)
+    if num_missing := words.count(None):
+        raise InputError(
+            f"{num_missing} of {len(words)} rows have no label (an empty cell, or -1, which means "
+            f"none) in {source}. Remove them, name another column with --label-column, or write "
+            "the classes as words."
+        )
+    names = tuple(class_names) or found
+    numbers: dict[str | None, int] = {name: number for number, name in enumerate(names)}
+    if strange := [word for word in words if word not in numbers]:
+        raise InputError(
+            f"{source} holds the label {strange[0]!r} ({len(strange)} such rows), which is no "
+            f"class of the training data: {listed(names, 20)}."
+        )
+    if absent := sorted(set(names).difference(word or "" for word in words)):
+        number = f"{len(absent)} of the {len(names)} classes"
+        logger.info("%s has no row of %s: %s.", source, number, listed(absent, 5))
+    index = torch.tensor([numbers[word] for word in words], dtype=torch.int64)
+    return Labels(index, names, isinstance(_types(rows)[column], datasets.ClassLabel))
+
+
+def listed(names: Sequence[str], count: int) -> str:
+    """The first of the names, and whether there are more."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def _words(
+    rows: datasets.Dataset, column: str, source: str, training: Sequence[str]
+) -> tuple[list[str | None], tuple[str, ...]]:
+    """The class of each row by name, None where it has none; and all classes."""
+    kind, cells = _types(rows)[column], list[Any](rows[column][:])
     if isinstance(kind, datasets.ClassLabel):
         names = tuple(str(name).strip() for name in kind.names)
         if strange := [cell for cell in cells if cell is not None and cell >= len(names)]:
             raise InputError(f"{source} holds the class {strange[0]}, of {len(names)} classes.")
-        words = [None if cell is None or cell < 0 else names[cell] for cell in cells]
-        return Labels(words, names, source, are_declared=True)
+        return [None if cell is None or cell < 0 else names[cell] for cell in cells], names
     words = [_word(cell, source) for cell in cells]
     found = {word for word in words if word is not None}
     others = found - {"-1"}
@@ -171,7 +157,7 @@ def read_labels(
     if is_usual and not is_class:
         words, found = [None if word == "-1" else word for word in words], others
     are_numbers = all(_NUMBER.fullmatch(word) for word in found)
-    return Labels(words, tuple(sorted(found, key=int if are_numbers else None)), source)
+    return words, tuple(sorted(found, key=int if are_numbers else None))
 
 
 def _word(cell: object, source: str) -> str | None:

@@ -54,8 +54,7 @@ def open_images(data: str) -> Splits:
 def open_rows(data: str) -> Splits:
     """Load the splits of a hub name, a file of rows, or a folder of such files with split names.
 
-    Files of rows are parquet, JSON lines (.json, .jsonl), tables (.csv, .tsv) or plain text (.txt,
-    a line a row). Each split has its own columns. A folder may be what `save_to_disk` wrote.
+    Each split has its own columns. A folder may be what `save_to_disk` wrote.
 
     Raises:
         InputError: no such path, no usable files in it, several kinds of files, or a name that the

@@ -39,22 +39,16 @@ _PAIR_NAMES = (
 class LanguageData:
     """Rows to train and to evaluate on.
 
-    Args:
-        tokenizer: of transformers.
-        train: "input_ids"; for sft also "completion_mask" (0 or 1 a token), for text-classification
-            "labels".
-        evaluation: the same columns.
-        class_names: one name a class; empty where nothing is classified.
-        evaluation_source: where the evaluation rows come from, in words.
-        dropped: by reason, how many rows (or tokens) were left out or cut, in both.
+    They have "input_ids", of pairs of texts "token_type_ids", for sft "completion_mask" (0 or 1 a
+    token), for text-classification "labels".
     """
 
-    tokenizer: Any
+    tokenizer: Any  # of transformers
     train: datasets.Dataset
     evaluation: datasets.Dataset
-    class_names: tuple[str, ...] = ()
-    evaluation_source: str
-    dropped: Mapping[str, int]
+    class_names: tuple[str, ...] = ()  # empty where nothing is classified
+    evaluation_source: str  # where the evaluation rows come from, in words
+    dropped: Mapping[str, int]  # by reason, how many rows (or tokens) were left out or cut, in both
 
     @property
     def num_train(self) -> int:
@@ -119,7 +113,6 @@ _Made = tuple[Any, list[dict[str, Any]], tuple[str, ...]]  # tokenizer, columns 
 
 
 def _find_parts(data: str, recipe: TextRecipe) -> tuple[_Parts, str]:
-    """What to train and to evaluate on, and where the latter comes from in words."""
     classifies = recipe.kind == "text-classification"
     splits = open_rows(data)
     train, name = choose_splits(
@@ -178,13 +171,12 @@ def _classified(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Mad
     names: tuple[str, ...] = ()
     read: list[tuple[list[tuple[str, ...]], Tensor]] = []
     for rows, split in zip(parts, ("the training rows", "the evaluation rows"), strict=True):
-        labels = read_labels(rows, recipe.label_column, source=split, training=names)
-        names = names or labels.class_names
-        numbers = labels.numbered(names)
+        labels = read_labels(rows, recipe.label_column, source=split, class_names=names)
+        names = labels.class_names
         texts = list(zip(*(rows[name] for name in _text_columns(rows, recipe)), strict=True))
         kept = [i for i, row in enumerate(texts) if all(t and str(t).strip() for t in row)]
         counts[EMPTY] += len(texts) - len(kept)
-        read.append(([texts[i] for i in kept], numbers[kept]))
+        read.append(([texts[i] for i in kept], labels.numbers[kept]))
     if len(names) < 2:
         raise InputError(f"the training data has the class {names} only; two or more are needed.")
     tokenizer = find_tokenizer(recipe) or train_tokenizer(

@@ -22,6 +22,7 @@ from mmlu_files import (
     write,
 )
 from plain_mmlu import Mmlu, Question, context_length, plain_mmlu, prompt_of
+from small_rows import recipe
 
 pytest.importorskip("lm_eval")
 import lm_eval
@@ -31,6 +32,7 @@ from transformers import BloomConfig, BloomForCausalLM
 
 from data_agent import DataAgentError
 from data_agent_lab import lm_eval as harness
+from data_agent_lab.data.tokenizers import find_tokenizer
 from data_agent_lab.lm_eval import evaluate_tasks, load_mmlu, run_tasks
 
 MMLU_TASKS = Path(lm_eval.tasks.__file__).parent / "mmlu" / "default"
@@ -184,20 +186,18 @@ def test_subjects_that_mmlu_does_not_have_are_refused(tmp_path):
         evaluated(model, tokenizer, tmp_path)
 
 
-def test_a_tokenizer_without_special_tokens_is_refused(folder):
+def test_a_tokenizer_without_special_tokens_is_refused_before_training(tmp_path):
     tokenizer = byte_tokenizer()
-    model = constant_model(tokenizer, {}, context=8000)
     tokenizer.eos_token = None
-    with pytest.raises(DataAgentError, match=r"Set tokenizer\.eos_token"):
-        evaluated(model, tokenizer, folder)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(DataAgentError, match="has no token that ends a text"):
+        find_tokenizer(recipe(tokenizer=str(tmp_path)))
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"limit": 0}, {"limit": -3}])
-def test_numbers_out_of_range_are_refused(folder, wrong):
-    tokenizer = byte_tokenizer()
-    model = constant_model(tokenizer, {}, context=8000)
-    with pytest.raises(DataAgentError, match="expected 1 row or more in a forward pass"):
-        evaluated(model, tokenizer, folder, **wrong)
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"harness_limit": 0}, {"harness_limit": -3}])
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(DataAgentError, match=r"--(batch-size|harness-limit) is .*; expected"):
+        recipe(**wrong)
 
 
 @pytest.mark.parametrize("tied", [True, False])

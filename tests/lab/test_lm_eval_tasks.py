@@ -133,8 +133,6 @@ def test_a_limit_holds_for_each_task(own_tasks):
     model = constant_model(tokenizer, {}, context=8000)
     found = evaluate_tasks(model, tokenizer, ["capitals", "book"], limit=1)
     assert {metric.num_items for metric in found.values()} == {1}
-    with pytest.raises(DataAgentError, match="limit is 0; expected 1 row"):
-        evaluate_tasks(model, tokenizer, ["capitals"], limit=0)
 
 
 def test_of_a_group_with_a_mean_only_the_mean_is_given(own_tasks):
@@ -180,8 +178,8 @@ def test_tasks_are_evaluated_without_a_trace(own_tasks, undisturbed, monkeypatch
 def test_unknown_tasks_are_refused_with_the_nearest_names(own_tasks):
     with pytest.raises(DataAgentError, match=r"'mmlu_anatmy' is no task .* mean mmlu_anatomy"):
         load_tasks(["capitals", "mmlu_anatmy"])
-    with pytest.raises(DataAgentError, match="No task is named"):
-        load_tasks([])
+    with pytest.raises(DataAgentError, match="'' is no task"):
+        load_tasks([""])  # what --harness-tasks without a name comes to
 
 
 def test_data_that_cannot_be_loaded_are_named(own_tasks, monkeypatch):

@@ -10,7 +10,6 @@ Hendrycks et al., Measuring Massive Multitask Language Understanding (arXiv 2009
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import io
 import logging
@@ -31,6 +30,7 @@ import torch
 from datasets.exceptions import DatasetsError
 
 from data_agent.errors import InputError
+from data_agent_lab.data.labels import did_you_mean
 
 
 @contextmanager
@@ -160,8 +160,7 @@ def load_tasks(tasks: Sequence[str]) -> Any:
         manager = _all_tasks()
     for name in tasks:
         if name not in manager.task_index and not Path(name).is_file():
-            close = difflib.get_close_matches(name, manager.all_tasks, n=3)
-            hint = f"Did you mean {', '.join(close)}? " if close else ""
+            hint = did_you_mean(name, manager.all_tasks)
             raise InputError(
                 f"{name!r} is no task of the evaluation harness (lm-eval {lm_eval.__version__}), "
                 f"and no task file. {hint}`lm-eval ls tasks` lists all there are."

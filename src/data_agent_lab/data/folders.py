@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 import datasets
 
 from data_agent.errors import InputError
-from data_agent_lab.data.labels import listed
-from data_agent_lab.data.tables import read_table
+from data_agent_lab.data.labels import first_few
+from data_agent_lab.data.sources import SPLITS, Splits, is_saved, open_rows, read_table, split_named
 
 logger = logging.getLogger(__name__)
 
@@ -25,24 +24,28 @@ _SUFFIXES = (
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
 )
 _METADATA = ("metadata.csv", "metadata.jsonl")
-_SPLITS = {
-    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
-    **{name: "validation" for name in ("validation", "valid", "val", "dev", "eval", "evaluation")},
-}
+_IMAGE_FORMS = (
+    "Expected a .parquet file, a folder of parquet files with split names (train.parquet, "
+    "test.parquet), a folder of images (train/CLASS/NAME.png), or a data set's name on the "
+    "Hugging Face hub."
+)
 
 
-def split_named(name: str) -> str | None:
-    """The split (train, validation, test) that a word of a file's or folder's name means, if any.
+def open_images(data: str) -> Splits:
+    """Load the splits of a hub name, a parquet file, a folder of parquet files or of images.
 
-    "train-00000-of-00002" and "my_test" are names of splits; "dev" means validation.
+    Raises:
+        InputError: no such path, no usable files in it, a name that the hub does not give, or it is
+            unclear whether folders are splits or classes.
     """
-    words = re.split(r"[^a-z0-9]+", name.lower())
-    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
-
-
-def find_images(root: Path) -> list[Path]:
-    """Files below a folder that are images by their suffix; hidden ones do not count."""
-    return [file for file in _walk(root) if file.suffix.lower() in _SUFFIXES]
+    root = Path(os.path.abspath(Path(data).expanduser()))
+    files = list(_walk(root))
+    images = [file for file in files if file.suffix.lower() in _SUFFIXES]
+    if images and not any(root.rglob("*.parquet")) and not is_saved(root):
+        return _open_folder(root, files, images)
+    if images:
+        logger.warning("%s: %d image files beside the data are left out.", data, len(images))
+    return open_rows(data, {".parquet": "parquet"}, _IMAGE_FORMS)
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -52,22 +55,17 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder) / name for name in sorted(files) if name[0] != ".")
 
 
-def open_image_folder(root: Path) -> dict[str, datasets.Dataset]:
+def _open_folder(root: Path, files: Sequence[Path], images: Sequence[Path]) -> Splits:
     """Every image below a folder, with its class, by split.
 
     SPLIT/CLASS/NAME.png, or CLASS/NAME.png without splits; a class may be a path of several folders
     (SPECIES/VARIETY). Folders are splits if all that lie side by side are named so, one of them
     train. With a metadata.csv or metadata.jsonl, whose column file_name names the images beside
     it, its other columns are read in place of the names of folders.
-
-    Raises:
-        InputError: it is unclear whether folders are splits or classes, or an image is missing.
     """
-    root = Path(os.path.abspath(root))  # metadata may name images by "../"
-    images = find_images(root)
-    rest = [file for file in _walk(root) if file.suffix.lower() not in _SUFFIXES]
-    tables = [file for file in rest if file.name in _METADATA]
-    if others := Counter(file.suffix or file.name for file in rest if file not in tables):
+    tables = [file for file in files if file.name in _METADATA]
+    known = {*images, *tables}
+    if others := Counter(file.suffix or file.name for file in files if file not in known):
         found = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
         logger.warning("%s: left out what is no image by its suffix: %s.", root, found)
     folders = _folders_of(root, images)
@@ -103,11 +101,11 @@ def _folders_of(root: Path, images: Sequence[Path]) -> dict[Path, tuple[str, ...
 def _has_splits(root: Path, tops: Collection[str]) -> bool:
     """Whether these folders (empty for images beside them) are splits."""
     others = sorted(top or "images beside them" for top in tops if split_named(top) is None)
-    clear = sorted(top for top in tops if top.lower() in _SPLITS)
+    clear = sorted(top for top in tops if top.lower() in SPLITS)
     if others and "train" in map(split_named, clear):
         raise InputError(
-            f"{root} holds {', '.join(clear)}, named like a split, beside {listed(others, 5)}. If "
-            "all of them are classes, put them into one folder train; if only the first are "
+            f"{root} holds {', '.join(clear)}, named like a split, beside {first_few(others, 5)}. "
+            "If all of them are classes, put them into one folder train; if only the first are "
             "splits, move the others away."
         )
     return not others and "train" in map(split_named, tops)
@@ -127,7 +125,7 @@ def _listed(tables: Sequence[Path], images: Sequence[Path]) -> list[tuple[Path, 
     known, found = set(images), {file for file, _ in listed}
     if missing := [str(file) for file, _ in listed if file not in known]:
         raise InputError(
-            f"the metadata list {len(missing)} images that do not exist: {listed(missing, 20)}. "
+            f"the metadata list {len(missing)} images that do not exist: {first_few(missing, 20)}. "
             "Remove these rows, or add the images."
         )
     if unlisted := known - found:

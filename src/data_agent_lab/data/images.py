@@ -20,10 +20,11 @@ from torch import Tensor
 
 from data_agent.errors import CheckpointError, InputError
 from data_agent.runtime import checkpoint
+from data_agent_lab.data.folders import open_images
 from data_agent_lab.data.image_data import ImageData, choose_rows, hold_out, with_near_copies
 from data_agent_lab.data.labels import Labels, find_column, has_labels, read_labels
 from data_agent_lab.data.pixels import decode
-from data_agent_lab.data.sources import choose_splits, open_images
+from data_agent_lab.data.sources import choose_splits
 from data_agent_lab.progress import Progress
 from data_agent_lab.recipes import ImageRecipe
 

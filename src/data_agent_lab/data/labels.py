@@ -125,16 +125,16 @@ def read_labels(
     if strange := [word for word in words if word not in numbers]:
         raise InputError(
             f"{source} holds the label {strange[0]!r} ({len(strange)} such rows), which is no "
-            f"class of the training data: {listed(names, 20)}."
+            f"class of the training data: {first_few(names, 20)}."
         )
     if absent := sorted(set(names).difference(word or "" for word in words)):
         number = f"{len(absent)} of the {len(names)} classes"
-        logger.info("%s has no row of %s: %s.", source, number, listed(absent, 5))
+        logger.info("%s has no row of %s: %s.", source, number, first_few(absent, 5))
     index = torch.tensor([numbers[word] for word in words], dtype=torch.int64)
     return Labels(index, names, isinstance(_types(rows)[column], datasets.ClassLabel))
 
 
-def listed(names: Sequence[str], count: int) -> str:
+def first_few(names: Sequence[str], count: int) -> str:
     """The first of the names, and whether there are more."""
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 

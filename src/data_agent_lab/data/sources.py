@@ -1,19 +1,24 @@
-"""Finding a data set's splits: on the Hugging Face hub, in files of rows, or in image folders."""
+"""Finding a data set's splits on the Hugging Face hub, or in files of rows.
+
+Tables (.csv, .tsv) are read as written: no row is joined, no word taken for a gap.
+"""
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import datasets
 
 from data_agent.errors import InputError
-from data_agent_lab.data.folders import find_images, open_image_folder, split_named
 from data_agent_lab.data.labels import did_you_mean
-from data_agent_lab.data.tables import read_table
 
 logger = logging.getLogger(__name__)
 
@@ -27,31 +32,21 @@ _ROW_FORMS = (
     "with split names (train.jsonl, validation.jsonl), a folder that save_to_disk() wrote, or a "
     "data set's name on the Hugging Face hub."
 )
-_IMAGE_FILES = {".parquet": "parquet"}
-_IMAGE_FORMS = (
-    "Expected a .parquet file, a folder of parquet files with split names (train.parquet, "
-    "test.parquet), a folder of images (train/CLASS/NAME.png), or a data set's name on the "
-    "Hugging Face hub."
-)
+SPLITS = {
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **{name: "validation" for name in ("validation", "valid", "val", "dev", "eval", "evaluation")},
+}
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+_DECIMAL = re.compile(r"-?\d+\.\d*([eE][+-]?\d+)?")
+_TEXTS = {  # usual names of texts, which stay texts where all of them are numbers
+    *("text", "content", "document", "sentence", "sentence1", "sentence2", "text1", "text2"),
+    *("prompt", "completion", "response", "instruction", "input", "context", "output"),
+    *("question", "question1", "question2", "answer", "premise", "hypothesis", "review"),
+}
 Splits = dict[str, datasets.Dataset]
 
 
-def open_images(data: str) -> Splits:
-    """Load the splits of a hub name, a parquet file, a folder of parquet files or of images.
-
-    Raises:
-        InputError: no such path, no usable files in it, or a name that the hub does not give.
-    """
-    path = Path(data).expanduser()
-    num_images = len(find_images(path)) if path.is_dir() else 0
-    if num_images and not any(path.rglob("*.parquet")) and not _is_saved(path):
-        return open_image_folder(path)
-    if num_images:
-        logger.warning("%s: %d image files beside the data are left out.", data, num_images)
-    return _open(data, _IMAGE_FILES, _IMAGE_FORMS)
-
-
-def open_rows(data: str) -> Splits:
+def open_rows(data: str, kinds: Mapping[str, str] = _ROW_FILES, forms: str = _ROW_FORMS) -> Splits:
     """Load the splits of a hub name, a file of rows, or a folder of such files with split names.
 
     Each split has its own columns. A folder may be what `save_to_disk` wrote.
@@ -60,7 +55,21 @@ def open_rows(data: str) -> Splits:
         InputError: no such path, no usable files in it, several kinds of files, or a name that the
             hub does not give.
     """
-    return _open(data, _ROW_FILES, _ROW_FORMS)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()  # a log would have a line for each of their steps
+    try:
+        loaded = _load(data, kinds, forms)
+    except InputError:
+        raise
+    except Exception as error:  # datasets lets errors of many libraries through
+        cause = error.__cause__ or error
+        raise InputError(
+            f"--data {data} could not be loaded: {str(cause) or type(cause).__name__}. {forms} The "
+            "hub needs a network."
+        ) from error
+    if isinstance(loaded, datasets.Dataset):  # a single one, from the disk
+        return {"train": loaded}
+    return {str(name): split for name, split in cast("Splits", loaded).items()}
 
 
 def choose_splits(
@@ -86,24 +95,6 @@ def choose_splits(
     return train, None
 
 
-def _open(data: str, kinds: Mapping[str, str], forms: str) -> Splits:
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()  # a log would have a line for each of their steps
-    try:
-        loaded = _load(data, kinds, forms)
-    except InputError:
-        raise
-    except Exception as error:  # datasets lets errors of many libraries through
-        cause = error.__cause__ or error
-        raise InputError(
-            f"--data {data} could not be loaded: {str(cause) or type(cause).__name__}. {forms} The "
-            "hub needs a network."
-        ) from error
-    if isinstance(loaded, datasets.Dataset):  # a single one, from the disk
-        return {"train": loaded}
-    return {str(name): split for name, split in cast("Splits", loaded).items()}
-
-
 def _load(data: str, kinds: Mapping[str, str], forms: str) -> object:
     path = Path(data).expanduser()
     if not path.exists():
@@ -114,7 +105,7 @@ def _load(data: str, kinds: Mapping[str, str], forms: str) -> object:
             raise InputError(f"--data {data} does not exist. {close}{forms}")
         name, _, configuration = data.partition(":")
         return datasets.load_dataset(name, name=configuration or None)
-    if _is_saved(path):
+    if is_saved(path):
         return datasets.load_from_disk(str(path))
     found = [file for file in (sorted(path.rglob("*")) or [path]) if file.is_file()]
     files = [file for file in found if file.suffix.lower() in kinds]
@@ -126,7 +117,8 @@ def _load(data: str, kinds: Mapping[str, str], forms: str) -> object:
     return {split: _read(part, split, *builders) for split, part in by_split.items()}
 
 
-def _is_saved(path: Path) -> bool:
+def is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` wrote this folder."""
     return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
@@ -154,3 +146,83 @@ def _read(files: Sequence[Path], split: str, builder: str) -> datasets.Dataset:
         return datasets.concatenate_datasets([read_table(file) for file in files])
     loaded: Any = datasets.load_dataset(builder, data_files={split: [str(file) for file in files]})
     return loaded[split]
+
+
+def split_named(name: str) -> str | None:
+    """The split (train, validation, test) that a word of a file's or folder's name means, if any.
+
+    "train-00000-of-00002" and "my_test" are names of splits; "dev" means validation.
+    """
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return next((SPLITS[word] for word in words if word in SPLITS), None)
+
+
+def read_table(file: Path) -> datasets.Dataset:
+    """The rows of a table, whose first line names the columns; commas (.csv) or tabs part cells.
+
+    Cells may stand in double quotes, with a quotation mark in them doubled. Where reading them so
+    would join lines that each have the right number of cells (as in files that know no quotes), or
+    fails, a line is a row and quotation marks are part of the texts. Words such as "null" and "NA"
+    are texts; columns of numbers become numbers, unless they are named as texts are, and empty
+    cells of such columns are missing. The text is UTF-8, or UTF-16 with a byte order mark.
+
+    Raises:
+        InputError: a line has more or fewer cells than the first; the message names it.
+    """
+    content = file.read_bytes()
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{file}, line {line} is not UTF-8 ({error.reason}). Save the file as UTF-8."
+        ) from error
+    separator = "," if file.suffix.lower() == ".csv" else "\t"
+    rows, problem = _parsed(text, separator, csv.QUOTE_MINIMAL)
+    lines, problem_of_lines = _parsed(text, separator, csv.QUOTE_NONE)
+    if not lines:
+        raise InputError(f"{file} is empty; expected a line with names of columns, and rows.")
+    are_joined = len(lines[0]) > 1 and len(rows) < len(lines)
+    if not problem_of_lines and (problem or are_joined):
+        logger.info("%s: a line is a row; quotation marks are part of the texts.", file)
+        rows, problem = lines, ""
+    if problem:
+        raise InputError(
+            f"{file}, {problem}. Every line has as many cells as the first; cells with a separator "
+            'or a line break stand in double quotes, and a quotation mark in them is written "".'
+        )
+    names, *rows = rows
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{file} has several columns {twice[0]!r}. Rename or remove one.")
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    return datasets.Dataset.from_dict(
+        {name: cells if name in _TEXTS else _typed(cells) for name, cells in columns.items()}
+    )
+
+
+def _parsed(text: str, separator: str, quoting: Literal[0, 3]) -> tuple[list[list[str]], str]:
+    """Rows that are not empty; and what is wrong in which line, if anything."""
+    limit = csv.field_size_limit(sys.maxsize)  # cells may be documents
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
+    rows: list[list[str]] = []
+    try:
+        for cells in filter(None, reader):
+            rows.append(cells)
+            if len(cells) != len(rows[0]):
+                return rows, f"line {reader.line_num} has {len(cells)} cells, not {len(rows[0])}"
+    except csv.Error as error:
+        return rows, f"line {reader.line_num} cannot be read ({error})"
+    finally:
+        csv.field_size_limit(limit)
+    return rows, ""
+
+
+def _typed(cells: Sequence[str]) -> Sequence[Any]:
+    """Numbers, if all cells that are not empty are numbers; else the texts as they are."""
+    full = [cell for cell in cells if cell]
+    for pattern, convert in ((_WHOLE, int), (_DECIMAL, float)):
+        if full and all(pattern.fullmatch(cell) for cell in full):
+            return [convert(cell) if cell else None for cell in cells]
+    return cells

@@ -17,10 +17,15 @@ from torch import Tensor
 from data_agent.errors import InputError
 from data_agent_lab.data.image_data import DATA_SEED, HELD_OUT_SHARE, stratified
 from data_agent_lab.data.labels import find_column, has_labels, read_labels
-from data_agent_lab.data.rows import read_conversations
 from data_agent_lab.data.sources import choose_splits, open_rows
 from data_agent_lab.data.tokenizers import find_tokenizer, train_tokenizer
-from data_agent_lab.data.tokens import EMPTY, blocks, completion_tokens, text_tokens
+from data_agent_lab.data.tokens import (
+    EMPTY,
+    blocks,
+    completion_tokens,
+    read_conversations,
+    text_tokens,
+)
 from data_agent_lab.progress import Progress, silent
 from data_agent_lab.recipes import TextRecipe
 
@@ -63,15 +68,14 @@ class LanguageData:
     def in_words(self) -> str:
         """What there is, and what was left out."""
         tokens = sum(len(ids) for ids in self.train["input_ids"])
-        dropped = _in_words(self.dropped)
-        return (
-            f"{self.num_train} training samples of {tokens} tokens; evaluation on {self.num_eval} "
-            f"({self.evaluation_source})" + (f"; {dropped}" if dropped else "")
+        dropped = (f"{count} {reason}" for reason, count in self.dropped.items())
+        return "; ".join(
+            [
+                f"{self.num_train} training samples of {tokens} tokens",
+                f"evaluation on {self.num_eval} ({self.evaluation_source})",
+                *dropped,
+            ]
         )
-
-
-def _in_words(counts: Mapping[str, int]) -> str:
-    return "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
 
 
 def load_language(recipe: TextRecipe, progress: Progress = silent) -> LanguageData:
@@ -91,21 +95,22 @@ def load_language(recipe: TextRecipe, progress: Progress = silent) -> LanguageDa
     make = {"sft": _instructions, "lm": _documents, "text-classification": _classified}[recipe.kind]
     tokenizer, columns, class_names = make(recipe, parts, counts)
     progress("reading", 2, 2)
-    for part, what in zip(columns, ("training", "evaluation"), strict=True):
-        if not part["input_ids"]:
-            raise InputError(
-                f"none of the {what} rows can be used: {_in_words(counts)}. Check the columns and "
-                "--max-length."
-            )
     train, evaluation = map(datasets.Dataset.from_dict, columns)
-    return LanguageData(
+    data = LanguageData(
         tokenizer=tokenizer,
         train=train,
         evaluation=evaluation,
         class_names=class_names,
         evaluation_source=source,
-        dropped={reason: count for reason, count in counts.items() if count},
+        dropped=+counts,  # those above zero
     )
+    for number, what in ((data.num_train, "training"), (data.num_eval, "evaluation")):
+        if number == 0:
+            raise InputError(
+                f"none of the {what} rows can be used: {data.in_words()}. Check the columns and "
+                "--max-length."
+            )
+    return data
 
 
 _Parts = tuple[datasets.Dataset, datasets.Dataset]  # to train on, to evaluate on

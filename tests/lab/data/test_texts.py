@@ -14,10 +14,9 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from data_agent import DataAgentError
-from data_agent_lab.data.rows import read_conversations
 from data_agent_lab.data.texts import load_language
 from data_agent_lab.data.tokenizers import train_tokenizer
-from data_agent_lab.data.tokens import blocks, completion_tokens, text_tokens
+from data_agent_lab.data.tokens import blocks, completion_tokens, read_conversations, text_tokens
 from data_agent_lab.training.text_models import build_model, lora_config
 
 TEMPLATE = (

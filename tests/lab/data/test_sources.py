@@ -10,8 +10,7 @@ import pytest
 from small_rows import recipe, write
 
 from data_agent import DataAgentError
-from data_agent_lab.data.sources import open_rows
-from data_agent_lab.data.tables import read_table
+from data_agent_lab.data.sources import open_rows, read_table
 from data_agent_lab.data.texts import load_language
 
 CLASSIFY = "text-classification"

@@ -20,7 +20,6 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import datasets
 import numpy as np
@@ -46,7 +45,8 @@ def _undisturbed(model: Any = None) -> Generator[None]:
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
         on_cuda = [] if model is None or model.device.type != "cuda" else [model.device]
         stack.enter_context(torch.random.fork_rng(on_cuda))
-        stack.enter_context(patch.dict(os.environ))
+        stack.callback(os.environ.update, dict(os.environ))
+        stack.callback(os.environ.clear)  # before it: callbacks run in reverse
         stack.enter_context(redirect_stdout(io.StringIO()))
         stack.enter_context(redirect_stderr(io.StringIO()))
         yield

@@ -117,7 +117,7 @@ def choose_rows(labels: Tensor, recipe: ImageRecipe) -> tuple[Tensor, int]:
     return rows, num_copies
 
 
-def stratified(labels: Tensor, count: int, *, seed: int = DATA_SEED) -> Tensor:
+def stratified(labels: Tensor, count: int) -> Tensor:
     """Choose `count` of N samples, each class in proportion to its size (largest remainders).
 
     `labels` are int64 `[N]`, 0 or more. Returns distinct positions, ascending, int64 `[count]`.
@@ -127,7 +127,7 @@ def stratified(labels: Tensor, count: int, *, seed: int = DATA_SEED) -> Tensor:
     """
     if not 1 <= count <= len(labels):
         raise InputError(f"{count} samples were asked for (--subset), of {len(labels)} there are.")
-    return _drawn(labels, _quota(np.bincount(labels.numpy()), count), seed=seed)
+    return _drawn(labels, _quota(np.bincount(labels.numpy()), count))
 
 
 def hold_out(labels: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
@@ -178,9 +178,9 @@ def _quota(shares: np.ndarray, count: int) -> np.ndarray:
     return quota
 
 
-def _drawn(labels: Tensor, quota: np.ndarray, *, seed: int = DATA_SEED) -> Tensor:
+def _drawn(labels: Tensor, quota: np.ndarray) -> Tensor:
     """Draw `quota[c]` samples of each class c, at most as many as it has: positions, ascending."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(DATA_SEED)
     chosen = [
         generator.permutation(np.flatnonzero(labels.numpy() == label))[:size]
         for label, size in enumerate(quota)

@@ -93,9 +93,10 @@ class Labels(NamedTuple):
 def has_labels(rows: datasets.Dataset, wanted: str | None) -> bool:
     """Whether every row has a label; benchmarks publish splits without."""
     try:
-        return None not in _words(rows, _find_label_column(rows, wanted), "", ())[0]
+        column = _find_label_column(rows, wanted)
     except InputError:
         return False
+    return None not in _words(rows, column, f"the column {column!r} of a split", ())[0]
 
 
 def read_labels(
@@ -127,7 +128,7 @@ def read_labels(
             f"{source} holds the label {strange[0]!r} ({len(strange)} such rows), which is no "
             f"class of the training data: {first_few(names, 20)}."
         )
-    if absent := sorted(set(names).difference(word or "" for word in words)):
+    if absent := sorted(set(names).difference(words)):
         number = f"{len(absent)} of the {len(names)} classes"
         logger.info("%s has no row of %s: %s.", source, number, first_few(absent, 5))
     index = torch.tensor([numbers[word] for word in words], dtype=torch.int64)

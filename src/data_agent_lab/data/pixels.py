@@ -44,8 +44,6 @@ def decode(cell: Mapping[str, Any] | None, size: int) -> np.ndarray:
 
 def fit(image: Image.Image, size: int) -> Image.Image:
     """Scale to `size` x `size` pixels; of an oblong image the middle square."""
-    if image.size == (size, size):
-        return image
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
 
 

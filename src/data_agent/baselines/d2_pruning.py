@@ -4,24 +4,21 @@ Maharana et al. 2024, "D2 Pruning: Message Passing for Balancing Diversity and D
 Pruning", https://arxiv.org/abs/2310.07931, section 3, and its code,
 https://github.com/adymaharana/d2pruning (core/data/sampling.py, graph mode "sum", sampling mode
 "weighted"). Samples are nodes of an undirected graph that joins each to its k nearest in feature
-space. Forward messages add the neighbours' difficulty to a sample's own,
-`s_i + sum_j exp(-gamma_f d_ij) s_j`: hard regions come first. Then the highest is taken, again and
-again, and its reverse message takes `exp(-gamma_r d_ij) s_i` from its neighbours: the next one lies
-elsewhere.
+space. Forward messages add the neighbours' difficulty to a sample's own: hard regions come first.
+Then the highest is taken, again and again, and its reverse message lowers its neighbours: the next
+one lies elsewhere.
 
-Departures. Distances are divided by the mean edge, because those of different models differ by
-orders of magnitude and the exponentials would all be zero or all one (the code takes them raw). The
-code first drops a share of the hardest samples (against wrong labels) and splits the rest by class
-and by strata of difficulty, each with its own share of K; that is left out. So the order does not
-depend on K, and scores are minus the position in it. The paper tunes k and gamma_r for each budget;
-the defaults here are those of the code's README. It scores in a full training; `prepare` takes the
-features and the forgetting counts of a network trained for a fifth of the run's epochs.
+Departures. Distances are divided by the mean edge: those of different models differ by orders of
+magnitude, and the exponentials would all be zero or all one (the code takes them raw). The code
+first drops a share of the hardest samples (against wrong labels) and splits the rest by class and
+by strata of difficulty, each with its own share of K; that is left out, so the order does not
+depend on K. The paper tunes k and gamma_r for each budget; here they are those of the code's
+README. It scores in a full training, here a fifth of the run's epochs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,11 +37,11 @@ _ROWS = 1024  # of the distance matrix at a time
 class D2Pruning(Static):
     """Keeps the beginning of `message_order`: `scores=scores_of_order(order, N)`."""
 
-    name: ClassVar[str] = "d2-pruning"
+    name = "d2-pruning"
 
     @classmethod
     def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
-        """The order of the messages, among the features and by the difficulty of one network."""
+        """The order among one network's features, difficulty being its forgetting counts."""
         network, correct = train_and_note(proxy, budget)
         _, features = network.look()
         size = len(features)
@@ -56,7 +53,7 @@ class D2Pruning(Static):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NeighbourGraph:
-    """An undirected graph; each edge stands in it twice, once from either end.
+    """An undirected graph of N samples; each edge stands in it twice, once from either end.
 
     Args:
         start: int64 `[N + 1]`, the edges of sample i are start[i] to start[i + 1].
@@ -70,14 +67,10 @@ class NeighbourGraph:
 
 
 def nearest_neighbours(features: Tensor, num_neighbours: int) -> NeighbourGraph:
-    """Join each sample to its nearest ones; distances are divided by their mean.
-
-    Args:
-        features: float `[N, D]`.
-        num_neighbours: k, in [1, N).
+    """Join each row of `[N, D]` to its k nearest ones; distances are divided by their mean.
 
     Raises:
-        InputError: k outside its range.
+        InputError: k is not in [1, N).
     """
     size = len(features)
     if not 1 <= num_neighbours < size:
@@ -92,12 +85,8 @@ def nearest_neighbours(features: Tensor, num_neighbours: int) -> NeighbourGraph:
     code = torch.cat([here * size + there, there * size + here]).unique()  # by start, then end
     here, there = code // size, code % size
     on_cpu = features.cpu().float()
-    distance = torch.cat(
-        [
-            (on_cpu[h] - on_cpu[t]).norm(dim=1)
-            for h, t in zip(here.split(1 << 16), there.split(1 << 16), strict=True)
-        ]
-    )
+    parts = zip(here.split(1 << 16), there.split(1 << 16), strict=True)
+    distance = torch.cat([(on_cpu[h] - on_cpu[t]).norm(dim=1) for h, t in parts])
     degree = torch.bincount(here, minlength=size)
     start = torch.cat([torch.zeros(1, dtype=torch.int64), degree.cumsum(0)])
     return NeighbourGraph(start, there, distance / distance.mean().clamp_min(1e-12))
@@ -106,10 +95,7 @@ def nearest_neighbours(features: Tensor, num_neighbours: int) -> NeighbourGraph:
 def forward_messages(difficulty: Tensor, graph: NeighbourGraph, gamma: float = 1.0) -> Tensor:
     """s_i + sum_j exp(-gamma d_ij) s_j over the neighbours j of i, float64 `[N]`.
 
-    Args:
-        difficulty: float `[N]`, s, finite.
-        graph: of the samples.
-        gamma: how fast a message fades with distance, 0 or more.
+    Difficulty s is float `[N]`, finite; a message fades the faster, the higher gamma, 0 or more.
     """
     score = difficulty.double()
     message = (-gamma * graph.distance).exp() * score[graph.neighbour]
@@ -120,11 +106,7 @@ def forward_messages(difficulty: Tensor, graph: NeighbourGraph, gamma: float = 1
 def message_order(scores: Tensor, graph: NeighbourGraph, count: int, gamma: float = 0.1) -> Tensor:
     """The samples taken, in order: int64 `[count]`; of equal scores the first.
 
-    Args:
-        scores: float `[N]`, what `forward_messages` returned.
-        graph: of the samples.
-        count: how many to take, in [1, N].
-        gamma: how fast a reverse message fades with distance, 0 or more.
+    A sample that is taken subtracts `exp(-gamma d_ij) s_i` from its neighbours; s is float `[N]`.
     """
     left = scores.double().numpy().copy()
     fading = (-gamma * graph.distance).exp().double().numpy()

@@ -7,18 +7,15 @@ subset is good if the parts of its gradients that are orthogonal to each other e
 ("orthogonalised representativeness"). Greedily: take the sample whose gradient correlates most with
 what is left of g_B, remove that direction from what is left, and go on.
 
-`g_i = (p_i - y_i) h_i^T` is never formed: all that the greedy needs are inner products,
-`<g_i, g_j> = <p_i - y_i, p_j - y_j> <h_i, h_j>`. The paper's efficient variant takes the highest
-correlation; its code draws in proportion to them, and takes gradients in evaluation mode. Here the
-highest is taken, of whatever logits and features the loop passes, and when nothing of g_B is left
-the next samples of the pool, which is in random order. The budget is the exact one of every batch
-selector, and the forward pass over the pool is counted.
+`g_i = (p_i - y_i) h_i^T` is never formed: the greedy needs inner products only. The paper's
+efficient variant takes the highest correlation; its code draws in proportion to them, and takes
+gradients in evaluation mode. Here the highest is taken, of whatever logits and features the loop
+passes, and when nothing of g_B is left the next samples of the pool, which is in random order.
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,7 +31,7 @@ _TOLERANCE = 1e-6  # of the largest: below it a direction counts as explained
 class DivBS(BatchSelector):
     """Needs logits, labels and features of the pool: `select_batch(Feedback(..., features=h))`."""
 
-    name: ClassVar[str] = "divbs"
+    name = "divbs"
 
     def score(self, feedback: Feedback) -> Tensor:
         """Minus the position in the greedy order, float `[P]`; minus P for those behind it."""
@@ -56,27 +53,20 @@ class DivBS(BatchSelector):
 
 
 def last_layer_gram(logits: Tensor, labels: Tensor, features: Tensor) -> Tensor:
-    """<g_i, g_j> of the gradients in the last layer's weights, float `[P, P]`.
+    """<g_i, g_j> = <p_i - y_i, p_j - y_j> <h_i, h_j>, float `[P, P]`.
 
-    Args:
-        logits: float `[P, C]`.
-        labels: int64 `[P]` in [0, C).
-        features: float `[P, D]`.
+    Of logits `[P, C]`, int64 labels `[P]` and features `[P, D]`.
     """
     error = prediction_error(logits, labels)
     return (error @ error.T) * (features @ features.T)
 
 
 def representative_order(gram: Tensor, count: int) -> Tensor:
-    """The greedy order, int64 `[count]`: each next one correlates most with what is left of g_B.
+    """The greedy order, int64 `[count]`, from the gradients' inner products `[P, P]`.
 
-    With u the taken gradient's direction orthogonal to those before, what is left loses its part
-    along u: `<g_i, left> -= <g_i, u> <u, left>`, and all inner products theirs. No step waits for
-    the host.
-
-    Args:
-        gram: float `[P, P]`, inner products of the gradients.
-        count: how many to take, in [1, P].
+    With u the taken gradient's direction orthogonal to those before, what is left of g_B loses its
+    part along u: `<g_i, left> -= <g_i, u> <u, left>`, and all inner products theirs. No step waits
+    for the host.
     """
     correlation = gram.mean(1)  # with g_B
     smallest = _TOLERANCE * correlation.abs().max()

@@ -8,8 +8,6 @@ scores are those of the training run itself, taken at each visit.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -20,7 +18,7 @@ from data_agent.selecting.feedback import Feedback
 class Entropy(Scored):
     """The score is the entropy of softmax(logits), or a task's own `uncertainty`."""
 
-    name: ClassVar[str] = "entropy"
+    name = "entropy"
 
     def score(self, feedback: Feedback) -> Tensor:
         """H_i, float `[B]`."""
@@ -30,10 +28,6 @@ class Entropy(Scored):
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """H_i = -sum_j p_ij log p_ij of p_i = softmax(z_i), float `[B]` in [0, log C].
-
-    Args:
-        logits: float `[B, C]`.
-    """
+    """-sum_j p_ij log p_ij of p_i = softmax(z_i), float `[B]` in [0, log C], of logits `[B, C]`."""
     log_p = torch.log_softmax(logits, dim=1)
     return -(log_p.exp() * log_p).sum(1)

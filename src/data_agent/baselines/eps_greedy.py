@@ -3,17 +3,13 @@
 Raju et al. 2021, "Accelerating Deep Learning with Dynamic Data Pruning",
 https://arxiv.org/abs/2111.12621: samples are the arms of a bandit; of a subset the share
 1 - epsilon are those of highest moving mean of the loss, the share epsilon is drawn uniformly from
-the others.
-
-Departures. Losses are those of the visits themselves, and a subset is chosen in each epoch, while
-the paper chooses one every few epochs. A sample's first loss is its mean. We had no access to the
-paper's tables and the authors' code: alpha = 0.8 and epsilon = 0.1 are from memory.
+the others. Departures are those of `ucb`; alpha = 0.8 and epsilon = 0.1 are from memory.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,12 +26,9 @@ class EpsGreedy(MovingLoss):
     Args:
         epsilon: share of the chosen samples that is drawn, in [0, 1].
         base: as `MovingLoss`.
-
-    Raises:
-        InputError: a value outside its range.
     """
 
-    name: ClassVar[str] = "eps-greedy"
+    name = "eps-greedy"
 
     def __init__(self, *, epsilon: float = 0.1, **base: Any) -> None:
         super().__init__(**base)

@@ -5,14 +5,12 @@ https://arxiv.org/abs/1812.05159, section 3 and algorithm 1: a forgetting event 
 was classified right at one visit and wrong at the next. Samples with the fewest events are removed;
 one that was never right counts as forgotten infinitely often, so it stays.
 
-The paper counts over a full training; `prepare` counts over a fifth of the run's epochs. Many
-samples are never forgotten: among equal counts the subset is random. On noisy labels the samples
-that were never right are mostly the noise.
+The paper counts over a full training, here it is a fifth of the run's epochs. Many samples are
+never forgotten: among equal counts the subset is random. On noisy labels the samples that were
+never right are mostly the noise.
 """
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,21 +24,18 @@ from data_agent.selecting.proxy import Proxy
 class Forgetting(Static):
     """Keeps the highest counts of `forgetting_events`."""
 
-    name: ClassVar[str] = "forgetting"
+    name = "forgetting"
 
     @classmethod
     def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
         """Counts over one short training."""
-        _, correct = train_and_note(proxy, budget)
-        return {"scores": forgetting_events(correct)}
+        return {"scores": forgetting_events(train_and_note(proxy, budget)[1])}
 
 
 def forgetting_events(correct: Tensor, *, never_learned: float = torch.inf) -> Tensor:
     """How often each sample went from right to wrong, float32 `[N]`.
 
-    Args:
-        correct: bool `[T, N]`, whether each sample was classified right at its visits 1 to T.
-        never_learned: the count of samples that were never right.
+    Of bool `[T, N]`: right or wrong at visits 1 to T; never right counts as `never_learned`.
     """
     events = (correct[:-1] & ~correct[1:]).sum(0).float()
     return events.masked_fill(~correct.any(0), never_learned)

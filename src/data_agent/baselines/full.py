@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
-from data_agent.budget.schedule import ScheduleKind
 from data_agent.selecting.selector import Selector
 
 
 class Full(Selector):
     """Visits the whole dataset in every epoch, whatever `keep_ratio` says."""
 
-    name: ClassVar[str] = "full"
-    default_schedule: ClassVar[ScheduleKind] = "uniform"
+    name = "full"
+    default_schedule = "uniform"
 
     def __init__(self, *, keep_ratio: float = 1.0, **base: Any) -> None:
         del keep_ratio

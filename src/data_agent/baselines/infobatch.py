@@ -22,13 +22,12 @@ floor((1 - r) L) of the L stay, while the paper prunes each with probability r.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data_agent.baselines.scored import Scored
-from data_agent.budget.schedule import ScheduleKind
 from data_agent.runtime.random import Purpose, derived_seed, permutation
 from data_agent.runtime.topk import top_k_mask
 from data_agent.selecting.feedback import Feedback
@@ -40,7 +39,7 @@ R_PUBLISHED = 0.5
 class InfoBatch(Scored):
     """At the exact budget; the score is the last loss."""
 
-    name: ClassVar[str] = "infobatch"
+    name = "infobatch"
 
     def score(self, feedback: Feedback) -> Tensor:
         """l_i, float `[B]`."""
@@ -79,8 +78,8 @@ class InfoBatch(Scored):
 class InfoBatchPublished(InfoBatch):
     """As published: half of those below the mean are pruned, whatever `keep_ratio` says."""
 
-    name: ClassVar[str] = "infobatch-published"
-    default_schedule: ClassVar[ScheduleKind] = "floating"
+    name = "infobatch-published"
+    default_schedule = "floating"
 
     def __init__(self, *, keep_ratio: float = 1.0, **base: Any) -> None:
         del keep_ratio
@@ -105,35 +104,24 @@ def below_mean(scores: Tensor) -> Tensor:
     return scores < scores[scores.isfinite()].double().mean()
 
 
-def pruning_pool(
-    scores: Tensor, num_pruned: int, *, excluded: Tensor, tie_seed: int, r_max: float = R_MAX
-) -> Tensor:
-    """Of whom `num_pruned` are pruned, bool `[N]`: at most the share `r_max` of them.
+def pruning_pool(scores: Tensor, num_pruned: int, *, excluded: Tensor, tie_seed: int) -> Tensor:
+    """Of whom `num_pruned` are pruned, bool `[N]`: at most the share `R_MAX` of them.
 
-    Those below the mean; where they are too few, the lowest scores.
+    Those below the mean; where they are too few, the lowest scores, equal ones drawn.
 
     Args:
         scores: float32 `[N]`, infinite where a sample was never visited.
         num_pruned: P, less than the samples that are not excluded.
         excluded: bool `[N]`, samples that are never pruned.
-        tie_seed: draws among equal scores.
-        r_max: in (0, 1).
+        tie_seed: of the draws.
     """
     pool = below_mean(scores) & ~excluded
-    needed = min(math.ceil(num_pruned / r_max), int((~excluded).sum()))
+    needed = min(math.ceil(num_pruned / R_MAX), int((~excluded).sum()))
     if int(pool.sum()) >= needed:
         return pool
     return top_k_mask(-scores, needed, tie_seed=tie_seed, excluded=excluded)
 
 
 def rescaling(pool: Tensor, r: float) -> Tensor:
-    """The weights: 1 / (1 - r) in the pool, of which the share `r` is pruned, 1 elsewhere.
-
-    Args:
-        pool: bool `[N]`.
-        r: in [0, 1).
-
-    Returns:
-        float32 `[N]`.
-    """
+    """Weights float32 `[N]`: 1 / (1 - r) in the pool, of which the share `r` is pruned, else 1."""
     return torch.ones(len(pool)).masked_fill(pool, 1 / (1 - r))

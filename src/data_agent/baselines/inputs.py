@@ -11,10 +11,10 @@ from data_agent.errors import InputError
 
 
 def checked_classes(name: str, values: object, num_samples: int) -> Tensor:
-    """The classes or groups of the samples, int64 `[N]` on the CPU.
+    """Classes or groups, from the option `name`: int64 `[N]`, 0 or more, on the CPU.
 
     Raises:
-        InputError: another dtype or shape, or a negative value; `name` is the option's.
+        InputError: another dtype, shape or range.
     """
     values = _checked(name, values, num_samples, example="int64")
     if values.dtype != torch.int64:
@@ -31,7 +31,7 @@ def checked_classes(name: str, values: object, num_samples: int) -> Tensor:
 
 
 def checked_scores(values: object, num_samples: int) -> Tensor:
-    """The samples' scores, float32 `[N]` on the CPU; infinity is a score, NaN is not.
+    """Scores: float32 `[N]` on the CPU; infinity is a score, NaN is not.
 
     Raises:
         InputError: another dtype or shape, or NaN.
@@ -42,10 +42,9 @@ def checked_scores(values: object, num_samples: int) -> Tensor:
             f"scores came as {values.dtype}; expected a floating-point dtype, higher for samples "
             "to keep. Positions in a ranking are scores too: (-rank).float()."
         )
-    if (num_bad := int(values.isnan().sum())) > 0:
-        first = int(values.isnan().nonzero()[0])
+    if len(bad := values.isnan().nonzero()) > 0:
         raise InputError(
-            f"scores hold {num_bad} NaN, the first at sample {first}. Did the model that "
+            f"scores hold {len(bad)} NaN, the first at sample {int(bad[0])}. Did the model that "
             "scored them diverge?"
         )
     return values.float()

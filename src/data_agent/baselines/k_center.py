@@ -3,17 +3,13 @@
 Sener and Savarese 2018, "Active Learning for Convolutional Neural Networks: A Core-Set Approach",
 https://arxiv.org/abs/1708.00489, algorithm 1 (k-Center-Greedy): again and again take the sample
 farthest from all taken so far. At most twice as far from its nearest one, in the worst case, as the
-best subset would allow.
+best subset would allow. The subset for a smaller K is the beginning of the order.
 
 The paper starts from samples that have labels already; here the first one is drawn. Its refinement
-by a mixed-integer programme is left out, as most do. `prepare` takes the features of a network
-trained for a fifth of the run's epochs. The subset for a smaller K is the beginning of
-the order, which is why an order is all that a run needs: scores are minus the position in it.
+by a mixed-integer programme is left out, as most do.
 """
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,11 +24,11 @@ from data_agent.selecting.proxy import Proxy
 class KCenter(Static):
     """Keeps the beginning of `greedy_centers`: `scores=scores_of_order(order, N)`."""
 
-    name: ClassVar[str] = "k-center"
+    name = "k-center"
 
     @classmethod
     def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
-        """The order of the centers in the features of one network."""
+        """The order of the centers in one network's features, after a fifth of the run's epochs."""
         _, features = proxy.train(short_epochs(budget)).look()
         size = len(features)
         first = int(permutation(size, proxy.seed, Purpose.SUBSET)[0])
@@ -41,14 +37,10 @@ class KCenter(Static):
 
 
 def greedy_centers(features: Tensor, count: int, *, first: int = 0) -> Tensor:
-    """The samples that k-Center-Greedy takes, in order: int64 `[count]` on the CPU.
+    """The samples that k-Center-Greedy takes from `first` on, in order: int64 `[count]` on the CPU.
 
-    O(count N D) operations and O(N) memory beside the features; of equally far samples the first.
-
-    Args:
-        features: float `[N, D]`; euclidean distances count.
-        count: how many to take, in [1, N].
-        first: the sample to begin with, in [0, N).
+    By euclidean distance of features `[N, D]`; of equally far samples the first. O(count N D)
+    operations, and O(N) memory beside the features.
     """
     squared_norm = features.square().sum(1)
     distance = torch.full_like(squared_norm, torch.inf)  # to the nearest center, squared

@@ -5,16 +5,11 @@ https://arxiv.org/abs/2305.18424, Algorithm 1 ("without replacement"). Where a p
 ends inside an epoch, the epoch goes on with the next pass and holds no sample twice.
 """
 
-from __future__ import annotations
-
-from typing import ClassVar
-
-from data_agent.budget.schedule import ScheduleKind
 from data_agent.selecting.selector import Selector
 
 
 class Random(Selector):
     """The stream of permutations of the unselected phases, from the first epoch to the last."""
 
-    name: ClassVar[str] = "random"
-    default_schedule: ClassVar[ScheduleKind] = "uniform"
+    name = "random"
+    default_schedule = "uniform"

@@ -20,33 +20,31 @@ without a warm-up, from losses of log C, which is what samples never visited hav
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data_agent.baselines.inputs import checked_classes, checksum
+from data_agent.baselines.scored import Remembers
 from data_agent.errors import InputError
 from data_agent.runtime.random import Purpose, generator
-from data_agent.runtime.state import require_tensor
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.selector import Selector
 
 
-class RCAP(Selector):
+class RCAP(Remembers, Selector):
     """Class-aware draws; five bytes a sample, and the labels.
 
     Args:
         labels: int64 `[N]`, each sample's class, 0 or more.
         beta: temperature of the draw within a class, above 0; lower prefers high losses more.
         base: as `Selector`.
-
-    Raises:
-        InputError: labels of another dtype or shape, a temperature that is not positive.
     """
 
-    name: ClassVar[str] = "rcap"
-    required: ClassVar[tuple[str, ...]] = ("labels",)
+    name = "rcap"
+    required = ("labels",)
+    remembered = ("losses", "is_last")
 
     def __init__(self, *, labels: Tensor, beta: float = 1.0, **base: Any) -> None:
         super().__init__(**base)
@@ -59,7 +57,7 @@ class RCAP(Selector):
         self._sizes = torch.bincount(self._class_of)
         self._highest = math.log(max(2, len(self._sizes)))
         self.losses = torch.full((len(labels),), self._highest)
-        self._is_last = torch.ones(len(labels), dtype=torch.bool)  # in the last epoch
+        self.is_last = torch.ones(len(labels), dtype=torch.bool)  # in the last epoch
 
     def settings(self) -> dict[str, Any]:
         """A checksum of the labels, and the temperature."""
@@ -72,20 +70,18 @@ class RCAP(Selector):
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Keep the clipped losses, and who was in the epoch."""
         self.losses[index] = values[:, 0].clamp(0, self._highest)
-        self._is_last = torch.zeros_like(self._is_last)
-        self._is_last[index] = True
+        self.is_last = torch.zeros_like(self.is_last)
+        self.is_last[index] = True
 
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """Each class's count, drawn within it."""
         num_classes = len(self._sizes)
-        weights = (self.losses * self._is_last).double()
-        class_loss = torch.zeros(num_classes, dtype=torch.float64)
-        class_loss.index_add_(0, self._class_of, weights)
+        last = (self.losses * self.is_last).double()
+        class_loss = torch.bincount(self._class_of, weights=last, minlength=num_classes)
         limits = torch.bincount(self._class_of[~excluded], minlength=num_classes)
         counts = class_counts(class_loss, self._sizes, count, limits=limits)
-        uniform = torch.rand(
-            len(excluded), generator=generator(self.seed, Purpose.SUBSET, epoch)
-        ).clamp_min(1e-30)
+        draws = generator(self.seed, Purpose.SUBSET, epoch)
+        uniform = torch.rand(len(excluded), generator=draws).clamp_min(1e-30)
         # Adding Gumbel noise to log-weights makes the highest a draw without replacement.
         gumbel = -(-uniform.log()).clamp_min(1e-30).log()
         key = (self.losses / self.beta + gumbel).masked_fill(excluded, -torch.inf)
@@ -94,17 +90,6 @@ class RCAP(Selector):
         first = self._sizes.cumsum(0) - self._sizes
         rank = torch.arange(len(order)) - first[self._class_of[order]]
         return order[rank < counts[self._class_of[order]]]
-
-    def method_state(self) -> dict[str, Any]:
-        """The losses, and who was in the last epoch."""
-        return {"losses": self.losses.clone(), "is_last": self._is_last.clone()}
-
-    def load_method_state(self, state: dict[str, Any]) -> None:
-        """Take over the losses, and who was in the last epoch."""
-        shape = (self.schedule.num_samples,)
-        losses = require_tensor(state, "losses", shape=shape, dtype=torch.float32)
-        self._is_last = require_tensor(state, "is_last", shape=shape, dtype=torch.bool)
-        self.losses = losses
 
 
 def class_counts(
@@ -124,7 +109,6 @@ def class_counts(
     """
     limits = sizes if limits is None else limits
     share = (class_loss.double().clamp_min(1e-12) * sizes / sizes.sum()).sqrt()
-    exact = torch.zeros_like(share)
     is_full = limits == 0
     while True:
         left = count - limits[is_full].sum()
@@ -138,15 +122,9 @@ def class_counts(
     remainder = (exact - counts).masked_fill(counts == limits, -1)
     rest = count - int(counts.sum())
     counts[remainder.argsort(descending=True, stable=True)[:rest]] += 1
-    return _without_zeros(counts, limits)
-
-
-def _without_zeros(counts: Tensor, limits: Tensor) -> Tensor:
-    """One for each class that got none, from the largest: without a loss it would stay at none."""
-    counts = counts.clone()
     for label in ((counts == 0) & (limits > 0)).nonzero().squeeze(1):
         if counts.max() < 2:
             break
-        counts[counts.argmax()] -= 1
+        counts[counts.argmax()] -= 1  # without a sample, and so a loss, a class would stay at none
         counts[label] = 1
     return counts

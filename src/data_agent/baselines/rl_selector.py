@@ -21,8 +21,6 @@ target model that is trained for a fifth of the run's epochs (the paper: a full 
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,7 +41,7 @@ _ROWS = 1024  # of a distance matrix at a time
 class RLSelector(Static):
     """Keeps the highest scores: the probabilities of a trained `SelectionPolicy`."""
 
-    name: ClassVar[str] = "rl-selector"
+    name = "rl-selector"
 
     @classmethod
     def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
@@ -81,13 +79,7 @@ class _Learning:
 
 
 class SelectionPolicy:
-    """Actor and critic, on the CPU.
-
-    Args:
-        width: D, of the features.
-        keep_ratio: the share of the samples to keep, in (0, 1].
-        seed: of weights, batches and actions.
-    """
+    """Actor and critic of features of D = `width`, on the CPU; `seed` is that of all draws."""
 
     def __init__(self, width: int, keep_ratio: float, *, seed: int) -> None:
         self._keep_ratio = keep_ratio
@@ -101,12 +93,7 @@ class SelectionPolicy:
         self._optimizer = torch.optim.Adam(parameters, lr=_LEARNING_RATE)
 
     def learn(self, features: Tensor, labels: Tensor) -> None:
-        """One pass over all samples, in batches.
-
-        Args:
-            features: float `[N, D]`, as the target model sees them now.
-            labels: int64 `[N]`.
-        """
+        """One pass over all samples: features `[N, D]` as the target model sees them now."""
         worth = standardised_within(class_distance(features, labels), labels)
         state = _standardised(features)
         draws = generator(self._seed, Purpose.ACTION, self._num_updates)
@@ -132,12 +119,7 @@ class SelectionPolicy:
 
 
 def class_distance(features: Tensor, labels: Tensor) -> Tensor:
-    """E_i = sum_j ||h_i - h_j|| over the samples j of its class, float32 `[N]`.
-
-    Args:
-        features: float `[N, D]`.
-        labels: int64 `[N]`.
-    """
+    """E_i = sum_j ||h_i - h_j|| over the samples j of its class, float32 `[N]`."""
     total = torch.zeros(len(labels))
     for label in labels.unique():
         members = (labels == label).nonzero().squeeze(1)
@@ -150,9 +132,7 @@ def class_distance(features: Tensor, labels: Tensor) -> Tensor:
 def ratio_reward(actions: Tensor, keep_ratio: float) -> Tensor:
     """r_1, a scalar in [-1, 0]: zero at the ratio, -1 where no sample or every sample is kept.
 
-    Args:
-        actions: float `[B]`, 1 where a sample is kept.
-        keep_ratio: in (0, 1].
+    Actions are float `[B]`, 1 where a sample is kept, 0 elsewhere.
     """
     deviation = actions.mean() - keep_ratio
     too_many = deviation.clamp_min(0) / max(1 - keep_ratio, 1e-6)
@@ -160,22 +140,12 @@ def ratio_reward(actions: Tensor, keep_ratio: float) -> Tensor:
 
 
 def redundancy_reward(actions: Tensor, worth: Tensor) -> Tensor:
-    """r_2 = E_i a_i, float `[B]`.
-
-    Args:
-        actions: float `[B]`, 1 where a sample is kept.
-        worth: E, float `[B]`, high for samples that no other covers.
-    """
+    """r_2 = E_i a_i, float `[B]`; E is high for samples that no other covers."""
     return worth * actions
 
 
 def standardised_within(values: Tensor, labels: Tensor) -> Tensor:
-    """Zero mean and unit variance in each class; zeros where all of a class are equal.
-
-    Args:
-        values: float `[N]`.
-        labels: int64 `[N]`.
-    """
+    """Zero mean and unit variance in each class, `[N]`; zeros where all of a class are equal."""
     result = torch.zeros_like(values)
     for label in labels.unique():
         is_own = labels == label

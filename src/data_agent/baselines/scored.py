@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,12 +12,31 @@ from data_agent.labels.ruled import RuledSelector
 from data_agent.labels.rules import LabelRules
 from data_agent.runtime.state import require_tensor
 from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.method import Method
 
 __all__ = ["UNSEEN", "Scored", "logits_of"]
 UNSEEN = float("inf")  # a sample without a score goes first
 
 
-class Scored(RuledSelector):
+class Remembers(Method):
+    """A method whose state is its tables: the tensors in the attributes named in `remembered`."""
+
+    remembered: ClassVar[tuple[str, ...]] = ()
+
+    def method_state(self) -> dict[str, Any]:
+        """The tables."""
+        return {name: getattr(self, name).clone() for name in self.remembered}
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Take over all tables, or none."""
+        tables = {
+            name: require_tensor(state, name, shape=tuple(table.shape), dtype=table.dtype)
+            for name, table in self.method_state().items()
+        }
+        self.__dict__.update(tables)
+
+
+class Scored(Remembers, RuledSelector):
     """Keeps each sample's score at its last visit, and takes the highest; four bytes a sample.
 
     To write one, define `name` and `score`.
@@ -25,10 +44,9 @@ class Scored(RuledSelector):
     Args:
         label_rules: as `RuledSelector`; refused where a method does not take the highest.
         base: as `Selector`.
-
-    Raises:
-        InputError: a value outside its range.
     """
+
+    remembered = ("scores",)
 
     def __init__(self, *, label_rules: LabelRules | None = None, **base: Any) -> None:
         if label_rules is not None and type(self).choose is not Scored.choose:
@@ -55,15 +73,6 @@ class Scored(RuledSelector):
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """The highest scores; equal ones are drawn."""
         return self.take_highest(self.scores, epoch, count, excluded)
-
-    def method_state(self) -> dict[str, Any]:
-        """The scores."""
-        return {"scores": self.scores.clone()}
-
-    def load_method_state(self, state: dict[str, Any]) -> None:
-        """Take over the scores."""
-        shape = (self.schedule.num_samples,)
-        self.scores = require_tensor(state, "scores", shape=shape, dtype=torch.float32)
 
 
 def logits_of(feedback: Feedback, name: str, *, instead: str = "") -> Tensor:

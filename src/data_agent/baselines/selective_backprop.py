@@ -2,16 +2,14 @@
 
 Jiang et al. 2019, "Accelerating Deep Learning by Focusing on the Biggest Losers",
 https://arxiv.org/abs/1910.00762, section 3.2: a sample with loss L is chosen with probability
-`CDF_R(L)^beta`, where CDF_R is the empirical distribution of the last R losses.
-
-The paper's budget floats with these draws. Here each pool gives exactly its share: the Gumbel trick
-draws that many samples without replacement, in proportion to the same probabilities. The forward
-pass over the pool costs a third of a training visit and is counted.
+`CDF_R(L)^beta`, where CDF_R is the empirical distribution of the last R losses. The paper's budget
+floats with these draws. Here each pool gives exactly its share: the Gumbel trick draws that many
+samples without replacement, in proportion to the same probabilities.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,12 +29,9 @@ class SelectiveBackprop(BatchSelector):
         beta: selectivity, 0 or more: 0 is a uniform draw, the paper's settings keep 20 to 50 %
             with 1 to 3.
         base: as `BatchSelector`.
-
-    Raises:
-        InputError: a negative beta.
     """
 
-    name: ClassVar[str] = "selective-backprop"
+    name = "selective-backprop"
 
     def __init__(self, *, beta: float = 1.0, **base: Any) -> None:
         super().__init__(**base)
@@ -54,9 +49,8 @@ class SelectiveBackprop(BatchSelector):
         losses = feedback.losses.float()
         past = self._history.to(losses.device) if len(self._history) else losses
         probability = selection_probability(losses, past, self.beta)
-        offered = self._open_epoch().num_observed
-        epoch = self._open_epoch().epoch
-        draws = generator(self.seed, Purpose.BATCH, epoch, offered)
+        running = self._open_epoch()
+        draws = generator(self.seed, Purpose.BATCH, running.epoch, running.num_observed)
         uniform = torch.rand(len(losses), generator=draws).to(losses.device)
         return probability.log() - (-uniform.clamp_min(1e-30).log()).clamp_min(1e-30).log()
 
@@ -80,15 +74,10 @@ class SelectiveBackprop(BatchSelector):
 
 
 def selection_probability(losses: Tensor, past: Tensor, beta: float) -> Tensor:
-    """P(L_i) = CDF_R(L_i)^beta, float `[P]` in (0, 1].
+    """P(L_i) = CDF_R(L_i)^beta, float `[P]` in (0, 1], of losses `[P]` and past ones `[R]`, R > 0.
 
     CDF_R(L) is the share of the past losses that are at most L; at least 1/(R + 1), so that no
     sample is out of reach.
-
-    Args:
-        losses: float `[P]`.
-        past: float `[R]`, R at least 1.
-        beta: selectivity, 0 or more.
     """
     at_most = torch.searchsorted(past.sort().values, losses.contiguous(), right=True)
     share = (at_most / len(past)).clamp_min(1 / (len(past) + 1))

@@ -11,9 +11,8 @@ The paper's budget is r times whatever the window happens to hold. At the exact 
 
 - The share r is what makes the window's samples K. Drawing before or after the clustering is the
   same in expectation; after it, the clusters are those of the whole table.
-- A window that holds fewer than K gives all it has, and the clusters next to it the rest, in order
-  of their distance (the easier side first), the last of them a random part. Late in training, when
-  most losses are small, the hard windows hold few.
+- A window that holds fewer than K, as the hard ones do late in training, gives all it has, and the
+  clusters next to it the rest, in order of their distance, the last of them a random part.
 - k-means starts from clusters split where the error is largest, instead of from random centres.
 - The first window is the easiest (the code's counter makes it the second), and the exact schedule's
   final phase is the partial annealing, without replacement.
@@ -21,7 +20,7 @@ The paper's budget is r times whatever the window happens to hold. At the exact 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +28,6 @@ from torch import Tensor
 
 from data_agent.baselines.scored import Scored
 from data_agent.errors import InputError
-from data_agent.runtime.random import Purpose, derived_seed
-from data_agent.runtime.topk import top_k_mask
 from data_agent.selecting.feedback import Feedback
 
 _MAX_ROUNDS = 1000
@@ -43,12 +40,9 @@ class SeTa(Scored):
         num_groups: k, clusters of difficulty, 1 or more; the code's default.
         window: alpha, share of the clusters in the window, in (0, 1]; the code's default.
         base: as `Selector`.
-
-    Raises:
-        InputError: a value outside its range.
     """
 
-    name: ClassVar[str] = "seta"
+    name = "seta"
 
     def __init__(self, *, num_groups: int = 10, window: float = 0.5, **base: Any) -> None:
         super().__init__(**base)
@@ -72,21 +66,14 @@ class SeTa(Scored):
         groups = difficulty_groups(self.scores, self.num_groups)
         step = sum(self.schedule.plan(past).num_selected > 0 for past in range(epoch))
         distance = window_distance(int(groups.max()) + 1, self.window, step)
-        tie_seed = derived_seed(self.seed, Purpose.TIE, epoch)
-        mask = top_k_mask(-distance[groups], count, tie_seed=tie_seed, excluded=excluded)
-        return mask.nonzero().squeeze(1)
+        return self.take_highest(-distance[groups], epoch, count, excluded)
 
 
 def window_distance(num_groups: int, window: float, step: int) -> Tensor:
-    """Each cluster's rank by distance from the window, float32 `[k]`: zero inside.
+    """Each cluster's rank by distance from the window, float32 `[k]`, easy to hard: zero inside.
 
     The window holds `w = max(1, round(alpha k))` clusters from `s = step mod (k - w + 1)` on. Its
     neighbours are 1 (easier) and 2 (harder), the next ones 3 and 4, and so on.
-
-    Args:
-        num_groups: k, ordered from easy to hard.
-        window: alpha, in (0, 1].
-        step: how often the window has moved, from 0.
     """
     width = max(1, round(window * num_groups))
     start = step % (num_groups - width + 1)
@@ -97,15 +84,11 @@ def window_distance(num_groups: int, window: float, step: int) -> Tensor:
 
 
 def difficulty_groups(losses: Tensor, num_groups: int) -> Tensor:
-    """1-D k-means: each sample's cluster, int64 `[N]`, numbered from the lowest losses on.
+    """1-D k-means: the cluster of each loss `[N]`, int64 `[N]`, numbered from the lowest losses on.
 
     Lloyd's algorithm on the sorted values, O(N log N), from k clusters made by splitting k - 1
     times the one of largest squared error at its mean; fewer where there are fewer values. Losses
     that are not finite (never visited) count as the highest.
-
-    Args:
-        losses: float `[N]`.
-        num_groups: k, at least 1.
     """
     values = losses.double().numpy()
     finite = values[np.isfinite(values)]

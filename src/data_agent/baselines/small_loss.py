@@ -5,17 +5,14 @@ Labels", https://arxiv.org/abs/1804.06872, Algorithm 1: of each mini-batch train
 with the smallest losses, `R(t) = 1 - min(t / T_k * tau, tau)` with noise rate tau, because a
 network learns clean labels before it memorises noisy ones.
 
-What is different here. One network chooses for itself; the paper's two choose for each other. R is
-the keep ratio from the end of the warm-up pass on (its R = 1), not a ramp to 1 - tau. And the paper
-ranks each fresh batch, where every sample's loss is new; across epochs a sample that once had a
-high loss would never be seen again, and so never get another. So a fifth of each epoch is drawn
-uniformly: at keep ratio 0.5 everybody is looked at anew within ten epochs, while at a noise rate
-of 40 % this alone brings 8 % of noise into the epoch.
+Departures. One network chooses for itself; the paper's two choose for each other. R is the keep
+ratio from the end of the warm-up pass on (its R = 1), not a ramp to 1 - tau. The paper ranks each
+fresh batch; across epochs a sample that once had a high loss would never be seen, and so never get
+another. So a fifth of each epoch is drawn uniformly: at keep ratio 0.5 everybody is looked at anew
+within ten epochs, while at a noise rate of 40 % this alone brings 8 % of noise into the epoch.
 """
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -26,7 +23,7 @@ from data_agent.selecting.feedback import Feedback
 class SmallLoss(Scored):
     """The score is minus the loss. On clean data this trains on what is learned already."""
 
-    name: ClassVar[str] = "small-loss"
+    name = "small-loss"
     explore = 0.2
 
     def score(self, feedback: Feedback) -> Tensor:

@@ -2,15 +2,13 @@
 
 Margin sampling is Scheffer et al. 2001, "Active Hidden Markov Models for Information Extraction",
 https://doi.org/10.1007/3-540-44816-0_31: the difference of the two most probable classes. That is
-for data without labels. Where the feedback holds them the margin is the label's own,
-`|p_y - max_{j != y} p_j|`: the same for a sample that is classified right; for one that is
-classified wrong it is what the label lacks, so confidently wrong samples (often mislabelled ones)
-go last. The difference is of probabilities, not of logits, so it does not grow with their scale.
+for data without labels. Where the feedback holds them the margin is the label's own: the same for a
+sample that is classified right; for one that is classified wrong it is what the label lacks, so
+confidently wrong samples (often mislabelled ones) go last. The difference is of probabilities, not
+of logits, so it does not grow with their scale.
 """
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +20,7 @@ from data_agent.selecting.feedback import Feedback
 class SmallMargin(Scored):
     """The score is minus the margin: `learn(..., labels=labels)` makes it the label's."""
 
-    name: ClassVar[str] = "small-margin"
+    name = "small-margin"
 
     def score(self, feedback: Feedback) -> Tensor:
         """-m_i, float `[B]` in [-1, 0]."""
@@ -33,21 +31,15 @@ class SmallMargin(Scored):
 
 
 def top_margin(logits: Tensor) -> Tensor:
-    """p_(1) - p_(2), the two highest of softmax(z_i), float `[B]` in [0, 1].
-
-    Args:
-        logits: float `[B, C]`.
-    """
+    """p_(1) - p_(2), the two highest of softmax(z_i), float `[B]` in [0, 1], of logits `[B, C]`."""
     first, second = torch.softmax(logits, dim=1).topk(2, dim=1).values.unbind(1)
     return first - second
 
 
 def distance_to_decision(logits: Tensor, labels: Tensor) -> Tensor:
-    """|p_y - max_{j != y} p_j| of softmax(z_i), float `[B]` in [0, 1].
+    """|p_y - max_{j != y} p_j| of softmax(z_i), float `[B]` in [0, 1], of logits `[B, C]`.
 
-    Args:
-        logits: float `[B, C]`.
-        labels: integers `[B]`; one that is no class (an ignored sample) has p_y = 0.
+    Labels are integers `[B]`; one that is no class (an ignored sample) has p_y = 0.
     """
     p = torch.softmax(logits, dim=1)
     is_label = labels.to(p.device).unsqueeze(1) == torch.arange(p.shape[1], device=p.device)

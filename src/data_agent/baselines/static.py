@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data_agent.baselines.inputs import checked_scores, checksum
-from data_agent.budget.schedule import ScheduleKind
 from data_agent.runtime.random import Purpose, derived_seed
 from data_agent.runtime.topk import top_k_mask
 from data_agent.selecting.selector import Selector
@@ -27,8 +26,8 @@ class Static(Selector):
         InputError: scores of another shape or dtype, or NaN.
     """
 
-    default_schedule: ClassVar[ScheduleKind] = "static"
-    required: ClassVar[tuple[str, ...]] = ("scores",)
+    default_schedule = "static"
+    required = ("scores",)
 
     def __init__(self, *, scores: Tensor, **base: Any) -> None:
         super().__init__(**base)
@@ -52,9 +51,6 @@ def scores_of_order(order: Tensor, num_samples: int) -> Tensor:
     Args:
         order: int64 `[K]`, distinct samples, the one to keep first at the front.
         num_samples: N, at most 2^24, so that every position is a float32 of its own.
-
-    Returns:
-        float32 `[N]`.
     """
     scores = torch.full((num_samples,), -float(num_samples))
     scores[order] = -torch.arange(len(order), dtype=torch.float32)

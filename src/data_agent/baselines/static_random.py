@@ -7,11 +7,8 @@ which draws a new subset in each epoch.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
-from data_agent.budget.schedule import ScheduleKind
 from data_agent.runtime.random import Purpose, permutation
 from data_agent.selecting.selector import Selector
 
@@ -19,8 +16,8 @@ from data_agent.selecting.selector import Selector
 class StaticRandom(Selector):
     """The first K of one permutation of the dataset; the subset of a smaller K is part of it."""
 
-    name: ClassVar[str] = "static-random"
-    default_schedule: ClassVar[ScheduleKind] = "static"
+    name = "static-random"
+    default_schedule = "static"
 
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """The same samples, whatever the epoch."""

@@ -8,8 +8,6 @@ top of that ranking without drawing, as here.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from data_agent.baselines.scored import Scored
@@ -19,7 +17,7 @@ from data_agent.selecting.feedback import Feedback
 class TopLoss(Scored):
     """The score is the loss. On noisy labels this trains on the noise."""
 
-    name: ClassVar[str] = "top-loss"
+    name = "top-loss"
 
     def score(self, feedback: Feedback) -> Tensor:
         """l_i, float `[B]`."""

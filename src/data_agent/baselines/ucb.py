@@ -7,14 +7,14 @@ jumps is looked at again.
 
 Departures. Losses are those of the visits themselves, and a subset is chosen in each epoch, while
 the paper chooses one every few epochs. A sample's first loss is its mean, with variance zero:
-averages that start from zero would count the start as variance. (With our warm-up everybody has a
-loss before the first choice.) We had no access to the paper's tables and the authors' code: the
-averages are those of public re-implementations, and alpha = 0.8, c = 1 are from memory.
+averages that start from zero would count the start as variance. We had no access to the paper's
+tables and the authors' code: the averages are those of public re-implementations, and alpha = 0.8,
+c = 1 are from memory.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -30,12 +30,9 @@ class UCB(MovingLoss):
     Args:
         confidence: c, weight of the variance, 0 or more.
         base: as `MovingLoss`.
-
-    Raises:
-        InputError: a value outside its range.
     """
 
-    name: ClassVar[str] = "ucb"
+    name = "ucb"
 
     def __init__(self, *, confidence: float = 1.0, **base: Any) -> None:
         super().__init__(**base)
@@ -56,11 +53,5 @@ class UCB(MovingLoss):
 
 
 def upper_bound(mean: Tensor, variance: Tensor, confidence: float) -> Tensor:
-    """m_i + c v_i, float `[N]`.
-
-    Args:
-        mean: m, float `[N]`.
-        variance: v, float `[N]`.
-        confidence: c, 0 or more.
-    """
+    """m_i + c v_i, float `[N]`."""
     return mean + confidence * variance

@@ -8,10 +8,9 @@ the others below the mean get the weight 1 / (1 - r), so that gradients stay unb
 
 `infobatch` spends exactly our budget. To leave out P samples, r = P / L of the L samples below the
 mean are pruned, at most 0.75 of them, so that no weight is above four times another. Where L is
-too small for that, the lowest P / 0.75 losses take the place of those below the mean. (At a keep
-ratio of 0.25 or less that is everybody, and a uniform draw is what is left of the method.) Weights
-are divided by their mean, because all methods of a comparison have one learning-rate schedule for
-equally many steps.
+too small, the lowest P / 0.75 losses take their place. (At a keep ratio of 0.25 or less that is
+everybody, and a uniform draw is left of the method.) Weights are divided by their mean, because all
+methods of a comparison have one learning-rate schedule for equally many steps.
 
 `infobatch-published` is the paper's method at r = 0.5: its cost is known when an epoch begins, its
 weights are not divided. It departs from the released code where that code is not the paper: there
@@ -49,11 +48,10 @@ class InfoBatch(Scored):
         """All but those pruned, who were all visited, if enough were."""
         num_pruned = int((~excluded).sum()) - count
         pool = self._pool(epoch, num_pruned, excluded)
-        chosen = self._prune(epoch, pool, num_pruned) & ~excluded
-        return chosen.nonzero().squeeze(1)
+        return (self._prune(epoch, pool, num_pruned) & ~excluded).nonzero().squeeze(1)
 
     def weigh(self, epoch: int, index: Tensor, excluded: Tensor) -> Tensor | None:
-        """1 / (1 - r) for the samples of the pool, 1 for others, with mean one; 1 unselected."""
+        """1 / (1 - r) for the pool, 1 for others, divided by the mean; 1 for the excluded."""
         num_pruned = len(excluded) - len(index)
         if not num_pruned:
             return None
@@ -105,15 +103,10 @@ def below_mean(scores: Tensor) -> Tensor:
 
 
 def pruning_pool(scores: Tensor, num_pruned: int, *, excluded: Tensor, tie_seed: int) -> Tensor:
-    """Of whom `num_pruned` are pruned, bool `[N]`: at most the share `R_MAX` of them.
+    """Of whom `num_pruned` are pruned, bool `[N]`: at most the share `R_MAX`, nobody excluded.
 
-    Those below the mean; where they are too few, the lowest scores, equal ones drawn.
-
-    Args:
-        scores: float32 `[N]`, infinite where a sample was never visited.
-        num_pruned: P, less than the samples that are not excluded.
-        excluded: bool `[N]`, samples that are never pruned.
-        tie_seed: of the draws.
+    Those below the mean; where they are too few, the lowest scores, equal ones drawn. Scores are
+    float32 `[N]`, infinite where a sample was never visited; P < N less the excluded, bool `[N]`.
     """
     pool = below_mean(scores) & ~excluded
     needed = min(math.ceil(num_pruned / R_MAX), int((~excluded).sum()))

@@ -10,32 +10,8 @@ from torch import Tensor
 from data_agent.errors import InputError
 
 
-def checked_classes(name: str, values: object, num_samples: int) -> Tensor:
-    """Classes or groups, from the option `name`: int64 `[N]`, 0 or more, on the CPU.
-
-    Raises:
-        InputError: another dtype, shape or range.
-    """
-    values = _checked(name, values, num_samples, example="int64")
-    if values.dtype != torch.int64:
-        raise InputError(
-            f"{name} came as {values.dtype}; expected torch.int64, one class a sample "
-            f"(integers of another width: {name}.long())."
-        )
-    if int(values.min()) < 0:
-        raise InputError(
-            f"{name} hold {int(values.min())}; expected numbers from 0 on. Give samples without "
-            "one a number of their own, or leave them out of the dataset."
-        )
-    return values
-
-
 def checked_scores(values: object, num_samples: int) -> Tensor:
-    """Scores: float32 `[N]` on the CPU; infinity is a score, NaN is not.
-
-    Raises:
-        InputError: another dtype or shape, or NaN.
-    """
+    """float32 `[N]` on the CPU; infinity is a score. InputError: another shape, dtype, or NaN."""
     values = _checked("scores", values, num_samples, example="float")
     if not values.is_floating_point():
         raise InputError(
@@ -50,9 +26,20 @@ def checked_scores(values: object, num_samples: int) -> Tensor:
     return values.float()
 
 
-def checksum(values: Tensor) -> int:
-    """CRC-32 of a tensor's bytes: tells a saved state made with other inputs."""
-    return zlib.crc32(values.contiguous().numpy().tobytes())
+def checked_classes(name: str, values: object, num_samples: int) -> Tensor:
+    """int64 `[N]`, 0 or more, on the CPU. InputError: another shape, dtype or range."""
+    values = _checked(name, values, num_samples, example="int64")
+    if values.dtype != torch.int64:
+        raise InputError(
+            f"{name} came as {values.dtype}; expected torch.int64, one class a sample "
+            f"(integers of another width: {name}.long())."
+        )
+    if int(values.min()) < 0:
+        raise InputError(
+            f"{name} hold {int(values.min())}; expected numbers from 0 on. Give samples without "
+            "one a number of their own, or leave them out of the dataset."
+        )
+    return values
 
 
 def _checked(name: str, values: object, num_samples: int, *, example: str) -> Tensor:
@@ -67,3 +54,8 @@ def _checked(name: str, values: object, num_samples: int, *, example: str) -> Te
             "each sample of the dataset."
         )
     return values.detach().cpu()
+
+
+def checksum(values: Tensor) -> int:
+    """CRC-32 of a tensor's bytes: tells a saved state made with other inputs."""
+    return zlib.crc32(values.contiguous().numpy().tobytes())

@@ -105,7 +105,7 @@ def class_counts(
         class_loss: L, float `[C]`, 0 or more; where all are zero only pi counts.
         sizes: int64 `[C]`, samples of each class; pi are their shares.
         count: K, in [0, sum(limits)].
-        limits: int64 `[C]`, samples of each class that can be taken; None means all.
+        limits: int64 `[C]`, how many of each class can be taken; None means all.
     """
     limits = sizes if limits is None else limits
     share = (class_loss.double().clamp_min(1e-12) * sizes / sizes.sum()).sqrt()

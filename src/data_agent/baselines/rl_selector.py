@@ -15,8 +15,8 @@ class (as a sum of distances it is positive, and "keep everything" would be opti
 docs/decisions/0002); features are standardised; Adam at 1e-3, batches of 256. Instead of the
 threshold 0.5 with a tolerance of 1 % of the ratio, the K most probable samples are kept.
 
-`SelectionPolicy` is the learner. `prepare` lets it learn from all features after each epoch of a
-target model that is trained for a fifth of the run's epochs (the paper: a full training).
+`SelectionPolicy` learns from all features after each epoch of a target model, which is trained for
+a fifth of the run's epochs (the paper: a full training).
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class _Learning:
 
     def note(self, visit: Visit) -> None:
         """Take a batch's features in; at the end of an epoch the policy learns."""
-        size, labels = len(self._proxy.labels), self._proxy.labels
+        labels = self._proxy.labels
         if self._policy is None:
             width = visit.features.shape[1]
-            self._features = torch.zeros(size, width)
+            self._features = torch.zeros(len(labels), width)
             self._policy = SelectionPolicy(width, self._keep_ratio, seed=self._proxy.seed)
         self._features[visit.index] = visit.features.cpu()
         self._num_seen += len(visit.index)
-        if self._num_seen % size == 0:
+        if self._num_seen % len(labels) == 0:
             self._policy.learn(self._features, labels)
 
     def probabilities(self) -> Tensor:

@@ -76,15 +76,10 @@ class Scored(Remembers, RuledSelector):
 
 
 def logits_of(feedback: Feedback, name: str, *, instead: str = "") -> Tensor:
-    """The batch's logits, float32 `[B, C]`.
-
-    Args:
-        feedback: a batch.
-        name: the method that needs them.
-        instead: what else could be passed, if anything.
+    """The batch's logits, float32 `[B, C]`, for the method `name`.
 
     Raises:
-        InputError: none came.
+        InputError: none came; the message names what could come `instead`.
     """
     if feedback.logits is None:
         raise InputError(

@@ -3,8 +3,8 @@
     samples = token_losses(logits, next_tokens(labels))
     agent.learn(samples.losses, index, uncertainty=samples.uncertainty, features=features)
 
-Everything runs in float32, whatever the logits are. Logits of sequences are read in chunks, so
-that no second `[B, T, V]` tensor is made (without a graph; with one, log-probabilities stay).
+Everything runs in float32. Logits of sequences are read in chunks, so that no second `[B, T, V]`
+tensor is made (without a graph; with one, log-probabilities stay).
 """
 
 from __future__ import annotations
@@ -144,11 +144,8 @@ def multi_label_losses(logits: Tensor, labels: Tensor) -> SampleLosses:
     with torch.no_grad():
         p = logits.float().sigmoid()
         entropy = (torch.special.entr(p) + torch.special.entr(1 - p)).mean(1) / math.log(2)
-    return SampleLosses(
-        terms.sum(1),
-        torch.full_like(labels[:, 0], terms.shape[1]).long(),
-        uncertainty=entropy.clamp(0, 1),
-    )
+    counts = torch.full_like(labels[:, 0], terms.shape[1]).long()
+    return SampleLosses(terms.sum(1), counts, uncertainty=entropy.clamp(0, 1))
 
 
 def regression_losses(outputs: Tensor, labels: Tensor) -> SampleLosses:
@@ -157,13 +154,10 @@ def regression_losses(outputs: Tensor, labels: Tensor) -> SampleLosses:
     A regression says nothing about its uncertainty: it is zero, so that a reward which weighs its
     signals by their variance is left with the loss.
     """
-    terms = (
-        outputs.float().reshape(len(labels), -1) - labels.float().reshape(len(labels), -1)
-    ) ** 2
-    counts = torch.full((len(labels),), terms.shape[1], device=terms.device)
-    return SampleLosses(
-        terms.sum(1), counts, uncertainty=torch.zeros_like(counts, dtype=torch.float32)
-    )
+    size = len(labels)
+    terms = (outputs.float().reshape(size, -1) - labels.float().reshape(size, -1)) ** 2
+    counts = torch.full((size,), terms.shape[1], device=terms.device)
+    return SampleLosses(terms.sum(1), counts, uncertainty=torch.zeros_like(counts).float())
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> SampleLosses:
@@ -184,9 +178,7 @@ def token_losses(logits: Tensor, targets: Tensor) -> SampleLosses:
     size = max(1, _CHUNK_ELEMENTS // logits.shape[-1])
     chunks = zip(logits.flatten(0, 1).split(size), targets.flatten().split(size), strict=True)
     rows = [_loss_and_entropy(*chunk) for chunk in chunks]
-    losses, entropies = (
-        torch.cat(column).view(targets.shape) for column in zip(*rows, strict=True)
-    )
+    losses, entropies = (torch.cat(part).view(targets.shape) for part in zip(*rows, strict=True))
     mask = targets != IGNORE_INDEX
     counts = mask.sum(1)
     entropy = (entropies * mask).sum(1) / counts.clamp(min=1) / math.log(logits.shape[-1])

@@ -26,8 +26,8 @@ __all__ = ["DamagedError", "load", "load_newest", "save"]
 logger = logging.getLogger(__name__)
 
 FORMAT = "data-agent-checkpoint"
-VERSION = 2
-_READABLE = ("1", "2")
+VERSION = "2"
+_READABLE = ("1", VERSION)
 _REMEDY = "Restore it from a copy, or delete it to start over."
 
 
@@ -40,8 +40,8 @@ def save(path: Path, state: Mapping[Any, Any], *, previous: Path | None = None) 
 
     Args:
         path: the file; its folder exists.
-        state: a dictionary with str or int keys of tensors, bools, ints, floats, strings, None,
-            and lists, tuples or dictionaries of these. Tensors come back on the CPU.
+        state: with str or int keys: tensors, bools, ints, floats, strings, None, and lists, tuples
+            or dictionaries of these. Tensors come back on the CPU.
         previous: where the file that was at `path` goes, for `load_newest`; None drops it.
 
     Raises:
@@ -49,11 +49,8 @@ def save(path: Path, state: Mapping[Any, Any], *, previous: Path | None = None) 
         DataAgentError: the file could not be written; the old one is as it was.
     """
     tensors: dict[str, Tensor] = {}
-    metadata = {
-        "skeleton": json.dumps(_encode(state, "", tensors)),
-        "format": FORMAT,
-        "version": str(VERSION),
-    }
+    skeleton = json.dumps(_encode(state, "", tensors))
+    metadata = {"skeleton": skeleton, "format": FORMAT, "version": VERSION}
     metadata["checksum"] = _checksum(metadata, tensors)
     with replacing(path, previous=previous) as temporary:
         try:
@@ -75,13 +72,9 @@ def load(path: Path) -> dict[Any, Any]:
 
 
 def load_newest(*paths: Path) -> tuple[Path, dict[Any, Any]]:
-    """The first file that is there and whole; damaged ones before it are named in a warning.
+    """Of files, the newest first, the first that is there and whole, and its state, in own memory.
 
-    Args:
-        paths: the newest first.
-
-    Returns:
-        The file, and its state in memory of its own.
+    Damaged ones before it are named in a warning.
 
     Raises:
         CheckpointError: none is whole, or the newest that is has a newer version: it is good, and
@@ -90,7 +83,7 @@ def load_newest(*paths: Path) -> tuple[Path, dict[Any, Any]]:
     damage: list[str] = []
     for path in (path for path in paths if path.is_file()):
         try:
-            state = _owned(_load(path))
+            state = _load(path, own_memory=True)
         except DamagedError as error:
             damage.append(str(error))
             continue
@@ -103,7 +96,7 @@ def load_newest(*paths: Path) -> tuple[Path, dict[Any, Any]]:
     raise DamagedError(f"{' '.join(damage)} {remedy}")
 
 
-def _load(path: Path) -> dict[Any, Any]:
+def _load(path: Path, *, own_memory: bool = False) -> dict[Any, Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}.")
     try:
@@ -111,6 +104,8 @@ def _load(path: Path) -> dict[Any, Any]:
             metadata = cast("dict[str, str]", file.metadata() or {})
             _check_origin(path, metadata)
             tensors = {name: file.get_tensor(name) for name in cast("list[str]", file.keys())}
+        if own_memory:  # else they change if somebody copies another file over this one
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except PermissionError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from error
     except (SafetensorError, OSError) as error:
@@ -145,6 +140,7 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     Containers and tensors become one-entry objects whose key is their kind, so that no dictionary
     of the caller can be mistaken for one.
     """
+    place = where or "/"
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
@@ -152,23 +148,16 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
     if isinstance(value, Mapping):
-        return {"dict": _encode_items(cast("Mapping[object, Any]", value), where, tensors)}
+        items = cast("Mapping[object, Any]", value).items()
+        for key, _ in items:
+            if not isinstance(key, str | int) or isinstance(key, bool):
+                raise InputError(f"the state at {place} has the key {key!r}; cannot be saved.")
+        return {"dict": [(key, _encode(item, f"{where}/{key}", tensors)) for key, item in items]}
     if isinstance(value, list | tuple):
         kind = "list" if isinstance(value, list) else "tuple"
         items = enumerate(cast("Sequence[Any]", value))
         return {kind: [_encode(item, f"{where}/{i}", tensors) for i, item in items]}
-    raise InputError(f"the state at {where or '/'} is a {type(value).__name__}; cannot be saved.")
-
-
-def _encode_items(
-    value: Mapping[object, Any], where: str, tensors: dict[str, Tensor]
-) -> list[tuple[str | int, Any]]:
-    items: list[tuple[str | int, Any]] = []
-    for key, item in value.items():
-        if not isinstance(key, str | int) or isinstance(key, bool):
-            raise InputError(f"the state at {where or '/'} has the key {key!r}; cannot be saved.")
-        items.append((key, _encode(item, f"{where}/{key}", tensors)))
-    return items
+    raise InputError(f"the state at {place} is a {type(value).__name__}; cannot be saved.")
 
 
 def _decode(node: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -181,18 +170,6 @@ def _decode(node: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: _decode(item, tensors) for key, item in content}
     items = [_decode(item, tensors) for item in content]
     return items if kind == "list" else tuple(items)
-
-
-def _owned(value: Any) -> Any:
-    """The same, with tensors that do not change if somebody copies another file over theirs."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _owned(item) for key, item in cast("dict[Any, Any]", value).items()}
-    if isinstance(value, list | tuple):
-        items = [_owned(item) for item in cast("Sequence[Any]", value)]
-        return items if isinstance(value, list) else tuple(items)
-    return value
 
 
 def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

@@ -9,6 +9,7 @@ its rows, and what fails or takes too long is an error here instead of the end o
 
 from __future__ import annotations
 
+import json
 import os
 import weakref
 from collections.abc import Generator
@@ -37,7 +38,7 @@ __all__ = [
     "total",
     "world_size",
 ]
-_HEADER = 128  # int64 numbers ahead of every exchange: shapes and dtypes, and who calls
+_HEADER = 4096  # bytes ahead of every exchange: who calls, and dtypes and shapes, in JSON
 _HOST = torch.device("cpu")
 _call: ContextVar[str | None] = ContextVar("_call", default=None)
 _own: tuple[Any, Any] = (None, None)  # weak references to torch's group of all ranks, and to ours
@@ -54,11 +55,7 @@ def rank() -> int:
 
 
 def check_world(world: int, *, is_known: bool) -> None:
-    """A loader that was built before the process group does not share the epoch.
-
-    Args:
-        world: how many ranks the loader deals to.
-        is_known: whether there is a loader.
+    """A loader that deals to `world` ranks was built after the process group, if it `is_known`.
 
     Raises:
         StateError: several ranks would each train on everything.
@@ -75,12 +72,10 @@ def check_world(world: int, *, is_known: bool) -> None:
 def joined(*, backend: str, timeout: timedelta) -> Generator[None]:
     """Be one of the ranks that `torchrun` started while the block runs.
 
-    Args:
-        backend: as `torch.distributed.init_process_group` takes it.
-        timeout: how long a rank waits for the others before that is an error.
+    Takes backend and timeout as `torch.distributed.init_process_group` does.
 
     Raises:
-        StateError: the ranks do not find each other.
+        LostRankError: the ranks do not find each other.
     """
     with together("joining the process group"), explained():
         store, number, world = next(dist.rendezvous("env://", timeout=timeout))
@@ -168,15 +163,8 @@ def gather_rows(*columns: Tensor) -> tuple[Tensor, ...]:
     if world_size() == 1:
         return columns
     with explained():
-        headers = torch.stack(_gather_equal(_header(columns))).cpu()
-        _check_same_call(headers)
-        shapes = headers[:, 2 + len(columns) :]
-        gathered: list[Tensor] = []
-        for column in columns:
-            sizes, rest = shapes[:, 0].tolist(), shapes[:, 1 : column.ndim].amax(0).tolist()
-            shapes = shapes[:, column.ndim :]
-            gathered.append(_gather_column(column, sizes, rest))
-    return tuple(gathered)
+        shapes = zip(*_shapes_of_all(columns), strict=True)
+        return tuple(map(_gather_column, columns, shapes))
 
 
 def parts_to_resume(num_parts: int) -> range:
@@ -207,51 +195,34 @@ def from_first(tensor: Tensor) -> Tensor:
     return gather_rows(tensor if rank() == 0 else tensor[:0])[0]
 
 
-def _header(columns: tuple[Tensor, ...]) -> Tensor:
-    """int64 `[_HEADER]`: counts, dtypes and shapes of the columns, then the call in letters."""
-    dtypes = [2 * column.element_size() + column.is_floating_point() for column in columns]
-    shapes = [size for column in columns for size in column.shape]
-    numbers = [len(columns), len(shapes), *dtypes, *shapes]
-    letters = list((_call.get() or "an exchange").encode())[: _HEADER - len(numbers)]
-    header = torch.zeros(_HEADER, dtype=torch.int64)
-    header[: len(numbers)] = torch.tensor(numbers)
-    header[_HEADER - len(letters) :] = torch.tensor(letters)
-    return header
+def _shapes_of_all(columns: tuple[Tensor, ...]) -> list[list[list[int]]]:
+    """Each rank's shapes of its columns, once all turn out to make the same call.
+
+    Ranks that make different calls would take each other's rows for what they are not.
+    """
+    call = (_call.get() or "an exchange")[:1000]
+    kinds = [[c.element_size(), c.is_floating_point(), c.ndim] for c in columns]
+    header = json.dumps([call, kinds, [list(column.shape) for column in columns]]).encode()
+    assert len(header) <= _HEADER, "too many columns for one exchange"
+    own = torch.frombuffer(bytearray(header.ljust(_HEADER)), dtype=torch.uint8)
+    headers = [json.loads(bytes(part.tolist())) for part in _gather_equal(own)]
+    if any(other[:2] != headers[0][:2] for other in headers):
+        named = ", ".join(f"rank {i} in {other[0]}" for i, other in enumerate(headers))
+        raise LostRankError(
+            f"the ranks make different calls: {named}. Every rank makes the same calls in the same "
+            "order, each of its batches observed: did one skip learn() for some batches, leave the "
+            "epoch early, or call state_dict() alone? Nothing was exchanged."
+        )
+    return [shapes for _, _, shapes in headers]
 
 
-def _check_same_call(headers: Tensor) -> None:
-    """Ranks that make different calls would take each other's rows for what they are not."""
-    num_columns, num_shapes = headers[0, :2].tolist()
-    start = 2 + num_columns
-    kinds = torch.cat([headers[:, :start], headers[:, start + num_shapes :]], 1)
-    if (kinds == kinds[0]).all():
-        return
-    calls = [bytes(row[row > 0].tolist()).decode(errors="replace") for row in _letters(headers)]
-    named = ", ".join(f"rank {i} in {call}" for i, call in enumerate(calls))
-    raise LostRankError(
-        f"the ranks make different calls: {named}. Every rank makes the same calls in the same "
-        "order, each of its batches observed: did one skip learn() for some batches, leave the "
-        "epoch early, or call state_dict() alone? Nothing was exchanged."
-    )
-
-
-def _letters(headers: Tensor) -> list[Tensor]:
-    """Of each header `[_HEADER]` the part behind its numbers."""
-    rows: list[Tensor] = []
-    for header in headers:
-        num_columns, num_shapes = header[:2].tolist()
-        rows.append(header[2 + num_columns + num_shapes :])
-    return rows
-
-
-def _gather_column(column: Tensor, sizes: list[int], rest: list[int]) -> Tensor:
-    """Rows of all ranks; a rank without rows may not know how wide they are (`rest`)."""
-    padded = column.new_zeros((max(sizes), *rest))
+def _gather_column(column: Tensor, shapes: tuple[list[int], ...]) -> Tensor:
+    """Rows of all ranks; a rank without rows may not know how wide they are."""
+    padded = column.new_zeros([max(sizes) for sizes in zip(*shapes, strict=True)])
     if len(column):
         padded[: len(column)] = column
-    parts = _gather_equal(padded)
-    rows = [part[:size] for part, size in zip(parts, sizes, strict=True)]
-    return torch.cat(rows).to(column.device)
+    parts = zip(_gather_equal(padded), shapes, strict=True)
+    return torch.cat([part[: shape[0]] for part, shape in parts]).to(column.device)
 
 
 def _gather_equal(tensor: Tensor) -> list[Tensor]:

@@ -32,17 +32,13 @@ _MAX_JSON = 256 * 2**20  # bytes; ours have kilobytes, and what is larger would 
 def replacing(path: Path, *, previous: Path | None = None) -> Generator[Path]:
     """Yield a temporary path; once the block ends, it takes the place of `path`.
 
-    If the block raises, what was there stays as it was. The temporary file lies in a folder of its
-    own beside `path`, where it has company: writers such as safetensors' have temporary files too.
-
-    Args:
-        path: the file.
-        previous: where what was at `path` goes; None drops it. A crash between the two renames
-            leaves it there and nothing at `path`.
+    If the block raises, what was there stays as it was. What was there goes to `previous`, where
+    one is given; a crash between the two renames leaves it there and nothing at `path`.
 
     Raises:
         DataAgentError: the file could not be written: a full disk, a read-only folder.
     """
+    # In a folder of its own: writers such as safetensors' have temporary files beside theirs too.
     folder = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     temporary = folder / path.name
     try:
@@ -76,9 +72,8 @@ def read_text(path: Path) -> str:
     """The text of a small file in UTF-8.
 
     Raises:
-        OSError: it cannot be read.
         InputError: a link, which could lead anywhere, or too large to be one of ours.
-        UnicodeDecodeError: it is no text.
+        OSError, UnicodeDecodeError: it cannot be read, or is no text.
     """
     check_no_link(path)
     if (size := path.stat().st_size) > _MAX_JSON:
@@ -90,11 +85,7 @@ def read_text(path: Path) -> str:
 
 
 def check_no_link(path: Path) -> None:
-    """What we write stays in its folder, and what we read is what lies there.
-
-    Raises:
-        InputError: `path` is a symbolic link.
-    """
+    """What we write stays in its folder, and what we read lies there: InputError for a link."""
     if path.is_symlink():
         raise InputError(
             f"{path} is a link to {path.readlink()}; expected a file of its own. Put the file "
@@ -103,11 +94,7 @@ def check_no_link(path: Path) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """JSON from disk.
-
-    Raises:
-        ValueError: it is none, or nested deeper than anything of ours.
-    """
+    """JSON from disk; ValueError if it is none, or nested deeper than anything of ours."""
     try:
         return json.loads(text)
     except RecursionError as error:

@@ -15,11 +15,10 @@ STATE_VERSION = 6
 
 
 def check_header(state: object, expected: Mapping[str, object]) -> None:
-    """Compare a saved state's header with this run.
+    """A saved state must be of this run.
 
     Raises:
-        CheckpointError: not a state of ours, a newer version, or of another run; names each
-            difference.
+        CheckpointError: not a state of ours, of another version or run; names each difference.
     """
     if not isinstance(state, dict) or "version" not in state or "selector" not in state:
         raise CheckpointError(
@@ -50,11 +49,7 @@ def pack_mask(index: Tensor, size: int) -> Tensor:
 
 
 def unpack_mask(bits: Tensor, size: int) -> Tensor:
-    """int64 `[K]`, ascending: the samples whose bit is set.
-
-    Raises:
-        CheckpointError: another number of samples.
-    """
+    """int64 `[K]`, ascending: the samples whose bit is set; CheckpointError for another `size`."""
     if bits.dtype != torch.uint8 or len(bits) != (size + 7) // 8:
         raise CheckpointError(f"a selection of {size} samples cannot be {len(bits)} bytes.")
     mask = np.unpackbits(bits.numpy(), count=size)
@@ -64,11 +59,7 @@ def unpack_mask(bits: Tensor, size: int) -> Tensor:
 def require_tensor(
     state: Mapping[str, Any], name: str, *, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
-    """The tensor `name` of a saved state, of exactly this shape and dtype, copied.
-
-    Raises:
-        CheckpointError: it is missing or another.
-    """
+    """A copy of the tensor `name` of a saved state; CheckpointError if it is missing or another."""
     value = state.get(name)
     if not isinstance(value, Tensor) or tuple(value.shape) != shape or value.dtype != dtype:
         found = f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)

@@ -1,9 +1,6 @@
 """The laws that every selector keeps, as a check for one's own: `check_selector(make)`.
 
-    def make(**arguments):            # num_samples, epochs, keep_ratio, seed
-        return MySelector(**arguments)
-
-    check_selector(make)              # raises an AssertionError that names the broken law
+    check_selector(MySelector)      # raises an AssertionError that names the broken law
 
 Each law is a function of its own, so that a test suite can run them one by one (`LAWS`).
 """

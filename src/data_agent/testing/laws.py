@@ -7,6 +7,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,29 +15,21 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import CheckpointError, DataAgentWarning, InputError, StateError
-from data_agent.loading.sampler import selection_loader
 from data_agent.selecting.batch_selector import BatchSelector
-from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.feedback import Selection
 from data_agent.testing.runs import (
     BATCH_SIZE,
     EPOCHS,
     NUM_SAMPLES,
     Make,
-    Positions,
-    all_equal,
-    bad_changes,
     build,
-    check_weights,
-    delivered,
     equal_states,
-    expect,
     feedback,
-    leaves,
+    loader_of,
     observe_batch,
     observe_epoch,
-    replace_leaf,
     run_until,
-    same_state,
+    state_of,
     through_a_file,
     train,
 )
@@ -51,24 +44,28 @@ def law_exact_budget(make: Make) -> None:
     for keep_ratio in (0.3, 0.5, 1.0):
         selector = build(make, keep_ratio=keep_ratio)
         expected = max(1, math.floor(selector.schedule.keep_ratio * NUM_SAMPLES + 0.5))
-        if isinstance(selector, BatchSelector):
-            kept = max(1, math.floor(keep_ratio * NUM_SAMPLES + 0.5))
-            for epoch in selector.epochs():
-                before = selector.visits
-                observe_epoch(selector, epoch)
-                visits = selector.visits - before
+        for epoch in selector.epochs():
+            before, selection = selector.visits, selector.select(epoch)
+            observe_epoch(selector, epoch)
+            if isinstance(selector, BatchSelector):
+                visits, kept = selector.visits - before, math.floor(keep_ratio * NUM_SAMPLES + 0.5)
                 assert visits == kept, f"{visits} samples were trained on instead of {kept}"
-            selector = build(make, keep_ratio=keep_ratio)
-        for selection in train(selector):
             index = selection.index
             assert index.dtype == torch.int64, f"the selection's index is {index.dtype}"
-            if selector.schedule.kind != "floating":
-                assert len(index) == expected, f"{len(index)} samples instead of {expected}"
             assert bool((index[1:] > index[:-1]).all()), "the index is not ascending and distinct"
             assert int(index[0]) >= 0, "negative sample"
             assert int(index[-1]) < NUM_SAMPLES, "sample beyond the dataset"
             if selector.schedule.kind != "floating":
-                check_weights(selection)
+                assert len(index) == expected, f"{len(index)} samples instead of {expected}"
+                _check_weights(selection)
+
+
+def _check_weights(selection: Selection) -> None:
+    if (weights := selection.weights) is not None:
+        assert weights.shape == selection.index.shape, "weights and index differ in length"
+        assert weights.dtype == torch.float32, f"weights are {weights.dtype}"
+        assert bool((weights >= 0).all()), "negative weights"
+        assert abs(float(weights.mean()) - 1) < 1e-3, "weights do not have mean one"
 
 
 def law_coverage(make: Make) -> None:
@@ -101,26 +98,28 @@ def law_same_seed_same_selection(make: Make) -> None:
 
     A subset of given scores is the same for every seed.
     """
-    first = [s.index for s in train(build(make, seed=5))]
-    again = [s.index for s in train(build(make, seed=5))]
-    other = [s.index for s in train(build(make, seed=6))]
-    assert all_equal(first, again), "two runs with one seed differ"
+    first, again, other = ([s.index for s in train(build(make, seed=s))] for s in (5, 5, 6))
+    assert equal_states(first, again), "two runs with one seed differ"
     if len(first[0]) < NUM_SAMPLES and "scores" not in build(make).required:
-        assert not all_equal(first, other), "another seed gives the same selections"
+        assert not equal_states(first, other), "another seed gives the same selections"
 
 
 def law_select_is_pure(make: Make) -> None:
     """select() and iter() change nothing: asking twice, or ahead, gives the same epoch."""
     selector = build(make)
-    loader = selection_loader(Positions(), selector, batch_size=BATCH_SIZE)
+    loader = loader_of(selector)
     preview = selector.select(0).index
-    assert torch.equal(delivered(loader), delivered(loader)), "iter() changed the order"
+
+    def delivered() -> Tensor:
+        return torch.cat([index for _, index in loader])
+
+    assert torch.equal(delivered(), delivered()), "iter() changed the order"
     for epoch in selector.epochs():
         if epoch == 0:
             assert torch.equal(preview, selector.select(0).index), "the preview was another epoch"
-        assert torch.equal(delivered(loader), delivered(loader)), "iter() changed the order"
-        for batch in loader:
-            observe_batch(selector, batch[1], epoch)
+        assert torch.equal(delivered(), delivered()), "iter() changed the order"
+        for _, index in loader:
+            observe_batch(selector, index, epoch)
 
 
 def law_loader_delivers_the_selection(make: Make) -> None:
@@ -130,30 +129,29 @@ def law_loader_delivers_the_selection(make: Make) -> None:
     loader without a selection, as far as the exact budget allows.
     """
     selector = build(make)
-    loader = selection_loader(Positions(), selector, batch_size=BATCH_SIZE)
+    loader = loader_of(selector)
     length = len(loader)
-    is_floating = selector.schedule.kind == "floating"
     for epoch in selector.epochs():
         batches = list(loader)
-        index = torch.cat([batch[1] for batch in batches])
-        assert torch.equal(torch.cat([batch[0] for batch in batches]), index), "wrong index"
+        position, index = map(torch.cat, zip(*batches, strict=True))
+        assert torch.equal(position, index), "wrong index"
         assert torch.equal(index.sort().values, selector.select(epoch).index), "wrong samples"
         assert len(batches) == len(loader), "len(loader) is wrong"
-        assert len(loader) == length or is_floating, "len(loader) is not constant"
-        sizes = [len(batch[1]) for batch in batches]
+        is_constant = len(loader) == length or selector.schedule.kind == "floating"
+        assert is_constant, "len(loader) is not constant"
+        sizes = [len(batch) for _, batch in batches]
         planned = list(selector.schedule.batch_sizes(len(index), 0))
         assert sizes == planned, f"batches of {sizes} instead of {planned}"
         smallest = min(NUM_SAMPLES % BATCH_SIZE, len(index) // len(batches))
         assert min(sizes) >= smallest, f"batches of {sizes}, of which all should hold {smallest}"
-        for batch in batches:
-            observe_batch(selector, batch[1], epoch)
+        for _, batch in batches:
+            observe_batch(selector, batch, epoch)
 
 
 def law_no_global_randomness(make: Make) -> None:
     """Nobody's random state is touched: torch's, NumPy's and Python's generators stand still."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    for _ in train(build(make)):
-        pass
+    train(build(make))
     assert torch.equal(before[0], torch.get_rng_state()), "torch's global generator moved"
     after = np.random.get_state()  # noqa: NPY002
     assert repr(before[1]) == repr(after), "NumPy's global generator moved"
@@ -168,13 +166,14 @@ def law_saving_changes_nothing(make: Make) -> None:
         for index in saving.select(epoch).index.split(BATCH_SIZE):
             observe_batch(saving, index, epoch)
             saving.state_dict()
-    assert same_state(plain, saving), "state_dict() changed the run"
+    assert equal_states(state_of(plain), state_of(saving)), "state_dict() changed the run"
 
 
 def law_resume(make: Make) -> None:
     """Stopped anywhere and restored, the rest of the run is the same, to the last bit of state."""
     undisturbed = build(make, seed=3)
     whole = [s.index for s in train(undisturbed)]
+    end = state_of(undisturbed)
     for stop_epoch, stop_batch in ((0, 0), (0, 3), (5, 0), (7, 4), (9, None), (EPOCHS - 1, 2)):
         selector = build(make, seed=3)
         run_until(selector, stop_epoch, stop_batch)
@@ -185,8 +184,8 @@ def law_resume(make: Make) -> None:
             rest.append(restored.select(epoch).index)
             observe_epoch(restored, epoch, skip=restored.position(epoch))
         where = f"epoch {stop_epoch}, batch {stop_batch}"
-        assert all_equal(rest, whole[len(whole) - len(rest) :]), f"resumed at {where}: other run"
-        assert same_state(undisturbed, restored), f"resumed at {where}: another state at the end"
+        assert equal_states(rest, whole[len(whole) - len(rest) :]), f"resumed at {where}: other run"
+        assert equal_states(end, state_of(restored)), f"resumed at {where}: another end"
         first = stop_epoch + (1 if stop_batch is None else 0)
         assert len(rest) == EPOCHS - first, f"resumed at {where}: {len(rest)} epochs were left"
         assert restored.visits == undisturbed.visits, f"{where}: visits are off"
@@ -196,38 +195,42 @@ def law_refuses_bad_feedback(make: Make) -> None:
     """Bad batches raise at once and leave the state as it was."""
     selector = build(make)
     selector.begin_epoch(0)
-    index = selector.select(0).index[:BATCH_SIZE]
-    observe_batch(selector, index, 0)
-    good = feedback(selector.select(0).index[BATCH_SIZE : 2 * BATCH_SIZE], 0)
+    first, second, *_ = selector.select(0).index.split(BATCH_SIZE)
+    observe_batch(selector, first, 0)
+    good = feedback(second, 0)
+    assert good.logits is not None
+    nan = good.losses.clone()
+    nan[1] = torch.nan
+    bad: Mapping[str, Mapping[str, Any]] = {
+        "an index beyond the dataset": {"index": good.index + NUM_SAMPLES},
+        "a negative index": {"index": good.index - NUM_SAMPLES - 1},
+        "an index in int32": {"index": good.index.int()},
+        "a floating-point index": {"index": good.index.float()},
+        "an index of another length": {"index": good.index[1:]},
+        "a reduced loss": {"losses": good.losses.mean()},
+        "losses in integers": {"losses": good.losses.long()},
+        "a loss that is not a number": {"losses": nan},
+        "logits of another length": {"logits": good.logits[1:]},
+        "logits of a sequence": {"logits": good.logits.unsqueeze(1)},
+    }
     call = selector.select_batch if isinstance(selector, BatchSelector) else selector.observe
-    before = copy.deepcopy(selector.state_dict())
-    for what, change in bad_changes(good).items():
-        arguments = {name: getattr(good, name) for name in ("index", "losses", "logits")}
-        arguments |= {"features": good.features, "labels": good.labels} | change
-        try:
-            call(Feedback(**arguments))
-        except InputError:
-            pass
-        else:
-            raise AssertionError(f"{what} was accepted")
-        after = selector.state_dict()
-        assert equal_states(before, {**after, "overhead_seconds": before["overhead_seconds"]}), (
-            f"{what} changed the state"
-        )
+    before = state_of(selector)
+    for what, change in bad.items():
+        _expect(InputError, lambda change=change: call(replace(good, **change)), what)
+        assert equal_states(before, state_of(selector)), f"{what} changed the state"
 
 
 def law_forgotten_calls_are_errors(make: Make) -> None:
     """Without an epoch, or with an epoch that nobody observed, training does not go on silently."""
     selector = build(make)
     early = feedback(torch.arange(BATCH_SIZE), 0)
-    expect(StateError, lambda: selector.observe(early), "feedback before the first epoch")
-    loader = selection_loader(Positions(), selector, batch_size=BATCH_SIZE)
+    _expect(StateError, lambda: selector.observe(early), "feedback before the first epoch")
+    loader = loader_of(selector)
     selector.begin_epoch(0)
-    for _ in loader:
-        pass
-    expect(StateError, lambda: selector.begin_epoch(1), "an epoch that nobody observed")
-    for batch in list(loader)[:2]:
-        observe_batch(selector, batch[1], 0)
+    batches = [index for _, index in loader]
+    _expect(StateError, lambda: selector.begin_epoch(1), "an epoch that nobody observed")
+    for index in batches[:2]:
+        observe_batch(selector, index, 0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         selector.begin_epoch(1)
@@ -239,54 +242,59 @@ def law_refuses_foreign_state(make: Make) -> None:
     selector = build(make)
     run_until(selector, 3, 2)
     state = selector.state_dict()
-    damaged = {**state, "staged_index": state["staged_index"].float()}
     foreign: Mapping[str, Any] = {
         "no state at all": {"weights": torch.ones(3)},
         "a newer version": {**state, "version": state["version"] + 1},
         "another dataset": {**state, "num_samples": NUM_SAMPLES + 1},
         "another method": {**state, "selector": "another"},
-        "a damaged state": damaged,
+        "a damaged state": {**state, "staged_index": state["staged_index"].float()},
         "a truncated state": {k: v for k, v in state.items() if k != "staged_rows"},
     }
     for what, bad in foreign.items():
-        before = selector.state_dict()
-        expect(CheckpointError, lambda bad=bad: selector.load_state_dict(bad), what)
-        assert equal_states(before, selector.state_dict()), f"{what} changed the state"
+        before = state_of(selector)
+        _expect(CheckpointError, lambda bad=bad: selector.load_state_dict(bad), what)
+        assert equal_states(before, state_of(selector)), f"{what} changed the state"
 
 
 def law_survives_damaged_state(make: Make) -> None:
     """Whatever part of a state is damaged, loading it raises or works, and never half-loads."""
     source = build(make, seed=3)
     run_until(source, 4, 3)
-    for path in leaves(source.state_dict()):
+    good = source.state_dict()
+    for *parents, key in _leaves(good):
         for damage in (None, "text", -1, torch.zeros(1), [], {}):
-            state = copy.deepcopy(source.state_dict())
-            replace_leaf(state, path, damage)
+            state: Any = copy.deepcopy(good)
+            place = state
+            for parent in parents:
+                place = place[parent]
+            place[key] = damage
             selector = build(make, seed=3)
-            before = selector.state_dict()
+            before = state_of(selector)
             try:
                 selector.load_state_dict(state)
             except CheckpointError:
-                assert equal_states(before, selector.state_dict()), (
-                    f"half-loaded with {path} = {damage!r}"
-                )
+                half = f"half-loaded with {[*parents, key]} = {damage!r}"
+                assert equal_states(before, state_of(selector)), half
+
+
+def _leaves(state: Any) -> list[list[Any]]:
+    """Where a nested state holds values: the keys that lead there."""
+    if isinstance(state, dict):
+        return [[key, *leaf] for key, value in state.items() for leaf in _leaves(value)]
+    if isinstance(state, list) and state:
+        return [[0, *leaf] for leaf in _leaves(state[0])]
+    return [[]]
+
+
+def _expect(kind: type[Exception], call: Callable[[], object], what: str) -> None:
+    try:
+        call()
+    except kind:
+        return
+    raise AssertionError(f"{what} was accepted (expected {kind.__name__})")
 
 
 LAWS: Mapping[str, Callable[[Make], None]] = {
-    law.__name__.removeprefix("law_"): law
-    for law in (
-        law_exact_budget,
-        law_coverage,
-        law_same_seed_same_selection,
-        law_select_is_pure,
-        law_loader_delivers_the_selection,
-        law_no_global_randomness,
-        law_saving_changes_nothing,
-        law_resume,
-        law_refuses_bad_feedback,
-        law_forgotten_calls_are_errors,
-        law_refuses_foreign_state,
-        law_survives_damaged_state,
-    )
+    name.removeprefix("law_"): law for name, law in globals().items() if name.startswith("law_")
 }
 """The laws by name."""

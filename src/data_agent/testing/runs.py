@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
+from data_agent.loading.sampler import selection_loader
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.feedback import Feedback, Selection
 from data_agent.selecting.selector import Selector
@@ -24,19 +27,15 @@ NUM_CLASSES = 4
 NUM_FEATURES = 6
 
 
-class Positions(torch.utils.data.Dataset[Any]):
-    """A dataset whose samples reveal their own position."""
-
-    def __len__(self) -> int:
-        return NUM_SAMPLES
-
-    def __getitem__(self, index: int) -> tuple[int]:
-        return (index,)
-
-
 def build(make: Make, *, keep_ratio: float = 0.5, seed: int = 0) -> Selector:
     """A new selector of the size that the laws use."""
     return make(num_samples=NUM_SAMPLES, epochs=EPOCHS, keep_ratio=keep_ratio, seed=seed)
+
+
+def loader_of(selector: Selector) -> DataLoader[Any]:
+    """Batches (position, index) of data whose samples reveal their own position."""
+    data = TensorDataset(torch.arange(NUM_SAMPLES))
+    return selection_loader(data, selector, batch_size=BATCH_SIZE)
 
 
 def feedback(index: Tensor, epoch: int) -> Feedback:
@@ -52,20 +51,19 @@ def feedback(index: Tensor, epoch: int) -> Feedback:
     )
 
 
-def observe_epoch(
-    selector: Selector, epoch: int, *, skip: int = 0, num_batches: int | None = None
-) -> None:
-    """Observe `epoch` of which `skip` samples were seen before, or its first batches."""
-    batches = selector.select(epoch).index[skip:].split(BATCH_SIZE)
-    for index in batches[:num_batches]:
-        observe_batch(selector, index, epoch)
-
-
 def observe_batch(selector: Selector, index: Tensor, epoch: int) -> None:
     """Observe the batch `index`, or what a batch selector takes of it."""
     if isinstance(selector, BatchSelector):
         index = index[selector.select_batch(feedback(index, epoch))]
     selector.observe(feedback(index, epoch))
+
+
+def observe_epoch(
+    selector: Selector, epoch: int, *, skip: int = 0, num_batches: int | None = None
+) -> None:
+    """Observe `epoch` of which `skip` samples were seen before, or its first batches."""
+    for index in selector.select(epoch).index[skip:].split(BATCH_SIZE)[:num_batches]:
+        observe_batch(selector, index, epoch)
 
 
 def train(selector: Selector) -> list[Selection]:
@@ -87,9 +85,9 @@ def run_until(selector: Selector, epoch: int, num_batches: int | None) -> None:
         observe_epoch(selector, epoch, num_batches=num_batches)
 
 
-def delivered(loader: Any) -> Tensor:
-    """The indices that a loader delivers, in order."""
-    return torch.cat([batch[1] for batch in loader])
+def state_of(selector: Selector) -> dict[str, Any]:
+    """A copy of the selector's state, without the time that it took."""
+    return copy.deepcopy({**selector.state_dict(), "overhead_seconds": 0.0})
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
@@ -98,73 +96,6 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
-
-
-def bad_changes(good: Feedback) -> Mapping[str, dict[str, Any]]:
-    """What must be refused, and how it differs from a good batch."""
-    nan = good.losses.clone()
-    nan[1] = torch.nan
-    assert good.logits is not None
-    return {
-        "an index beyond the dataset": {"index": good.index + NUM_SAMPLES},
-        "a negative index": {"index": good.index - NUM_SAMPLES - 1},
-        "an index in int32": {"index": good.index.int()},
-        "a floating-point index": {"index": good.index.float()},
-        "an index of another length": {"index": good.index[1:]},
-        "a reduced loss": {"losses": good.losses.mean()},
-        "losses in integers": {"losses": good.losses.long()},
-        "a loss that is not a number": {"losses": nan},
-        "logits of another length": {"logits": good.logits[1:]},
-        "logits of a sequence": {"logits": good.logits.unsqueeze(1)},
-    }
-
-
-def check_weights(selection: Selection) -> None:
-    """Weights are one for each sample, not negative, one on average."""
-    if selection.weights is None:
-        return
-    weights = selection.weights
-    assert weights.shape == selection.index.shape, "weights and index differ in length"
-    assert weights.dtype == torch.float32, f"weights are {weights.dtype}"
-    assert bool((weights >= 0).all()), "negative weights"
-    assert abs(float(weights.mean()) - 1) < 1e-3, "weights do not have mean one"
-
-
-def expect(kind: type[Exception], call: Callable[[], object], what: str) -> None:
-    """Assert that `call` raises this kind of error."""
-    try:
-        call()
-    except kind:
-        return
-    raise AssertionError(f"{what} was accepted (expected {kind.__name__})")
-
-
-def all_equal(first: list[Tensor], second: list[Tensor]) -> bool:
-    """Whether two lists of tensors are the same."""
-    return len(first) == len(second) and all(map(torch.equal, first, second))
-
-
-def same_state(first: Selector, second: Selector) -> bool:
-    """Equality of everything but time."""
-    return equal_states(
-        first.state_dict(), {**second.state_dict(), "overhead_seconds": first.overhead_seconds}
-    )
-
-
-def leaves(state: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where a nested state holds values."""
-    if isinstance(state, dict):
-        return [leaf for key, value in state.items() for leaf in leaves(value, (*path, key))]
-    if isinstance(state, list) and state:
-        return leaves(state[0], (*path, 0))
-    return [path]
-
-
-def replace_leaf(state: Any, path: tuple[Any, ...], value: object) -> None:
-    """Put `value` in the place that `path` names."""
-    for key in path[:-1]:
-        state = state[key]
-    state[path[-1]] = value
 
 
 def equal_states(first: Any, second: Any) -> bool:

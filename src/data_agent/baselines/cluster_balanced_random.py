@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from data_agent.baselines.class_balanced_random import ClassBalancedRandom
-from data_agent.baselines.short_training import early_epochs
+from data_agent.baselines.static import early_epochs
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.selecting.proxy import Proxy
 

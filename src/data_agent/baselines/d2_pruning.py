@@ -18,14 +18,13 @@ README. It scores in a full training, here a fifth of the run's epochs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from data_agent.baselines.forgetting import forgetting_events
-from data_agent.baselines.short_training import train_and_note
-from data_agent.baselines.static import Static, scores_of_order
+from data_agent.baselines.static import Static, scores_of_order, train_and_note
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.errors import InputError
 from data_agent.selecting.proxy import Proxy
@@ -51,19 +50,12 @@ class D2Pruning(Static):
         return {"scores": scores_of_order(order, size)}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NeighbourGraph:
-    """An undirected graph of N samples; each edge stands in it twice, once from either end.
+class NeighbourGraph(NamedTuple):
+    """An undirected graph of N samples; each edge stands in it twice, once from either end."""
 
-    Args:
-        start: int64 `[N + 1]`, the edges of sample i are start[i] to start[i + 1].
-        neighbour: int64 `[M]`, where they lead.
-        distance: float `[M]`, how far, 0 or more.
-    """
-
-    start: Tensor
-    neighbour: Tensor
-    distance: Tensor
+    start: Tensor  # int64 [N + 1]: the edges of sample i are start[i] to start[i + 1]
+    neighbour: Tensor  # int64 [M]: where they lead
+    distance: Tensor  # float [M]: how far, 0 or more
 
 
 def nearest_neighbours(features: Tensor, num_neighbours: int) -> NeighbourGraph:

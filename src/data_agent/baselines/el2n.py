@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_agent.baselines.short_training import mean_score
-from data_agent.baselines.static import Static
+from data_agent.baselines.static import Static, mean_score
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.selecting.proxy import Proxy
 

@@ -15,8 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from data_agent.baselines.short_training import train_and_note
-from data_agent.baselines.static import Static
+from data_agent.baselines.static import Static, train_and_note
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.selecting.proxy import Proxy
 

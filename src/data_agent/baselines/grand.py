@@ -12,8 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from data_agent.baselines.el2n import el2n
-from data_agent.baselines.short_training import mean_score
-from data_agent.baselines.static import Static
+from data_agent.baselines.static import Static, mean_score
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.selecting.proxy import Proxy
 

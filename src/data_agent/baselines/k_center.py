@@ -14,8 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from data_agent.baselines.short_training import short_epochs
-from data_agent.baselines.static import Static, scores_of_order
+from data_agent.baselines.static import Static, scores_of_order, short_epochs
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.runtime.random import Purpose, permutation
 from data_agent.selecting.proxy import Proxy

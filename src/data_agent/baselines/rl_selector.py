@@ -12,11 +12,9 @@ Written from a summary of the paper; no code is public. What we could not know, 
 action is a Bernoulli draw with the actor's probability; A is one-step, `r - V(s)`; `r_1` is minus
 the deviation, divided by the largest that is possible on its side; E is standardised within each
 class (as a sum of distances it is positive, and "keep everything" would be optimal, see
-docs/decisions/0002); features are standardised; Adam at 1e-3, batches of 256. Instead of the
-threshold 0.5 with a tolerance of 1 % of the ratio, the K most probable samples are kept.
-
-`SelectionPolicy` learns from all features after each epoch of a target model, which is trained for
-a fifth of the run's epochs (the paper: a full training).
+docs/decisions/0002); features are standardised; Adam at 1e-3, batches of 256; the target model
+trains for a fifth of the run's epochs, and the policy learns after each. Instead of the threshold
+0.5 with a tolerance of 1 % of the ratio, the K most probable samples are kept.
 """
 
 from __future__ import annotations
@@ -26,8 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_agent.agent.networks import _mlp
-from data_agent.baselines.short_training import short_epochs
-from data_agent.baselines.static import Static
+from data_agent.baselines.static import Static, short_epochs
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.runtime.random import Purpose, generator
 from data_agent.selecting.proxy import Proxy, Visit

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from data_agent import Selector, make_selector
-from data_agent.baselines.short_training import NUM_NETWORKS
-from data_agent.baselines.static import Static
+from data_agent.baselines.static import NUM_NETWORKS, Static
 from data_agent.errors import CheckpointError, DataAgentError, InputError
 from data_agent.methods import METHODS, method_class
 from data_agent_lab.data.image_data import corrupt_labels

@@ -84,10 +84,10 @@ def make_selector(
     seed: int = 0,
     **options: Any,
 ) -> Selector:
-    """The selector called `name`: one of `METHODS`, or "module:Class" of one's own.
+    """The selector called `name`.
 
     Args:
-        name: as in reports and saved states.
+        name: one of `METHODS`, or "module:Class" of one's own.
         num_samples: N, length of the training dataset.
         epochs: E, epochs in the whole run.
         keep_ratio: share of the dataset visited in an epoch, in (0, 1].

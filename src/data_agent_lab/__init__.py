@@ -1,4 +1,1 @@
-"""The lab: one training loop for all methods, and honest comparisons of what they cost and reach.
-
-Needs the extra `lab` (`pip install 'data-agent[lab]'`). The command line is `data_agent_lab.cli`.
-"""
+"""The lab, of the extra `lab`: one training loop for all methods, and honest comparisons."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,17 +13,17 @@ from typing import Any
 from data_agent.errors import InputError
 from data_agent.runtime.distributed import failing_together, rank
 from data_agent_lab.commands import Archive, Command, Compare, Train
-from data_agent_lab.grid import Grid, parse_keep_ratios, parse_names, parse_seeds
+from data_agent_lab.comparing.execution import RunOutcome
+from data_agent_lab.comparing.forecast import forecast
+from data_agent_lab.comparing.grid import Grid, parse_keep_ratios, parse_names, parse_seeds
+from data_agent_lab.comparing.session import hold_output, pending_runs, run_all
 from data_agent_lab.progress import silent
-from data_agent_lab.recipes import ImageRecipe, Recipe, RunConfig, TextRecipe
+from data_agent_lab.recipes import ImageRecipe, RunConfig, TextRecipe
 from data_agent_lab.results.archive import write_archive
-from data_agent_lab.results.records import reached_in_words
 from data_agent_lab.rules import flag_of
-from data_agent_lab.runs.compare import hold_output, pending_runs, run_all
 from data_agent_lab.runs.environment import num_cpus
-from data_agent_lab.runs.execution import RunOutcome
 from data_agent_lab.runs.folder import RunFolder, check_resumable
-from data_agent_lab.runs.forecast import forecast
+from data_agent_lab.runs.result import reached_in_words
 from data_agent_lab.tasks import load_task, suite_recipes
 from data_agent_lab.terminal import progress_and_log, stdout, stop_requests
 from data_agent_lab.training.devices import choose_device
@@ -36,11 +36,7 @@ DONE, FAILED, STOPPED = 0, 1, 130
 
 
 def do(command: Command, argv: Sequence[str]) -> int:
-    """Do what a command says; returns the exit code.
-
-    Args:
-        command: the command.
-        argv: the command line it was read from.
+    """Do what a command says, which was read from `argv`; returns the exit code.
 
     Raises:
         DataAgentError: it cannot be done; the message says why.
@@ -58,12 +54,8 @@ def do(command: Command, argv: Sequence[str]) -> int:
         return _compare(command, argv)
     if isinstance(command, Archive):
         stdout().print(write_archive(command.folder, command.output))
-        return DONE
-    if not command.folder.exists():
-        raise InputError(
-            f"{command.folder} is neither a folder nor a file; expected one with runs."
-        )
-    _show(command.folder, figures=command.figures)
+    else:
+        _show(command.folder, figures=command.figures)
     return DONE
 
 
@@ -117,7 +109,10 @@ def grid_of(command: Compare[Any], argv: Sequence[str]) -> tuple[Grid, int, str]
         tasks = None if command.tasks is None else parse_names(command.tasks)
         recipes = suite_recipes(command.suite, tasks=tasks, root=command.data_root)
         name = command.suite or "tasks"
-    jobs = command.jobs or _default_jobs(recipes)
+    jobs = command.jobs
+    if jobs is None:
+        on_cpu = all(choose_device(recipe.device).type == "cpu" for recipe in recipes)
+        jobs = num_cpus() if on_cpu else 1
     if jobs > 1:  # runs that share the processor must not each take all of it
         recipes = [replace(recipe, num_threads=recipe.num_threads or 1) for recipe in recipes]
     grid = Grid(
@@ -133,18 +128,12 @@ def _refuse_recipe_flags(argv: Sequence[str]) -> None:
     """The tasks of a suite have recipes of their own, so that their numbers can be compared."""
     own = {flag_of(field.name) for kind in (ImageRecipe, TextRecipe) for field in fields(kind)}
     given = [word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
-    refused = [flag for flag in given if flag in own]
-    if refused:
+    if refused := [flag for flag in given if flag in own]:
         raise InputError(
             f"{', '.join(refused)} cannot be changed in a suite: its tasks have recipes of their "
             "own. To change one, compare on that task alone, with --task NAME instead of --suite "
             "and --tasks."
         )
-
-
-def _default_jobs(recipes: Iterable[Recipe]) -> int:
-    on_cpu = all(choose_device(recipe.device).type == "cpu" for recipe in recipes)
-    return num_cpus() if on_cpu else 1
 
 
 def _run_pending(
@@ -175,12 +164,13 @@ def _show(source: Path, *, figures: bool = True) -> None:
     report = summarise(source)
     folder = source if source.is_dir() else source.parent
     write(report, folder, figures=figures)
+    written = ["comparison.md", "comparison.json"]
     if figures:
         from data_agent_lab.results.figure import draw  # takes long to import
 
         draw(report, folder / FIGURES)
+        written.append(FIGURES)
     show(report, stdout())
-    written = ["comparison.md", "comparison.json", *([FIGURES] if figures else [])]
     stdout().print(f"Written to {folder}: {', '.join(written)}.")
 
 

@@ -12,10 +12,14 @@ from data_agent.errors import DataAgentError
 
 _MISUSED = 2
 _INTERRUPTED = 130
-_EXTRAS = (
+_LAB = (
     *("datasets", "filelock", "matplotlib", "PIL", "pyarrow", "rich", "safetensors", "scipy"),
     *("sklearn", "tyro"),
 )
+_EXTRAS = {
+    **dict.fromkeys(_LAB, "lab"),
+    **dict.fromkeys(("accelerate", "peft", "transformers", "trl"), "lab,trl"),
+}
 
 
 def main(argv: Sequence[str] | None = None, *, owns_process: bool = False) -> int:
@@ -51,11 +55,11 @@ def main(argv: Sequence[str] | None = None, *, owns_process: bool = False) -> in
         print("data-agent: interrupted.", file=sys.stderr)
         return _INTERRUPTED
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRAS:
+        if (extras := _EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise
         print(
             f"data-agent: the command needs {error.name}, which is not installed. "
-            "Run: pip install 'data-agent[lab]'.",
+            f"Run: pip install 'data-agent[{extras}]'.",
             file=sys.stderr,
         )
         return _MISUSED

@@ -118,9 +118,7 @@ def _modules_here() -> Generator[None]:
 def parse(argv: Sequence[str]) -> Command:
     """Read the command line; the defaults of a task are the defaults of its flags.
 
-    Raises:
-        DataAgentError: an unknown task, or a value outside its range.
-        SystemExit: --help, or flags that do not exist.
+    The exceptions are those of `run`.
     """
     recipe = recipe_for(_task_in(argv))
     Kind = type(recipe)

@@ -21,9 +21,9 @@ FULL_SHORT = "full-short"
 
 def ignores_keep_ratio(method: str) -> bool:
     """Whether a method's cost is its own: full training, and methods with a floating schedule."""
-    if method == FULL_SHORT:
-        return False
-    return method == FULL or method_class(method).default_schedule == "floating"
+    return method == FULL or (
+        method != FULL_SHORT and method_class(method).default_schedule == "floating"
+    )
 
 
 def is_batch_selector(method: str) -> bool:
@@ -45,18 +45,20 @@ def check_fits_language(method: str, *, has_labels: bool) -> None:
         method: its name.
         has_labels: whether samples have a class each.
     """
-    missing = [name for name in needs(method) if not (name == "labels" and has_labels)]
-    if missing:
+    if method == FULL_SHORT:
+        return
+    kind = method_class(method)
+    if missing := [name for name in kind.required if not (name == "labels" and has_labels)]:
         raise InputError(
             f"method {method!r} starts from {', '.join(missing)} of every sample, which the lab "
             "makes for images only. Take another method for language."
         )
-    if method != FULL_SHORT and method_class(method).needs_labels and not has_labels:
+    if kind.needs_labels and not has_labels:
         raise InputError(
             f"method {method!r} goes by the class label of every sample, and here samples have "
             "none. Take another method (data-agent, random), or --task text-classification."
         )
-    if method != FULL_SHORT and method_class(method).default_schedule == "floating":
+    if kind.default_schedule == "floating":
         raise InputError(
             f"the epochs of {method!r} have no fixed length, which a Trainer needs. Take its exact "
             "budget (infobatch)."

@@ -1,7 +1,5 @@
 """How long work reports how far it is, and whether it is asked to stop; a command line shows it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]

@@ -31,7 +31,6 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Augmentation = Literal["none", "crop", "crop-flip"]
 Kind = Literal["sft", "lm", "text-classification"]
 
-
 KeepRatio = Annotated[float, number(lambda v: 0 < v <= 1, "a share of the samples in (0, 1]")]
 Imbalance = Annotated[float, number(lambda v: v >= 1, "a number, 1 or more, such as 50")]
 FileAndColumn = Annotated[
@@ -52,9 +51,7 @@ class Recipe:
     """
 
     task: str
-    """Name of the task."""
     data: str | None
-    """Where the data are."""
     label_column: str | None = None
     """Column with the labels; None finds it by its type and name."""
     subset: Count | None = None
@@ -62,7 +59,6 @@ class Recipe:
     label_noise: Share = 0.0
     """Share of the training labels replaced by a wrong one, in [0, 1)."""
     model: str
-    """Name of the model."""
     epochs: Count
     """Passes of the schedule, 1 or more."""
     batch_size: Count
@@ -88,11 +84,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRecipe(Recipe):
-    """How every method trains on images.
-
-    Raises:
-        InputError: a value outside its range.
-    """
+    """How every method trains on images."""
 
     task: str
     """digits (scikit-learn's, embedded), cifar10, image (any images, named by --data), or one of
@@ -152,11 +144,7 @@ _ONLY_FOR: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextRecipe(Recipe):
-    """How every method trains on text.
-
-    Raises:
-        InputError: a value outside its range, or of another kind of task.
-    """
+    """How every method trains on text; settings of another kind of task are refused."""
 
     task: str
     """sft (instruction tuning), lm (plain text), text-classification, or a task of the suite."""
@@ -204,10 +192,11 @@ class TextRecipe(Recipe):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name, kind in _ONLY_FOR.items():
-            default = next(field.default for field in fields(self) if field.name == name)
-            if getattr(self, name) != default and self.kind != kind:
-                raise InputError(f"{flag_of(name)} is for {kind}; {self.task} is {self.kind}.")
+        for field in fields(self):
+            kind = _ONLY_FOR.get(field.name, self.kind)
+            if kind != self.kind and getattr(self, field.name) != field.default:
+                name = flag_of(field.name)
+                raise InputError(f"{name} is for {kind}; {self.task} is {self.kind}.")
         if (self.mmlu or self.harness_tasks) and self.kind == "text-classification":
             raise InputError(
                 "--mmlu and --harness-tasks ask a language model for the likelihood of answers; "

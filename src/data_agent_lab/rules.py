@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -50,6 +50,15 @@ def check_fields(settings: Any) -> None:
         value = getattr(settings, name)
         if not (is_optional and value is None) and not rule.holds(value):
             raise InputError(f"{flag_of(name)} is {value!r}; expected {rule.expected}.")
+
+
+def check_list(flag: str, values: Sequence[object]) -> None:
+    """Raise `InputError` if the list that a flag gives is empty, or names something twice."""
+    if not values:
+        raise InputError(f"{flag} is empty; name at least one.")
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{flag} names {value!r} twice; name each once.")
 
 
 @cache

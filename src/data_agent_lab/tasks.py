@@ -13,12 +13,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from data_agent.errors import InputError
 from data_agent_lab.progress import Progress, silent
 from data_agent_lab.recipes import ImageRecipe, Recipe, TextRecipe
-from data_agent_lab.rules import unknown
+from data_agent_lab.rules import check_list, unknown
+
+if TYPE_CHECKING:
+    from data_agent_lab.data.image_data import ImageData
+    from data_agent_lab.data.texts import LanguageData
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +33,6 @@ _WORSE = str(DATA_ROOT / "cifar10n/train.parquet:worse_label")
 _MNIST = str(DATA_ROOT / "mnist")
 _TINY_IMAGENET = str(DATA_ROOT / "tiny_imagenet_32")
 
-_DIGITS = ImageRecipe(
-    task="digits",
-    data=None,
-    image_size=8,
-    model="cnn",
-    epochs=60,
-    batch_size=32,
-    learning_rate=0.1,
-    augment="crop",
-    num_threads=1,  # so small a model is slower on two, and far slower on a busy machine
-)
 _PHOTOS = ImageRecipe(
     task="image",
     data=None,
@@ -49,6 +42,17 @@ _PHOTOS = ImageRecipe(
     batch_size=128,
     learning_rate=0.2,
     augment="crop-flip",
+)
+_DIGITS = replace(
+    _PHOTOS,
+    task="digits",
+    image_size=8,
+    model="cnn",
+    epochs=60,
+    batch_size=32,
+    learning_rate=0.1,
+    augment="crop",
+    num_threads=1,  # so small a model is slower on two, and far slower on a busy machine
 )
 _TEXTS = TextRecipe(
     task="sft",
@@ -150,9 +154,6 @@ SUITES: dict[str, Sequence[str]] = {
 def recipe_for(task: str) -> Recipe:
     """The recipe with a task's defaults; change it with `dataclasses.replace`.
 
-    Args:
-        task: digits, cifar10, image, sft, lm, text-classification, or a task of a suite.
-
     Raises:
         InputError: an unknown task; the message lists those there are.
     """
@@ -182,47 +183,27 @@ def suite_recipes(
     for name in names:
         if name not in known:
             raise unknown("task" if suite is None else f"suite {suite!r}: task", name, known)
-        if names.count(name) > 1:
-            raise InputError(f"--tasks names {name!r} twice; name each task once.")
+    check_list("--tasks", names)
     return [_under(root, TASKS[name]) for name in names]
 
 
 def _under(root: Path, recipe: Recipe) -> Recipe:
     """The recipe with its data under another root, where they must be."""
-    moved = {
-        name: str(root / Path(path).relative_to(DATA_ROOT))
-        for name in ("data", "train_labels")
-        if (path := getattr(recipe, name, None)) is not None
-    }
-    for name, path in moved.items():
-        folder = Path(path) if name == "data" else Path(path.rpartition(":")[0]).parent
-        if not folder.is_dir():
-            raise InputError(
-                f"the task {recipe.task} needs the folder {folder}, which does not exist. Name the "
-                "folder that holds it with --data-root."
-            )
+    moved: dict[str, str] = {}
+    for name in ("data", "train_labels"):
+        if (path := getattr(recipe, name, None)) is not None:
+            place = root / Path(path).relative_to(DATA_ROOT)
+            folder = place if name == "data" else place.parent  # of FILE:COLUMN
+            if not folder.is_dir():
+                raise InputError(
+                    f"the task {recipe.task} needs the folder {folder}, which does not exist. Name "
+                    "the folder that holds it with --data-root."
+                )
+            moved[name] = str(place)
     return replace(recipe, **moved)
 
 
-class Samples(Protocol):
-    """The data of a task, loaded: `ImageData` or `LanguageData`."""
-
-    @property
-    def num_train(self) -> int:
-        """Number of training samples."""
-        ...
-
-    @property
-    def num_eval(self) -> int:
-        """Number of evaluation samples."""
-        ...
-
-    def in_words(self) -> str:
-        """What there is."""
-        ...
-
-
-def load_task(recipe: Recipe, progress: Progress = silent) -> Samples:
+def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData | LanguageData:
     """The data of a recipe.
 
     Raises:
@@ -231,7 +212,9 @@ def load_task(recipe: Recipe, progress: Progress = silent) -> Samples:
     assert isinstance(recipe, ImageRecipe | TextRecipe)
     # What loads data takes a second to import; commands that end in an error need not wait for it.
     if isinstance(recipe, TextRecipe):
-        data = _load_language(recipe, progress)
+        from data_agent_lab.data.texts import load_language
+
+        data = load_language(recipe, progress)
     elif recipe.task == "digits":
         from data_agent_lab.data.digits import load_digits
 
@@ -242,16 +225,3 @@ def load_task(recipe: Recipe, progress: Progress = silent) -> Samples:
         data = load_images(recipe, progress=progress)
     logger.info("%s: %s.", recipe.task, data.in_words())
     return data
-
-
-def _load_language(recipe: TextRecipe, progress: Progress) -> Samples:
-    try:
-        from data_agent_lab.data.texts import load_language
-    except ModuleNotFoundError as error:
-        if error.name not in ("transformers", "trl", "peft", "accelerate"):
-            raise
-        raise InputError(
-            f"--task {recipe.task} trains with Hugging Face's libraries, and {error.name} is not "
-            "installed. Run: pip install 'data-agent[lab,trl]'."
-        ) from error
-    return load_language(recipe, progress)

@@ -20,7 +20,6 @@ _WIDE = 200  # columns of a table that goes to a file or a pipe, so that no cell
 _STOPPING = (
     b"\nStopping after this step; press Ctrl-C again to end at once, without a checkpoint.\n"
 )
-
 _LOOP = "data_agent_lab.training.run"  # logs every evaluation
 
 
@@ -41,19 +40,15 @@ def progress_and_log(level: int) -> Generator[Progress]:
     packages = [logging.getLogger(name) for name in ("data_agent", "data_agent_lab")]
     levels = {logging.getLogger(_LOOP): level, **dict.fromkeys(packages, logging.INFO)}
     before = {logger: logger.level for logger in levels}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    description = TextColumn("{task.description}")
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         for logger, own_level in levels.items():
             logger.setLevel(own_level)
         for logger in packages:
             logger.addHandler(handler)
-        is_hidden = not console.is_terminal
-        with Bars(*columns, console=console, transient=True, disable=is_hidden) as bars:
+        hidden = not console.is_terminal
+        with Bars(*columns, console=console, transient=True, disable=hidden) as bars:
             task = bars.add_task("", total=None)
             yield lambda what, done, total: bars.update(
                 task, description=what, completed=done, total=total
@@ -68,8 +63,7 @@ def progress_and_log(level: int) -> Generator[Progress]:
 def stop_requests() -> Generator[Callable[[], bool]]:
     """While the block runs, the first Ctrl-C (or SIGTERM) only asks to stop; a second one ends.
 
-    Yields:
-        A function that says whether stopping was asked for.
+    Yields whether stopping was asked for.
     """
     requested: list[int] = []
 
@@ -79,9 +73,7 @@ def stop_requests() -> Generator[Callable[[], bool]]:
         requested.append(number)
         os.write(2, _STOPPING)  # a console may be in the middle of a line
 
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(requested)
     finally:

@@ -18,8 +18,8 @@ from data_agent import DataAgentError, __version__
 from data_agent.runtime import checkpoint
 from data_agent_lab import actions, commands
 from data_agent_lab.cli import main
+from data_agent_lab.comparing import execution
 from data_agent_lab.data import images as images_module
-from data_agent_lab.runs import execution
 
 SMALL = ["--epochs", "8", "--subset", "64", "--batch-size", "16", "--width", "4", "--device", "cpu"]
 

@@ -30,7 +30,7 @@ def test_signals_are_as_before_after_an_error() -> None:
 def test_the_log_goes_to_stderr_and_stops_with_the_block(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    logger = logging.getLogger("data_agent_lab.runs.compare")
+    logger = logging.getLogger("data_agent_lab.comparing.session")
     with progress_and_log(logging.WARNING) as progress:
         progress("decoding", 1, 2)
         logger.info("run 1 is done")

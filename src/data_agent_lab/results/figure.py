@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from data_agent.runtime.files import replacing
 from data_agent_lab.methods import FULL, FULL_SHORT
 from data_agent_lab.results.findings import CONTROLS, RANDOM, Cell, Report, Row, Task
-from data_agent_lab.results.records import Metric
 from data_agent_lab.results.tables import comparison_figure, frontier_figure
+from data_agent_lab.runs.result import Metric
 
 _COLOURS, _MARKERS = "012345689", "osD^v<>PXp"  # C7 is grey; the pairs tell 90 methods apart
 _GREYS = {FULL: "0.0", FULL_SHORT: "0.35", RANDOM: "0.6"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from data_agent.errors import InputError
 from data_agent_lab.methods import FULL
+from data_agent_lab.runs.result import Metric, metric_of
 
-_DIGITS = {"%": 2, "nats": 4}
 _NEEDED = {
     "configuration": ("task", "model", "epochs", "method", "seed", "keep_ratio"),
     "result": (
@@ -18,36 +18,6 @@ _NEEDED = {
         *("num_train_samples", "num_eval_samples", "evaluation"),
     ),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """What is measured; another direction is refused."""
-
-    name: str  # accuracy, loss, ...
-    unit: str  # %, nats, or empty
-    direction: Literal["higher", "lower"]  # which values are better
-
-    def __post_init__(self) -> None:
-        if self.direction not in ("higher", "lower"):
-            raise InputError(
-                f"the direction of {self.name!r} is {self.direction!r}; a result.json says which "
-                "values are better: higher or lower."
-            )
-
-    @property
-    def sign(self) -> int:
-        """1 where higher is better, else -1: `sign * value` is to be maximised."""
-        return 1 if self.direction == "higher" else -1
-
-    @property
-    def digits(self) -> int:
-        """Decimals to show."""
-        return _DIGITS.get(self.unit, 3)
-
-    def in_words(self) -> str:
-        """Name and unit."""
-        return f"{self.name} {self.unit}".strip()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +67,7 @@ class Record:
     @property
     def metric(self) -> Metric:
         """What the value is."""
-        return _metric_of(self.result)
+        return metric_of(self.result)
 
     @property
     def other_metrics(self) -> Mapping[str, Mapping[str, Any]]:
@@ -118,14 +88,3 @@ def value_of(line: Mapping[str, Any]) -> float | None:
 def other_metric(name: str, entry: Mapping[str, Any]) -> Metric:
     """What an entry of `Record.other_metrics` measures."""
     return Metric(name, entry["unit"], entry["direction"])
-
-
-def reached_in_words(result: Mapping[str, Any]) -> str:
-    """What a run reached, from its result."""
-    metric = _metric_of(result)
-    return f"{metric.name} {result['value']:.{metric.digits}f} {metric.unit}".strip()
-
-
-def _metric_of(result: Mapping[str, Any]) -> Metric:
-    """What a run's value is; old image runs do not say that higher is better."""
-    return Metric(result["metric"], result["unit"], result.get("direction", "higher"))

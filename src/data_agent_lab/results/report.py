@@ -20,7 +20,7 @@ from data_agent_lab.results.findings import (
     Task,
 )
 from data_agent_lab.results.groups import Group, read_groups
-from data_agent_lab.results.records import Metric, Record, other_metric, value_of
+from data_agent_lab.results.records import Record, other_metric, value_of
 from data_agent_lab.results.statistics import (
     Estimate,
     Spread,
@@ -29,6 +29,7 @@ from data_agent_lab.results.statistics import (
     mean_ranks,
     paired_difference,
 )
+from data_agent_lab.runs.result import Metric
 
 _Runs = Mapping[str, Mapping[int, Record]]  # by method and seed
 _FACTS = ("num_train_samples", "num_noisy_labels", "num_eval_samples", "evaluation", "dropped")

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from data_agent.runtime.files import write_json, write_text
 from data_agent_lab.results.findings import Report
-from data_agent_lab.results.records import Metric
 from data_agent_lab.results.statistics import LEAST_TASKS, NUM_RESAMPLES
 from data_agent_lab.results.tables import (
     FIGURES,
@@ -26,6 +25,7 @@ from data_agent_lab.results.tables import (
     over_tasks_table,
     verdict,
 )
+from data_agent_lab.runs.result import Metric
 
 
 def show(report: Report, console: Console) -> None:

@@ -1,1 +1,1 @@
-"""Runs on disk and in processes: one, and many for a comparison."""
+"""One run on disk: its folder, where it ran, what it reached."""

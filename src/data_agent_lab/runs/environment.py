@@ -20,12 +20,11 @@ from data_agent.runtime import distributed
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """Machine, versions, commit and command of this process, as JSON.
+    """Machine, versions, commit and command of this process, for JSON.
 
     Args:
         device: where the model trains, for example "cpu" or "cuda:0".
     """
-    is_cuda = device.startswith("cuda")
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -36,7 +35,7 @@ def describe_environment(device: str) -> dict[str, Any]:
         "num_ranks": distributed.world_size(),
         "num_threads": torch.get_num_threads(),
         "device": device,
-        "gpu": torch.cuda.get_device_name(device) if is_cuda else None,
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -67,8 +66,8 @@ def commit_of_sources() -> str | None:
     source = Path(__file__)
 
     def git(*arguments: str) -> str | None:
-        command = ["git", *arguments]
         try:
+            command = ["git", *arguments]
             done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True)
         except OSError:  # git is missing
             return None

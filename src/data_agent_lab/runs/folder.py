@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,11 +44,7 @@ RunStatus = Literal["new", "unfinished", "finished"]
 
 
 class RunFolder:
-    """Paths and contents of one run's folder; make it with `open_run` to write.
-
-    Args:
-        path: the folder.
-    """
+    """Paths and contents of one run's folder; make it with `open_run` to write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -70,7 +66,17 @@ class RunFolder:
         # A session that died before it began leaves its lock, and half of a file.
         if all(entry.name.startswith(".") for entry in self.path.iterdir()):
             return "new"
-        _check_same(self.path, self.config(), config)
+        found = self.config()
+        differences = [
+            f"{name} {found.get(name)!r} there, {config.get(name)!r} now"
+            for name in sorted(found.keys() | config.keys())
+            if found.get(name) != config.get(name)
+        ]
+        if differences:
+            raise InputError(
+                f"{self.path} holds a run with another configuration: {'; '.join(differences)}. "
+                "Choose another --output, or use its configuration."
+            )
         return "finished" if self.is_finished() else "unfinished"
 
     def is_finished(self) -> bool:
@@ -79,48 +85,40 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether the folder's config.json is one of ours, and not another program's."""
-        content = self._read("config.json", object)
+        with self._reading("config.json") as text:
+            content = parse_json(text)
         return isinstance(content, dict) and content.get("format") == FORMAT
 
     def config(self) -> dict[str, Any]:
-        """The run's configuration, flat.
-
-        Raises:
-            InputError: this is not a run's folder.
-        """
-        content = self._read("config.json")
-        if content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise InputError(
-                f"{self.path} is not a folder of this data-agent (its config.json has format "
-                f"{content.get('format')!r}, version {content.get('version')!r}). Choose another "
-                "--output."
-            )
-        return self._checked("config.json", content.get("config"), dict)
+        """The run's configuration, flat; `InputError` if this is not a run's folder."""
+        with self._reading("config.json") as text:
+            content = _of_kind(dict, parse_json(text))
+            form, version = content.get("format"), content.get("version")
+            if (form, version) != (FORMAT, VERSION):
+                raise InputError(
+                    f"{self.path} is not a folder of this data-agent (its config.json has format "
+                    f"{form!r}, version {version!r}). Choose another --output."
+                )
+            return _of_kind(dict, content.get("config"))
 
     def result(self) -> dict[str, Any]:
         """What the finished run reached."""
-        return self._read("result.json")
+        with self._reading("result.json") as text:
+            return _of_kind(dict, parse_json(text))
 
     def sessions(self) -> list[dict[str, Any]]:
         """The environment of each session that worked on the run."""
-        name = "environment.json"
-        return self._checked(name, self._read(name).get("sessions"), list)
+        with self._reading("environment.json") as text:
+            return _of_kind(list, _of_kind(dict, parse_json(text)).get("sessions"))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics so far; a line that a crash cut short is left out.
-
-        Raises:
-            InputError: another line is damaged.
-        """
+        """The lines of metrics so far; a line that a crash cut short is left out."""
         if not self._metrics.exists():
             return []
-        with self._reading("metrics.jsonl"):
-            whole, _, _ = read_text(self._metrics).rpartition("\n")
-            lines = [parse_json(line) for line in whole.split("\n")] if whole else []
-            if any(
-                not isinstance(line, dict) or type(line.get("step")) is not int for line in lines
-            ):
-                raise ValueError("a line is not a dictionary with a step")
+        with self._reading("metrics.jsonl") as text:
+            lines = [_of_kind(dict, parse_json(line)) for line in text.split("\n")[:-1]]
+            if any(type(line.get("step")) is not int for line in lines):
+                raise ValueError("a line has no step")
         return lines
 
     def begin(self, config: Mapping[str, Any], *, device: str, jobs: int = 1) -> None:
@@ -146,8 +144,12 @@ class RunFolder:
             step: optimizer steps that were done at the checkpoint.
             before_epoch: the epoch that goes on, where lines are written at an epoch's end.
         """
-        kept = lines_until(self.metrics(), step, before_epoch)
-        write_text(self._metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        kept = [
+            json.dumps(line) + "\n"
+            for line in self.metrics()
+            if line["step"] <= step and line.get("epoch", 0) < before_epoch
+        ]
+        write_text(self._metrics, "".join(kept))
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write where to go on; the checkpoint so far becomes the previous one."""
@@ -159,9 +161,7 @@ class RunFolder:
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Where to go on: the last checkpoint, or the one before it if that is damaged.
 
-        Returns:
-            What was saved; None if nothing was yet. Changes nothing on disk, so every rank may call
-            it.
+        None if nothing was saved yet. Changes nothing on disk, so every rank may call it.
 
         Raises:
             CheckpointError: none of the two can be used; the message names them.
@@ -180,23 +180,11 @@ class RunFolder:
         self._previous.unlink(missing_ok=True)
         write_json(self.path / "result.json", dict(result))
 
-    def _read(self, name: str, kind: type = dict) -> Any:
-        """What a JSON file holds, which must be of a kind."""
-        with self._reading(name):
-            content = parse_json(read_text(self.path / name))
-        return self._checked(name, content, kind)
-
-    def _checked(self, name: str, value: Any, kind: type) -> Any:
-        with self._reading(name):
-            if not isinstance(value, kind):
-                raise ValueError(f"expected {kind.__name__}, found {type(value).__name__}")
-        return value
-
     @contextmanager
-    def _reading(self, name: str) -> Generator[None]:
-        """Turn what goes wrong in the block into an error that names the file."""
+    def _reading(self, name: str) -> Generator[str]:
+        """The text of a file; what goes wrong in the block becomes an error that names it."""
         try:
-            yield
+            yield read_text(self.path / name)
         except InputError:
             raise
         except FileNotFoundError as error:
@@ -210,11 +198,10 @@ class RunFolder:
             ) from error
 
 
-def lines_until(
-    lines: Sequence[dict[str, Any]], step: int, before_epoch: float
-) -> list[dict[str, Any]]:
-    """The lines of metrics that a checkpoint knows of, see `RunFolder.drop_metrics_after`."""
-    return [line for line in lines if line["step"] <= step and line.get("epoch", 0) < before_epoch]
+def _of_kind(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"expected {kind.__name__}, found {type(value).__name__}")
+    return value
 
 
 @contextmanager
@@ -249,28 +236,21 @@ def hold_folder(path: Path, *, holder: str = "process") -> Generator[None]:
     """
     check_no_link(path / LOCK)  # opening it would make a file wherever the link leads
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # which Windows does not have
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / LOCK, flags, 0o666)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}). Choose another --output."
-        ) from error
-    try:
+    with ExitStack() as stack:
         try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path / LOCK, flags, 0o666)
+            stack.callback(os.close, lock)
             is_ours = lock_descriptor(lock, blocking=False)
         except OSError as error:
             raise InputError(
-                f"{path} cannot be locked ({error.strerror}): its file system has no locks. Choose "
-                "another --output."
+                f"{path} cannot be written or locked ({error.strerror}). Choose another --output."
             ) from error
         if not is_ours:
             raise InputError(
                 f"another {holder} is working in {path}. Wait for it, or choose another --output."
             )
         yield
-    finally:
-        os.close(lock)
 
 
 def check_resumable(path: Path, status: RunStatus, *, resume: bool) -> None:
@@ -281,17 +261,4 @@ def check_resumable(path: Path, status: RunStatus, *, resume: bool) -> None:
         raise InputError(
             f"there is an unfinished run in {path}. Add --resume to go on with it, or delete it to "
             "start over."
-        )
-
-
-def _check_same(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    differences = [
-        f"{name} {found.get(name)!r} there, {asked.get(name)!r} now"
-        for name in sorted(found.keys() | asked.keys())
-        if found.get(name) != asked.get(name)
-    ]
-    if differences:
-        raise InputError(
-            f"{path} holds a run with another configuration: {'; '.join(differences)}. Choose "
-            "another --output, or use its configuration."
         )

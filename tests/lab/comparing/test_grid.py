@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from data_agent import DataAgentError
-from data_agent_lab.grid import Grid, parse_keep_ratios, parse_names, parse_seeds
+from data_agent_lab.comparing.grid import Grid, parse_keep_ratios, parse_names, parse_seeds
 from data_agent_lab.tasks import recipe_for
 
 RECIPES = [replace(recipe_for("digits"), task=task) for task in ("a", "b")]

@@ -21,8 +21,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
 
+from data_agent_lab.comparing.execution import Account, LoadedData, RunOutcome, execute
 from data_agent_lab.recipes import RunConfig
-from data_agent_lab.runs.execution import Account, LoadedData, RunOutcome, execute
 
 _REPORT_SECONDS = 0.3  # between two reports of progress
 _PATIENCE = 30.0  # seconds in which a worker that has nothing to do must have ended
@@ -39,14 +39,7 @@ def run_parallel(
     """Train runs in parallel until all have ended, or those at work have stopped when asked to.
 
     A worker that dies is a failure of its run only; another takes its place. Whatever ends this
-    function, no worker is left.
-
-    Args:
-        runs: in the order in which they begin.
-        output: the comparison's folder.
-        account: told how far runs are and how they ended.
-        jobs: processes, each with one run at a time.
-        should_stop: asked several times a second.
+    function, no worker is left. The arguments are those of `session.run_all`.
     """
     waiting = deque(runs)
     with _workers_to_end() as workers:
@@ -77,7 +70,6 @@ class _Worker:
         far_end.close()
 
     def begin(self, run: RunConfig[Any]) -> None:
-        """Hand over a run."""
         self.run = run
         self.send(run)
 
@@ -93,7 +85,10 @@ class _Worker:
             message = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            message = RunOutcome(failure=f"its process died ({_cause(self.process.exitcode)})")
+            code = self.process.exitcode  # -9 is SIGKILL, a name that Windows does not know
+            cause = "killed from outside, perhaps because memory ran out"
+            cause = cause if code == -9 else f"exit code {code}"
+            message = RunOutcome(failure=f"its process died ({cause})")
         if isinstance(message, RunOutcome):
             run, self.run = self.run, None
             account.end(run, message)
@@ -143,12 +138,6 @@ def _blocked_signals() -> Generator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _cause(code: int | None) -> str:
-    if code == -9:  # SIGKILL, a name that Windows does not know
-        return "killed from outside, perhaps because memory ran out"
-    return f"exit code {code}"
 
 
 def _work(connection: Connection, output: Path, jobs: int) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from data_agent_lab.grid import Grid
+from data_agent_lab.comparing.execution import LoadedData
+from data_agent_lab.comparing.grid import Grid
 from data_agent_lab.methods import FULL, expected_cost
 from data_agent_lab.progress import Progress, silent
 from data_agent_lab.recipes import Recipe, RunConfig
-from data_agent_lab.runs.execution import LoadedData
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.terminal import format_seconds
 from data_agent_lab.training.run import measure_speed
@@ -21,41 +21,22 @@ from data_agent_lab.training.run import measure_speed
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskDuration:
-    """How long the runs of a task take.
+    """How long the runs of a task take."""
 
-    Args:
-        full: seconds of full training.
-        evaluation: seconds of all evaluations of a run.
-        source: where these come from, in words.
-    """
-
-    full: float
-    evaluation: float
-    source: str
+    full: float  # seconds of full training
+    evaluation: float  # seconds of all evaluations of a run
+    source: str  # where these come from, in words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:
-    """What the runs that are still to do will take.
+    """What the runs that are still to do will take."""
 
-    Args:
-        seconds: by run, training and evaluation.
-        durations: by task.
-        costs: by method and then keep ratio, a run's cost as a share of full training.
-        num_finished: runs that need not be done again.
-        num_threads: processor cores that a run takes.
-    """
-
-    seconds: Mapping[str, float]
-    durations: Mapping[str, TaskDuration]
-    costs: Mapping[str, Mapping[float, float]]
-    num_finished: int
-    num_threads: int
-
-    @property
-    def core_hours(self) -> float:
-        """Processor time of all runs, in hours."""
-        return self.num_threads * sum(self.seconds.values()) / 3600
+    seconds: Mapping[str, float]  # by run, training and evaluation
+    durations: Mapping[str, TaskDuration]  # by task
+    costs: Mapping[str, Mapping[float, float]]  # shares of full training by method and keep ratio
+    num_finished: int  # runs that need not be done again
+    num_threads: int  # processor cores that a run takes
 
     def wall_seconds(self, jobs: int) -> float:
         """Until the last run ends, if `jobs` of them train at a time and each begins in order."""
@@ -70,6 +51,7 @@ class Forecast:
             f"{method} {'/'.join(f'{cost:.2g}' for cost in by_ratio.values())}"
             for method, by_ratio in self.costs.items()
         )
+        core_hours = self.num_threads * sum(self.seconds.values()) / 3600
         return [
             f"{len(self.seconds)} runs to do, {self.num_finished} finished.",
             *(
@@ -79,7 +61,7 @@ class Forecast:
             ),
             f"Cost of a run, as a share of full training: {costs}. What it costs to make the "
             "scores that some methods start from is known after their first run.",
-            f"Together about {self.core_hours:.2f} core-hours; "
+            f"Together about {core_hours:.2f} core-hours; "
             f"{format_seconds(self.wall_seconds(jobs))} with {jobs} at a time.",
         ]
 
@@ -106,18 +88,16 @@ def forecast(
     for recipe in {run.recipe.task: run.recipe for run in pending}.values():
         results = [result for run, result in done if run.recipe == recipe]
         durations[recipe.task] = _known(results) if results else _timed(recipe, data, progress)
-    costs = {run.name: _cost(run, done) for run in pending}
-    by_method: dict[str, dict[float, float]] = {}
+    seconds: dict[str, float] = {}
+    costs: dict[str, dict[float, float]] = {}
     for run in pending:
-        by_method.setdefault(run.method, {}).setdefault(run.keep_ratio, costs[run.name])
+        cost, duration = _cost(run, done), durations[run.recipe.task]
+        seconds[run.name] = duration.full * cost + duration.evaluation
+        costs.setdefault(run.method, {}).setdefault(run.keep_ratio, cost)
     return Forecast(
-        seconds={
-            run.name: durations[run.recipe.task].full * costs[run.name]
-            + durations[run.recipe.task].evaluation
-            for run in pending
-        },
+        seconds=seconds,
         durations=durations,
-        costs=by_method,
+        costs=costs,
         num_finished=len(grid.runs()) - len(pending),
         num_threads=max(recipe.num_threads or 1 for recipe in grid.recipes),
     )
@@ -146,11 +126,7 @@ def _timed(recipe: Recipe, data: LoadedData, progress: Progress) -> TaskDuration
 def _cost(run: RunConfig[Any], done: Sequence[tuple[RunConfig[Any], Mapping[str, Any]]]) -> float:
     """The cost of finished runs that differ in their seed only, or what is known without any."""
     alike = (run.recipe, run.method, run.keep_ratio)
-    costs = [
-        result["cost"]
-        for other, result in done
-        if (other.recipe, other.method, other.keep_ratio) == alike
-    ]
+    costs = [r["cost"] for o, r in done if (o.recipe, o.method, o.keep_ratio) == alike]
     if costs and run.method != FULL:
         return fmean(costs)
     return expected_cost(run.method, run.keep_ratio, epochs=run.recipe.epochs)

@@ -15,11 +15,11 @@ import pytest
 
 from data_agent import DataAgentError
 from data_agent.runtime import checkpoint
-from data_agent_lab.grid import Grid
+from data_agent_lab.comparing import execution, workers
+from data_agent_lab.comparing.execution import RunOutcome
+from data_agent_lab.comparing.grid import Grid
+from data_agent_lab.comparing.session import hold_output, pending_runs, run_all
 from data_agent_lab.recipes import RunConfig
-from data_agent_lab.runs import execution, workers
-from data_agent_lab.runs.compare import hold_output, pending_runs, run_all
-from data_agent_lab.runs.execution import RunOutcome
 from data_agent_lab.runs.folder import RunFolder, open_run
 from data_agent_lab.tasks import recipe_for
 
@@ -152,7 +152,7 @@ def test_the_time_left_is_told_by_what_runs_are_expected_to_take(
 ) -> None:
     # Twice as slow as expected: after the first, 100 s for 50 of 150, so 200 s are left.
     expected = {run.name: 50.0 if "full" in run.name else 25.0 for run in grid.runs()}
-    with caplog.at_level(logging.INFO, logger="data_agent_lab.runs.execution"):
+    with caplog.at_level(logging.INFO, logger="data_agent_lab.comparing.execution"):
         run_them(grid.runs(), tmp_path, seconds=expected)
     assert caplog.messages == [
         "digits/full-seed0: accuracy 90.00 % (3 to go, about 3 min 20 s)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 from data_agent.errors import DataAgentError
 from data_agent_lab.progress import Progress
 from data_agent_lab.recipes import Recipe, RunConfig
-from data_agent_lab.results.records import reached_in_words
 from data_agent_lab.runs.folder import open_run
-from data_agent_lab.tasks import Samples, load_task
+from data_agent_lab.runs.result import reached_in_words
+from data_agent_lab.tasks import load_task
 from data_agent_lab.terminal import format_seconds
 from data_agent_lab.training.run import train_run
 
@@ -24,17 +24,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOutcome:
-    """What became of a run: a result, a failure, or neither, when it was stopped or never begun.
+    """What became of a run: a result, a failure, or neither, when it was stopped or never begun."""
 
-    Args:
-        reached: the metric of the last epoch, in words.
-        failure: why it failed, in a line.
-        trace: where, if the failure was not one of the library's own errors.
-    """
-
-    reached: str | None = None
-    failure: str | None = None
-    trace: str | None = None
+    reached: str | None = None  # the metric of the last epoch, in words
+    failure: str | None = None  # why it failed, in a line
+    trace: str | None = None  # where, if the failure was not one of the library's own errors
 
     @property
     def is_stopped(self) -> bool:
@@ -43,16 +37,15 @@ class RunOutcome:
 
 
 class LoadedData:
-    """The data of the last recipe that was asked for; runs come task by task."""
+    """The data of the last recipe that was asked for: one data set in memory at a time."""
 
-    def __init__(self) -> None:
-        self._recipe: Recipe | None = None
-        self._samples: Samples | None = None
+    _recipe: Recipe | None = None
+    _samples: Any = None
 
-    def of(self, recipe: Recipe, progress: Progress) -> Samples:
-        """The data of a recipe."""
-        if self._samples is None or recipe != self._recipe:
-            self._samples = None  # one data set in memory at a time
+    def of(self, recipe: Recipe, progress: Progress) -> Any:
+        """The data of a recipe, as `load_task` gives it."""
+        if recipe != self._recipe:
+            self._recipe = self._samples = None
             self._samples = load_task(recipe, progress)
             self._recipe = recipe
         return self._samples
@@ -69,7 +62,7 @@ def execute(
 ) -> RunOutcome:
     """Train a run, begun before or not, to its end, to a request to stop, or to a failure.
 
-    `jobs` runs train at the same time; the other arguments are those of `compare.run_all`.
+    `jobs` runs train at the same time; the other arguments are those of `session.run_all`.
     """
     try:
         samples = data.of(run.recipe, progress)
@@ -87,18 +80,14 @@ class Account:
     """What became of runs, how far all of them are, and how long they will still take.
 
     Args:
-        runs: all of them.
         seconds: by run, how long it is expected to take.
         progress: told how far they are.
     """
 
-    def __init__(
-        self, runs: Sequence[RunConfig[Any]], seconds: Mapping[str, float], progress: Progress
-    ) -> None:
-        self.outcomes = {run.name: RunOutcome() for run in runs}
-        self._seconds = {run.name: seconds[run.name] for run in runs}
+    def __init__(self, seconds: Mapping[str, float], progress: Progress) -> None:
+        self.outcomes = {name: RunOutcome() for name in seconds}
+        self._seconds, self._total, self._progress = seconds, sum(seconds.values()), progress
         self._done: dict[str, float] = {}  # expected seconds of what is done, by run
-        self._progress = progress
         self._started = time.monotonic()
 
     def update(self, run: RunConfig[Any], what: str, done: int, total: int) -> None:
@@ -110,7 +99,7 @@ class Account:
         self._progress(
             f"{len(self.outcomes) - self._num_left} of {len(self.outcomes)} runs; {work}",
             round(sum(self._done.values())),
-            max(1, round(sum(self._seconds.values()))),
+            max(1, round(self._total)),
         )
 
     def end(self, run: RunConfig[Any], outcome: RunOutcome) -> None:
@@ -121,17 +110,14 @@ class Account:
         self._done[run.name] = self._seconds[run.name]
         if outcome.failure is not None:
             logger.error("%s failed: %s", run.name, outcome.trace or outcome.failure)
-        else:
-            logger.info("%s: %s%s", run.name, outcome.reached, self._left())
+            return
+        left = ""
+        if self._num_left:
+            share = sum(self._done.values()) / self._total
+            seconds = (time.monotonic() - self._started) * (1 - share) / share
+            left = f" ({self._num_left} to go, about {format_seconds(seconds)})"
+        logger.info("%s: %s%s", run.name, outcome.reached, left)
 
     @property
     def _num_left(self) -> int:
         return sum(outcome.is_stopped for outcome in self.outcomes.values())
-
-    def _left(self) -> str:
-        if not self._num_left:
-            return ""
-        done = sum(self._done.values())
-        rate = (time.monotonic() - self._started) / done
-        seconds = rate * (sum(self._seconds.values()) - done)
-        return f" ({self._num_left} to go, about {format_seconds(seconds)})"

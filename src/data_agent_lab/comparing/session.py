@@ -1,4 +1,4 @@
-"""Running a comparison: what is left to do, in turn or in parallel, and what became of it."""
+"""A session of a comparison: what is left to do, in turn or in parallel, and what became of it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from data_agent.errors import InputError
-from data_agent_lab.grid import Grid
-from data_agent_lab.progress import Progress, silent
+from data_agent_lab.comparing.execution import Account, LoadedData, RunOutcome, execute
+from data_agent_lab.comparing.grid import Grid
+from data_agent_lab.comparing.workers import run_parallel
+from data_agent_lab.progress import Progress, never, silent
 from data_agent_lab.recipes import RunConfig
-from data_agent_lab.runs.execution import Account, LoadedData, RunOutcome, execute
 from data_agent_lab.runs.folder import LOCK, RunFolder, check_resumable, hold_folder
-from data_agent_lab.runs.workers import run_parallel
 
 
 @contextmanager
@@ -59,9 +59,9 @@ def pending_runs(grid: Grid, output: Path, *, resume: bool) -> list[RunConfig[An
         status = folder.status(run.flat())
         if status == "finished":
             folder.result()  # can be read
-            continue
-        check_resumable(folder.path, status, resume=resume)
-        pending.append(run)
+        else:
+            check_resumable(folder.path, status, resume=resume)
+            pending.append(run)
     return pending
 
 
@@ -72,7 +72,7 @@ def run_all(
     jobs: int = 1,
     seconds: Mapping[str, float],
     progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = never,
 ) -> dict[str, RunOutcome]:
     """Train runs; one that fails is logged and the others go on.
 
@@ -87,7 +87,7 @@ def run_all(
     Returns:
         By run, what became of it.
     """
-    account = Account(runs, seconds, progress)
+    account = Account({run.name: seconds[run.name] for run in runs}, progress)
     if jobs > 1 and len(runs) > 1:
         run_parallel(runs, output, account, jobs=jobs, should_stop=should_stop)
         return account.outcomes

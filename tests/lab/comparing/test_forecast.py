@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from data_agent_lab.grid import Grid
+from data_agent_lab.comparing import forecast as forecast_module
+from data_agent_lab.comparing.forecast import Forecast, forecast
+from data_agent_lab.comparing.grid import Grid
 from data_agent_lab.methods import expected_cost
-from data_agent_lab.runs import forecast as forecast_module
 from data_agent_lab.runs.folder import open_run
-from data_agent_lab.runs.forecast import Forecast, forecast
 from data_agent_lab.tasks import recipe_for
 from data_agent_lab.training.run import Speed
 
@@ -70,7 +70,6 @@ def test_the_cost_of_finished_runs_replaces_what_is_expected(tmp_path: Path, gri
 def test_hours_count_cores_and_the_clock_counts_processes() -> None:
     seconds = {"a": 600.0, "b": 1200.0, "c": 1800.0}
     found = Forecast(seconds=seconds, durations={}, costs={}, num_finished=0, num_threads=2)
-    assert found.core_hours == pytest.approx(2.0)
     assert found.wall_seconds(1) == 3600
     # a ends at 600, where c begins; b ends at 1200, c at 2400
     assert found.wall_seconds(2) == 2400

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from data_agent.errors import InputError
 from data_agent_lab.methods import check_method, ignores_keep_ratio
 from data_agent_lab.recipes import Recipe, RunConfig
+from data_agent_lab.rules import check_list
 
 _T = TypeVar("_T")
 
@@ -17,25 +18,20 @@ _T = TypeVar("_T")
 class Grid:
     """All runs of a comparison.
 
-    Args:
-        recipes: one a task: how every method trains.
-        methods: names of methods.
-        keep_ratios: budgets, each a share in (0, 1].
-        seeds: 0 or more; two or more give intervals, five are a claim.
-
     Raises:
-        InputError: one is empty, unknown, out of range or named twice; the message names it.
+        InputError: a list is empty, or holds what is unknown, out of range or there twice; the
+            message names it.
     """
 
-    recipes: Sequence[Recipe]
+    recipes: Sequence[Recipe]  # one a task: how every method trains
     methods: Sequence[str]
-    keep_ratios: Sequence[float]
-    seeds: Sequence[int]
+    keep_ratios: Sequence[float]  # shares in (0, 1]
+    seeds: Sequence[int]  # 0 or more
 
     def __post_init__(self) -> None:
-        _check_list("--methods", self.methods)
-        _check_list("--keep-ratios", self.keep_ratios)
-        _check_list("--seeds", self.seeds)
+        check_list("--methods", self.methods)
+        check_list("--keep-ratios", self.keep_ratios)
+        check_list("--seeds", self.seeds)
         for method in self.methods:
             check_method(method)
         for ratio in self.keep_ratios:
@@ -43,7 +39,7 @@ class Grid:
                 raise InputError(
                     f"--keep-ratios names {ratio}; expected shares of the samples in (0, 1]."
                 )
-        if any(seed < 0 for seed in self.seeds):
+        if min(self.seeds) < 0:
             raise InputError(f"--seeds names {min(self.seeds)}; expected 0 or more.")
 
     def runs(self) -> list[RunConfig[Any]]:
@@ -51,20 +47,17 @@ class Grid:
 
         Methods whose cost is their own, such as full training, run once for all keep ratios.
         """
+        budgets = dict.fromkeys(
+            (1.0 if ignores_keep_ratio(method) else ratio, method)
+            for ratio in self.keep_ratios
+            for method in self.methods
+        )
         return [
             RunConfig(recipe=recipe, method=method, keep_ratio=ratio, seed=seed)
             for seed in self.seeds
             for recipe in self.recipes
-            for ratio, method in self._budgets()
+            for ratio, method in budgets
         ]
-
-    def _budgets(self) -> Iterator[tuple[float, str]]:
-        for place, ratio in enumerate(self.keep_ratios):
-            for method in self.methods:
-                if not ignores_keep_ratio(method):
-                    yield ratio, method
-                elif place == 0:
-                    yield 1.0, method
 
 
 def parse_names(text: str) -> list[str]:
@@ -73,11 +66,7 @@ def parse_names(text: str) -> list[str]:
 
 
 def parse_keep_ratios(text: str) -> list[float]:
-    """Shares separated by commas.
-
-    Raises:
-        InputError: one is not a number.
-    """
+    """Shares separated by commas; `InputError` if one is no number."""
     return _numbers("--keep-ratios", text, float, "shares such as 0.5,0.3")
 
 
@@ -100,11 +89,3 @@ def _numbers(flag: str, text: str, kind: Callable[[str], _T], expected: str) -> 
         return [kind(part) for part in parse_names(text)]
     except ValueError as error:
         raise InputError(f"{flag} is {text!r}; expected {expected}.") from error
-
-
-def _check_list(flag: str, values: Sequence[object]) -> None:
-    if not values:
-        raise InputError(f"{flag} is empty; name at least one.")
-    for value in values:
-        if values.count(value) > 1:
-            raise InputError(f"{flag} names {value!r} twice; name each once.")

@@ -19,7 +19,7 @@ from data_agent_lab.comparing.grid import Grid, parse_keep_ratios, parse_names, 
 from data_agent_lab.comparing.session import hold_output, pending_runs, run_all
 from data_agent_lab.progress import silent
 from data_agent_lab.recipes import ImageRecipe, RunConfig, TextRecipe
-from data_agent_lab.results.archive import write_archive
+from data_agent_lab.results.records import write_archive
 from data_agent_lab.rules import flag_of
 from data_agent_lab.runs.environment import num_cpus
 from data_agent_lab.runs.folder import RunFolder, check_resumable

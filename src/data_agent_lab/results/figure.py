@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from data_agent.runtime.files import replacing
 from data_agent_lab.methods import FULL, FULL_SHORT
 from data_agent_lab.results.findings import CONTROLS, RANDOM, Cell, Report, Row, Task
-from data_agent_lab.results.tables import comparison_figure, frontier_figure
+from data_agent_lab.results.tables import figure_of
 from data_agent_lab.runs.result import Metric
 
 _COLOURS, _MARKERS = "012345689", "osD^v<>PXp"  # C7 is grey; the pairs tell 90 methods apart
@@ -22,9 +22,9 @@ def draw(report: Report, folder: Path) -> None:
     """Write a PNG for each task, and one for each of its budgets; the folder is made if needed."""
     folder.mkdir(exist_ok=True)
     for task in report.tasks:
-        _save(_draw_frontier(task), folder / frontier_figure(task))
+        _save(_draw_frontier(task), folder / figure_of(task.name))
         for cell in task.cells:
-            _save(_draw_cell(cell), folder / comparison_figure(cell))
+            _save(_draw_cell(cell), folder / figure_of(task.name, cell.keep_ratio))
 
 
 def _draw_frontier(task: Task) -> Figure:

@@ -66,8 +66,7 @@ class Cell:
     @property
     def gain(self) -> Estimate | None:
         """The difference of full training to full-short; None without both."""
-        full = self.row(FULL)
-        return None if full is None else full.to_full_short
+        return None if (full := self.row(FULL)) is None else full.to_full_short
 
     @property
     def sampling_error(self) -> float | None:
@@ -76,10 +75,9 @@ class Cell:
         Binomial, as if the two were evaluated on different samples: on the same ones it is smaller.
         More seeds do not lower it, as all of them are evaluated on the same samples.
         """
-        rows = [row for row in (self.row(FULL), self.row(FULL_SHORT)) if row is not None]
-        if (self.metric.name, self.metric.unit) != ("accuracy", "%") or len(rows) < 2:
+        shares = [row.value.mean / 100 for row in self.rows if row.method in (FULL, FULL_SHORT)]
+        if (self.metric.name, self.metric.unit) != ("accuracy", "%") or len(shares) < 2:
             return None
-        shares = [row.value.mean / 100 for row in rows]
         variance = sum(share * (1 - share) for share in shares) / self.num_eval_samples
         return 100 * 1.96 * math.sqrt(variance)
 

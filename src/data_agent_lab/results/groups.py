@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_agent.errors import InputError
-from data_agent_lab.results.archive import find_runs
-from data_agent_lab.results.records import Record
+from data_agent_lab.results.records import Record, find_runs
 
 _OF_A_RUN = ("method", "seed", "keep_ratio")
 # Settings that could not be made yet when the oldest runs were, and what those ran with. A setting
@@ -26,13 +25,13 @@ class Group:
     """The finished runs of one recipe."""
 
     name: str  # its task, with what tells it from other recipes of that task in the report
-    config: Mapping[str, Any]  # all that its runs have in common
+    config: dict[str, Any]  # all that its runs have in common
     records: Sequence[Record]
 
     def keep_ratios(self) -> list[float]:
         """The budgets there are, the largest first."""
-        ratios = {record.keep_ratio for record in self.records if not record.has_own_cost}
-        return sorted(ratios or {record.keep_ratio for record in self.records}, reverse=True)
+        bound = [record for record in self.records if not record.has_own_cost]
+        return sorted({r.configuration["keep_ratio"] for r in bound or self.records}, reverse=True)
 
     def at(self, keep_ratio: float) -> dict[str, dict[int, Record]]:
         """The runs to compare at a budget, by method and seed.
@@ -42,35 +41,32 @@ class Group:
         """
         found: dict[str, dict[int, Record]] = {}
         for record in self.records:
-            if record.keep_ratio != keep_ratio and not record.has_own_cost:
+            method, seed, ratio = record.budget
+            if ratio != keep_ratio and not record.has_own_cost:
                 continue
-            by_seed = found.setdefault(record.method, {})
-            other = by_seed.setdefault(record.seed, record)
-            if other is record:
-                continue
-            if other.keep_ratio == record.keep_ratio:
+            by_seed = found.setdefault(method, {})
+            other = by_seed.get(seed)
+            if other is not None and other.budget == record.budget:
                 raise InputError(
                     f"{other.path} and {record.path} are runs of one configuration. Report on a "
                     "folder that holds one of them."
                 )
-            if record.keep_ratio == keep_ratio:
-                by_seed[record.seed] = record
+            if other is None or ratio == keep_ratio:
+                by_seed[seed] = record
         return found
 
 
 def read_groups(source: Path) -> tuple[list[Group], list[Path]]:
-    """All runs of a report.
+    """The recipes with finished runs, by name, and the folders of unfinished runs.
 
     Args:
         source: a folder with run folders and archives, however deep, or one archive.
 
-    Returns:
-        The recipes with finished runs, in the order of their tasks' names, and the folders of
-        unfinished runs.
-
     Raises:
-        InputError: no finished run, or a damaged file; the message names it.
+        InputError: nothing there, no finished run, or a damaged file; the message names it.
     """
+    if not source.exists():
+        raise InputError(f"{source} is neither a folder nor a file; expected one with runs.")
     found, unfinished = find_runs(source)
     if not found:
         raise InputError(
@@ -93,12 +89,10 @@ def read_groups(source: Path) -> tuple[list[Group], list[Path]]:
 
 def _recipe(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """What runs of one recipe have in common, with the settings that old runs do not name."""
-    kind = "language" if "kind" in configuration else "image"
-    config = {
-        **configuration,
-        **{k: v for k, v in _ADDED_LATER[kind].items() if k not in configuration},
-    }
-    return {name: value for name, value in config.items() if name not in _OF_A_RUN}
+    added = _ADDED_LATER["language" if "kind" in configuration else "image"]
+    missing = {name: value for name, value in added.items() if name not in configuration}
+    own = {name: value for name, value in configuration.items() if name not in _OF_A_RUN}
+    return {**own, **missing}
 
 
 def _name(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> str:

@@ -1,16 +1,29 @@
-"""One finished run, as its folder or a line of an archive tells it."""
+"""Finished runs, as their folders or the lines of an archive tell them.
+
+An archive, runs.jsonl, holds the finished runs of a folder in one file, a line a run:
+
+{"format": ..., "version": ..., "name": "cifar10/random-seed0", "configuration": {...},
+ "environment": [...], "result": {...}, "evaluations": [...], "relabelled": "..."}
+
+Lines are sorted by name, which is the run's path below the folder. Of the metrics those lines are
+kept that hold an evaluation. `relabelled` is there where a method was given another name later.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_agent.errors import InputError
+from data_agent.runtime.files import parse_json, read_text, write_text
 from data_agent_lab.methods import FULL
-from data_agent_lab.runs.result import Metric, metric_of
+from data_agent_lab.runs.folder import FORMAT, VERSION, RunFolder
 
+ARCHIVE = "runs.jsonl"
+_PARTS = {"configuration": dict, "environment": list, "result": dict, "evaluations": list}
 _NEEDED = {
     "configuration": ("task", "model", "epochs", "method", "seed", "keep_ratio"),
     "result": (
@@ -29,55 +42,35 @@ class Record:
     """
 
     path: Path  # its folder, or where that was relative to its archive
-    configuration: Mapping[str, Any]  # flat
-    environment: Sequence[Mapping[str, Any]]  # of each session
-    result: Mapping[str, Any]
-    evaluations: Sequence[Mapping[str, Any]]  # the lines of metrics that hold one, in order
+    configuration: dict[str, Any]  # flat
+    environment: list[dict[str, Any]]  # of each session
+    result: dict[str, Any]
+    evaluations: list[dict[str, Any]]  # the lines of metrics that hold one, in order
     relabelled: str | None = None  # why its method has another name than when it ran
 
     def __post_init__(self) -> None:
         for part, names in _NEEDED.items():
-            missing = [name for name in names if name not in getattr(self, part)]
-            if missing:
+            if missing := [name for name in names if name not in getattr(self, part)]:
                 raise InputError(
                     f"the {part} of the run {self.path} has no {', '.join(missing)}. Runs of "
                     "data-agent have it: restore the file from a copy, or leave the run out."
                 )
 
     @property
-    def method(self) -> str:
-        """Its method."""
-        return self.configuration["method"]
-
-    @property
-    def seed(self) -> int:
-        """Its seed."""
-        return self.configuration["seed"]
-
-    @property
-    def keep_ratio(self) -> float:
-        """Its budget, in (0, 1]."""
-        return self.configuration["keep_ratio"]
-
-    @property
-    def value(self) -> float:
-        """The metric of the last epoch, in its unit."""
-        return self.result["value"]
-
-    @property
-    def metric(self) -> Metric:
-        """What the value is."""
-        return metric_of(self.result)
-
-    @property
-    def other_metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        """The other metrics of the trained model, by name, as they stand in its result."""
-        return self.result.get("further_metrics", {})
+    def budget(self) -> tuple[str, int, float]:
+        """Method, seed and keep ratio."""
+        config = self.configuration
+        return config["method"], config["seed"], config["keep_ratio"]
 
     @property
     def has_own_cost(self) -> bool:
         """Whether its cost does not follow the keep ratio, so that it stands beside every one."""
-        return self.method == FULL or self.result.get("schedule") == "floating"
+        return self.configuration["method"] == FULL or self.result.get("schedule") == "floating"
+
+    @property
+    def measured(self) -> dict[str, Mapping[str, Any]]:
+        """What the trained model was measured by: runs are compared by "", further ones by name."""
+        return {"": self.result, **self.result.get("further_metrics", {})}
 
 
 def value_of(line: Mapping[str, Any]) -> float | None:
@@ -85,6 +78,114 @@ def value_of(line: Mapping[str, Any]) -> float | None:
     return line.get("value", line.get("accuracy"))
 
 
-def other_metric(name: str, entry: Mapping[str, Any]) -> Metric:
-    """What an entry of `Record.other_metrics` measures."""
-    return Metric(name, entry["unit"], entry["direction"])
+def find_runs(source: Path) -> tuple[list[Record], list[Path]]:
+    """The finished runs and the paths of the unfinished ones, both sorted by path.
+
+    Args:
+        source: an archive, or a folder: run folders and archives in it count, however deep. A run
+            that is there as a folder and in an archive is one run.
+
+    Raises:
+        InputError: a damaged file, or two different results for one path.
+    """
+    if source.is_file():
+        return _sorted(_read(source)), []
+    found: dict[Path, Record] = {}
+    unfinished: list[Path] = []
+    for path in sorted(path.parent for path in source.rglob("config.json")):
+        run = RunFolder(path)
+        if run.is_run() and run.is_finished():
+            found[path] = Record(
+                path=path,
+                configuration=run.config(),
+                environment=run.sessions(),
+                result=run.result(),
+                evaluations=[line for line in run.metrics() if value_of(line) is not None],
+            )
+        elif run.is_run():
+            unfinished.append(path)
+    for archive in sorted(source.rglob(ARCHIVE)):
+        for record in _read(archive):
+            if found.setdefault(record.path, record).result != record.result:
+                raise InputError(
+                    f"{archive} holds another result for {record.path} than its folder or another "
+                    "archive. Keep one of them there."
+                )
+    return _sorted(found.values()), unfinished
+
+
+def _sorted(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: record.path.parts)
+
+
+def write_archive(folder: Path, output: Path | None = None) -> str:
+    """Write all finished runs under a folder, those of archives there included, into one file.
+
+    Args:
+        folder: stays as it is.
+        output: the file; None is runs.jsonl in the folder.
+
+    Returns:
+        What was written and what was left out, in words.
+
+    Raises:
+        InputError: no finished run, a damaged file, or an output with runs that would be lost.
+    """
+    output = output or folder / ARCHIVE
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; expected one with runs of data-agent.")
+    found, unfinished = find_runs(folder)
+    records = {record.path.relative_to(folder).as_posix(): record for record in found}
+    if not records:
+        raise InputError(f"no run under {folder} has finished; there is nothing to archive.")
+    there = _read(output) if output.exists() else []
+    lost = {record.path.relative_to(output.parent).as_posix() for record in there} - records.keys()
+    if lost:
+        raise InputError(
+            f"{output} holds {len(lost)} run(s) that are not under {folder}, {min(lost)} among "
+            "them, and would lose them. Choose another --output."
+        )
+    write_text(output, "".join(_line(name, record) for name, record in records.items()))
+    said = f"Wrote {len(records)} run(s) to {output}. Their folders are not needed for reports."
+    if unfinished:
+        left_out = ", ".join(str(path.relative_to(folder)) for path in unfinished)
+        said += f" Not finished, so left out: {left_out}."
+    return said
+
+
+def _line(name: str, record: Record) -> str:
+    content: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": name}
+    content |= {part: getattr(record, part) for part in _PARTS}
+    if record.relabelled is not None:
+        content["relabelled"] = record.relabelled
+    return json.dumps(content, allow_nan=False) + "\n"
+
+
+def _read(path: Path) -> list[Record]:
+    """The runs of an archive."""
+    records: list[Record] = []
+    try:
+        for number, text in enumerate(read_text(path).splitlines(), start=1):
+            records.append(_record(path, parse_json(text), number))
+    except InputError:
+        raise
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"{path} is damaged after {len(records)} run(s) ({error}). Restore it from a copy, or "
+            "write it again: data-agent archive DIR"
+        ) from error
+    return records
+
+
+def _record(path: Path, line: Any, number: int) -> Record:
+    is_ours = isinstance(line, dict) and line.get("format") == FORMAT
+    if not is_ours or line.get("version") != VERSION:
+        raise InputError(
+            f"line {number} of {path} is no run of this data-agent; expected a file that "
+            "data-agent archive wrote."
+        )
+    kinds = {"name": str, **_PARTS}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(line.get(name), kind)]:
+        raise ValueError(f"line {number} has no {', '.join(wrong)}")
+    parts = {part: line[part] for part in _PARTS}
+    return Record(path=path.parent / line["name"], relabelled=line.get("relabelled"), **parts)

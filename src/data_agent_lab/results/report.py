@@ -20,7 +20,7 @@ from data_agent_lab.results.findings import (
     Task,
 )
 from data_agent_lab.results.groups import Group, read_groups
-from data_agent_lab.results.records import Record, other_metric, value_of
+from data_agent_lab.results.records import Record, value_of
 from data_agent_lab.results.statistics import (
     Estimate,
     Spread,
@@ -29,7 +29,7 @@ from data_agent_lab.results.statistics import (
     mean_ranks,
     paired_difference,
 )
-from data_agent_lab.runs.result import Metric
+from data_agent_lab.runs.result import Metric, metric_of
 
 _Runs = Mapping[str, Mapping[int, Record]]  # by method and seed
 _FACTS = ("num_train_samples", "num_noisy_labels", "num_eval_samples", "evaluation", "dropped")
@@ -58,7 +58,7 @@ def summarise(source: Path) -> Report:
         tasks=tasks,
         over_tasks=[_over_tasks(tasks, ratio) for ratio in sorted(ratios, reverse=True)],
         unfinished=[str(path.relative_to(source)) for path in unfinished],
-        relabelled=sorted({f"{r.method} ({r.relabelled})" for r in records if r.relabelled}),
+        relabelled=sorted({f"{r.budget[0]} ({r.relabelled})" for r in records if r.relabelled}),
         environment={title: _distinct(records, names) for title, names in _ENVIRONMENT.items()},
     )
 
@@ -76,7 +76,7 @@ def _task(group: Group) -> Task:
     result = group.records[0].result
     return Task(
         name=group.name,
-        config=dict(group.config),
+        config=group.config,
         facts={name: result[name] for name in _FACTS if name in result},
         cells=[_cell(group, ratio) for ratio in group.keep_ratios()],
     )
@@ -106,6 +106,11 @@ def _cell(group: Group, keep_ratio: float) -> Cell:
     )
 
 
+def _metric(record: Record, name: str) -> Metric:
+    """What is measured under a name of `Record.measured`."""
+    return metric_of({"metric": name, **record.measured[name]})
+
+
 def _one_metric(records: Sequence[Record]) -> Metric:
     """The metric that all runs of a recipe measure.
 
@@ -114,9 +119,9 @@ def _one_metric(records: Sequence[Record]) -> Metric:
     """
     seen: dict[str, tuple[str, Path]] = {}
     for record in records:
-        for name, entry in {"": {}, **record.other_metrics}.items():
-            metric = other_metric(name, entry) if name else record.metric
-            items = f" on {entry['num_items']:,} items" if entry.get("num_items") else ""
+        for name, entry in record.measured.items():
+            metric, num_items = _metric(record, name), entry.get("num_items")
+            items = f" on {num_items:,} items" if num_items else ""
             words = f"{metric.in_words()}{items} ({metric.direction} is better)"
             first, path = seen.setdefault(name, (words, record.path))
             if words != first:
@@ -125,12 +130,11 @@ def _one_metric(records: Sequence[Record]) -> Metric:
                     "of one recipe and cannot be compared. Report on a folder that holds one kind "
                     "of them."
                 )
-    return records[0].metric
+    return _metric(records[0], "")
 
 
 def _row(method: str, runs: _Runs, seconds: str, *, metric: Metric, epochs: int) -> Row:
-    mine, full, short = (runs.get(name, {}) for name in (method, FULL, FULL_SHORT))
-    values = {name: {s: r.value for s, r in by_seed.items()} for name, by_seed in runs.items()}
+    mine, full = runs[method], runs.get(FULL, {})
     results = [record.result for record in mine.values()]
     times = [
         record.result[seconds] / full[seed].result[seconds]
@@ -138,57 +142,54 @@ def _row(method: str, runs: _Runs, seconds: str, *, metric: Metric, epochs: int)
         if seed in full and method != FULL
     ]
     tokens = [r["token_cost"] for r in results if r.get("token_cost") is not None]
-    target = estimate([record.value for record in short.values()]).mean if short else None
+    others = dict.fromkeys(name for record in mine.values() for name in record.measured if name)
     return Row(
         method=method,
-        **_compared(method, values),
+        **_compared(method, runs, ""),
         cost=_mean([result["cost"] for result in results]),
         time=estimate(times) if times else None,
         overhead=sum(result["overhead_seconds"] for result in results)
         / sum(result["train_seconds"] for result in results),
-        cost_to_reach=_cost_to_reach(target, list(mine.values()), metric=metric, epochs=epochs),
-        by_seed=values[method],
+        cost_to_reach=_cost_to_reach(method, runs, metric=metric, epochs=epochs),
+        by_seed=_values(mine, ""),
         token_cost=_mean(tokens) if tokens else None,
-        other_metrics=_other_metrics(method, runs),
+        other_metrics={name: _other_metric(method, runs, name) for name in others},
     )
 
 
-def _compared(method: str, values: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
-    """The fields of `Compared`, from values by method and seed."""
+def _values(runs: Mapping[int, Record], name: str) -> dict[int, float]:
+    """By seed what was measured under a name of `Record.measured`, where it was."""
+    return {s: r.measured[name]["value"] for s, r in runs.items() if name in r.measured}
+
+
+def _compared(method: str, runs: _Runs, name: str) -> dict[str, Any]:
+    """The fields of `Compared`, of what was measured under a name."""
+    values = _values(runs[method], name)
 
     def to(control: str) -> Estimate | None:
-        reference = values.get(control, {})
-        return None if method == control else paired_difference(values[method], reference)
+        reference = _values(runs.get(control, {}), name)
+        return None if method == control else paired_difference(values, reference)
 
-    value = estimate(list(values[method].values()))
     differences = {"to_full": to(FULL), "to_full_short": to(FULL_SHORT), "to_random": to(RANDOM)}
-    return {"value": value, **differences}
+    return {"value": estimate(list(values.values())), **differences}
 
 
-def _other_metrics(method: str, runs: _Runs) -> dict[str, OtherMetric]:
-    others: dict[str, OtherMetric] = {}
-    for name in {name: None for run in runs[method].values() for name in run.other_metrics}:
-        by_method = {
-            of: {s: r.other_metrics[name] for s, r in by_seed.items() if name in r.other_metrics}
-            for of, by_seed in runs.items()
-        }
-        mine = list(by_method[method].values())
-        values = {of: {s: m["value"] for s, m in found.items()} for of, found in by_method.items()}
-        others[name] = OtherMetric(
-            **_compared(method, values),
-            metric=other_metric(name, mine[0]),
-            num_items=mine[0].get("num_items"),
-            num_cut=max(entry.get("num_truncated", 0) for entry in mine),
-        )
-    return others
+def _other_metric(method: str, runs: _Runs, name: str) -> OtherMetric:
+    mine = [record for record in runs[method].values() if name in record.measured]
+    return OtherMetric(
+        **_compared(method, runs, name),
+        metric=_metric(mine[0], name),
+        num_items=mine[0].measured[name].get("num_items"),
+        num_cut=max(record.measured[name].get("num_truncated", 0) for record in mine),
+    )
 
 
-def _cost_to_reach(
-    target: float | None, records: Sequence[Record], *, metric: Metric, epochs: int
-) -> float | None:
-    """The mean cost at the first evaluation whose mean over seeds is as good as `target`."""
-    if target is None:
+def _cost_to_reach(method: str, runs: _Runs, *, metric: Metric, epochs: int) -> float | None:
+    """The mean cost at the first evaluation whose mean over seeds is what full-short ends with."""
+    if FULL_SHORT not in runs:
         return None
+    target = estimate(list(_values(runs[FULL_SHORT], "").values())).mean
+    records = list(runs[method].values())
     for lines in zip(*(record.evaluations for record in records), strict=False):
         mean = estimate([value_of(line) or 0.0 for line in lines]).mean
         if metric.sign * mean >= metric.sign * target:

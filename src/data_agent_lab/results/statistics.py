@@ -45,7 +45,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     """
     if not values:
         raise InputError("no values to average: none of the runs has finished.")
-    if not all(math.isfinite(value) for value in values):
+    if not all(map(math.isfinite, values)):
         raise InputError(f"values to average must be finite numbers, got {list(values)}.")
     count = len(values)
     mean = math.fsum(values) / count
@@ -61,8 +61,7 @@ def paired_difference(
 ) -> Estimate | None:
     """Mean and interval of `values - reference`, paired by seed; None without a common seed.
 
-    Pairing takes out what a seed does to both runs (initial weights, label noise), so the interval
-    is that of the method's effect.
+    Pairing takes out what a seed does to both runs: initial weights, label noise.
     """
     common = sorted(values.keys() & reference.keys())
     return estimate([values[seed] - reference[seed] for seed in common]) if common else None
@@ -89,19 +88,14 @@ def bootstrap_mean(values: Sequence[float]) -> Spread:
 
 
 def mean_ranks(values: Mapping[str, Mapping[int, float]]) -> dict[str, float] | None:
-    """The rank of each method among all, averaged over the seeds that all of them have.
+    """The rank of each method, from values by method and seed, averaged over their common seeds.
 
-    Rank 1 is the highest value; equal values share the mean of their ranks.
-
-    Args:
-        values: by method and seed.
-
-    Returns:
-        By method; None if there is no seed that all of them have.
+    Rank 1 is the highest value; equal values share the mean of their ranks. None without a seed
+    that all methods have.
     """
-    seeds = set.intersection(*(set(by_seed) for by_seed in values.values())) if values else set()
+    seeds = set.intersection(*map(set, values.values())) if values else None
     if not seeds:
         return None
     table = np.array([[by_seed[seed] for by_seed in values.values()] for seed in sorted(seeds)])
-    ranks = stats.rankdata(-table, method="average", axis=1).mean(axis=0)
-    return {method: float(rank) for method, rank in zip(values, ranks, strict=True)}
+    ranks = stats.rankdata(-table, axis=1).mean(axis=0)
+    return dict(zip(values, ranks.tolist(), strict=True))

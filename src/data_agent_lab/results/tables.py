@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from data_agent_lab.results.findings import Cell, OtherMetric, OverTasks, Task
 from data_agent_lab.results.statistics import FEWEST_SEEDS, Estimate, Spread
@@ -70,10 +69,9 @@ def cell_table(cell: Cell) -> Table:
 
 def other_metrics_table(cell: Cell) -> Table | None:
     """The other metrics of the same models; None without any."""
-    names = list(dict.fromkeys(name for row in cell.rows for name in row.other_metrics))
     rows = [
         _other_metric(row.method, row.other_metrics[name])
-        for name in names
+        for name in dict.fromkeys(name for row in cell.rows for name in row.other_metrics)
         for row in cell.rows
         if name in row.other_metrics
     ]
@@ -118,41 +116,30 @@ def over_tasks_table(over: OverTasks) -> Table:
     return Table(title, ("method", "mean rank", "to random", "to full-short", "tasks"), rows)
 
 
-def frontier_figure(task: Task) -> str:
-    """File name of a task's figure of its metric against cost."""
-    return f"{_plain(task.name)}-frontier.png"
-
-
-def comparison_figure(cell: Cell) -> str:
-    """File name of the figure of the methods on a task at a budget."""
-    return f"{_plain(cell.task)}-keep{cell.keep_ratio}.png"
-
-
-def _plain(name: str) -> str:
-    """The name without what file systems and links dislike."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+def figure_of(task: str, keep_ratio: float | None = None) -> str:
+    """File name of the figure of a task's metric against cost, or of its methods at a budget."""
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", task).strip("-")  # file systems and links dislike more
+    return f"{plain}-frontier.png" if keep_ratio is None else f"{plain}-keep{keep_ratio}.png"
 
 
 def describe(task: Task) -> str:
     """A task's recipe in a sentence."""
     config, facts = task.config, task.facts
-    regime = f" ({_regime(config, facts)})" if config.get("kind") not in ("sft", "lm") else ""
+    regime: list[str] = []  # what is hard about labelled samples
+    if config.get("kind") not in ("sft", "lm"):
+        regime.append(f"{facts.get('num_noisy_labels', 0):,} with a wrong label")
+    if config.get("imbalance") is not None:
+        regime.append(f"the first class {config['imbalance']:g} times the last")
+    if config.get("duplicates"):
+        regime.append(f"{100 * config['duplicates']:g} % near-copies of others")
     dropped = [f"{count:,} {reason}" for reason, count in (facts.get("dropped") or {}).items()]
     return (
-        f"{config['model']}, {facts['num_train_samples']:,} training samples{regime},"
-        f" {config['epochs']} epochs; evaluated on {facts['num_eval_samples']:,} samples"
+        f"{config['model']}, {facts['num_train_samples']:,} training samples"
+        + (f" ({', '.join(regime)})" if regime else "")
+        + f", {config['epochs']} epochs; evaluated on {facts['num_eval_samples']:,} samples"
         f" ({facts['evaluation']})."
-    ) + (f" Of the rows asked for: {'; '.join(dropped)}." if dropped else "")
-
-
-def _regime(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """What is hard about a task's labelled samples."""
-    regime = f"{facts.get('num_noisy_labels', 0):,} with a wrong label"
-    if config.get("imbalance") is not None:
-        regime += f", the first class {config['imbalance']:g} times the last"
-    if config.get("duplicates"):
-        regime += f", {100 * config['duplicates']:g} % near-copies of others"
-    return regime
+        + (f" Of the rows asked for: {'; '.join(dropped)}." if dropped else "")
+    )
 
 
 def verdict(cell: Cell) -> str:

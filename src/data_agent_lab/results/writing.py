@@ -18,9 +18,8 @@ from data_agent_lab.results.tables import (
     TIME,
     Table,
     cell_table,
-    comparison_figure,
     describe,
-    frontier_figure,
+    figure_of,
     other_metrics_table,
     over_tasks_table,
     verdict,
@@ -67,9 +66,9 @@ def to_markdown(report: Report, *, figures: bool = True) -> str:
             if others is not None:
                 lines += ["Other metrics of the same models:", "", *_markdown_table(others)]
             if figures:
-                lines += [f"![{task.name}]({FIGURES}/{comparison_figure(cell)})", ""]
+                lines += [f"![{task.name}]({FIGURES}/{figure_of(task.name, cell.keep_ratio)})", ""]
         if figures:
-            lines += [f"![{task.name}]({FIGURES}/{frontier_figure(task)})", ""]
+            lines += [f"![{task.name}]({FIGURES}/{figure_of(task.name)})", ""]
     lines += ["## How to read this", "", *(f"- {note}" for note in notes(report)), ""]
     rows = [[title, "; ".join(found)] for title, found in report.environment.items()]
     lines += _markdown_table(Table("", ["", ""], rows))

@@ -16,9 +16,9 @@ from run_folders import (
     make_tasks,
 )
 
-from data_agent_lab.results.archive import write_archive
 from data_agent_lab.results.figure import draw
 from data_agent_lab.results.findings import Cell
+from data_agent_lab.results.records import write_archive
 from data_agent_lab.results.report import summarise
 from data_agent_lab.results.statistics import Estimate, Spread
 from data_agent_lab.results.tables import (

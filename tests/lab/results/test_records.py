@@ -12,7 +12,7 @@ from run_folders import make_language_runs, make_run, make_runs
 
 from data_agent import DataAgentError
 from data_agent_lab.cli import main
-from data_agent_lab.results.archive import find_runs, write_archive
+from data_agent_lab.results.records import find_runs, write_archive
 from data_agent_lab.results.report import summarise
 from data_agent_lab.results.writing import to_markdown
 

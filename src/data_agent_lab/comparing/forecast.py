@@ -34,7 +34,6 @@ class Forecast:
 
     seconds: Mapping[str, float]  # by run, training and evaluation
     durations: Mapping[str, TaskDuration]  # by task
-    costs: Mapping[str, Mapping[float, float]]  # shares of full training by method and keep ratio
     num_finished: int  # runs that need not be done again
     num_threads: int  # processor cores that a run takes
 
@@ -47,10 +46,6 @@ class Forecast:
 
     def in_words(self, jobs: int) -> list[str]:
         """The forecast, line by line."""
-        costs = ", ".join(
-            f"{method} {'/'.join(f'{cost:.2g}' for cost in by_ratio.values())}"
-            for method, by_ratio in self.costs.items()
-        )
         core_hours = self.num_threads * sum(self.seconds.values()) / 3600
         return [
             f"{len(self.seconds)} runs to do, {self.num_finished} finished.",
@@ -59,8 +54,8 @@ class Forecast:
                 f"{format_seconds(duration.evaluation)} to evaluate ({duration.source})."
                 for task, duration in self.durations.items()
             ),
-            f"Cost of a run, as a share of full training: {costs}. What it costs to make the "
-            "scores that some methods start from is known after their first run.",
+            "What it costs to make the scores that some methods start from is known after their "
+            "first run.",
             f"Together about {core_hours:.2f} core-hours; "
             f"{format_seconds(self.wall_seconds(jobs))} with {jobs} at a time.",
         ]
@@ -89,15 +84,12 @@ def forecast(
         results = [result for run, result in done if run.recipe == recipe]
         durations[recipe.task] = _known(results) if results else _timed(recipe, data, progress)
     seconds: dict[str, float] = {}
-    costs: dict[str, dict[float, float]] = {}
     for run in pending:
-        cost, duration = _cost(run, done), durations[run.recipe.task]
-        seconds[run.name] = duration.full * cost + duration.evaluation
-        costs.setdefault(run.method, {}).setdefault(run.keep_ratio, cost)
+        duration = durations[run.recipe.task]
+        seconds[run.name] = duration.full * _cost(run, done) + duration.evaluation
     return Forecast(
         seconds=seconds,
         durations=durations,
-        costs=costs,
         num_finished=len(grid.runs()) - len(pending),
         num_threads=max(recipe.num_threads or 1 for recipe in grid.recipes),
     )

@@ -22,10 +22,8 @@ from data_agent_lab.runs.folder import LOCK, RunFolder, check_resumable, hold_fo
 def hold_output(output: Path) -> Generator[None]:
     """Keep other comparisons out of a folder, which is made if needed, while the block runs.
 
-    If nothing came of it, the folder is gone again afterwards.
-
-    Raises:
-        InputError: another process holds it, or it cannot hold a comparison.
+    If nothing came of it, the folder is gone again afterwards. `InputError` if another process
+    holds it, or it cannot hold a comparison.
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; the output must be a folder.")

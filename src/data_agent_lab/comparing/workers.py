@@ -42,14 +42,15 @@ def run_parallel(
     function, no worker is left. The arguments are those of `session.run_all`.
     """
     waiting = deque(runs)
-    with _workers_to_end() as workers:
+    with _workers(min(jobs, len(runs)), output, jobs) as workers:
         while True:
             if should_stop():
                 waiting.clear()
                 for worker in workers:
                     worker.send(None)
-            while waiting and (worker := _free_worker(workers, output, jobs)):
-                worker.begin(waiting.popleft())
+            for worker in workers:
+                if waiting and worker.run is None:
+                    worker.begin(waiting.popleft())
             busy = {worker.connection: worker for worker in workers if worker.run is not None}
             if not busy:
                 return
@@ -61,15 +62,21 @@ class _Worker:
     """A process, the run it works on, and the pipe to it."""
 
     def __init__(self, output: Path, jobs: int) -> None:
+        self._arguments = output, jobs
+        self.run: RunConfig[Any] | None = None
+        self._start()
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
         self.connection, far_end = context.Pipe()
-        self.process = context.Process(target=_work, args=(far_end, output, jobs), daemon=True)
-        self.run: RunConfig[Any] | None = None
+        self.process = context.Process(target=_work, args=(far_end, *self._arguments), daemon=True)
         with _blocked_signals():
             self.process.start()
         far_end.close()
 
     def begin(self, run: RunConfig[Any]) -> None:
+        if not self.process.is_alive():
+            self._start()
         self.run = run
         self.send(run)
 
@@ -86,8 +93,8 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode  # -9 is SIGKILL, a name that Windows does not know
-            cause = "killed from outside, perhaps because memory ran out"
-            cause = cause if code == -9 else f"exit code {code}"
+            killed = "killed from outside, perhaps because memory ran out"
+            cause = killed if code == -9 else f"exit code {code}"
             message = RunOutcome(failure=f"its process died ({cause})")
         if isinstance(message, RunOutcome):
             run, self.run = self.run, None
@@ -97,10 +104,11 @@ class _Worker:
 
 
 @contextmanager
-def _workers_to_end() -> Generator[list[_Worker]]:
-    """A list for workers, all of which have ended after the block."""
+def _workers(count: int, output: Path, jobs: int) -> Generator[list[_Worker]]:
+    """Workers, all of which have ended after the block."""
     workers: list[_Worker] = []
     try:
+        workers.extend(_Worker(output, jobs) for _ in range(count))
         yield workers
         for worker in workers:
             worker.send(None)
@@ -109,18 +117,6 @@ def _workers_to_end() -> Generator[list[_Worker]]:
         for worker in workers:
             worker.process.kill()
             worker.process.join()
-
-
-def _free_worker(workers: list[_Worker], output: Path, jobs: int) -> _Worker | None:
-    """A worker that has nothing to do, started if there may be one more."""
-    workers[:] = [w for w in workers if w.run is not None or w.process.is_alive()]
-    for worker in workers:
-        if worker.run is None:
-            return worker
-    if len(workers) == jobs:
-        return None
-    workers.append(_Worker(output, jobs))
-    return workers[-1]
 
 
 @contextmanager

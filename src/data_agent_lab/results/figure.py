@@ -85,8 +85,7 @@ def _draw_cell(cell: Cell) -> Figure:
 
 def _axis(metric: Metric) -> str:
     unit = f", {metric.unit}" if metric.unit else ""
-    better = "" if metric.direction == "higher" else " (lower is better)"
-    return f"{metric.name} of the last epoch{unit}{better}"
+    return f"{metric.name} of the last epoch{unit}" + " (lower is better)" * (metric.sign < 0)
 
 
 def _limits(rows: list[Row], metric: Metric) -> tuple[float, float]:
@@ -94,9 +93,8 @@ def _limits(rows: list[Row], metric: Metric) -> tuple[float, float]:
     values = [value for row in rows for value in row.by_seed.values()]
     least, most = min(values), max(values)
     margin = max(50 * 10**-metric.digits, 0.25 * (most - least))
-    ends = [(row.value.mean, row.value.half_width or 0.0) for row in rows]
-    low = min(least, *(mean - half for mean, half in ends))
-    high = max(most, *(mean + half for mean, half in ends))
+    low = min(least, *(row.value.mean - (row.value.half_width or 0.0) for row in rows))
+    high = max(most, *(row.value.mean + (row.value.half_width or 0.0) for row in rows))
     pad = 0.1 * margin
     return max(low - pad, least - margin), min(high + pad, most + margin)
 
@@ -115,7 +113,8 @@ def _style(method: str, methods: list[str]) -> tuple[str, str]:
 
 
 def _seeds(rows: list[Row]) -> str:
-    least, *_, most = sorted([row.value.count for row in rows] * 2)
+    counts = [row.value.count for row in rows]
+    least, most = min(counts), max(counts)
     count = str(most) if least == most else f"{least} to {most}"
     return f"{count} seed{'s' if most > 1 else ''}"
 

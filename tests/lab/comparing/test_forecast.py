@@ -69,7 +69,7 @@ def test_the_cost_of_finished_runs_replaces_what_is_expected(tmp_path: Path, gri
 
 def test_hours_count_cores_and_the_clock_counts_processes() -> None:
     seconds = {"a": 600.0, "b": 1200.0, "c": 1800.0}
-    found = Forecast(seconds=seconds, durations={}, costs={}, num_finished=0, num_threads=2)
+    found = Forecast(seconds=seconds, durations={}, num_finished=0, num_threads=2)
     assert found.wall_seconds(1) == 3600
     # a ends at 600, where c begins; b ends at 1200, c at 2400
     assert found.wall_seconds(2) == 2400

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from data_agent import __version__
@@ -37,9 +38,7 @@ def main(argv: Sequence[str] | None = None, *, owns_process: bool = False) -> in
         print(f"data-agent {__version__}")
         return 0
     try:
-        from data_agent_lab.commands import run
-
-        return run(argv)
+        return _run(argv)
     except DataAgentError as error:
         number = os.environ.get("RANK", "0")
         name = "data-agent" if number == "0" else f"data-agent, rank {number}"
@@ -63,6 +62,20 @@ def main(argv: Sequence[str] | None = None, *, owns_process: bool = False) -> in
             file=sys.stderr,
         )
         return _MISUSED
+
+
+def _run(argv: Sequence[str]) -> int:
+    from data_agent_lab.commands import parse
+
+    before = list(sys.path)
+    sys.path.append(str(Path.cwd()))  # the user's own methods, after everything that is installed
+    try:
+        command = parse(argv)
+        from data_agent_lab.actions import do  # imports torch, for which mistakes need not wait
+
+        return do(command, argv)
+    finally:
+        sys.path[:] = before
 
 
 def run_process() -> NoReturn:

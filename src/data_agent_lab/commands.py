@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import io
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic
@@ -90,35 +90,12 @@ class Archive:
 Command = Train[Any] | Compare[Any] | Report | Archive
 
 
-def run(argv: Sequence[str]) -> int:
-    """Do what the command line says; returns the exit code.
-
-    Raises:
-        DataAgentError: what is asked for cannot be done; the message says why.
-        SystemExit: --help, or flags that do not exist.
-    """
-    with _modules_here():
-        command = parse(argv)
-        from data_agent_lab import actions  # imports torch
-
-        return actions.do(command, argv)
-
-
-@contextlib.contextmanager
-def _modules_here() -> Generator[None]:
-    """Find the user's own methods where the command runs, after everything that is installed."""
-    before = list(sys.path)
-    sys.path.append(str(Path.cwd()))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
 def parse(argv: Sequence[str]) -> Command:
     """Read the command line; the defaults of a task are the defaults of its flags.
 
-    The exceptions are those of `run`.
+    Raises:
+        DataAgentError: an unknown task, or a value outside its range.
+        SystemExit: --help, or flags that do not exist.
     """
     recipe = recipe_for(_task_in(argv))
     Kind = type(recipe)

@@ -41,9 +41,7 @@ def needs(method: str) -> tuple[str, ...]:
 def check_fits_language(method: str, *, has_labels: bool) -> None:
     """Raise `InputError` if a Trainer cannot run a method, or only images have what it needs.
 
-    Args:
-        method: its name.
-        has_labels: whether samples have a class each.
+    `has_labels` tells whether samples have a class each.
     """
     if method == FULL_SHORT:
         return

@@ -209,11 +209,7 @@ R = TypeVar("R", bound=Recipe)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig(Generic[R]):
-    """One run.
-
-    Raises:
-        InputError: an unknown method, a keep ratio outside (0, 1], or a negative seed.
-    """
+    """One run; `InputError` for a value outside its range."""
 
     recipe: R
     method: str = "data-agent"

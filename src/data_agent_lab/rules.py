@@ -82,13 +82,9 @@ def flag_of(name: str) -> str:
 
 
 def unknown(what: str, name: str, known: Iterable[str], *, other: str = "") -> InputError:
-    """The error for a name that is none of those known; it suggests the nearest one.
+    """The error for a name of a `what` (a task) that is none of those known; suggests the nearest.
 
-    Args:
-        what: what the name is of, for example "task".
-        name: the unknown name.
-        known: all names there are.
-        other: what else would be valid, after the list of names.
+    `other` says what else would be valid, after the list of names.
     """
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)

@@ -152,11 +152,7 @@ SUITES: dict[str, Sequence[str]] = {
 
 
 def recipe_for(task: str) -> Recipe:
-    """The recipe with a task's defaults; change it with `dataclasses.replace`.
-
-    Raises:
-        InputError: an unknown task; the message lists those there are.
-    """
+    """The recipe with a task's defaults; change it with `dataclasses.replace`."""
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     return TASKS[task]
@@ -204,11 +200,7 @@ def _under(root: Path, recipe: Recipe) -> Recipe:
 
 
 def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData | LanguageData:
-    """The data of a recipe.
-
-    Raises:
-        InputError: data that cannot be found or used; see the message.
-    """
+    """The data of a recipe; `InputError` if they cannot be found or used."""
     assert isinstance(recipe, ImageRecipe | TextRecipe)
     # What loads data takes a second to import; commands that end in an error need not wait for it.
     if isinstance(recipe, TextRecipe):

@@ -77,12 +77,7 @@ def execute(
 
 
 class Account:
-    """What became of runs, how far all of them are, and how long they will still take.
-
-    Args:
-        seconds: by run, how long it is expected to take.
-        progress: told how far they are.
-    """
+    """What became of runs, of which each is expected to take its seconds; `progress` is told."""
 
     def __init__(self, seconds: Mapping[str, float], progress: Progress) -> None:
         self.outcomes = {name: RunOutcome() for name in seconds}

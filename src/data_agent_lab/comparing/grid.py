@@ -66,16 +66,12 @@ def parse_names(text: str) -> list[str]:
 
 
 def parse_keep_ratios(text: str) -> list[float]:
-    """Shares separated by commas; `InputError` if one is no number."""
+    """Shares separated by commas."""
     return _numbers("--keep-ratios", text, float, "shares such as 0.5,0.3")
 
 
 def parse_seeds(text: str) -> list[int]:
-    """A count ("5" is 0 to 4), or seeds separated by commas ("0,3,7"; "3," is one seed).
-
-    Raises:
-        InputError: one is not a whole number, or the count is not 1 or more.
-    """
+    """A count ("5" is 0 to 4), or seeds separated by commas ("0,3,7"; "3," is one seed)."""
     numbers = _numbers("--seeds", text, int, "a count such as 5, or a list such as 0,3,7")
     if "," in text:
         return numbers

@@ -34,11 +34,7 @@ class Group:
         return sorted({r.configuration["keep_ratio"] for r in bound or self.records}, reverse=True)
 
     def at(self, keep_ratio: float) -> dict[str, dict[int, Record]]:
-        """The runs to compare at a budget, by method and seed.
-
-        Raises:
-            InputError: two runs are of one method, budget and seed.
-        """
+        """The runs to compare at a budget, by method and seed; of each there may be one."""
         found: dict[str, dict[int, Record]] = {}
         for record in self.records:
             method, seed, ratio = record.budget
@@ -57,10 +53,7 @@ class Group:
 
 
 def read_groups(source: Path) -> tuple[list[Group], list[Path]]:
-    """The recipes with finished runs, by name, and the folders of unfinished runs.
-
-    Args:
-        source: a folder with run folders and archives, however deep, or one archive.
+    """The recipes with finished runs in a folder or an archive, by name, and unfinished runs.
 
     Raises:
         InputError: nothing there, no finished run, or a damaged file; the message names it.

@@ -121,12 +121,7 @@ def _sorted(records: Iterable[Record]) -> list[Record]:
 def write_archive(folder: Path, output: Path | None = None) -> str:
     """Write all finished runs under a folder, those of archives there included, into one file.
 
-    Args:
-        folder: stays as it is.
-        output: the file; None is runs.jsonl in the folder.
-
-    Returns:
-        What was written and what was left out, in words.
+    It is runs.jsonl in the folder, or `output`. Returns in words what was written and left out.
 
     Raises:
         InputError: no finished run, a damaged file, or an output with runs that would be lost.
@@ -154,19 +149,17 @@ def write_archive(folder: Path, output: Path | None = None) -> str:
 
 
 def _line(name: str, record: Record) -> str:
-    content: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": name}
-    content |= {part: getattr(record, part) for part in _PARTS}
-    if record.relabelled is not None:
-        content["relabelled"] = record.relabelled
-    return json.dumps(content, allow_nan=False) + "\n"
+    head = {"format": FORMAT, "version": VERSION, "name": name}
+    parts = {part: getattr(record, part) for part in _PARTS}
+    tail = {} if record.relabelled is None else {"relabelled": record.relabelled}
+    return json.dumps({**head, **parts, **tail}, allow_nan=False) + "\n"
 
 
 def _read(path: Path) -> list[Record]:
-    """The runs of an archive."""
     records: list[Record] = []
     try:
         for number, text in enumerate(read_text(path).splitlines(), start=1):
-            records.append(_record(path, parse_json(text), number))
+            records.append(_record(path, number, parse_json(text)))
     except InputError:
         raise
     except (ValueError, OSError) as error:
@@ -177,9 +170,8 @@ def _read(path: Path) -> list[Record]:
     return records
 
 
-def _record(path: Path, line: Any, number: int) -> Record:
-    is_ours = isinstance(line, dict) and line.get("format") == FORMAT
-    if not is_ours or line.get("version") != VERSION:
+def _record(path: Path, number: int, line: Any) -> Record:
+    if not isinstance(line, dict) or (line.get("format"), line.get("version")) != (FORMAT, VERSION):
         raise InputError(
             f"line {number} of {path} is no run of this data-agent; expected a file that "
             "data-agent archive wrote."

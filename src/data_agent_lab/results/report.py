@@ -66,10 +66,9 @@ def summarise(source: Path) -> Report:
 def _distinct(records: Iterable[Record], names: Sequence[str]) -> list[str]:
     """The different values that sessions have of these fields, in order."""
     sessions = [{"jobs": 1, **session} for record in records for session in record.environment]
-    texts = [
-        [f"{n} {s.get(n)}" if len(names) > 1 else str(s.get(n)) for n in names] for s in sessions
-    ]
-    return list(dict.fromkeys(", ".join(text) for text in texts))
+    label = "{0} {1}" if len(names) > 1 else "{1}"
+    texts = (", ".join(label.format(name, s.get(name)) for name in names) for s in sessions)
+    return list(dict.fromkeys(texts))
 
 
 def _task(group: Group) -> Task:
@@ -112,11 +111,7 @@ def _metric(record: Record, name: str) -> Metric:
 
 
 def _one_metric(records: Sequence[Record]) -> Metric:
-    """The metric that all runs of a recipe measure.
-
-    Raises:
-        InputError: they measure several, or one of the others differently.
-    """
+    """The metric that all runs of a recipe are compared by; they must agree on the others too."""
     seen: dict[str, tuple[str, Path]] = {}
     for record in records:
         for name, entry in record.measured.items():

@@ -41,13 +41,7 @@ def show(report: Report, console: Console) -> None:
 
 
 def write(report: Report, folder: Path, *, figures: bool = True) -> None:
-    """Write comparison.json and comparison.md, each whole or not at all.
-
-    Args:
-        report: what the runs show.
-        folder: where.
-        figures: link to the figures that `figure.draw` makes.
-    """
+    """Write comparison.json and comparison.md, which links to what `figure.draw` makes."""
     write_json(folder / "comparison.json", asdict(report))
     write_text(folder / "comparison.md", to_markdown(report, figures=figures))
 

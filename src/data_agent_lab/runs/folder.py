@@ -206,10 +206,7 @@ def _of_kind(kind: type, value: Any) -> Any:
 
 @contextmanager
 def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Generator[RunFolder]:
-    """Hold the folder of one run, made if needed, for writing; other processes are kept out.
-
-    Yields:
-        The folder; its status is "new" or, with `resume`, "unfinished".
+    """Hold the folder of a run that is new or, with `resume`, unfinished, made if needed, to write.
 
     Raises:
         InputError: foreign content, another configuration, finished already, unfinished without
@@ -227,12 +224,7 @@ def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Generato
 def hold_folder(path: Path, *, holder: str = "process") -> Generator[None]:
     """Hold a folder, made if needed; the lock ends with its process, however that ends.
 
-    Args:
-        path: the folder.
-        holder: what an error calls the process that holds it already.
-
-    Raises:
-        InputError: it is held, or cannot be.
+    `InputError` if it cannot be held, or another `holder` holds it already.
     """
     check_no_link(path / LOCK)  # opening it would make a file wherever the link leads
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # which Windows does not have

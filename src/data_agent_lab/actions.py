@@ -22,7 +22,7 @@ from data_agent_lab.recipes import ImageRecipe, RunConfig, TextRecipe
 from data_agent_lab.results.records import write_archive
 from data_agent_lab.rules import flag_of
 from data_agent_lab.runs.environment import num_cpus
-from data_agent_lab.runs.folder import RunFolder, check_resumable
+from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import reached_in_words
 from data_agent_lab.tasks import load_task, suite_recipes
 from data_agent_lab.terminal import progress_and_log, stdout, stop_requests
@@ -64,10 +64,8 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
     output = command.output or Path("runs") / f"{recipe.task}-{config.method}-seed{config.seed}"
     resume = command.resume or is_restart()
     with failing_together():
-        status = RunFolder(output).status(config.flat())
-        if status != "finished":
-            check_resumable(output, status, resume=resume)
-    if status == "finished":
+        is_pending = RunFolder(output).is_pending(config.flat(), resume=resume)
+    if not is_pending:
         _print_once(f"Already done: {_in_words(RunFolder(output).result(), output)}")
         return DONE
     with nullcontext(silent) if rank() else progress_and_log(logging.INFO) as progress:

@@ -15,7 +15,7 @@ from data_agent_lab.comparing.grid import Grid
 from data_agent_lab.comparing.workers import run_parallel
 from data_agent_lab.progress import Progress, never, silent
 from data_agent_lab.recipes import RunConfig
-from data_agent_lab.runs.folder import LOCK, RunFolder, check_resumable, hold_folder
+from data_agent_lab.runs.folder import LOCK, RunFolder, hold_folder
 
 
 @contextmanager
@@ -54,12 +54,10 @@ def pending_runs(grid: Grid, output: Path, *, resume: bool) -> list[RunConfig[An
     pending: list[RunConfig[Any]] = []
     for run in grid.runs():
         folder = RunFolder(output / run.name)
-        status = folder.status(run.flat())
-        if status == "finished":
-            folder.result()  # can be read
-        else:
-            check_resumable(folder.path, status, resume=resume)
+        if folder.is_pending(run.flat(), resume=resume):
             pending.append(run)
+        else:
+            folder.result()  # can be read
     return pending
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_agent.runtime.files import replacing
@@ -120,8 +119,7 @@ def _seeds(rows: list[Row]) -> str:
 
 
 def _new_figure(*, width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # no display and no global state of pyplot
+    figure = Figure(figsize=(width, height), layout="constrained")  # no state of pyplot
     axes = figure.subplots()
     axes.grid(alpha=0.3)
     return figure, axes

@@ -90,20 +90,9 @@ def find_runs(source: Path) -> tuple[list[Record], list[Path]]:
     """
     if source.is_file():
         return _sorted(_read(source)), []
-    found: dict[Path, Record] = {}
-    unfinished: list[Path] = []
-    for path in sorted(path.parent for path in source.rglob("config.json")):
-        run = RunFolder(path)
-        if run.is_run() and run.is_finished():
-            found[path] = Record(
-                path=path,
-                configuration=run.config(),
-                environment=run.sessions(),
-                result=run.result(),
-                evaluations=[line for line in run.metrics() if value_of(line) is not None],
-            )
-        elif run.is_run():
-            unfinished.append(path)
+    folders = [RunFolder(path.parent) for path in sorted(source.rglob("config.json"))]
+    runs = [folder for folder in folders if folder.is_run()]
+    found = {run.path: _of_folder(run) for run in runs if run.is_finished()}
     for archive in sorted(source.rglob(ARCHIVE)):
         for record in _read(archive):
             if found.setdefault(record.path, record).result != record.result:
@@ -111,7 +100,17 @@ def find_runs(source: Path) -> tuple[list[Record], list[Path]]:
                     f"{archive} holds another result for {record.path} than its folder or another "
                     "archive. Keep one of them there."
                 )
-    return _sorted(found.values()), unfinished
+    return _sorted(found.values()), sorted(run.path for run in runs if not run.is_finished())
+
+
+def _of_folder(run: RunFolder) -> Record:
+    return Record(
+        path=run.path,
+        configuration=run.config(),
+        environment=run.sessions(),
+        result=run.result(),
+        evaluations=[line for line in run.metrics() if value_of(line) is not None],
+    )
 
 
 def _sorted(records: Iterable[Record]) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -130,24 +131,16 @@ def _unit_of_differences(metric: Metric) -> str:
 
 def _print_table(table: Table, console: Console) -> None:
     """Where the console is too narrow for a table, its intervals go below their means."""
-    rows = [
-        [
-            text.partition(" ")[0] if column == TIME else text
-            for column, text in zip(table.columns, row, strict=True)
-        ]
-        for row in table.rows
-    ]
-    drawn = _rich_table(Table(table.title, table.columns, rows))
+    drawn = _rich_table(table)
     anywhere = console.options.update(max_width=1000)
     if console.measure(drawn, options=anywhere).maximum > console.width:
-        rows = [[t.replace(" +-", "\n+-").replace(" (+-", "\n(+-") for t in row] for row in rows]
-        drawn = _rich_table(Table(table.title, table.columns, rows))
+        drawn = _rich_table(table, before_interval="\n")
     console.print(drawn)
     console.print()
 
 
-def _rich_table(table: Table) -> rich.table.Table:
-    """Titles are broken where they are wider than the texts below them."""
+def _rich_table(table: Table, before_interval: str = " ") -> rich.table.Table:
+    """Times without intervals; titles are broken where they are wider than the texts below them."""
     drawn = rich.table.Table(
         title=table.title,
         title_justify="left",
@@ -155,11 +148,14 @@ def _rich_table(table: Table) -> rich.table.Table:
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
+    shown: list[list[str]] = []
     for column, texts in zip(table.columns, zip(*table.rows, strict=True), strict=True):
-        widest = max(len(line) for text in texts for line in text.splitlines())
+        interval = "" if column == TIME else rf"{before_interval}\1"
+        shown.append([re.sub(r" (\(?\+-.*)", interval, text) for text in texts])
+        widest = max(len(line) for text in shown[-1] for line in text.splitlines())
         title = column.replace(" ", "\n", 1) if len(column) > widest else column
         drawn.add_column(title, justify="left" if column in ("method", "metric") else "right")
-    for row in table.rows:
+    for row in zip(*shown, strict=True):
         drawn.add_row(*row)
     return drawn
 

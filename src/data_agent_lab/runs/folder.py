@@ -79,6 +79,20 @@ class RunFolder:
             )
         return "finished" if self.is_finished() else "unfinished"
 
+    def is_pending(self, config: Mapping[str, Any], *, resume: bool) -> bool:
+        """Whether the run of `config` is still to do here.
+
+        Raises:
+            InputError: as of `status`, or the run is unfinished and `resume` does not allow that.
+        """
+        status = self.status(config)
+        if status == "unfinished" and not resume:
+            raise InputError(
+                f"there is an unfinished run in {self.path}. Add --resume to go on with it, or "
+                "delete it to start over."
+            )
+        return status != "finished"
+
     def is_finished(self) -> bool:
         """Whether there is a result."""
         return (self.path / "result.json").is_file()
@@ -216,7 +230,10 @@ def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Generato
     folder.status(config)  # before making anything
     with hold_folder(path):
         remove_leftovers(path)  # of sessions that were killed while they wrote
-        check_resumable(path, folder.status(config), resume=resume)
+        if not folder.is_pending(config, resume=resume):
+            raise InputError(
+                f"the run in {path} is finished. Choose another --output, or delete it."
+            )
         yield folder
 
 
@@ -243,14 +260,3 @@ def hold_folder(path: Path, *, holder: str = "process") -> Generator[None]:
                 f"another {holder} is working in {path}. Wait for it, or choose another --output."
             )
         yield
-
-
-def check_resumable(path: Path, status: RunStatus, *, resume: bool) -> None:
-    """Raise `InputError` if a run with this status must not be started."""
-    if status == "finished":
-        raise InputError(f"the run in {path} is finished. Choose another --output, or delete it.")
-    if status == "unfinished" and not resume:
-        raise InputError(
-            f"there is an unfinished run in {path}. Add --resume to go on with it, or delete it to "
-            "start over."
-        )

@@ -43,7 +43,7 @@ class LoadedData:
     _samples: Any = None
 
     def of(self, recipe: Recipe, progress: Progress) -> Any:
-        """The data of a recipe, as `load_task` gives it."""
+        """The data of a recipe; runs come task by task."""
         if recipe != self._recipe:
             self._recipe = self._samples = None
             self._samples = load_task(recipe, progress)

@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from data_agent_lab.comparing.execution import LoadedData
 from data_agent_lab.comparing.grid import Grid
 from data_agent_lab.methods import FULL, expected_cost
 from data_agent_lab.progress import Progress, silent
 from data_agent_lab.recipes import Recipe, RunConfig
 from data_agent_lab.runs.folder import RunFolder
+from data_agent_lab.tasks import load_task
 from data_agent_lab.terminal import format_seconds
 from data_agent_lab.training.run import measure_speed
 
@@ -78,11 +78,10 @@ def forecast(
         for run in grid.runs()
         if (folder := RunFolder(output / run.name)).status(run.flat()) == "finished"
     ]
-    data = LoadedData()
     durations: dict[str, TaskDuration] = {}
     for recipe in {run.recipe.task: run.recipe for run in pending}.values():
         results = [result for run, result in done if run.recipe == recipe]
-        durations[recipe.task] = _known(results) if results else _timed(recipe, data, progress)
+        durations[recipe.task] = _known(results) if results else _timed(recipe, progress)
     seconds: dict[str, float] = {}
     for run in pending:
         duration = durations[run.recipe.task]
@@ -104,8 +103,8 @@ def _known(results: Sequence[Mapping[str, Any]]) -> TaskDuration:
     )
 
 
-def _timed(recipe: Recipe, data: LoadedData, progress: Progress) -> TaskDuration:
-    samples = data.of(recipe, progress)
+def _timed(recipe: Recipe, progress: Progress) -> TaskDuration:
+    samples = load_task(recipe, progress)
     speed = measure_speed(recipe, samples)
     num_evaluations = min(recipe.num_evaluations, recipe.epochs)
     return TaskDuration(

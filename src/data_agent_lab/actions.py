@@ -15,7 +15,7 @@ from data_agent.runtime.distributed import failing_together, rank
 from data_agent_lab.commands import Archive, Command, Compare, Train
 from data_agent_lab.comparing.execution import RunOutcome
 from data_agent_lab.comparing.forecast import forecast
-from data_agent_lab.comparing.grid import Grid, parse_keep_ratios, parse_names, parse_seeds
+from data_agent_lab.comparing.grid import all_runs, parse_keep_ratios, parse_names, parse_seeds
 from data_agent_lab.comparing.session import hold_output, pending_runs, run_all
 from data_agent_lab.progress import silent
 from data_agent_lab.recipes import ImageRecipe, RunConfig, TextRecipe
@@ -83,22 +83,22 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
 
 
 def _compare(command: Compare[Any], argv: Sequence[str]) -> int:
-    grid, jobs, name = grid_of(command, argv)
+    runs, jobs, name = runs_of(command, argv)
     output = command.output or Path("runs") / f"compare-{name}"
     with hold_output(output):
-        pending = pending_runs(grid, output, resume=command.resume)
-        outcomes = _run_pending(grid, pending, output, jobs) if pending else {}
+        pending = pending_runs(runs, output, resume=command.resume)
+        outcomes = _run_pending(runs, pending, output, jobs) if pending else {}
         if any(outcome.is_stopped for outcome in outcomes.values()):
             return _print_stopped(argv)
         failures = {name: outcome.failure for name, outcome in outcomes.items() if outcome.failure}
-        if len(failures) < len(grid.runs()):
+        if len(failures) < len(runs):
             _show(output)
     for name, reason in failures.items():
         stdout().print(f"{name} failed: {reason}")
     return FAILED if failures else DONE
 
 
-def grid_of(command: Compare[Any], argv: Sequence[str]) -> tuple[Grid, int, str]:
+def runs_of(command: Compare[Any], argv: Sequence[str]) -> tuple[list[RunConfig[Any]], int, str]:
     """All runs of a comparison, how many train at a time, and a name for it."""
     if command.suite is None and command.tasks is None:
         recipes, name = [command.recipe], command.recipe.task
@@ -113,13 +113,13 @@ def grid_of(command: Compare[Any], argv: Sequence[str]) -> tuple[Grid, int, str]
         jobs = num_cpus() if on_cpu else 1
     if jobs > 1:  # runs that share the processor must not each take all of it
         recipes = [replace(recipe, num_threads=recipe.num_threads or 1) for recipe in recipes]
-    grid = Grid(
-        recipes=recipes,
+    runs = all_runs(
+        recipes,
         methods=parse_names(command.methods),
         keep_ratios=parse_keep_ratios(command.keep_ratios),
         seeds=parse_seeds(command.seeds),
     )
-    return grid, jobs, name
+    return runs, jobs, name
 
 
 def _refuse_recipe_flags(argv: Sequence[str]) -> None:
@@ -135,11 +135,11 @@ def _refuse_recipe_flags(argv: Sequence[str]) -> None:
 
 
 def _run_pending(
-    grid: Grid, pending: Sequence[RunConfig[Any]], output: Path, jobs: int
+    runs: Sequence[RunConfig[Any]], pending: Sequence[RunConfig[Any]], output: Path, jobs: int
 ) -> dict[str, RunOutcome]:
     jobs = min(jobs, len(pending))
     with progress_and_log(logging.WARNING) as progress:
-        expected = forecast(grid, pending, output, progress=progress)
+        expected = forecast(runs, pending, output, progress=progress)
         for line in expected.in_words(jobs):
             logger.info(line)
         with stop_requests() as should_stop:

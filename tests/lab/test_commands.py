@@ -309,16 +309,16 @@ def test_a_method_of_ones_own_is_found_from_where_the_command_runs(
 def test_runs_in_parallel_take_a_thread_each_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "num_cpus", lambda: 4)
 
-    def grid_of(*flags: str) -> tuple[int | None, int]:
+    def threads_and_jobs(*flags: str) -> tuple[int | None, int]:
         argv = ["compare", "--task", "cifar10", "--device", "cpu", *flags]
         command = commands.parse(argv)
         assert isinstance(command, commands.Compare)
-        grid, jobs, _ = actions.grid_of(command, argv)
-        return grid.recipes[0].num_threads, jobs
+        runs, jobs, _ = actions.runs_of(command, argv)
+        return runs[0].recipe.num_threads, jobs
 
-    assert grid_of() == (1, 4)
-    assert grid_of("--jobs", "1") == (None, 1)
-    assert grid_of("--jobs", "2", "--num-threads", "3") == (3, 2)
+    assert threads_and_jobs() == (1, 4)
+    assert threads_and_jobs("--jobs", "1") == (None, 1)
+    assert threads_and_jobs("--jobs", "2", "--num-threads", "3") == (3, 2)
 
 
 def start(argv: list[str]) -> subprocess.Popen[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from data_agent_lab.comparing.grid import Grid
 from data_agent_lab.methods import FULL, expected_cost
 from data_agent_lab.progress import Progress, silent
 from data_agent_lab.recipes import Recipe, RunConfig
@@ -62,20 +61,20 @@ class Forecast:
 
 
 def forecast(
-    grid: Grid,
+    runs: Sequence[RunConfig[Any]],
     pending: Sequence[RunConfig[Any]],
     output: Path,
     *,
     progress: Progress = silent,
 ) -> Forecast:
-    """Estimate what the `pending` runs of a comparison in the folder `output` take.
+    """Estimate what the `pending` ones of a comparison's runs in the folder `output` take.
 
     A task with finished runs of the same recipe goes by these; of another some steps of training
     and a batch of evaluation are timed, which takes a second or two besides loading its data.
     """
     done = [
         (run, folder.result())
-        for run in grid.runs()
+        for run in runs
         if (folder := RunFolder(output / run.name)).status(run.flat()) == "finished"
     ]
     durations: dict[str, TaskDuration] = {}
@@ -89,8 +88,8 @@ def forecast(
     return Forecast(
         seconds=seconds,
         durations=durations,
-        num_finished=len(grid.runs()) - len(pending),
-        num_threads=max(recipe.num_threads or 1 for recipe in grid.recipes),
+        num_finished=len(runs) - len(pending),
+        num_threads=max(run.recipe.num_threads or 1 for run in pending),
     )
 
 

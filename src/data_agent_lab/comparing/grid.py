@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from data_agent.errors import InputError
@@ -14,50 +13,44 @@ from data_agent_lab.rules import check_list
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
-    """All runs of a comparison.
+def all_runs(
+    recipes: Sequence[Recipe],
+    *,
+    methods: Sequence[str],
+    keep_ratios: Sequence[float],
+    seeds: Sequence[int],
+) -> list[RunConfig[Any]]:
+    """All runs: seed by seed, then task by task, so that early results cover everything.
+
+    Methods whose cost is their own, such as full training, run once for all keep ratios.
 
     Raises:
         InputError: a list is empty, or holds what is unknown, out of range or there twice; the
             message names it.
     """
-
-    recipes: Sequence[Recipe]  # one a task: how every method trains
-    methods: Sequence[str]
-    keep_ratios: Sequence[float]  # shares in (0, 1]
-    seeds: Sequence[int]  # 0 or more
-
-    def __post_init__(self) -> None:
-        check_list("--methods", self.methods)
-        check_list("--keep-ratios", self.keep_ratios)
-        check_list("--seeds", self.seeds)
-        for method in self.methods:
-            check_method(method)
-        for ratio in self.keep_ratios:
-            if not 0 < ratio <= 1:
-                raise InputError(
-                    f"--keep-ratios names {ratio}; expected shares of the samples in (0, 1]."
-                )
-        if min(self.seeds) < 0:
-            raise InputError(f"--seeds names {min(self.seeds)}; expected 0 or more.")
-
-    def runs(self) -> list[RunConfig[Any]]:
-        """All runs: seed by seed, then task by task, so that early results cover everything.
-
-        Methods whose cost is their own, such as full training, run once for all keep ratios.
-        """
-        budgets = dict.fromkeys(
-            (1.0 if ignores_keep_ratio(method) else ratio, method)
-            for ratio in self.keep_ratios
-            for method in self.methods
-        )
-        return [
-            RunConfig(recipe=recipe, method=method, keep_ratio=ratio, seed=seed)
-            for seed in self.seeds
-            for recipe in self.recipes
-            for ratio, method in budgets
-        ]
+    check_list("--methods", methods)
+    check_list("--keep-ratios", keep_ratios)
+    check_list("--seeds", seeds)
+    for method in methods:
+        check_method(method)
+    for ratio in keep_ratios:
+        if not 0 < ratio <= 1:
+            raise InputError(
+                f"--keep-ratios names {ratio}; expected shares of the samples in (0, 1]."
+            )
+    if min(seeds) < 0:
+        raise InputError(f"--seeds names {min(seeds)}; expected 0 or more.")
+    budgets = dict.fromkeys(
+        (1.0 if ignores_keep_ratio(method) else ratio, method)
+        for ratio in keep_ratios
+        for method in methods
+    )
+    return [
+        RunConfig(recipe=recipe, method=method, keep_ratio=ratio, seed=seed)
+        for seed in seeds
+        for recipe in recipes
+        for ratio, method in budgets
+    ]
 
 
 def parse_names(text: str) -> list[str]:

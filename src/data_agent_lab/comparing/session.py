@@ -11,7 +11,6 @@ from typing import Any
 
 from data_agent.errors import InputError
 from data_agent_lab.comparing.execution import Account, LoadedData, RunOutcome, execute
-from data_agent_lab.comparing.grid import Grid
 from data_agent_lab.comparing.workers import run_parallel
 from data_agent_lab.progress import Progress, never, silent
 from data_agent_lab.recipes import RunConfig
@@ -44,15 +43,17 @@ def hold_output(output: Path) -> Generator[None]:
                         path.rmdir()
 
 
-def pending_runs(grid: Grid, output: Path, *, resume: bool) -> list[RunConfig[Any]]:
-    """The runs that are still to do, in order; with `resume` also those that are unfinished.
+def pending_runs(
+    runs: Sequence[RunConfig[Any]], output: Path, *, resume: bool
+) -> list[RunConfig[Any]]:
+    """Those of the runs that are still to do; with `resume` also those that are unfinished.
 
     Raises:
         InputError: a run's folder holds something else, another configuration or a damaged
             result, or an unfinished run without `resume`. Nothing has been started then.
     """
     pending: list[RunConfig[Any]] = []
-    for run in grid.runs():
+    for run in runs:
         folder = RunFolder(output / run.name)
         if folder.is_pending(run.flat(), resume=resume):
             pending.append(run)

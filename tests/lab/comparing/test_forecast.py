@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data_agent_lab.comparing import forecast as forecast_module
 from data_agent_lab.comparing.forecast import Forecast, forecast
-from data_agent_lab.comparing.grid import Grid
+from data_agent_lab.comparing.grid import all_runs
 from data_agent_lab.methods import expected_cost
+from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.folder import open_run
 from data_agent_lab.tasks import recipe_for
 from data_agent_lab.training.run import Speed
@@ -16,28 +19,25 @@ from data_agent_lab.training.run import Speed
 RECIPE = replace(recipe_for("digits"), epochs=10, num_evaluations=4, num_threads=2)
 
 
-@pytest.fixture
-def grid() -> Grid:
-    return Grid(
-        recipes=[RECIPE],
-        methods=["full", "full-short", "random", "selective-backprop"],
-        keep_ratios=[0.5],
-        seeds=[0],
-    )
+METHODS = ("full", "full-short", "random", "selective-backprop")
 
 
-def finish(output: Path, grid: Grid, method: str, seconds: float, cost: float) -> None:
-    run = next(run for run in grid.runs() if run.method == method)
+def runs_of(*methods: str, seeds: Sequence[int] = (0,)) -> list[RunConfig[Any]]:
+    return all_runs([RECIPE], methods=methods or METHODS, keep_ratios=[0.5], seeds=seeds)
+
+
+def finish(output: Path, method: str, seconds: float, cost: float) -> None:
+    (run,) = runs_of(method)
     with open_run(output / run.name, run.flat(), resume=False) as folder:
         folder.begin(run.flat(), device="cpu")
         folder.finish({"train_seconds": seconds, "eval_seconds": 3.0, "cost": cost})
 
 
 def test_without_finished_runs_steps_are_timed(
-    tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forecast_module, "measure_speed", lambda *_: Speed(0.01, 0.001))
-    found = forecast(grid, grid.runs(), tmp_path)
+    found = forecast(runs_of(), runs_of(), tmp_path)
     # 448 samples, 10 epochs: 44.8 s; 1,349 evaluation samples, 4 times: 5.396 s
     assert found.durations["digits"].full == pytest.approx(44.8)
     assert found.seconds["digits/full-seed0"] == pytest.approx(44.8 + 5.396)
@@ -47,11 +47,11 @@ def test_without_finished_runs_steps_are_timed(
     assert found.num_finished == 0
 
 
-def test_finished_runs_of_the_recipe_are_the_better_guide(tmp_path: Path, grid: Grid) -> None:
-    finish(tmp_path, grid, "full", 80.0, 1.0)
-    finish(tmp_path, grid, "random", 40.0, 0.5)
-    pending = [run for run in grid.runs() if "short" in run.name or "back" in run.name]
-    found = forecast(grid, pending, tmp_path)
+def test_finished_runs_of_the_recipe_are_the_better_guide(tmp_path: Path) -> None:
+    finish(tmp_path, "full", 80.0, 1.0)
+    finish(tmp_path, "random", 40.0, 0.5)
+    pending = [run for run in runs_of() if "short" in run.name or "back" in run.name]
+    found = forecast(runs_of(), pending, tmp_path)
     # 120 s for one and a half units of cost, and 3 s of evaluation
     assert found.durations["digits"].full == pytest.approx(80.0)
     assert found.seconds["digits/full-short-keep0.5-seed0"] == pytest.approx(43.0)
@@ -60,10 +60,10 @@ def test_finished_runs_of_the_recipe_are_the_better_guide(tmp_path: Path, grid: 
     assert "of 2 finished runs" in found.in_words(1)[1]
 
 
-def test_the_cost_of_finished_runs_replaces_what_is_expected(tmp_path: Path, grid: Grid) -> None:
-    grid = replace(grid, methods=["el2n"], seeds=[0, 1])
-    finish(tmp_path, grid, "el2n", 70.0, 0.7)  # scores included
-    found = forecast(grid, grid.runs()[1:], tmp_path)
+def test_the_cost_of_finished_runs_replaces_what_is_expected(tmp_path: Path) -> None:
+    runs = runs_of("el2n", seeds=(0, 1))
+    finish(tmp_path, "el2n", 70.0, 0.7)  # scores included
+    found = forecast(runs, runs[1:], tmp_path)
     assert found.seconds["digits/el2n-keep0.5-seed1"] == pytest.approx(73.0)
 
 
@@ -76,8 +76,8 @@ def test_hours_count_cores_and_the_clock_counts_processes() -> None:
     assert "about 2.00 core-hours; 40 min 00 s with 2 at a time" in found.in_words(2)[-1]
 
 
-def test_real_steps_are_timed_in_a_moment(tmp_path: Path, grid: Grid) -> None:
-    found = forecast(grid, grid.runs(), tmp_path)
+def test_real_steps_are_timed_in_a_moment(tmp_path: Path) -> None:
+    found = forecast(runs_of(), runs_of(), tmp_path)
     assert 0 < found.seconds["digits/random-keep0.5-seed0"] < found.seconds["digits/full-seed0"]
     assert list(tmp_path.iterdir()) == []
 

@@ -6,24 +6,25 @@ from typing import Any
 import pytest
 
 from data_agent import DataAgentError
-from data_agent_lab.comparing.grid import Grid, parse_keep_ratios, parse_names, parse_seeds
+from data_agent_lab.comparing.grid import all_runs, parse_keep_ratios, parse_names, parse_seeds
+from data_agent_lab.recipes import RunConfig
 from data_agent_lab.tasks import recipe_for
 
 RECIPES = [replace(recipe_for("digits"), task=task) for task in ("a", "b")]
 
 
-def grid(**changes: Any) -> Grid:
+def grid(**changes: Any) -> list[RunConfig[Any]]:
     plain = {
         "recipes": RECIPES,
         "methods": ["full", "random"],
         "keep_ratios": [0.5, 0.3],
         "seeds": [0, 7],
     }
-    return Grid(**{**plain, **changes})
+    return all_runs(**{**plain, **changes})
 
 
 def test_runs_go_by_seed_then_task_then_budget_and_full_runs_once() -> None:
-    assert [run.name for run in grid().runs()] == [
+    assert [run.name for run in grid()] == [
         "a/full-seed0",
         "a/random-keep0.5-seed0",
         "a/random-keep0.3-seed0",
@@ -40,14 +41,14 @@ def test_runs_go_by_seed_then_task_then_budget_and_full_runs_once() -> None:
 
 
 def test_runs_have_the_recipe_of_their_task_and_their_own_budget() -> None:
-    full, half, third = grid(seeds=[3]).runs()[:3]
+    full, half, third = grid(seeds=[3])[:3]
     assert (full.recipe.task, full.keep_ratio, full.seed) == ("a", 1.0, 3)
     assert (half.keep_ratio, third.keep_ratio) == (0.5, 0.3)
 
 
 def test_a_method_whose_cost_is_its_own_runs_once_and_full_short_for_each_budget() -> None:
     runs = grid(recipes=RECIPES[:1], methods=["infobatch-published", "full-short"])
-    assert [run.name for run in runs.runs()][:3] == [
+    assert [run.name for run in runs][:3] == [
         "a/infobatch-published-seed0",
         "a/full-short-keep0.5-seed0",
         "a/full-short-keep0.3-seed0",

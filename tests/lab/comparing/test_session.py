@@ -17,7 +17,7 @@ from data_agent import DataAgentError
 from data_agent.runtime import checkpoint
 from data_agent_lab.comparing import execution, workers
 from data_agent_lab.comparing.execution import RunOutcome
-from data_agent_lab.comparing.grid import Grid
+from data_agent_lab.comparing.grid import all_runs
 from data_agent_lab.comparing.session import hold_output, pending_runs, run_all
 from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.folder import RunFolder, open_run
@@ -29,8 +29,8 @@ TINY = replace(
 
 
 @pytest.fixture
-def grid() -> Grid:
-    return Grid(recipes=[TINY], methods=["full", "random"], keep_ratios=[0.5], seeds=[0, 1])
+def runs() -> list[RunConfig[Any]]:
+    return all_runs([TINY], methods=["full", "random"], keep_ratios=[0.5], seeds=[0, 1])
 
 
 def names(runs: list[RunConfig[Any]]) -> list[str]:
@@ -80,34 +80,36 @@ def training(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
     return FakeTraining(monkeypatch)
 
 
-def test_finished_runs_are_not_pending(tmp_path: Path, grid: Grid) -> None:
+def test_finished_runs_are_not_pending(tmp_path: Path, runs: list[RunConfig[Any]]) -> None:
     everything = ["full-seed0", "random-keep0.5-seed0", "full-seed1", "random-keep0.5-seed1"]
-    assert names(pending_runs(grid, tmp_path, resume=False)) == everything
-    begin(tmp_path, grid.runs()[1], finished=True)
-    assert names(pending_runs(grid, tmp_path, resume=False)) == [
+    assert names(pending_runs(runs, tmp_path, resume=False)) == everything
+    begin(tmp_path, runs[1], finished=True)
+    assert names(pending_runs(runs, tmp_path, resume=False)) == [
         name for name in everything if name != "random-keep0.5-seed0"
     ]
 
 
-def test_unfinished_runs_need_resume(tmp_path: Path, grid: Grid) -> None:
-    begin(tmp_path, grid.runs()[2], finished=False)
+def test_unfinished_runs_need_resume(tmp_path: Path, runs: list[RunConfig[Any]]) -> None:
+    begin(tmp_path, runs[2], finished=False)
     with pytest.raises(DataAgentError, match=r"unfinished run in .*full-seed1.*--resume"):
-        pending_runs(grid, tmp_path, resume=False)
-    assert len(pending_runs(grid, tmp_path, resume=True)) == 4
+        pending_runs(runs, tmp_path, resume=False)
+    assert len(pending_runs(runs, tmp_path, resume=True)) == 4
 
 
-def test_a_run_of_another_recipe_is_refused_wherever_it_stands(tmp_path: Path, grid: Grid) -> None:
-    last = grid.runs()[-1]
+def test_a_run_of_another_recipe_is_refused_wherever_it_stands(
+    tmp_path: Path, runs: list[RunConfig[Any]]
+) -> None:
+    last = runs[-1]
     begin(tmp_path, last, finished=True, config={**last.flat(), "batch_size": 8})
     with pytest.raises(DataAgentError, match="batch_size 8 there, 16 now"):
-        pending_runs(grid, tmp_path, resume=True)
+        pending_runs(runs, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("wreck", ["foreign file", "damaged config", "damaged result"])
 def test_foreign_and_half_written_folders_are_named_before_anything_starts(
-    tmp_path: Path, grid: Grid, wreck: str
+    tmp_path: Path, runs: list[RunConfig[Any]], wreck: str
 ) -> None:
-    last = grid.runs()[-1]
+    last = runs[-1]
     folder = tmp_path / last.name
     if wreck == "foreign file":
         folder.mkdir(parents=True)
@@ -117,43 +119,48 @@ def test_foreign_and_half_written_folders_are_named_before_anything_starts(
         damaged = "config.json" if wreck == "damaged config" else "result.json"
         (folder / damaged).write_text('{"half')
     with pytest.raises(DataAgentError, match=str(folder)):
-        pending_runs(grid, tmp_path, resume=True)
+        pending_runs(runs, tmp_path, resume=True)
 
 
 def test_runs_go_one_after_the_other_and_a_failure_stops_none(
-    tmp_path: Path, grid: Grid, training: FakeTraining
+    tmp_path: Path, runs: list[RunConfig[Any]], training: FakeTraining
 ) -> None:
     training.outcomes["random-keep0.5-seed0"] = RuntimeError("out of memory")
-    outcomes = run_them(grid.runs(), tmp_path)
-    assert training.ran == names(grid.runs())
+    outcomes = run_them(runs, tmp_path)
+    assert training.ran == names(runs)
     assert failures(outcomes) == {"digits/random-keep0.5-seed0": "RuntimeError: out of memory"}
     assert not any(outcome.is_stopped for outcome in outcomes.values())
 
 
-def test_a_stopped_run_ends_the_session(tmp_path: Path, grid: Grid, training: FakeTraining) -> None:
+def test_a_stopped_run_ends_the_session(
+    tmp_path: Path, runs: list[RunConfig[Any]], training: FakeTraining
+) -> None:
     training.outcomes["random-keep0.5-seed0"] = None
-    outcomes = run_them(grid.runs(), tmp_path)
+    outcomes = run_them(runs, tmp_path)
     assert training.ran == ["full-seed0", "random-keep0.5-seed0"]
     assert [outcome.is_stopped for outcome in outcomes.values()] == [False, True, True, True]
 
 
 def test_a_folder_taken_by_another_process_is_a_failure_of_that_run_only(
-    tmp_path: Path, grid: Grid, training: FakeTraining
+    tmp_path: Path, runs: list[RunConfig[Any]], training: FakeTraining
 ) -> None:
-    first = grid.runs()[0]
+    first = runs[0]
     with open_run(tmp_path / first.name, first.flat(), resume=False):
-        outcomes = run_them(grid.runs(), tmp_path)
+        outcomes = run_them(runs, tmp_path)
     assert list(failures(outcomes)) == ["digits/full-seed0"]
     assert len(training.ran) == 3
 
 
 def test_the_time_left_is_told_by_what_runs_are_expected_to_take(
-    tmp_path: Path, grid: Grid, training: FakeTraining, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    runs: list[RunConfig[Any]],
+    training: FakeTraining,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     # Twice as slow as expected: after the first, 100 s for 50 of 150, so 200 s are left.
-    expected = {run.name: 50.0 if "full" in run.name else 25.0 for run in grid.runs()}
+    expected = {run.name: 50.0 if "full" in run.name else 25.0 for run in runs}
     with caplog.at_level(logging.INFO, logger="data_agent_lab.comparing.execution"):
-        run_them(grid.runs(), tmp_path, seconds=expected)
+        run_them(runs, tmp_path, seconds=expected)
     assert caplog.messages == [
         "digits/full-seed0: accuracy 90.00 % (3 to go, about 3 min 20 s)",
         "digits/random-keep0.5-seed0: accuracy 90.00 % (2 to go, about 2 min 30 s)",
@@ -215,16 +222,18 @@ def without_times(folder: RunFolder) -> tuple[Any, ...]:
 
 
 @pytest.mark.distributed
-def test_parallel_runs_are_bitwise_the_runs_of_one_process(tmp_path: Path, grid: Grid) -> None:
-    grid = replace(grid, methods=["full", "random", "data-agent"], seeds=[0])
+def test_parallel_runs_are_bitwise_the_runs_of_one_process(
+    tmp_path: Path, runs: list[RunConfig[Any]]
+) -> None:
+    runs = all_runs([TINY], methods=["full", "random", "data-agent"], keep_ratios=[0.5], seeds=[0])
     seen: list[tuple[str, int, int]] = []
     outcomes = [
-        run_them(grid.runs(), tmp_path / "1", jobs=1),
-        run_them(grid.runs(), tmp_path / "2", jobs=2, progress=lambda *args: seen.append(args)),
+        run_them(runs, tmp_path / "1", jobs=1),
+        run_them(runs, tmp_path / "2", jobs=2, progress=lambda *args: seen.append(args)),
     ]
     assert outcomes[0] == outcomes[1]
     assert all(outcome.reached for outcome in outcomes[0].values())
-    for run in grid.runs():
+    for run in runs:
         alone, beside = (RunFolder(tmp_path / jobs / run.name) for jobs in ("1", "2"))
         assert without_times(alone) == without_times(beside)
         assert [s["jobs"] for f in (alone, beside) for s in f.sessions()] == [1, 2]
@@ -246,24 +255,24 @@ def on_begin(
 
 @pytest.mark.distributed
 def test_a_killed_worker_loses_its_run_and_no_other(
-    tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, runs: list[RunConfig[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_random(worker: Any, run: RunConfig[Any]) -> None:
         if run.method == "random":
             os.kill(worker.process.pid, signal.SIGKILL)
 
     on_begin(monkeypatch, kill_random)
-    grid = replace(grid, methods=["full", "random", "top-loss"], seeds=[0])
-    ((name, reason),) = failures(run_them(grid.runs(), tmp_path, jobs=2)).items()
+    runs = all_runs([TINY], methods=["full", "random", "top-loss"], keep_ratios=[0.5], seeds=[0])
+    ((name, reason),) = failures(run_them(runs, tmp_path, jobs=2)).items()
     assert name == "digits/random-keep0.5-seed0"
     assert "died (killed from outside" in reason
-    finished = [run.name for run in grid.runs() if RunFolder(tmp_path / run.name).is_finished()]
+    finished = [run.name for run in runs if RunFolder(tmp_path / run.name).is_finished()]
     assert finished == ["digits/full-seed0", "digits/top-loss-keep0.5-seed0"]
 
 
 @pytest.mark.distributed
 def test_whatever_ends_the_parent_no_worker_is_left(
-    tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, runs: list[RunConfig[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[Any] = []
 
@@ -274,5 +283,5 @@ def test_whatever_ends_the_parent_no_worker_is_left(
 
     on_begin(monkeypatch, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_them(grid.runs(), tmp_path, jobs=2)
+        run_them(runs, tmp_path, jobs=2)
     assert [worker.process.exitcode for worker in begun] == [-signal.SIGKILL] * 2

@@ -144,7 +144,7 @@ _ONLY_FOR: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextRecipe(Recipe):
-    """How every method trains on text; settings of another kind of task are refused."""
+    """How every method trains on text."""
 
     task: str
     """sft (instruction tuning), lm (plain text), text-classification, or a task of the suite."""
@@ -209,7 +209,11 @@ R = TypeVar("R", bound=Recipe)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig(Generic[R]):
-    """One run; `InputError` for a value outside its range."""
+    """One run.
+
+    Raises:
+        InputError: a value outside its range.
+    """
 
     recipe: R
     method: str = "data-agent"

@@ -144,6 +144,19 @@ def test_mistakes_are_one_clear_message_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("module", "extras"), [("rich.table", "lab"), ("trl", "lab,trl")])
+def test_a_library_that_is_missing_is_named_with_the_extra_that_has_it(
+    module: str, extras: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(_: Any) -> None:
+        raise ModuleNotFoundError(name=module)
+
+    monkeypatch.setattr(commands, "parse", missing)
+    assert main([]) == 2
+    expected = f"needs {module}, which is not installed. Run: pip install 'data-agent[{extras}]'."
+    assert expected in capsys.readouterr().err
+
+
 def test_names_are_checked_before_anything_is_loaded(
     parquet_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from data_agent.budget.schedule import SelectionSchedule as SelectionSchedule
     from data_agent.errors import DataAgentError as DataAgentError
     from data_agent.loading.indexed import IndexedDataset as IndexedDataset
+    from data_agent.loading.loader import selection_loader as selection_loader
     from data_agent.loading.sampler import SelectionSampler as SelectionSampler
-    from data_agent.loading.sampler import selection_loader as selection_loader
     from data_agent.methods import make_selector as make_selector
     from data_agent.selecting.batch_selector import BatchSelector as BatchSelector
     from data_agent.selecting.feedback import Feedback as Feedback
@@ -46,7 +46,7 @@ _MODULES = {
     "SelectionSchedule": "budget.schedule",
     "Selector": "selecting.selector",
     "make_selector": "methods",
-    "selection_loader": "loading.sampler",
+    "selection_loader": "loading.loader",
 }
 
 

@@ -91,18 +91,16 @@ class CollateWithIndex:
             InputError: no batch the index can ride in, or its rows cannot be told apart.
         """
         reads: dict[object, list[int]] = {}
-        plain = [sample for sample, _ in samples]
-        if self._prepare is not None:
-            plain = [self._prepare(sample) for sample in plain]
+        prepare = self._prepare
+        plain = [sample if prepare is None else prepare(sample) for sample, _ in samples]
         given = [_noting(sample, place, reads) for place, sample in enumerate(plain)]
         before = list(given)
         batch = _plain(self.collate_fn(given))
         order = _order_of(given, before, _telling(reads, batch), _num_rows(batch))
         _check_contents(batch, plain, order)
         index = torch.tensor([samples[place].index for place in order], dtype=torch.int64)
-        if isinstance(batch, Mapping):
-            refuse_own_index(cast("Mapping[Any, Any]", batch))
         if isinstance(batch, MutableMapping):  # of its own type, such as BatchEncoding
+            refuse_own_index(cast("Mapping[Any, Any]", batch))
             batch[INDEX_KEY] = index
             return cast("Any", batch)
         if not isinstance(batch, Mapping | list | tuple | Tensor):
@@ -114,69 +112,49 @@ class CollateWithIndex:
         return with_index(batch, index)
 
 
-class _Mapping(dict[Any, Any]):
-    """A sample that is a mapping and notes which of its fields is read."""
+class _Notes:
+    """A sample that notes which of its parts is read."""
 
     note: Callable[[object], None]
 
     def __getitem__(self, key: Any) -> Any:
-        self.note(key)
-        return super().__getitem__(key)
+        self.note("slice" if isinstance(key, slice) else key)
+        return cast("Any", super()).__getitem__(key)
 
-    def get(self, key: Any, default: Any = None) -> Any:
-        self.note(key)
-        return super().get(key, default)
 
-    def pop(self, key: Any, *default: Any) -> Any:
-        self.note(key)
-        return super().pop(key, *default)
-
+class _Mapping(_Notes, dict[Any, Any]):
     def __iter__(self) -> Iterator[Any]:  # of its own, so that {**sample} reads field by field
         return super().__iter__()
 
-    def keys(self) -> Any:
-        return super().keys()
-
-    def items(self) -> Any:
-        for key in self:
-            self.note(key)
-        return super().items()
-
-    def values(self) -> Any:
-        for key in self:
-            self.note(key)
-        return super().values()
+    # Those of `dict` would not ask `__getitem__`.
+    get: Any = MutableMapping.get
+    pop: Any = MutableMapping.pop
+    items: Any = MutableMapping.items
+    values: Any = MutableMapping.values
 
 
-class _NotesElements:
-    """The part of a sequence that notes which of its elements is read."""
-
-    note: Callable[[object], None]
-
-    def __getitem__(self, key: Any) -> Any:
-        self.note(key if isinstance(key, int) else "slice")
-        return cast("Any", super()).__getitem__(key)
-
+class _Sequence(_Notes):
     def __iter__(self) -> Iterator[Any]:
         self.note("whole")
         return cast("Any", super()).__iter__()
 
 
-class _Tuple(_NotesElements, tuple[Any, ...]):
-    """A sample that is a tuple."""
+class _Tuple(_Sequence, tuple[Any, ...]):
+    pass
 
 
-class _List(_NotesElements, list[Any]):
-    """A sample that is a list."""
+class _List(_Sequence, list[Any]):
+    pass
+
+
+_NOTING: dict[type, type] = {dict: _Mapping, tuple: _Tuple, list: _List}
 
 
 def _noting(sample: Any, place: int, reads: dict[object, list[int]]) -> Any:
     """The sample, noting reads if it is a plain mapping, tuple or list; others as they are."""
-    kinds: dict[type, type] = {dict: _Mapping, tuple: _Tuple, list: _List}
-    kind = kinds.get(type(sample))
-    if kind is None:
+    if type(sample) not in _NOTING:
         return sample
-    noting = kind(sample)
+    noting = _NOTING[type(sample)](sample)
 
     def note(part: object) -> None:
         places = reads.pop(part, [])  # so that the part that was read last comes last
@@ -249,18 +227,17 @@ def _last_pass(places: list[int]) -> list[int]:
     return seen[::-1]
 
 
+def _parts(value: Any) -> dict[Any, Any]:
+    """What a sample or a batch is made of, by name or by place."""
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[Any, Any]", value))
+    return dict(enumerate(cast("list[Any]", value))) if isinstance(value, list | tuple) else {}
+
+
 def _num_rows(batch: Any) -> int | None:
     """Rows of a batch: the one length that all of its tensors have; None if they differ."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else None
-    values: list[Any] = (
-        list(cast("Mapping[Any, Any]", batch).values())
-        if isinstance(batch, Mapping)
-        else list(cast("list[Any]", batch))
-        if isinstance(batch, list | tuple)
-        else []
-    )
-    lengths = {len(value) for value in values if isinstance(value, Tensor) and value.ndim}
+    parts = [batch] if isinstance(batch, Tensor) else _parts(batch).values()
+    lengths = {len(part) for part in parts if isinstance(part, Tensor) and part.ndim}
     return lengths.pop() if len(lengths) == 1 else None
 
 
@@ -270,41 +247,31 @@ def _check_contents(batch: Any, samples: list[Any], order: list[int]) -> None:
     Raises:
         InputError: they are all there, but in another order.
     """
-    for part in _shared_parts(batch, samples[0]):
-        rows = batch[part]
-        if not isinstance(rows, Tensor) or rows.ndim not in (1, 2) or len(rows) != len(order):
+    brought = _parts(samples[0])
+    for part, rows in _parts(batch).items():
+        if part not in brought or not isinstance(rows, Tensor) or rows.ndim not in (1, 2):
             continue
-        brought = [_ends(samples[place][part]) for place in order]
-        ends = [rows, rows] if rows.ndim == 1 else [rows[:, 0], rows[:, -1]] if rows.numel() else []
-        if all(pair is not None for pair in brought) and any(
-            _is_permuted(column, [pair[end] for pair in brought if pair is not None])
-            for end, column in enumerate(ends)
-        ):
+        ends = [_ends(samples[place][part]) for place in order]
+        if len(rows) != len(order) or not rows.numel() or None in ends:
+            continue
+        columns = (rows, rows) if rows.ndim == 1 else (rows[:, 0], rows[:, -1])
+        values = zip(*(pair for pair in ends if pair is not None), strict=True)
+        if any(_is_permuted(*pair) for pair in zip(columns, values, strict=True)):
             raise _unclear(
                 len(samples), len(rows), f"{part!r} is in another order than samples were read in"
             )
 
 
-def _shared_parts(batch: Any, sample: Any) -> list[Any]:
-    if isinstance(batch, Mapping) and isinstance(sample, Mapping):
-        return [part for part in cast("Mapping[Any, Any]", batch) if part in sample]
-    if isinstance(batch, list | tuple) and isinstance(sample, list | tuple):
-        return list(range(min(len(cast("list[Any]", batch)), len(cast("list[Any]", sample)))))
-    return []
-
-
 def _ends(value: Any) -> tuple[float, float] | None:
     """The first and the last number of a sample's part: padding leaves one of them in place."""
-    if isinstance(value, int | float):
-        return value, value
-    if isinstance(value, Tensor) and value.ndim <= 1 and value.numel():
-        return value.reshape(-1)[0].item(), value.reshape(-1)[-1].item()
-    if isinstance(value, list) and value and isinstance(value[0], int | float):
-        return value[0], cast("list[float]", value)[-1]
-    return None
+    if isinstance(value, Tensor):
+        value = value.reshape(-1)[[0, -1]].tolist() if value.ndim <= 1 and value.numel() else []
+    values: list[Any] = value if isinstance(value, list) else [value]
+    is_numeric = bool(values) and isinstance(values[0], int | float)
+    return (values[0], values[-1]) if is_numeric else None
 
 
-def _is_permuted(column: Tensor, values: list[float]) -> bool:
+def _is_permuted(column: Tensor, values: tuple[float, ...]) -> bool:
     """Whether a column holds just these numbers, in another order."""
     expected = torch.tensor(values).to(column.device, column.dtype)
     is_same = torch.equal(expected, column)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sized
-from typing import Any, ClassVar
+from typing import Any, cast
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
@@ -16,22 +16,20 @@ from data_agent.selecting.batch_selector import BatchSelector
 class ForwardsAttributes:
     """Reads and writes attributes on the data that it wraps, but for its own.
 
-    What a user sets on `loader.dataset` (a transform, an epoch) is meant for the data in it.
+    What a user sets on `loader.dataset` (a transform, an epoch) is meant for the data in it. Its
+    own are those that are set before `wrapped`.
     """
-
-    _OWN: ClassVar[frozenset[str]]
-    """The attributes of instances, "wrapped" among them."""
 
     wrapped: Any
 
     def __getattr__(self, name: str) -> Any:
-        if name in self._OWN or name.startswith("__"):  # asked for while a copy is being made
+        if "wrapped" not in vars(self) or name.startswith("__"):  # while a copy is being made
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
         return getattr(self.wrapped, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        is_own = name in self._OWN or hasattr(type(self), name)
-        if is_own:
+        own = vars(self)
+        if "wrapped" not in own or name in own or hasattr(type(self), name):
             super().__setattr__(name, value)
         else:
             setattr(self.wrapped, name, value)
@@ -52,13 +50,11 @@ class IndexedDataset(ForwardsAttributes, Dataset[Any]):
         InputError: not a map-style dataset.
     """
 
-    _OWN = frozenset({"wrapped", "_with_index", "_num_samples"})
-
     def __init__(self, dataset: Any, *, as_pairs: bool = False) -> None:
         _check_map_style(dataset)
-        self.wrapped = dataset
         self._with_index = IndexedSample if as_pairs else with_index
         self._num_samples = len(dataset)
+        self.wrapped = dataset
 
     def __len__(self) -> int:
         return len(self.wrapped)
@@ -71,13 +67,16 @@ class IndexedDataset(ForwardsAttributes, Dataset[Any]):
         self._check_length()
         fetch = getattr(self.wrapped, "__getitems__", None)
         samples = fetch(indices) if fetch else [self.wrapped[index] for index in indices]
-        if fetch and (not isinstance(samples, list) or len(samples) != len(indices)):
+        if not isinstance(samples, list) or len(cast("list[Any]", samples)) != len(indices):
+            size = f" of length {len(samples)}" if isinstance(samples, Sized) else ""
             raise InputError(
                 f"__getitems__ of {type(self.wrapped).__name__} was asked for {len(indices)} "
-                f"samples and returned {_described(samples)}. It must return a list of samples, "
-                "one for each index and in their order; what makes a batch of them is collate_fn."
+                f"samples and returned a {type(samples).__name__}{size}. It must return a list of "
+                "samples, one for each index and in their order; what makes a batch of them is "
+                "collate_fn."
             )
-        return [self._with_index(sample, i) for sample, i in zip(samples, indices, strict=True)]
+        rows = cast("list[Any]", samples)
+        return [self._with_index(sample, i) for sample, i in zip(rows, indices, strict=True)]
 
     def _check_length(self) -> None:
         """Positions of a dataset that grew or shrank are no longer those that were selected."""
@@ -91,15 +90,15 @@ class IndexedDataset(ForwardsAttributes, Dataset[Any]):
 
 
 def _check_map_style(dataset: Any) -> None:
-    name = type(dataset).__name__
-    if not hasattr(dataset, "__getitem__") and any(
+    name, has_items = type(dataset).__name__, hasattr(dataset, "__getitem__")
+    if not has_items and any(
         isinstance(value, DataLoader) for value in getattr(dataset, "__dict__", {}).values()
     ):
         raise InputError(
             f"{name} is a wrapper around a DataLoader. Wrap what selection_loader(...) returns "
             f"instead: {name}(selection_loader(dataset, agent, batch_size=...))."
         )
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+    if isinstance(dataset, IterableDataset) or not has_items:
         raise InputError(
             f"{name} is not a map-style dataset: samples are selected by "
             "their position, so dataset[i] and len(dataset) are needed. From a stream a batch "
@@ -108,11 +107,6 @@ def _check_map_style(dataset: Any) -> None:
         )
     if not isinstance(dataset, Sized):
         raise InputError(f"{name} has no length; len(dataset) is needed.")
-
-
-def _described(value: object) -> str:
-    size = f" of length {len(value)}" if isinstance(value, Sized) else ""
-    return f"a {type(value).__name__}{size}"
 
 
 class IndexedStream(ForwardsAttributes, IterableDataset[Any]):
@@ -133,20 +127,6 @@ class IndexedStream(ForwardsAttributes, IterableDataset[Any]):
         skip_observed: after a restore drop what was offered; False where the framework does.
     """
 
-    _OWN = frozenset(
-        {
-            "wrapped",
-            "_selector",
-            "_num_samples",
-            "_num_done",
-            "_skip_observed",
-            "_batch_size",
-            "_rank",
-            "_world",
-            "_with_index",
-        }
-    )
-
     def __init__(
         self,
         stream: IterableDataset[Any],
@@ -158,7 +138,6 @@ class IndexedStream(ForwardsAttributes, IterableDataset[Any]):
         as_pairs: bool = False,
         skip_observed: bool = True,
     ) -> None:
-        self.wrapped = stream
         self._selector: BatchSelector | None = selector
         self._num_samples = selector.schedule.num_samples
         self._num_done = 0  # what a copy without selector, in a worker process, is to skip
@@ -167,6 +146,7 @@ class IndexedStream(ForwardsAttributes, IterableDataset[Any]):
         self._rank = rank
         self._world = world
         self._with_index = IndexedSample if as_pairs else with_index
+        self.wrapped = stream
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch`; frameworks that count epochs call this."""
@@ -179,16 +159,15 @@ class IndexedStream(ForwardsAttributes, IterableDataset[Any]):
         worker = get_worker_info()
         number, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         num_done, count = self._done(), 0
-        for count, sample in enumerate(self.wrapped):
+        for count, sample in enumerate(self.wrapped, start=1):
             # Workers make whole batches in turn, and in each turn every rank has one.
-            batch, place = divmod(count, self._batch_size)
+            batch, place = divmod(count - 1, self._batch_size)
             batch = (batch * num_workers + number) * self._world + self._rank
             index = batch * self._batch_size + place
             if index >= self._num_samples:
                 return
             if index >= num_done:
                 yield self._with_index(sample, index)
-        count += 1
         if count * num_workers * self._world < self._num_samples:
             warnings.warn(
                 f"the stream ended after {count} samples (in each of {num_workers} worker(s) on "

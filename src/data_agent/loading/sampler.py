@@ -1,22 +1,18 @@
-"""From a selector to batches: the sampler, and the loader."""
+"""From a selector to batches: the order of an epoch, what cuts it, and what tells of batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from data_agent.budget.rounds import LastRounds
 from data_agent.errors import InputError
-from data_agent.loading.collating import INDEX_KEY as INDEX_KEY
-from data_agent.loading.indexed import IndexedStream
-from data_agent.loading.settings import LoaderSettings, settings_of
-from data_agent.runtime import distributed
-from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.loading.collating import INDEX_KEY
 from data_agent.selecting.epoch import delivery_places
 from data_agent.selecting.selector import Selector
 
@@ -53,15 +49,14 @@ class SelectionSampler(DistributedSampler[int]):
         skip_observed: bool = True,
         last_rounds: LastRounds | None = None,
     ) -> None:
-        _check_selector(selector)
+        check_selector(selector)
         if rank is not None and not 0 <= rank < world:
             raise InputError(f"rank {rank} does not exist among {world}.")
         if batch_size is not None:
-            if last_rounds is None:
-                is_dealt = rank is None and world > 1
-                has_loader = selector.schedule.batch_size is not None
-                default = "filled" if is_dealt else "cut"
-                last_rounds = selector.schedule.last_rounds if has_loader else default
+            if last_rounds is None and selector.schedule.batch_size is not None:
+                last_rounds = selector.schedule.last_rounds
+            elif last_rounds is None:
+                last_rounds = "filled" if rank is None and world > 1 else "cut"
             selector.use_loader(
                 batch_size, world=world, drop_last=drop_last, last_rounds=last_rounds
             )
@@ -74,28 +69,24 @@ class SelectionSampler(DistributedSampler[int]):
         self._skip_observed = skip_observed
 
     def __len__(self) -> int:
-        size = self._size(self._epoch())
+        size = self._size()
         return size if self._rank is None else self.selector.schedule.rank_size(size, self._rank)
 
     def __iter__(self) -> Iterator[int]:
-        epoch = self._epoch()
-        rest, done = self._rest(epoch)
-        return self._deliver(self._share(rest).tolist(), epoch, done)
+        return self._deliver(*self._order())
 
     def batches(self) -> Iterator[list[int]]:
         """The same indices in batches, of which the last ones may be smaller."""
-        epoch = self._epoch()
-        rest, done = self._rest(epoch)
-        indices = self._deliver(self._share(rest).tolist(), epoch, done)
-        for size in self.selector.schedule.batch_sizes(len(rest), self._rank or 0):
+        order, epoch, done = self._order()
+        indices = self._deliver(order, epoch, done)
+        for size in self.selector.schedule.batch_sizes(len(order), self._rank or 0):
             yield [*islice(indices, size)]
 
     @property
     def num_batches(self) -> int:
         """Batches of the epoch on each rank, those before a restore counted."""
-        schedule, epoch = self.selector.schedule, self._epoch()
-        size = self._size(epoch)
-        return schedule.batches_in(size, size)[0]
+        size = self._size()
+        return self.selector.schedule.batches_in(size, size)[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch`; frameworks that count epochs call this."""
@@ -104,28 +95,27 @@ class SelectionSampler(DistributedSampler[int]):
     def _epoch(self) -> int:
         return 0 if self.selector.epoch is None else self.selector.epoch
 
-    def _size(self, epoch: int) -> int:
+    def _size(self) -> int:
         """Samples of the epoch, over all ranks."""
-        schedule = self.selector.schedule
+        schedule, epoch = self.selector.schedule, self._epoch()
         if self.selector.epoch is None and schedule.kind != "floating":
             return schedule.epoch_size(epoch)
         return self._end(len(self.selector.select(epoch)), epoch)
 
-    def _rest(self, epoch: int) -> tuple[Tensor, int]:
-        """What is to be delivered over all ranks, in order, and how many samples that leaves out.
+    def _order(self) -> tuple[Tensor, int, int]:
+        """What is to be delivered over all ranks, of which epoch, and how much that leaves out.
 
-        These were observed before a restore.
+        Left out are the samples that were observed before a restore.
         """
-        selection = self.selector.select(epoch)
-        places = delivery_places(
-            selection, self.selector.seed, epoch, self.selector.first_of(epoch)
-        )
-        observed = self.selector.observed_before(epoch) if self._skip_observed else None
+        selector, epoch = self.selector, self._epoch()
+        selection = selector.select(epoch)
+        places = delivery_places(selection, selector.seed, epoch, selector.first_of(epoch))
+        observed = selector.observed_before(epoch) if self._skip_observed else None
         if observed is None:
-            return selection.index[places[: self._end(len(places), epoch)]], 0
+            return selection.index[places[: self._end(len(places), epoch)]], epoch, 0
         places = places[~observed[places]]
-        left = self.selector.schedule.loadable(len(places))
-        return selection.index[places[:left]], len(selection) - len(places)
+        order = selection.index[places[: selector.schedule.loadable(len(places))]]
+        return order, epoch, len(selection) - len(places)
 
     def _end(self, size: int, epoch: int) -> int:
         """Where an order of `size` samples ends: short of it where no batches hold its rest.
@@ -147,13 +137,12 @@ class SelectionSampler(DistributedSampler[int]):
         ]
         return torch.cat([full[:, self._rank].flatten(), *parts])
 
-    def _deliver(self, share: list[int], epoch: int, done: int) -> Iterator[int]:
+    def _deliver(self, order: Tensor, epoch: int, done: int) -> Iterator[int]:
+        is_dealt = self._rank is None
         own = done // self._world  # of what was observed before, this rank's part
-        dealt_to = self._world if self._rank is None else 1
-        for count, index in enumerate(share, start=1):
-            self.selector.note_delivered(
-                epoch, own + count // dealt_to, is_dealt=self._rank is None
-            )
+        dealt_to = self._world if is_dealt else 1
+        for count, index in enumerate(self._share(order).tolist(), start=1):
+            self.selector.note_delivered(epoch, own + count // dealt_to, is_dealt=is_dealt)
             yield index
 
 
@@ -180,80 +169,12 @@ class SelectionLoader(DataLoader[Any]):
     ahead, and an index that the loop has turned around is noticed.
     """
 
-    is_selection: ClassVar[bool] = True
-
     def __iter__(self) -> Any:
         batches = super().__iter__()
         sampler = cast("object", self.sampler)
-        return (
-            self._given_out(batches, sampler) if isinstance(sampler, SelectionSampler) else batches
-        )
-
-    def _given_out(self, batches: Any, sampler: SelectionSampler) -> Iterator[Any]:
-        for batch in batches:
-            index = _index_of(batch)
-            if index is not None and (epoch := sampler.selector.epoch) is not None:
-                sampler.selector.note_given_out(epoch, index)
-            yield batch
-
-
-def _index_of(batch: Any) -> Tensor | None:
-    """The index that a batch carries, on the host; None where a function took it out."""
-    if isinstance(batch, Mapping):
-        index = cast("Mapping[str, Any]", batch).get(INDEX_KEY)
-    else:
-        index = batch[-1] if isinstance(batch, list | tuple) and batch else None
-    if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.ndim != 1:
-        return None
-    return index.cpu()
-
-
-def selection_loader(
-    data: Any,
-    selector: Selector,
-    *,
-    batch_size: int | None = None,
-    drop_last: bool | None = None,
-    **options: Any,
-) -> DataLoader[Any]:
-    """A `DataLoader` over the samples that `selector` chooses, each batch with its index.
-
-    Under `torch.distributed` each rank gets its share; every rank makes the same number of steps.
-    Where the last batch would be smaller than any that a loader of all samples makes, the last
-    ones share their samples.
-
-    Args:
-        data: a map-style dataset, or a `DataLoader` whose settings are kept. For a batch selector
-            an iterable dataset too: a stream of pools, see `IndexedStream`.
-        selector: decides which samples are visited; `num_samples` is the dataset's length.
-        batch_size: samples a step on each rank; default 1, or the given loader's.
-        drop_last: leave out a last batch that is not full, which lowers the budget accordingly.
-        options: further arguments of `DataLoader` (`num_workers`, `collate_fn`, ...).
-
-    Returns:
-        A loader whose batches are those of the dataset and, as last element or under the key
-        "sample_index", the int64 `[B]` index on the CPU.
-
-    Raises:
-        InputError: the dataset's length is not `num_samples`, an option that contradicts a
-            selection, or a loader whose sampling or iteration cannot be replaced.
-    """
-    settings = settings_of(data, batch_size=batch_size, drop_last=drop_last, options=options)
-    _check_selector(selector)
-    if isinstance(settings.data, IterableDataset) and isinstance(selector, BatchSelector):
-        return _stream_loader(selector, settings)
-    dataset = settings.indexed(selector.schedule.num_samples)
-    sampler = SelectionSampler(
-        selector,
-        batch_size=settings.batch_size,
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-        drop_last=settings.drop_last,
-        last_rounds="spread",
-    )
-    loader = SelectionLoader(dataset, sampler=sampler, **settings.arguments())
-    use_selection_batches(loader)
-    return loader
+        if not isinstance(sampler, SelectionSampler):
+            return batches
+        return (_given_out(sampler.selector, batch) for batch in batches)
 
 
 def use_selection_batches(loader: DataLoader[Any]) -> None:
@@ -272,36 +193,24 @@ def use_selection_batches(loader: DataLoader[Any]) -> None:
             vars(each)["batch_sampler"] = batches
 
 
-def _stream_loader(selector: BatchSelector, settings: LoaderSettings) -> DataLoader[Any]:
-    rank, world = distributed.rank(), distributed.world_size()
-    batch_size, round_size = settings.batch_size, settings.batch_size * world
-    num_samples, epochs = selector.schedule.num_samples, selector.schedule.epochs
-    if num_samples % round_size:
-        fitting = max(1, num_samples // round_size) * round_size
-        raise InputError(
-            f"num_samples={num_samples} of a stream must be whole pools on each rank, that is a "
-            f"multiple of {round_size}. Use for example {fitting}."
-        )
-    if settings.options.get("persistent_workers") and epochs > 1:
-        raise InputError(
-            "persistent_workers=True keeps copies of the stream that know nothing of a restore; "
-            "with more than one epoch leave it off."
-        )
-    selector.use_loader(batch_size, world=world, drop_last=settings.drop_last)
-    as_pairs = settings.hide_index()
-    dataset = IndexedStream(
-        cast("IterableDataset[Any]", settings.data),
-        selector,
-        batch_size=batch_size,
-        rank=rank,
-        world=world,
-        as_pairs=as_pairs,
-    )
-    return DataLoader(dataset, **settings.arguments())
+def check_selector(selector: object) -> None:
+    """Refuse what is no selector.
 
-
-def _check_selector(selector: object) -> None:
+    Raises:
+        InputError: it is none.
+    """
     if not isinstance(selector, Selector):
         raise InputError(
             f"a selector is needed (DataAgent(...), make_selector(...)), got {selector!r}."
         )
+
+
+def _given_out(selector: Selector, batch: Any) -> Any:
+    """The batch, of which the selector knows now; but for one whose index a function took out."""
+    if isinstance(batch, Mapping):
+        index = cast("Mapping[str, Any]", batch).get(INDEX_KEY)
+    else:
+        index = batch[-1] if isinstance(batch, list | tuple) and batch else None
+    if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
+        selector.note_given_out(selector.epoch or 0, index.cpu())
+    return batch

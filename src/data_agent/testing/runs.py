@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from data_agent.loading.sampler import selection_loader
+from data_agent.loading.loader import selection_loader
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.feedback import Feedback, Selection
 from data_agent.selecting.selector import Selector

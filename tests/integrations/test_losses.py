@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from data_agent import losses
 from data_agent.errors import InputError
-from data_agent.integrations._head import find_head, pool
-from data_agent.integrations._scale import RECHECK, LossScale, tells
+from data_agent.integrations._batches import RECHECK, LossScale, find_head, pool, tells
 from data_agent.losses import SampleLosses, sample_losses
 from data_agent.selecting.taps import HeadTap
 

@@ -77,7 +77,7 @@ def test_a_class_weight_that_cancels_is_found_when_it_no_longer_does(tmp_path):
 
 
 def test_a_loss_that_changes_later_is_found_at_the_next_look(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_agent.integrations._scale.RECHECK", 8)
+    monkeypatch.setattr("data_agent.integrations._batches.RECHECK", 8)
     calls = []
 
     def changes(outputs, labels, num_items_in_batch=None):

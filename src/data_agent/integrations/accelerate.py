@@ -22,10 +22,10 @@ from weakref import WeakKeyDictionary, ref
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-import data_agent.loading.sampler as core
 from data_agent.errors import InputError, StateError
 from data_agent.loading.indexed import ForwardsAttributes, IndexedDataset
-from data_agent.loading.settings import settings_of
+from data_agent.loading.loader import indexed, settings_of
+from data_agent.loading.sampler import SelectionSampler, use_selection_batches
 from data_agent.selecting.selector import Selector
 
 try:
@@ -54,9 +54,8 @@ def selection_loader(
 
     The selector is registered with the accelerator: `save_state` and `load_state` hold it, in the
     place of one with the same settings whose run was given up, as `find_executable_batch_size` does
-    with all but its last attempt. Several
-    processes make the same number of steps on full batches: the last round is filled with the
-    epoch's first samples, as Accelerate's `even_batches` does, also after a restore.
+    with all but its last attempt. Several processes make the same number of steps on full batches:
+    the last round is filled with the epoch's first samples, also after a restore.
 
     Args:
         data: a map-style dataset, or a `DataLoader` (not a prepared one) whose settings are kept.
@@ -81,34 +80,19 @@ def selection_loader(
             "the processes by itself (for a batch selector). Use that, and do not prepare it."
         )
     num_processes = accelerator.num_processes
-    if batch_size is None and isinstance(data, DataLoader):
-        batch_size = cast("DataLoader[Any]", data).batch_size
-    settings = settings_of(
-        data,
-        batch_size=_share(batch_size, accelerator),
-        drop_last=drop_last,
-        options=options,
-    )
-    indexed = settings.indexed(selector.schedule.num_samples)
-    sampler = _DealtSampler(
-        selector,
-        indexed,
-        settings.batch_size,
-        num_processes,
-        drop_last=settings.drop_last,
-    )
+    data, options = settings_of(data, batch_size, drop_last, options)
+    dataset = indexed(data, selector, options)
+    share = _share(options["batch_size"], accelerator)
+    sampler = _DealtSampler(selector, dataset, share, num_processes, drop_last=options["drop_last"])
     _check_even(accelerator, sampler)
-    if accelerator.split_batches:
-        settings.batch_size *= num_processes
     _register(accelerator, selector, sampler)
-    dataset = _SizedByEpoch(indexed, sampler)
-    loader = _UnpreparedLoader(dataset, sampler=sampler, **settings.arguments())
+    loader = _UnpreparedLoader(_SizedByEpoch(dataset, sampler), sampler=sampler, **options)
     if num_processes == 1:
-        core.use_selection_batches(loader)
+        use_selection_batches(loader)
     return loader
 
 
-class _DealtSampler(core.SelectionSampler):
+class _DealtSampler(SelectionSampler):
     """The whole epoch in whole rounds, the same on every process, for Accelerate to deal.
 
     Accelerate fills a last round itself, but with the first batches that it sees: after a restore
@@ -133,16 +117,16 @@ class _DealtSampler(core.SelectionSampler):
         }
         super().__init__(selector, **settings)
         self._tell_epoch = getattr(dataset, "set_epoch", None)
-        self._from_the_start = core.SelectionSampler(selector, skip_observed=False, **settings)
+        self._from_the_start = SelectionSampler(selector, skip_observed=False, **settings)
 
     def __len__(self) -> int:
         return self.num_selected + self.num_repeated
 
     def __iter__(self) -> Iterator[int]:
-        selected = super().__iter__()
-        if not self.num_repeated:
+        selected, repeated = super().__iter__(), self.num_repeated
+        if not repeated:
             return selected
-        return chain(selected, islice(cycle(self._from_the_start), self.num_repeated))
+        return chain(selected, islice(cycle(self._from_the_start), repeated))
 
     @property
     def num_selected(self) -> int:
@@ -155,10 +139,10 @@ class _DealtSampler(core.SelectionSampler):
         return self.selector.schedule.num_repeated(self.num_selected)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell a dataset that wants to know it the running epoch.
+        """Tell a dataset that wants to know it the running epoch, which the agent counts.
 
-        `epoch` is how often Accelerate's loader ran out since it was built: after a restore, or an
-        epoch left early, not the run's. The agent counts.
+        `epoch` is how often Accelerate's loader ran out since it was built: not the run's epoch
+        after a restore, or after an epoch that was left early.
         """
         del epoch
         if self._tell_epoch is not None:
@@ -168,11 +152,9 @@ class _DealtSampler(core.SelectionSampler):
 class _SizedByEpoch(ForwardsAttributes, Dataset[Any]):
     """The dataset; Accelerate's `gather_for_metrics` learns from it how long the epoch is."""
 
-    _OWN = frozenset({"wrapped", "_sampler"})
-
     def __init__(self, dataset: IndexedDataset, sampler: _DealtSampler) -> None:
-        self.wrapped = dataset
         self._sampler: _DealtSampler | None = sampler
+        self.wrapped = dataset
 
     def __len__(self) -> int:
         return len(self.wrapped)
@@ -212,23 +194,19 @@ _samplers: WeakKeyDictionary[Selector, ref[_DealtSampler]] = WeakKeyDictionary()
 def _register(accelerator: Accelerator, selector: Selector, sampler: _DealtSampler) -> None:
     """Let `save_state` and `load_state` hold the selector, and no attempt that it replaces."""
     registered = cast("list[object]", accelerator._custom_objects)  # pyright: ignore[reportPrivateUsage]
-    registered[:] = [
-        other
-        for other in registered
-        if not (isinstance(other, Selector) and _replaces(selector, other))
-    ]
+    registered[:] = [other for other in registered if not _replaces(selector, other)]
     _samplers[selector] = ref(sampler)
     if not any(other is selector for other in registered):
         accelerator.register_for_checkpointing(selector)
 
 
-def _replaces(selector: Selector, other: Selector) -> bool:
+def _replaces(selector: Selector, other: object) -> bool:
     """Whether `other` was a former attempt at the run of `selector`: begun, or without a loader."""
-    if other is selector or _identity(other) != _identity(selector):
+    if not isinstance(other, Selector) or other is selector:
         return False
-    made = _samplers.get(other)
-    has_loader = made is None or made() is not None
-    return not has_loader or (other.epoch is not None and other.epoch < other.schedule.epochs - 1)
+    has_lost_loader = other in _samplers and _samplers[other]() is None
+    has_begun = other.epoch is not None and other.epoch < other.schedule.epochs - 1
+    return (has_lost_loader or has_begun) and _identity(other) == _identity(selector)
 
 
 def _identity(selector: Selector) -> tuple[object, ...]:
@@ -261,9 +239,9 @@ def _check_accelerator(accelerator: object) -> None:
         )
 
 
-def _share(batch_size: int | None, accelerator: Accelerator) -> int | None:
+def _share(batch_size: int, accelerator: Accelerator) -> int:
     """Samples a step on each process."""
-    if not accelerator.split_batches or batch_size is None:
+    if not accelerator.split_batches:
         return batch_size
     if batch_size % accelerator.num_processes:
         raise InputError(

@@ -12,40 +12,39 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping, MutableMapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from data_agent.errors import InputError, StateError
 from data_agent.integrations._auto import AUTO, pick_method
-from data_agent.integrations._head import find_head
-from data_agent.integrations._recipe import Recipe, last_rounds_of, num_samples_of
-from data_agent.integrations._refusals import (
-    STATE_FILE,
-    check_resumed,
+from data_agent.integrations._batches import LossScale, feedback_of, find_head, rows_of
+from data_agent.integrations._run import (
+    Given,
+    build_selector,
+    check_given,
     load_selector,
     refuse_what_would_be_wrong,
-    state_file,
+    save_selector,
 )
-from data_agent.integrations._scale import LossScale
 from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
 from data_agent.loading.indexed import IndexedDataset, IndexedStream
 from data_agent.loading.sampler import SelectionSampler, use_selection_batches
-from data_agent.losses import SampleLosses
-from data_agent.runtime import checkpoint as files
+from data_agent.losses import SampleLosses, sample_losses
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.selector import Selector
 from data_agent.selecting.taps import HeadTap
 
 try:
     from transformers import Trainer, TrainerState
+    from transformers.loss.loss_utils import ForCausalLMLoss
     from transformers.trainer import TRAINER_STATE_NAME
-
-    from data_agent.integrations._observing import ObservesBatches
+    from transformers.trainer_utils import unwrap_peft_model
 except ImportError as error:
     raise ImportError(
         "data_agent.integrations.transformers needs Hugging Face Transformers 5.2 and Accelerate "
@@ -56,9 +55,10 @@ except ImportError as error:
 __all__ = ["SampleLosses", "SelectiveTrainer", "SelectiveTrainerMixin"]
 
 logger = logging.getLogger("data_agent")
+_Base = Trainer if TYPE_CHECKING else object
 
 
-class SelectiveTrainerMixin(ObservesBatches):
+class SelectiveTrainerMixin(_Base):
     """Gives a Trainer a selector: `class MyTrainer(SelectiveTrainerMixin, TheirTrainer)`.
 
     Each `train()` begins with a new selector, made from a name or by a callable. A `Selector` that
@@ -79,41 +79,82 @@ class SelectiveTrainerMixin(ObservesBatches):
         InputError: arguments under which selection would be wrong; the message says what to do.
     """
 
-    _is_for_trl = False
-    """Whether a subclass knows how TRL's trainers compute their loss."""
+    selector: Selector | None
+    """The running or last run's selector; None before the first run begins."""
+
+    _of_trl: type | None = None
+    """The Trainer of TRL whose loss a subclass knows."""
+
+    _loss_scale: LossScale
+    _tap: HeadTap | None = None
+    _run_has_begun = _run_resumes = False
+    _batch: list[Tensor] | None = None
+    """In a training step the index of its samples, until `compute_loss` takes it; else None."""
 
     def __init__(
         self,
         *args: Any,
-        selector: Selector | Callable[..., Selector] | str = AUTO,
+        selector: Given = AUTO,
         keep_ratio: float | None = None,
         head: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
+        check_given(selector, keep_ratio)
         self.selector = selector if isinstance(selector, Selector) else None
-        self._recipe = Recipe(selector, keep_ratio)
-        self._given_head = head
-        self._tap: HeadTap | None = None
-        self._index: Tensor | None = None
-        self._run_has_begun = self._run_resumes = False
+        self._given_selector, self._keep_ratio, self._given_head = selector, keep_ratio, head
         super().__init__(*args, **kwargs)
         refuse_what_would_be_wrong(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        order = cls.__mro__
+        order, known = cls.__mro__, cls._of_trl
         if Trainer in order and order.index(Trainer) < order.index(SelectiveTrainerMixin):
             raise InputError(
                 f"{cls.__name__} lists SelectiveTrainerMixin behind a Trainer, whose methods hide "
                 "it. Write it first: class MyTrainer(SelectiveTrainerMixin, TheirTrainer)."
             )
-        of_trl = [base.__name__ for base in order if base.__module__.startswith("trl.")]
-        if of_trl and not cls._is_for_trl:
-            raise InputError(
-                f"{cls.__name__} has TRL's {of_trl[0]} among its bases. For SFTTrainer use "
-                "data_agent.integrations.trl.SelectiveSFTTrainer; preference and reinforcement "
-                "trainers do not train on one loss for each row of their dataset."
-            )
+        for base in order:
+            is_known = known and (issubclass(base, known) or issubclass(known, base))
+            if base.__module__.startswith("trl.") and not is_known:
+                raise InputError(
+                    f"{cls.__name__} has TRL's {base.__name__} among its bases. "
+                    "data_agent.integrations.trl.SelectiveSFTTrainer is for SFTTrainer and its "
+                    "subclasses; preference and reinforcement trainers do not train on one loss "
+                    "for each row of their dataset."
+                )
+
+    # What a subclass may define.
+
+    def compute_sample_losses(self, inputs: Mapping[str, Any], outputs: Any) -> SampleLosses:
+        """Each sample's loss in the batch that the model has just seen.
+
+        By default the terms of the model's own loss: cross entropy of classes or tokens (shifted
+        for causal models), binary cross entropy, squared error; their mean is compared with the
+        Trainer's loss, on the first batches until one of them can tell, on each 100th later on, and
+        on all for methods that weigh samples. Override it where the Trainer trains on something
+        else; the comparison is then only made for methods that weigh samples.
+
+        Args:
+            inputs: the batch as the model got it, and its labels.
+            outputs: what the model returned, with its graph. Gradients are enabled only where the
+                method weighs samples.
+
+        Returns:
+            One row for each sample, in the order in which they were collated.
+
+        Raises:
+            InputError: labels and logits are missing, or of shapes that we do not know.
+        """
+        model = self._inner_model()
+        return sample_losses(
+            inputs,
+            outputs,
+            problem=getattr(getattr(model, "config", None), "problem_type", None),
+            predicts_next=(
+                getattr(model, "loss_function", None) is ForCausalLMLoss
+                and not getattr(model.config, "is_encoder_decoder", False)
+            ),
+        )
 
     # The Trainer's public methods.
 
@@ -127,14 +168,121 @@ class SelectiveTrainerMixin(ObservesBatches):
 
     def num_examples(self, dataloader: Any) -> int:
         """Samples in an epoch, for the Trainer's speed figures: in training the selected ones."""
-        if (
-            isinstance(getattr(dataloader, "dataset", None), IndexedDataset)
-            and self.selector is not None
-        ):
+        is_ours = isinstance(getattr(dataloader, "dataset", None), IndexedDataset)
+        if is_ours and self.selector is not None:
             return self.selector.schedule.num_kept
         return super().num_examples(dataloader)
 
-    # The Trainer's private methods.
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Takes the samples' index out of the batch, for `compute_loss` to use."""
+        batch: Any = inputs
+        index = batch.pop(INDEX_KEY, None) if isinstance(inputs, MutableMapping) else None
+        if index is None:
+            raise StateError(
+                "the training batch carries no index of its samples. A get_train_dataloader() of "
+                "your own must get its loader from super().get_train_dataloader()."
+            )
+        self._batch = unseen = [torch.as_tensor(index).cpu()]
+        try:
+            loss = super().training_step(model, batch, *args, **kwargs)
+        finally:
+            self._batch = None
+        if unseen:
+            raise StateError(
+                f"{type(self).__name__}.compute_loss did not call super().compute_loss(), so the "
+                "selector learned nothing from this batch. Call it, or put your method below us: "
+                "class MyTrainer(SelectiveTrainerMixin, TheirTrainer)."
+            )
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The Trainer's loss; in training the selector observes the terms that it is made of."""
+        selector = cast("Selector", self.selector)
+        if not self._batch:  # evaluation, or once more for the same batch
+            if self._batch is not None and isinstance(selector, BatchSelector):
+                raise StateError(
+                    f"{type(self).__name__}.compute_loss called super().compute_loss() twice for "
+                    f"one batch, of which {selector.name} chooses once: the second call would "
+                    "train on all of it. Call it once, or take a method that selects epochs."
+                )
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        index, num_items = self._batch.pop(), num_items_in_batch
+        if isinstance(selector, BatchSelector):
+            index, inputs, num_items = self._choose(selector, model, index, inputs, num_items)
+        given = dict(inputs)  # label smoothing takes the labels out
+        loss, outputs = self._loss_and_outputs(model, inputs, num_items)
+        weights = selector.weights_of(index)
+        with torch.set_grad_enabled(weights is not None):
+            samples = self._samples(index, given, outputs)
+        scale = self._scale(loss, samples, outputs, num_items, weighs=weights is not None)
+        if weights is not None and scale is not None:
+            more = weights.to(samples.sums.device) - 1
+            loss = loss + (more * samples.sums).sum() * scale
+        selector.observe(feedback_of(index, samples, given, tap=self._tap, selector=selector))
+        return (loss, outputs) if return_outputs else loss
+
+    # Choosing and observing.
+
+    def _loss_and_outputs(self, model: nn.Module, inputs: Any, num_items: Any) -> Any:
+        """The Trainer's loss and what the model returned: `(loss, outputs)`."""
+        return super().compute_loss(
+            model, inputs, return_outputs=True, num_items_in_batch=num_items
+        )
+
+    def _choose(
+        self, selector: BatchSelector, model: nn.Module, index: Tensor, inputs: Any, num_items: Any
+    ) -> Any:
+        """Of a pool the rows to train on: `(index, inputs, num_items)`, scored by a forward pass.
+
+        `num_items` counts all pools of an optimizer step; this pool's share of it shrinks with it.
+        """
+        tap = self._tap
+        model.eval()  # without dropout, and without a trace in batch statistics
+        try:
+            with torch.no_grad(), nullcontext() if tap is None else tap.scoring():
+                _, outputs = self._loss_and_outputs(model, dict(inputs), None)
+                samples = self._samples(index, inputs, outputs)
+                feedback = feedback_of(index, samples, inputs, tap=tap, selector=selector)
+        finally:
+            model.train()
+        keep, counts = selector.select_batch(feedback), samples.counts
+        if num_items is not None:
+            num_items = num_items * (counts[keep].sum() / counts.sum().clamp(min=1))
+        return index[keep.cpu()], rows_of(inputs, keep), num_items
+
+    def _samples(self, index: Tensor, inputs: Mapping[str, Any], outputs: Any) -> SampleLosses:
+        samples = self.compute_sample_losses(inputs, outputs)
+        if len(samples.sums) != len(index):
+            raise InputError(
+                f"the batch holds {len(index)} samples, but {len(samples.sums)} losses came. Does "
+                "the data collator put several samples into one row? Override "
+                "compute_sample_losses to return a row for each sample, or use a collator that "
+                "pads."
+            )
+        return samples
+
+    def _scale(
+        self, loss: Tensor, samples: SampleLosses, outputs: Any, num_items: Any, *, weighs: bool
+    ) -> Tensor | None:
+        """The factor between the samples' terms and the Trainer's loss, which checks the terms."""
+        if not weighs and (self._has_own_losses() or self.label_smoother is not None):
+            return None
+        return self._loss_scale.of(loss, samples, outputs, num_items, always=weighs)
+
+    def _has_own_losses(self) -> bool:
+        """Whether the samples' losses are computed by a method of the user's."""
+        theirs = SelectiveTrainerMixin.compute_sample_losses
+        return type(self).compute_sample_losses is not theirs
+
+    # The run.
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._run_has_begun = False  # auto_find_batch_size may call this several times
@@ -144,119 +292,26 @@ class SelectiveTrainerMixin(ObservesBatches):
         finally:
             self._unhook()
 
-    def _get_dataloader(
-        self, dataset: Any, description: str, *args: Any, is_training: bool = False, **options: Any
-    ) -> Any:
-        if not is_training:
-            return super()._get_dataloader(dataset, description, *args, **options)
-        collator = self.data_collator
-        is_stream = isinstance(dataset, IterableDataset)
-        # What the Trainer does to a datasets.Dataset; a stream may not know its columns.
-        prepare = None
-        if hasattr(dataset, "remove_columns") and not is_stream:
-            dataset = self._remove_unused_columns(dataset, description)
-        else:
-            removing = self._get_collator_with_removed_columns(collator, description)
-            prepare = getattr(removing, "_remove_columns", None)
-        kind = CollateWithIndex if is_stream else _CollateWithIndex
-        self.data_collator = kind(collator, prepare)
-        try:
-            loader = super()._get_dataloader(
-                self._indexed_stream(dataset)
-                if is_stream
-                else IndexedDataset(dataset, as_pairs=True),
-                description,
-                *args,
-                is_training=True,
-                **options,
-            )
-        finally:
-            self.data_collator = collator
-        if self.accelerator.num_processes == 1 and not is_stream:  # else Accelerate fills a rest
-            self._check_sampler(loader)
-            use_selection_batches(loader)
-        return loader
-
-    def _check_sampler(self, loader: Any) -> None:
-        sampler = loader.batch_sampler.sampler
-        if not isinstance(sampler, SelectionSampler):
-            raise StateError(
-                f"{type(self).__name__}._get_train_sampler() returned a {type(sampler).__name__}, "
-                "so no epoch would be selected. Return super()._get_train_sampler(train_dataset)."
-            )
-
-    def _indexed_stream(self, stream: IterableDataset[Any]) -> IndexedStream:
-        if not self._run_has_begun:
-            self._begin_run()
-        selector = cast("BatchSelector", self.selector)
-        return IndexedStream(
-            stream,
-            selector,
-            batch_size=self._train_batch_size,
-            as_pairs=True,
-            skip_observed=False,  # Accelerate reads on one process for all, the Trainer skips
+    def _begin_run(self) -> Selector:
+        """This run's selector, built when it is first asked for, with the hook on the head."""
+        if self._run_has_begun and self.selector is not None:
+            return self.selector
+        given, model, args = self._given_selector, self._inner_model(), self.args
+        if given == AUTO:
+            reads_labels = self._of_trl is None and not self._has_own_losses()
+            config = getattr(model, "config", None)
+            given, reason = pick_method(self.train_dataset, config, reads_labels=reads_labels)
+            logger.info("selector='auto' picks %s: %s.", given, reason)
+        selector = build_selector(self, given, self._keep_ratio, resumes=self._run_resumes)
+        self._loss_scale = LossScale(
+            args.gradient_accumulation_steps,
+            ranks=self.accelerator.num_processes if args.average_tokens_across_devices else 1,
+            router_loss=float(getattr(model, "router_aux_loss_coef", 0.0)),
         )
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SelectionSampler:
-        del train_dataset
-        if not self._run_has_begun:
-            self._begin_run()
-        assert self.selector is not None
-        return SelectionSampler(
-            self.selector,
-            batch_size=self._train_batch_size,
-            rank=None,  # Accelerate deals our batches to the processes
-            world=self.accelerator.num_processes,
-            drop_last=self.args.dataloader_drop_last,
-            skip_observed=False,  # the Trainer skips
-            last_rounds=last_rounds_of(self.accelerator.num_processes),
-        )
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.selector is None:
-            return
-        state = self.selector.state_dict()  # on every rank: a collective call
-        if self.args.should_save:
-            # trainer_state.json comes later: no checkpoint looks complete without our file.
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            files.save(Path(output_dir) / STATE_FILE, state)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or self.selector is None:
-            return
-        load_selector(self.selector, state_file(checkpoint, self.args))
-        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        check_resumed(self.selector, self.args, state.global_step)
-
-    # The run.
-
-    def _begin_run(self) -> None:
-        """A selector for this run, and the hook on its model's head."""
-        world = self.accelerator.num_processes
-        self.selector = self._picked_recipe().build(
-            self.args,
-            num_samples=num_samples_of(self.train_dataset, self.args, world),
-            batch_size=self._train_batch_size,
-            world=world,
-            is_stream=isinstance(self.train_dataset, IterableDataset),
-            resumes=self._run_resumes,
-        )
-        self._run_has_begun = True
-        self._loss_scale = LossScale(self.args.gradient_accumulation_steps)
         self._unhook()
         self._tap = self._make_tap()
-
-    def _picked_recipe(self) -> Recipe:
-        """The recipe, "auto" replaced by the method that it picks for this run."""
-        if self._recipe.selector != AUTO:
-            return self._recipe
-        reads_labels = not self._is_for_trl and not self._has_own_losses()
-        config = getattr(self._inner_model(), "config", None)
-        name, reason = pick_method(self.train_dataset, config, reads_labels=reads_labels)
-        logger.info("selector='auto' picks %s: %s.", name, reason)
-        return replace(self._recipe, selector=name)
+        self.selector, self._run_has_begun = selector, True
+        return selector
 
     def _make_tap(self) -> HeadTap | None:
         """The hook that reads features of this run's model."""
@@ -267,6 +322,74 @@ class SelectiveTrainerMixin(ObservesBatches):
         if self._tap is not None:
             self._tap.remove()
         self._tap = None
+
+    def _inner_model(self) -> nn.Module:
+        accelerator: Any = self.accelerator
+        return cast("nn.Module", unwrap_peft_model(accelerator.unwrap_model(self.model)))
+
+    # Loaders and checkpoints.
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, *args: Any, is_training: bool = False, **options: Any
+    ) -> Any:
+        if not is_training:
+            return super()._get_dataloader(dataset, description, *args, **options)
+        collator, is_stream = self.data_collator, isinstance(dataset, IterableDataset)
+        # What the Trainer does to a datasets.Dataset; a stream may not know its columns.
+        removing = self._get_collator_with_removed_columns(collator, description)
+        if hasattr(dataset, "remove_columns") and not is_stream:
+            dataset = self._remove_unused_columns(dataset, description)
+        kind = CollateWithIndex if is_stream else _CollateWithIndex
+        self.data_collator = kind(collator, getattr(removing, "_remove_columns", None))
+        try:
+            loader = super()._get_dataloader(
+                self._indexed(dataset), description, *args, is_training=True, **options
+            )
+        finally:
+            self.data_collator = collator
+        if self.accelerator.num_processes > 1 or is_stream:  # Accelerate fills a rest
+            return loader
+        sampler = cast("Any", loader.batch_sampler).sampler
+        if not isinstance(sampler, SelectionSampler):
+            raise StateError(
+                f"{type(self).__name__}._get_train_sampler() returned a {type(sampler).__name__}, "
+                "so no epoch would be selected. Return super()._get_train_sampler(train_dataset)."
+            )
+        use_selection_batches(loader)
+        return loader
+
+    def _indexed(self, dataset: Any) -> IndexedDataset | IndexedStream:
+        if not isinstance(dataset, IterableDataset):
+            return IndexedDataset(dataset, as_pairs=True)
+        return IndexedStream(
+            cast("IterableDataset[Any]", dataset),
+            cast("BatchSelector", self._begin_run()),
+            batch_size=self._train_batch_size,
+            as_pairs=True,
+            skip_observed=False,  # Accelerate reads on one process for all, the Trainer skips
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SelectionSampler:
+        del train_dataset
+        return SelectionSampler(
+            self._begin_run(),
+            batch_size=self._train_batch_size,
+            rank=None,  # Accelerate deals our batches to the processes
+            world=self.accelerator.num_processes,
+            drop_last=self.args.dataloader_drop_last,
+            skip_observed=False,  # the Trainer skips
+        )
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.selector is not None:
+            save_selector(self.selector, output_dir, should_save=self.args.should_save)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.selector is not None:
+            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            load_selector(self.selector, checkpoint, self.args, state.global_step)
 
 
 class SelectiveTrainer(SelectiveTrainerMixin, Trainer):

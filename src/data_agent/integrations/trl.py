@@ -21,19 +21,16 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from data_agent.errors import DataAgentWarning, InputError
-from data_agent.integrations._head import pool
-from data_agent.integrations._scale import is_close
+from data_agent.integrations._batches import is_close, pool
 from data_agent.losses import SampleLosses
 from data_agent.selecting.selector import Selector
 from data_agent.selecting.taps import HeadTap
 
 try:
-    from trl.trainer.base_trainer import _BaseTrainer
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
     from trl.trainer.utils import FusedCausalLMOutput
 
-    from data_agent.integrations._observing import ObservesBatches
     from data_agent.integrations.transformers import SelectiveTrainerMixin
 except ImportError as error:
     raise ImportError(
@@ -67,20 +64,9 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
     """
 
     args: SFTConfig
-    _is_for_trl = True
+    _of_trl = SFTTrainer
     _lengths: list[int] | None = None
     """Tokens of each sample of the batch at hand, where the collator puts all into one row."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        for base in cls.__mro__:
-            is_of_trl = issubclass(base, _BaseTrainer) and base is not _BaseTrainer
-            if is_of_trl and not issubclass(base, SFTTrainer):
-                raise InputError(
-                    f"{cls.__name__} has {base.__name__} among its bases, but SelectiveSFTTrainer "
-                    "is for SFTTrainer and its subclasses: preference and reinforcement trainers "
-                    "do not train on one loss for each row of their dataset."
-                )
-        super().__init_subclass__(**kwargs)
 
     def compute_sample_losses(self, inputs: Mapping[str, Any], outputs: Any) -> SampleLosses:
         """Each sample's loss, from what SFTTrainer's fused head returned.
@@ -138,8 +124,8 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
         finally:
             self.data_collator = collator
 
-    def _begin_run(self) -> None:
-        given, dataset = self._recipe.selector, self.train_dataset
+    def _begin_run(self) -> Selector:
+        given, dataset = self._given_selector, self.train_dataset
         num_rows = len(dataset) if isinstance(dataset, Sized) else None
         if num_rows and isinstance(given, Selector) and given.schedule.num_samples != num_rows:
             raise InputError(
@@ -148,7 +134,7 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
                 "max_length removes those whose tokens all became prompt). Hand over a callable, "
                 "which is told: selector=functools.partial(DataAgent, keep_ratio=0.5)."
             )
-        super()._begin_run()
+        return super()._begin_run()
 
     def _make_tap(self) -> HeadTap | None:
         model = cast("PreTrainedModel", self._inner_model())
@@ -165,7 +151,7 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
         if not model.training:  # scoring a pool, which SFTTrainer would book as an evaluation
             return None, model(**inputs, fused_lm_head=True)
         with _fused_outputs_of(model) as seen:
-            loss = super(ObservesBatches, self).compute_loss(
+            loss = super(SelectiveTrainerMixin, self).compute_loss(
                 model, inputs, num_items_in_batch=num_items
             )
         if not seen:

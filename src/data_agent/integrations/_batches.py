@@ -1,0 +1,229 @@
+"""What is read from a Trainer's batches: the scale of the loss, features, and chosen rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from data_agent.errors import InputError
+from data_agent.losses import SampleLosses
+from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.selector import Selector
+from data_agent.selecting.taps import HeadTap
+
+RECHECK = 100  # batches between two comparisons that wait for the host, once it is known
+
+
+class LossScale:
+    """The factor between the sum of a batch's terms and the loss that a trainer made of them.
+
+    Transformers divides either by the number of terms of this batch or by that of all batches of a
+    step (`num_items_in_batch`), and its models do not say which: it is found by comparison. The
+    comparison is also the proof that our terms are those of the trainer's loss. It is made on each
+    of the first batches until one of them can tell, on each 100th later on, and always where
+    samples are weighed; it waits for the host.
+
+    Args:
+        accumulation: batches of a step.
+        ranks: over how many processes the terms of a step are counted; DDP averages their
+            gradients.
+        router_loss: what a mixture of experts multiplies the loss of its router by.
+    """
+
+    def __init__(self, accumulation: int, *, ranks: int = 1, router_loss: float = 0.0) -> None:
+        self._accumulation = accumulation
+        self._ranks = ranks
+        self._router_loss = router_loss
+        self._found: int | None = None
+        self._has_told = False
+        self._num_batches = 0
+
+    def of(
+        self, loss: Tensor, samples: SampleLosses, outputs: Any, num_items: Any, *, always: bool
+    ) -> Tensor:
+        """The factor, a scalar.
+
+        Args:
+            loss: a scalar, the trainer's.
+            samples: the batch's terms.
+            outputs: the model's.
+            num_items: terms of all batches of the step, or None.
+            always: compare on this batch, whatever was found before.
+
+        Raises:
+            InputError: it trains on other terms.
+        """
+        ranks, loss = (1 if num_items is None else self._ranks), loss.detach()
+        scales = [ranks / samples.counts.sum().clamp(min=1)]
+        if num_items is not None:
+            scales.append(ranks / torch.as_tensor(num_items, device=loss.device))
+        router = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
+        extra = 0.0 if router is None else ranks * (self._router_loss * router.detach())
+        expected = [samples.sums.detach().sum() * scale + extra for scale in scales]
+        found = self.find(loss, expected, samples, always=always)
+        if found is None:
+            raise InputError(
+                f"the Trainer's loss is {float(loss):.6g}, but the terms that we read from the "
+                f"logits come to {float(expected[0]):.6g}: it trains on another objective. "
+                "Override compute_sample_losses(inputs, outputs) to return the terms of that "
+                f"objective{', or take a method without weights' if always else ''}."
+            )
+        return scales[found]
+
+    def find(
+        self, loss: Tensor, expected: list[Tensor], samples: SampleLosses, *, always: bool
+    ) -> int | None:
+        """Which of `expected` is the loss; None if none of them is.
+
+        Args:
+            loss: as in `of`.
+            expected: scalars, what it is by each of the factors that there may be.
+            samples: as in `of`.
+            always: as in `of`.
+        """
+        number, self._num_batches = self._num_batches, self._num_batches + 1
+        is_open = number < RECHECK and not self._has_told
+        is_due = always or is_open or number % RECHECK == 0
+        # A loss that is not finite is refused by the selector.
+        if not (is_due and torch.isfinite(loss) and torch.isfinite(expected[0])):
+            return self._found or 0
+        candidates = range(len(expected)) if self._found is None else [self._found]
+        fitting = [i for i in candidates if is_close(expected[i], loss)]
+        if not fitting:
+            return None
+        if self._accumulation == 1 or len(fitting) < len(expected):
+            self._found = fitting[0]
+        if self._found is not None and not self._has_told:
+            self._has_told = tells(samples, _tolerance(loss))
+        return fitting[0]
+
+
+def tells(samples: SampleLosses, tolerance: float = 1e-4) -> bool:
+    """Whether another objective would show in this batch's mean loss.
+
+    It need not where all samples have one loss (a new head that is zero) or one class, whose
+    weight then cancels. Waits for the host.
+    """
+    counts = samples.counts > 0
+    losses = samples.losses.detach()[counts]
+    if len(losses) < 2 or losses.max() - losses.min() <= 10 * tolerance * losses.abs().max():
+        return False
+    if samples.labels is None:
+        return True
+    labels = samples.labels.to(counts.device)[counts]
+    return bool(labels.min() != labels.max())
+
+
+def is_close(sum_of_terms: Tensor, loss: Tensor) -> bool:
+    """Equal up to the order of summation, or up to rounding where the loss is in half precision."""
+    tolerance = _tolerance(loss)
+    return bool(torch.isclose(sum_of_terms.float(), loss.float(), rtol=tolerance, atol=1e-6))
+
+
+def _tolerance(loss: Tensor) -> float:
+    return 1e-4 if loss.dtype in (torch.float32, torch.float64) else 2e-2
+
+
+def find_head(model: nn.Module) -> nn.Module | None:
+    """The layer that makes the logits: output embeddings, or one with an output for each label.
+
+    Adapters' own layers do not count; where a layer was copied to be trained (`modules_to_save`)
+    the copy, which comes last, is the one that is called.
+    """
+    output_embeddings = getattr(model, "get_output_embeddings", None)
+    head = output_embeddings() if callable(output_embeddings) else None
+    if isinstance(head, nn.Module):
+        return head
+    num_labels = getattr(getattr(model, "config", None), "num_labels", None)
+    heads = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == num_labels
+        and "lora_" not in name
+    ]
+    return heads[-1] if heads else None
+
+
+def feedback_of(
+    index: Tensor,
+    samples: SampleLosses,
+    inputs: Mapping[str, Any],
+    *,
+    tap: HeadTap | None,
+    selector: Selector,
+) -> Feedback:
+    """What the selector learns from a batch; features are those that came, else the head's input.
+
+    Raises:
+        InputError: the selector needs features, and there are none.
+    """
+    features = None if tap is None else tap.take_features()
+    if samples.features is not None:
+        features = samples.features
+    elif features is None and selector.needs_features:
+        raise InputError(
+            f"{selector.name} sees each sample's feature, the input of the model's head, "
+            f"and the head was {'not found' if tap is None else 'never called'}. Pass "
+            "head=model.classifier (the layer whose output are the logits), switch off fused "
+            "losses, or return features=[B, D] from compute_sample_losses."
+        )
+    elif features is not None and features.ndim == 3:
+        mask = inputs.get("attention_mask") if samples.mask is None else samples.mask
+        features = pool(features, mask)
+    return Feedback(
+        index,
+        samples.losses,
+        logits=samples.logits,
+        features=features,
+        labels=samples.labels,
+        uncertainty=samples.uncertainty,
+    )
+
+
+def pool(features: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of features `[B, T, D]` over the positions in mask `[B, T]` (None: all), float `[B, D]`.
+
+    Raises:
+        InputError: features and mask are not about the same positions.
+    """
+    if mask is None:
+        return features.mean(1)
+    if features.shape[:2] != mask.shape:
+        raise InputError(
+            f"the head's input is about {list(features.shape[:2])} (rows, positions), the batch "
+            f"about {list(mask.shape)}. Pass another head=, or override compute_sample_losses and "
+            "return features=[B, D]."
+        )
+    share = mask / mask.sum(1, keepdim=True).clamp(min=1)
+    return torch.einsum("bt,btd->bd", share.to(features.dtype), features)
+
+
+def rows_of(inputs: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:
+    """The rows of a batch that bool `[P]` marks.
+
+    Args:
+        inputs: tensors `[P, ...]`; other values and scalars stay as they are.
+        keep: the marks, on the device of the losses.
+
+    Raises:
+        InputError: a tensor that is not one row a sample.
+    """
+    return {key: _rows(key, value, keep) for key, value in inputs.items()}
+
+
+def _rows(key: str, value: object, keep: Tensor) -> Any:
+    if isinstance(value, Mapping):
+        return rows_of(cast("Mapping[str, Any]", value), keep)
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    if len(value) != len(keep):
+        raise InputError(
+            f"choosing within a batch of {len(keep)} samples, but {key!r} has shape "
+            f"{list(value.shape)}: its rows are not samples. Pad instead of packing them into one "
+            "row, or take a method that selects epochs."
+        )
+    return value[keep.to(value.device)]

@@ -1,0 +1,226 @@
+"""A run of a Hugging Face Trainer: what it may not set, its selector, and the selector's state."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from data_agent.errors import CheckpointError, DataAgentWarning, InputError, StateError
+from data_agent.loading.indexed import IndexedDataset
+from data_agent.methods import make_selector, method_class
+from data_agent.runtime import checkpoint as files
+from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.selecting.selector import Selector
+
+Given = Selector | Callable[..., Selector] | str
+"""What the user hands over: a selector, a callable of `num_samples=` and `epochs=`, or a name."""
+
+_STATE_FILE = "data_agent.safetensors"
+_BUILD_ONE = "selector=functools.partial(DataAgent, keep_ratio=0.5)"
+
+
+def check_given(given: object, keep_ratio: float | None) -> None:
+    """Refuse what no selector can be made of, and a keep ratio that would be ignored."""
+    if keep_ratio is not None and not isinstance(given, str):
+        raise InputError(
+            f"keep_ratio={keep_ratio} goes with a method's name, but selector is {given!r}. Give "
+            f"it there: {_BUILD_ONE}."
+        )
+    if not isinstance(given, str | Selector) and not callable(given):
+        raise InputError(f"selector is {given!r}; expected a name, a callable or a Selector.")
+
+
+def refuse_what_would_be_wrong(trainer: Any) -> None:
+    """Refuse settings of a Trainer under which a selection would be another one."""
+    args, world = trainer.args, trainer.accelerator.num_processes
+    config = args.accelerator_config
+    liger = args.liger_kernel_config or {}
+    split = trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size()
+    wrong = {
+        f"n_gpu is {args.n_gpu}: DataParallel's replicas cannot be watched. Start one process for "
+        "each GPU (torchrun), or show the process one GPU (CUDA_VISIBLE_DEVICES=0)": args.n_gpu > 1,
+        f"train_sampling_strategy is {args.train_sampling_strategy!r}, but the selector decides "
+        "which samples come, and shuffles them. Leave it at 'random'": (
+            args.train_sampling_strategy != "random"
+        ),
+        "dispatch_batches=True reads every batch on one process and loses the samples' index. "
+        "Leave it at None": config.dispatch_batches,
+        "split_batches=True shares each batch among the processes, but an epoch's budget is kept "
+        "in whole batches a process. Set it to False, and per_device_train_batch_size": (
+            config.split_batches and world > 1
+        ),
+        "even_batches=False lets processes make different numbers of steps. Set it to True": (
+            not config.even_batches and world > 1
+        ),
+        "enable_jit_checkpoint=True may save between batches and their optimizer step: a resumed "
+        "run trains on them twice. Use save_steps": args.enable_jit_checkpoint,
+        "use_liger_kernel=True fuses the loss into the head, so that there are no logits. Set "
+        "liger_kernel_config={'fused_linear_cross_entropy': False}, or use_liger_kernel=False": (
+            args.use_liger_kernel and liger.get("fused_linear_cross_entropy", True)
+        ),
+        "tensor, context or sequence parallelism gives several processes one batch. Use data "
+        "parallelism": split > 1,
+    }
+    for message, is_wrong in wrong.items():
+        if is_wrong:
+            raise InputError(f"{message}.")
+    dataset = trainer.train_dataset
+    if dataset is not None and not isinstance(dataset, IterableDataset):
+        IndexedDataset(dataset)  # refuses what has no length
+
+
+def build_selector(
+    trainer: Any, given: Given, keep_ratio: float | None, *, resumes: bool
+) -> Selector:
+    """The selector of a run, fitted to its loader.
+
+    Args:
+        trainer: about to train.
+        given: what the user handed over.
+        keep_ratio: share of the dataset visited in an epoch, in (0, 1]; None is 0.5. With a name.
+        resumes: whether a state will be loaded.
+
+    Raises:
+        InputError: it is for another run, or selects in a way that a Trainer has no place for.
+        StateError: it was trained with already.
+    """
+    args, dataset = trainer.args, trainer.train_dataset
+    world = trainer.accelerator.num_processes
+    is_stream = isinstance(dataset, IterableDataset)
+    per_step = args.gradient_accumulation_steps * args.train_batch_size * world
+    num_samples = args.max_steps * per_step if is_stream else len(dataset)
+
+    def fitted(selector: Selector) -> Selector:
+        _check_method(selector, is_stream=is_stream)
+        selector.use_loader(
+            trainer._train_batch_size,
+            world=world,
+            drop_last=args.dataloader_drop_last,
+            last_rounds="filled" if world > 1 else "spread",  # as Accelerate fills it
+        )
+        return selector
+
+    if isinstance(given, Selector):
+        if given.epoch is not None and not resumes:
+            raise StateError(
+                f"a run begins, but the selector is in epoch {given.epoch} of another one. Hand "
+                f"over a callable, which makes a selector for each run: {_BUILD_ONE}."
+            )
+        _check_size(fitted(given), num_samples, _num_epochs(given, args))
+        return given
+    make = given
+    if isinstance(make, str):
+        if is_stream:
+            _check_class(method_class(make))
+        seed = args.seed if args.data_seed is None else args.data_seed
+        keep_ratio = 0.5 if keep_ratio is None else keep_ratio
+        make = partial(make_selector, make, keep_ratio=keep_ratio, seed=seed)
+    epochs = 1 if is_stream else math.ceil(args.num_train_epochs)
+    if args.max_steps > 0 and not is_stream:
+        # How many epochs these steps are depends on the length of the selector's epochs.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataAgentWarning)
+            longest = make(num_samples=num_samples, epochs=args.max_steps)
+        epochs = _num_epochs(fitted(longest), args)
+    return fitted(make(num_samples=num_samples, epochs=epochs))
+
+
+def save_selector(selector: Selector, folder: str, *, should_save: bool) -> None:
+    """Write the selector's state; on every rank, one of which saves."""
+    state = selector.state_dict()  # a collective call
+    if should_save:
+        # trainer_state.json comes later: no checkpoint looks complete without our file.
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        files.save(Path(folder) / _STATE_FILE, state)
+
+
+def load_selector(selector: Selector, folder: str, args: Any, global_step: int) -> None:
+    """Restore the selector; what does not fit is told in the Trainer's terms.
+
+    Args:
+        selector: of the run that goes on.
+        folder: the checkpoint's.
+        args: the Trainer's.
+        global_step: where the Trainer goes on.
+
+    Raises:
+        InputError: the Trainer would go on somewhere else.
+        CheckpointError: there is no state, or it is of another run.
+    """
+    if args.ignore_data_skip:
+        raise InputError(
+            "ignore_data_skip=True starts the interrupted epoch over, so its samples would count "
+            "twice. Resume with ignore_data_skip=False."
+        )
+    path = Path(folder) / _STATE_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} holds no {_STATE_FILE}: a Trainer without a selector saved it. Resume "
+            "from one of SelectiveTrainer, or load the model's weights alone and train without "
+            "resume_from_checkpoint."
+        )
+    try:
+        selector.load_state_dict(files.load(path))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path}: {error} A Trainer's epochs follow from num_train_epochs or max_steps, the "
+            "seed is data_seed or seed: a run goes on with those that it began with. To train "
+            "longer, begin a new run from the model's weights."
+        ) from error
+    due, per_epoch = selector.next_batch(), _steps_of_epoch(selector, args)
+    step = due.epoch * per_epoch + math.ceil(due.batch / args.gradient_accumulation_steps)
+    if step != global_step:
+        raise InputError(
+            f"the checkpoint is of step {global_step}, but its selector stands at step {step}, "
+            f"with {per_epoch} steps an epoch. Resume with the interrupted run's batch size, "
+            "gradient_accumulation_steps and number of processes."
+        )
+
+
+def _steps_of_epoch(selector: Selector, args: Any) -> int:
+    """Optimizer steps in an epoch, as the Trainer counts them."""
+    return math.ceil(selector.schedule.steps(0) / args.gradient_accumulation_steps)
+
+
+def _num_epochs(selector: Selector, args: Any) -> int:
+    """Epochs of the run, as the Trainer counts them: it may end within the last one."""
+    if args.max_steps > 0:
+        return math.ceil(args.max_steps / _steps_of_epoch(selector, args))
+    return math.ceil(args.num_train_epochs)
+
+
+def _check_method(selector: object, *, is_stream: bool) -> None:
+    if not isinstance(selector, Selector):
+        raise InputError(f"selector= made {selector!r}; expected a Selector. Try {_BUILD_ONE}.")
+    if is_stream:
+        _check_class(type(selector))
+    if selector.schedule.kind in ("paper", "floating"):
+        raise InputError(
+            f"the epochs of a {selector.schedule.kind!r} schedule differ in length, but the "
+            "Trainer asks for it once and cuts longer ones. Use schedule='exact'."
+        )
+
+
+def _check_size(selector: Selector, num_samples: int, epochs: int) -> None:
+    schedule = selector.schedule
+    if (schedule.num_samples, schedule.epochs) != (num_samples, epochs):
+        raise InputError(
+            f"the selector was built for num_samples={schedule.num_samples} and "
+            f"epochs={schedule.epochs}, but the Trainer has {num_samples} samples and trains "
+            f"{epochs} epochs. Use these numbers, or a callable that is told them: {_BUILD_ONE}."
+        )
+
+
+def _check_class(method: type[Selector]) -> None:
+    if not issubclass(method, BatchSelector):
+        raise InputError(
+            f"{method.name!r} selects epochs, but train_dataset is a stream, whose samples come "
+            "once. Choose inside each batch: selector='data-agent-in-batch', and a "
+            "per_device_train_batch_size of 1 / keep_ratio times what a step shall train on."
+        )

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
 AUTO = "auto"
 _LABELS = ("labels", "label", "label_ids")
 
 
 def pick_method(dataset: Any, config: Any, *, reads_labels: bool) -> tuple[str, str]:
-    """The name of a method, and the reason in words.
-
-    `label-aware` where every row is known to have one class label, else the policy.
+    """The name of a method, and the reason in words: label-aware, or the policy if in doubt.
 
     Args:
         dataset: the training dataset.
         config: of the model; its `problem_type` and `num_labels` say what labels are.
-        reads_labels: whether the Trainer takes the samples' terms from "logits" and "labels", and
-            not from a method of the user's.
+        reads_labels: whether the samples' terms come from "logits" and "labels".
     """
     if not reads_labels:
         return "data-agent", "the losses of samples are computed by the Trainer's own method"
@@ -51,27 +44,22 @@ def _has_one_class(dataset: Any) -> bool:
         column = next((features[name] for name in _LABELS if name in features), None)
         dtype = str(getattr(column, "dtype", ""))
         return hasattr(column, "num_classes") or dtype.startswith(("int", "uint"))
-    with _random_states_kept():
-        row = dataset[0]
+    row = _look_at_a_row(dataset)
     if not isinstance(row, Mapping):
         return False
     values = cast("Mapping[str, Any]", row)
     label = next((values[name] for name in _LABELS if name in values), None)
-    if isinstance(label, bool | np.bool_):
-        return False
-    if isinstance(label, Tensor | np.ndarray):
-        is_whole = not torch.as_tensor(label).is_floating_point()
-        return is_whole and torch.as_tensor(label).numel() == 1 and label.ndim == 0
-    return isinstance(label, int | np.integer)
+    if isinstance(label, Tensor | np.ndarray | np.generic):
+        label = label.item() if label.ndim == 0 else None
+    return isinstance(label, int) and not isinstance(label, bool)
 
 
-@contextmanager
-def _random_states_kept() -> Generator[None]:
-    """A look at a row may draw its augmentation: the run must not notice."""
+def _look_at_a_row(dataset: Any) -> object:
+    """The first row, whose augmentation may draw: the run must not notice."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own
     try:
         with torch.random.fork_rng([]):
-            yield
+            return dataset[0]
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002

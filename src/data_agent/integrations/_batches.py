@@ -18,18 +18,17 @@ RECHECK = 100  # batches between two comparisons that wait for the host, once it
 
 
 class LossScale:
-    """The factor between the sum of a batch's terms and the loss that a trainer made of them.
+    """The factor between the sum of a batch's terms and the loss that a Trainer made of them.
 
     Transformers divides either by the number of terms of this batch or by that of all batches of a
-    step (`num_items_in_batch`), and its models do not say which: it is found by comparison. The
-    comparison is also the proof that our terms are those of the trainer's loss. It is made on each
-    of the first batches until one of them can tell, on each 100th later on, and always where
-    samples are weighed; it waits for the host.
+    step (`num_items_in_batch`), and its models do not say which: it is found by comparison, which
+    also proves that our terms are those of the Trainer's loss. It is made on each of the first
+    batches until one of them can tell, on each 100th later on, and always where samples are
+    weighed; it waits for the host.
 
     Args:
         accumulation: batches of a step.
-        ranks: over how many processes the terms of a step are counted; DDP averages their
-            gradients.
+        ranks: processes over which the terms of a step are counted; DDP averages their gradients.
         router_loss: what a mixture of experts multiplies the loss of its router by.
     """
 
@@ -44,18 +43,7 @@ class LossScale:
     def of(
         self, loss: Tensor, samples: SampleLosses, outputs: Any, num_items: Any, *, always: bool
     ) -> Tensor:
-        """The factor, a scalar.
-
-        Args:
-            loss: a scalar, the trainer's.
-            samples: the batch's terms.
-            outputs: the model's.
-            num_items: terms of all batches of the step, or None.
-            always: compare on this batch, whatever was found before.
-
-        Raises:
-            InputError: it trains on other terms.
-        """
+        """The factor, a scalar; refuses a loss of other terms."""
         ranks, loss = (1 if num_items is None else self._ranks), loss.detach()
         scales = [ranks / samples.counts.sum().clamp(min=1)]
         if num_items is not None:
@@ -76,14 +64,7 @@ class LossScale:
     def find(
         self, loss: Tensor, expected: list[Tensor], samples: SampleLosses, *, always: bool
     ) -> int | None:
-        """Which of `expected` is the loss; None if none of them is.
-
-        Args:
-            loss: as in `of`.
-            expected: scalars, what it is by each of the factors that there may be.
-            samples: as in `of`.
-            always: as in `of`.
-        """
+        """Which of `expected`, one for each factor that there may be, is the loss; None if none."""
         number, self._num_batches = self._num_batches, self._num_batches + 1
         is_open = number < RECHECK and not self._has_told
         is_due = always or is_open or number % RECHECK == 0
@@ -156,11 +137,7 @@ def feedback_of(
     tap: HeadTap | None,
     selector: Selector,
 ) -> Feedback:
-    """What the selector learns from a batch; features are those that came, else the head's input.
-
-    Raises:
-        InputError: the selector needs features, and there are none.
-    """
+    """What the selector learns from a batch; features are those that came, else the head's."""
     features = None if tap is None else tap.take_features()
     if samples.features is not None:
         features = samples.features
@@ -185,11 +162,7 @@ def feedback_of(
 
 
 def pool(features: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of features `[B, T, D]` over the positions in mask `[B, T]` (None: all), float `[B, D]`.
-
-    Raises:
-        InputError: features and mask are not about the same positions.
-    """
+    """Mean of features `[B, T, D]` over the positions in mask `[B, T]` (None: all): `[B, D]`."""
     if mask is None:
         return features.mean(1)
     if features.shape[:2] != mask.shape:
@@ -203,15 +176,7 @@ def pool(features: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def rows_of(inputs: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:
-    """The rows of a batch that bool `[P]` marks.
-
-    Args:
-        inputs: tensors `[P, ...]`; other values and scalars stay as they are.
-        keep: the marks, on the device of the losses.
-
-    Raises:
-        InputError: a tensor that is not one row a sample.
-    """
+    """Of the tensors `[P, ...]` in a batch the rows that bool `[P]` marks; the rest as it is."""
     return {key: _rows(key, value, keep) for key, value in inputs.items()}
 
 

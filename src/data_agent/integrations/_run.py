@@ -78,18 +78,7 @@ def refuse_what_would_be_wrong(trainer: Any) -> None:
 def build_selector(
     trainer: Any, given: Given, keep_ratio: float | None, *, resumes: bool
 ) -> Selector:
-    """The selector of a run, fitted to its loader.
-
-    Args:
-        trainer: about to train.
-        given: what the user handed over.
-        keep_ratio: share of the dataset visited in an epoch, in (0, 1]; None is 0.5. With a name.
-        resumes: whether a state will be loaded.
-
-    Raises:
-        InputError: it is for another run, or selects in a way that a Trainer has no place for.
-        StateError: it was trained with already.
-    """
+    """The selector of the Trainer's run, fitted to its loader; `resumes` if a state will follow."""
     args, dataset = trainer.args, trainer.train_dataset
     world = trainer.accelerator.num_processes
     is_stream = isinstance(dataset, IterableDataset)
@@ -141,18 +130,7 @@ def save_selector(selector: Selector, folder: str, *, should_save: bool) -> None
 
 
 def load_selector(selector: Selector, folder: str, args: Any, global_step: int) -> None:
-    """Restore the selector; what does not fit is told in the Trainer's terms.
-
-    Args:
-        selector: of the run that goes on.
-        folder: the checkpoint's.
-        args: the Trainer's.
-        global_step: where the Trainer goes on.
-
-    Raises:
-        InputError: the Trainer would go on somewhere else.
-        CheckpointError: there is no state, or it is of another run.
-    """
+    """Restore the selector where the Trainer goes on, by its args, behind `global_step`."""
     if args.ignore_data_skip:
         raise InputError(
             "ignore_data_skip=True starts the interrupted epoch over, so its samples would count "

@@ -14,20 +14,16 @@ given to `fabric.save` and `fabric.load`.
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from data_agent.errors import CheckpointError, InputError, StateError
-from data_agent.integrations._random_state import (
-    draw_as_an_iterator,
-    random_states,
-    set_random_states,
-)
-from data_agent.loading.sampler import SelectionSampler
+from data_agent.loading.sampler import SelectionSampler, check_selector
+from data_agent.runtime import distributed
 from data_agent.selecting.selector import Selector
 
 try:
@@ -46,8 +42,7 @@ __all__ = ["SelectionCallback"]
 class SelectionCallback(Callback):
     """Carries a selector through `Trainer.fit`: checks, checkpoints, metrics.
 
-    Before the first batch it checks that the Trainer runs the epochs that the selector plans. A
-    checkpoint holds the selector's state; `fit(ckpt_path=...)` restores it, and torch's random
+    A checkpoint holds the selector's state; `fit(ckpt_path=...)` restores it, and torch's random
     states, which Lightning does not save, so that dropout too goes on as without the stop. Each
     epoch's `agent.metrics()` go to the module's log, named "data_agent/...". After a search for a
     learning rate (`Tuner.lr_find`) the selector is as before.
@@ -64,10 +59,7 @@ class SelectionCallback(Callback):
     """
 
     def __init__(self, agent: Selector) -> None:
-        if not isinstance(agent, Selector):
-            raise InputError(
-                f"a selector is needed (DataAgent(...), make_selector(...)), got {agent!r}."
-            )
+        check_selector(agent)
         self.agent = agent
         self._device = torch.device("cpu")
         self._random_states: dict[str, Tensor] | None = None
@@ -95,7 +87,7 @@ class SelectionCallback(Callback):
         """Check that what follows is what the selector planned; let dropout draw on."""
         self._device = pl_module.device
         if self._random_states is not None:  # after the loader's first iterator has drawn from them
-            set_random_states(self._random_states, self._device)
+            _set_random_states(self._random_states, self._device)
             self._random_states, self._first_iterator = None, _iterator_of(trainer)
         _check_loader(trainer, self.agent)
         if not _is_trial(trainer):
@@ -110,7 +102,7 @@ class SelectionCallback(Callback):
         del pl_module, batch
         first, self._first_iterator = self._first_iterator, None
         if first is not None and batch_idx == 0 and first is _iterator_of(trainer):
-            draw_as_an_iterator(cast("DataLoader[Any]", trainer.train_dataloader))
+            _draw_as_an_iterator(cast("DataLoader[Any]", trainer.train_dataloader))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the selector's metrics."""
@@ -122,9 +114,8 @@ class SelectionCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the last epoch, which no other one follows: a forgotten learn() is an error."""
         del pl_module
-        if not trainer.is_last_batch:  # stopped inside an epoch, on purpose
-            return
-        if not (_is_trial(trainer) and self.agent.num_observed):  # workers read on behind its end
+        reads_on = _is_trial(trainer) and self.agent.num_observed  # workers, behind its end
+        if trainer.is_last_batch and not reads_on:  # else it stopped inside an epoch, on purpose
             self.agent.close_epoch()
 
     def on_exception(
@@ -145,7 +136,7 @@ class SelectionCallback(Callback):
             "batch_size": schedule.batch_size,
             "drop_last": schedule.drop_last,
             "last_rounds": schedule.last_rounds,
-            "random": random_states(self._device),
+            "random": _random_states(self._device),
         }
 
     def on_load_checkpoint(
@@ -166,7 +157,13 @@ class SelectionCallback(Callback):
             self.agent.load_state_dict(state["agent"])
             self.agent.shift_epochs(0)
             return
-        _check_loads_first(trainer)
+        if trainer.train_dataloader is not None:
+            raise StateError(
+                f"with {type(trainer.strategy).__name__} Lightning restores after "
+                "configure_optimizers(), where trainer.estimated_stepping_batches has already made "
+                "the train loader begin. Use agent.schedule.total_steps(batch_size, "
+                "accumulation=trainer.accumulate_grad_batches) there."
+            )
         # A position is one in a loader's batches, and Lightning asks for the loader only later.
         if self.agent.schedule.batch_size is None and state["batch_size"] is not None:
             self.agent.use_loader(
@@ -197,16 +194,6 @@ def _num_replicas(trainer: Trainer) -> int:
     # A strategy such as tensor parallelism gives several processes the same batch.
     options = cast("dict[str, int] | None", trainer.distributed_sampler_kwargs)
     return 1 if options is None else options["num_replicas"]
-
-
-def _check_loads_first(trainer: Trainer) -> None:
-    if trainer.train_dataloader is not None:
-        raise StateError(
-            f"with {type(trainer.strategy).__name__} Lightning restores after "
-            "configure_optimizers(), where trainer.estimated_stepping_batches has already made the "
-            "train loader begin. Use agent.schedule.total_steps(batch_size, "
-            "accumulation=trainer.accumulate_grad_batches) there."
-        )
 
 
 def _check_loader(trainer: Any, agent: Selector) -> None:
@@ -267,11 +254,7 @@ def _check_length(trainer: Trainer, agent: Selector) -> None:
 
 
 def _check_position(trainer: Any, agent: Selector) -> int:
-    """Selector and Trainer must stand at the same batch of the same epoch.
-
-    Returns:
-        1 where the Trainer still has to end the epoch that the selector has left behind, else 0.
-    """
+    """By how many epochs the selector, at the same batch, is ahead of a Trainer that ends one."""
     due, batch, is_whole = agent.next_batch()
     # Without a checkpoint, a second fit() begins an epoch that was stopped anew.
     trained = _num_trained(trainer) if trainer.fit_loop.restarting else 0
@@ -293,3 +276,34 @@ def _num_trained(trainer: Any) -> int:
     """Batches of the running epoch that were trained on."""
     # Not `completed`, which is counted after the hooks that save a checkpoint.
     return trainer.fit_loop.epoch_loop.batch_progress.current.processed
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    """Torch's states on the host and on `device`, one row a rank: a collective call."""
+    states = {"cpu": torch.get_rng_state()}
+    if (module := _module_of(device)) is not None:
+        states[device.type] = module.get_rng_state(device).cpu()
+    rows = distributed.gather_rows(*(state.unsqueeze(0) for state in states.values()))
+    return dict(zip(states, rows, strict=True))
+
+
+def _set_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Take over what `_random_states` returned; nothing where it is of another number of ranks."""
+    if len(states["cpu"]) != distributed.world_size():
+        return
+    own = {name: rows[distributed.rank()].cpu().clone() for name, rows in states.items()}
+    torch.set_rng_state(own["cpu"])
+    if (module := _module_of(device)) is not None and device.type in own:
+        module.set_rng_state(own[device.type], device)
+
+
+def _module_of(device: torch.device) -> Any:
+    """torch.cuda and the like; None where states are not kept by device."""
+    return None if device.type in ("cpu", "mps") else torch.get_device_module(device)
+
+
+def _draw_as_an_iterator(loader: DataLoader[Any]) -> None:
+    """Draw from torch's state what `iter(loader)` draws from it, for its worker processes."""
+    keeps_workers = loader.persistent_workers and loader.num_workers > 0
+    if loader.generator is None and not keeps_workers:
+        iter(DataLoader(TensorDataset(torch.zeros(1))))

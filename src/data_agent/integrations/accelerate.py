@@ -1,14 +1,5 @@
 """Accelerate: a loader of selected samples for `accelerator.prepare` to deal to the processes.
 
-    loader = selection_loader(train_set, agent, accelerator, batch_size=32)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    agent.watch(accelerator.unwrap_model(model).head)
-
-    for epoch in agent.epochs():
-        for inputs, labels, index in loader:
-            ...
-            accelerator.backward(agent.learn(losses, index, labels=labels))
-
 `accelerator.save_state` and `load_state` hold the selector. After `load_state` the same loop goes
 on behind the last observed batch, without `skip_first_batches`.
 """
@@ -178,7 +169,7 @@ class _SizedByEpoch(ForwardsAttributes, Dataset[Any]):
 
 
 class _UnpreparedLoader(DataLoader[Any]):
-    """Accelerate builds another loader from its parts; iterating this one is a mistake."""
+    """Accelerate builds another loader from its parts."""
 
     def __iter__(self) -> Any:
         raise StateError(
@@ -210,9 +201,9 @@ def _replaces(selector: Selector, other: object) -> bool:
 
 
 def _identity(selector: Selector) -> tuple[object, ...]:
-    schedule = selector.schedule
-    plan = (schedule.num_samples, schedule.epochs, schedule.keep_ratio, schedule.kind)
-    return (type(selector), plan, selector.seed, selector.settings())
+    plan = selector.schedule
+    run = (plan.num_samples, plan.epochs, plan.keep_ratio, plan.kind, selector.seed)
+    return (type(selector), run, selector.settings())
 
 
 def _check_accelerator(accelerator: object) -> None:

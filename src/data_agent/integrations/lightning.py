@@ -1,15 +1,8 @@
-"""Lightning: a selector inside `lightning.pytorch.Trainer`.
-
-    agent = DataAgent(num_samples=len(train_set), epochs=20, keep_ratio=0.5)
-    trainer = L.Trainer(max_epochs=20, callbacks=[SelectionCallback(agent)])
+"""Lightning: a selector inside `lightning.pytorch.Trainer`. Fabric needs nothing from here.
 
 The module returns `selection_loader(train_set, agent, batch_size=...)` from `train_dataloader` and
-`agent.learn(losses, index)` from `training_step`. Lightning itself tells the loader's sampler when
-an epoch begins; the callback carries the state in Lightning's checkpoints and refuses settings
-under which a selection would silently be another one.
-
-Fabric needs nothing from here: `fabric.setup_dataloaders(loader)`, and the agent among the objects
-given to `fabric.save` and `fabric.load`.
+`agent.learn(losses, index)` from `training_step`; Lightning itself tells the loader's sampler when
+an epoch begins.
 """
 
 from __future__ import annotations
@@ -90,7 +83,7 @@ class SelectionCallback(Callback):
             _set_random_states(self._random_states, self._device)
             self._random_states, self._first_iterator = None, _iterator_of(trainer)
         _check_loader(trainer, self.agent)
-        if not _is_trial(trainer):
+        if not cast("Any", trainer).fast_dev_run:
             _check_length(trainer, self.agent)
         # Lightning counts epochs through: nothing is to be guessed from its first set_epoch().
         self.agent.shift_epochs(_check_position(trainer, self.agent))
@@ -114,7 +107,8 @@ class SelectionCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the last epoch, which no other one follows: a forgotten learn() is an error."""
         del pl_module
-        reads_on = _is_trial(trainer) and self.agent.num_observed  # workers, behind its end
+        # In a trial workers read on behind its end.
+        reads_on = cast("Any", trainer).fast_dev_run and self.agent.num_observed
         if trainer.is_last_batch and not reads_on:  # else it stopped inside an epoch, on purpose
             self.agent.close_epoch()
 
@@ -183,10 +177,6 @@ def _searches(trainer: Any, finder: type[Callback]) -> bool:
 
 def _iterator_of(trainer: Any) -> object:
     return getattr(trainer.fit_loop._combined_loader, "_iterator", None)
-
-
-def _is_trial(trainer: Any) -> bool:
-    return bool(trainer.fast_dev_run)
 
 
 def _num_replicas(trainer: Trainer) -> int:

@@ -1,8 +1,5 @@
 """Hugging Face Trainer with a selector: `Trainer(...)` becomes `SelectiveTrainer(...)`.
 
-    trainer = SelectiveTrainer(model, args, train_dataset=train_set, keep_ratio=0.5)
-    trainer.train()
-
 The model trains on the loss that the Trainer computes, whatever that is. The selector chooses the
 samples, and each sample's loss is read from the same forward pass. Where a method weighs its
 samples, the difference between weighted and unweighted terms is added, at the Trainer's scale.
@@ -130,9 +127,8 @@ class SelectiveTrainerMixin(_Base):
 
         By default the terms of the model's own loss: cross entropy of classes or tokens (shifted
         for causal models), binary cross entropy, squared error; their mean is compared with the
-        Trainer's loss, on the first batches until one of them can tell, on each 100th later on, and
-        on all for methods that weigh samples. Override it where the Trainer trains on something
-        else; the comparison is then only made for methods that weigh samples.
+        Trainer's loss. Override it where the Trainer trains on something else; the comparison is
+        then only made for methods that weigh samples.
 
         Args:
             inputs: the batch as the model got it, and its labels.
@@ -229,8 +225,6 @@ class SelectiveTrainerMixin(_Base):
         selector.observe(feedback_of(index, samples, given, tap=self._tap, selector=selector))
         return (loss, outputs) if return_outputs else loss
 
-    # Choosing and observing.
-
     def _loss_and_outputs(self, model: nn.Module, inputs: Any, num_items: Any) -> Any:
         """The Trainer's loss and what the model returned: `(loss, outputs)`."""
         return super().compute_loss(
@@ -263,9 +257,8 @@ class SelectiveTrainerMixin(_Base):
         if len(samples.sums) != len(index):
             raise InputError(
                 f"the batch holds {len(index)} samples, but {len(samples.sums)} losses came. Does "
-                "the data collator put several samples into one row? Override "
-                "compute_sample_losses to return a row for each sample, or use a collator that "
-                "pads."
+                "the data collator put several samples into one row? Use one that pads, or "
+                "override compute_sample_losses to return a row for each sample."
             )
         return samples
 
@@ -324,8 +317,8 @@ class SelectiveTrainerMixin(_Base):
         self._tap = None
 
     def _inner_model(self) -> nn.Module:
-        accelerator: Any = self.accelerator
-        return cast("nn.Module", unwrap_peft_model(accelerator.unwrap_model(self.model)))
+        unwrapped: Any = self.accelerator.unwrap_model(cast("nn.Module", self.model))
+        return cast("nn.Module", unwrap_peft_model(unwrapped))
 
     # Loaders and checkpoints.
 
@@ -371,13 +364,14 @@ class SelectiveTrainerMixin(_Base):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SelectionSampler:
         del train_dataset
+        # Accelerate deals our batches to the processes, and the Trainer skips.
         return SelectionSampler(
             self._begin_run(),
             batch_size=self._train_batch_size,
-            rank=None,  # Accelerate deals our batches to the processes
+            rank=None,
             world=self.accelerator.num_processes,
             drop_last=self.args.dataloader_drop_last,
-            skip_observed=False,  # the Trainer skips
+            skip_observed=False,
         )
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -1,8 +1,5 @@
 """TRL's SFTTrainer with a selector: `SFTTrainer(...)` becomes `SelectiveSFTTrainer(...)`.
 
-    trainer = SelectiveSFTTrainer(model, args, train_dataset=train_set, keep_ratio=0.5)
-    trainer.train()
-
 SFTTrainer computes log-probabilities and entropies token by token without ever holding logits. Both
 are read from that one forward pass, on their way to its loss and its metrics.
 """
@@ -11,8 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sized
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -71,19 +68,17 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
     def compute_sample_losses(self, inputs: Mapping[str, Any], outputs: Any) -> SampleLosses:
         """Each sample's loss, from what SFTTrainer's fused head returned.
 
-        Args:
-            inputs: the batch as the model got it, and its labels.
-            outputs: has "log_probs", "entropy" and "label_mask", `[B, T - 1]`, or `[1, T - 1]` of
-                a padding-free batch. They have no graph where `label_smoothing_factor` or
-                `compute_loss_func` train on logits.
-
-        Returns:
-            One row for each sample, in the order in which they were collated.
-
-        Raises:
-            InputError: something in the model added positions to a padding-free batch.
+        That is "log_probs", "entropy" and "label_mask", `[B, T - 1]`, or `[1, T - 1]` of a
+        padding-free batch, without a graph where `label_smoothing_factor` or `compute_loss_func`
+        train on logits.
         """
-        self._check_positions(inputs, outputs)
+        num_tokens, num_positions = inputs["input_ids"].shape[1], outputs.log_probs.shape[1] + 1
+        if self._lengths is not None and num_positions != num_tokens:
+            raise InputError(
+                f"a padding-free batch of {num_tokens} tokens came to {num_positions} positions in "
+                "the model: virtual tokens of prompt tuning would stand before its first sample "
+                "only. Set padding_free=False and packing=False, or use LoRA."
+            )
         terms = -outputs.log_probs
         if self.args.loss_type == "dft":
             terms = terms * outputs.log_probs.exp().detach()
@@ -116,7 +111,7 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
     ) -> Any:
         collator = self.data_collator
         if is_training and getattr(collator, "padding_free", False):
-            self.data_collator = _CollateWithLengths(collator)
+            self.data_collator = partial(_collate_with_lengths, collator)
         try:
             return super()._get_dataloader(
                 dataset, description, *args, is_training=is_training, **options
@@ -150,10 +145,20 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
     def _loss_and_outputs(self, model: nn.Module, inputs: Any, num_items: Any) -> Any:
         if not model.training:  # scoring a pool, which SFTTrainer would book as an evaluation
             return None, model(**inputs, fused_lm_head=True)
-        with _fused_outputs_of(model) as seen:
+        seen: list[Any] = []
+
+        def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            del module, inputs
+            if isinstance(output, FusedCausalLMOutput):
+                seen.append(output)
+
+        handle = model.register_forward_hook(keep)
+        try:
             loss = super(SelectiveTrainerMixin, self).compute_loss(
                 model, inputs, num_items_in_batch=num_items
             )
+        finally:
+            handle.remove()
         if not seen:
             raise InputError(
                 f"{type(self).__name__} computes its loss without SFTTrainer's fused head, so each "
@@ -172,7 +177,10 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
         scale = 1 / torch.as_tensor(num_tokens, device=loss.device).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items is not None:
             scale = scale * self.accelerator.num_processes  # DDP averages gradients over them
-        expected = samples.sums.detach().sum() * scale + self._router_loss(outputs, num_items)
+        expected = samples.sums.detach().sum() * scale
+        if self.aux_loss_enabled:
+            steps = 1 if num_items is None else self.current_gradient_accumulation_steps
+            expected = expected + self.router_aux_loss_coef * outputs.aux_loss.detach() / steps
         if not samples.sums.requires_grad or not is_close(expected, loss.detach()):
             raise InputError(
                 f"the loss is {float(loss.detach()):.6g}, but SFTTrainer's token by token comes to "
@@ -181,21 +189,6 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
                 "sample by sample. Leave them out, or take a method without weights."
             )
         return scale
-
-    def _router_loss(self, outputs: Any, num_items: Any) -> Tensor | float:
-        if not self.aux_loss_enabled:
-            return 0.0
-        steps = 1 if num_items is None else self.current_gradient_accumulation_steps
-        return self.router_aux_loss_coef * outputs.aux_loss.detach() / steps
-
-    def _check_positions(self, inputs: Mapping[str, Any], outputs: Any) -> None:
-        num_tokens, num_positions = inputs["input_ids"].shape[1], outputs.log_probs.shape[1] + 1
-        if self._lengths is not None and num_positions != num_tokens:
-            raise InputError(
-                f"a padding-free batch of {num_tokens} tokens came to {num_positions} positions in "
-                "the model: virtual tokens of prompt tuning would stand before its first sample "
-                "only. Set padding_free=False and packing=False, or use LoRA."
-            )
 
     def _pooled(self, mask: Tensor) -> Tensor | None:
         """Of the last hidden states `[B, T, D]` the mean where mask `[B, T']` is true, `[B, D]`."""
@@ -209,52 +202,26 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
         return torch.cat([pool(part[None], row[None, : len(part)]) for part, row in rows])
 
 
-class _CollateWithLengths:
-    """Adds the int64 `[B]` lengths of samples that a collator puts into one row.
-
-    Args:
-        collate_fn: list of rows with "input_ids" -> batch with "position_ids".
-    """
-
-    def __init__(self, collate_fn: Callable[[list[Any]], Any]) -> None:
-        self._collate_fn = collate_fn
-
-    def __call__(self, samples: list[Any]) -> Any:
-        batch = self._collate_fn(samples)
-        lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
-        positions = batch["position_ids"][0]
-        starts = lengths.cumsum(0) - lengths
-        if lengths.sum() > len(positions) or positions[starts].any():
-            raise InputError(
-                f"{type(self._collate_fn).__name__} put {len(samples)} rows of {lengths.tolist()} "
-                f"tokens into one of {len(positions)}, in which they do not begin where they "
-                "should. Truncate rows before the collator gets them."
-            )
-        batch[LENGTHS_KEY] = lengths.numpy()  # Accelerate moves tensors to the device
-        return batch
+def _collate_with_lengths(collator: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
+    """A batch whose samples lie in one row, with their lengths, int64 `[B]`."""
+    batch = collator(samples)
+    lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
+    positions = batch["position_ids"][0]
+    starts = lengths.cumsum(0) - lengths
+    if lengths.sum() > len(positions) or positions[starts].any():
+        raise InputError(
+            f"{type(collator).__name__} put {len(samples)} rows of {lengths.tolist()} tokens into "
+            f"one of {len(positions)}, in which they do not begin where they should. Truncate rows "
+            "before the collator gets them."
+        )
+    batch[LENGTHS_KEY] = lengths.numpy()  # Accelerate moves tensors to the device
+    return batch
 
 
 def _read_last_hidden_state(inputs: tuple[Any, ...], output: Any) -> tuple[Tensor, None]:
     """Of the model's body: what it hands to its head, which a fused loss never calls."""
     del inputs
     return output.last_hidden_state, None
-
-
-@contextmanager
-def _fused_outputs_of(model: nn.Module) -> Generator[list[Any]]:
-    """Collects what forwards of `model` return that went through the fused head."""
-    seen: list[Any] = []
-
-    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        del module, inputs
-        if isinstance(output, FusedCausalLMOutput):
-            seen.append(output)
-
-    handle = model.register_forward_hook(keep)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def _rows(values: Tensor, lengths: list[int] | None) -> Tensor:

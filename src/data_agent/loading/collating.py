@@ -18,6 +18,10 @@ from torch import Tensor
 from data_agent.errors import InputError
 
 INDEX_KEY = "sample_index"
+_CARRY_IT = (
+    "pass IndexedDataset(dataset) instead of the dataset: your collate function then gets the "
+    "index as a sample's last element (in mappings under 'sample_index') and carries it itself"
+)
 
 
 class IndexedSample(NamedTuple):
@@ -56,11 +60,7 @@ def _rebuilt(kind: Any, *elements: Any) -> Any:
 
 
 def refuse_own_index(fields: Mapping[Any, Any]) -> None:
-    """A field called like the index must not be overwritten.
-
-    Raises:
-        InputError: there is one.
-    """
+    """A field called like the index must not be overwritten."""
     if INDEX_KEY in fields:
         raise InputError(
             f"the samples have a {INDEX_KEY!r} of their own, under which the position is to come. "
@@ -106,8 +106,7 @@ class CollateWithIndex:
         if not isinstance(batch, Mapping | list | tuple | Tensor):
             raise InputError(
                 f"the collate function returned {type(batch).__name__}; the index can ride in a "
-                "mapping, list, tuple or beside a tensor. Pass IndexedDataset(dataset) instead of "
-                "the dataset: your collate function then gets the index and carries it itself."
+                f"mapping, list, tuple or beside a tensor. Else {_CARRY_IT}."
             )
         return with_index(batch, index)
 
@@ -185,31 +184,22 @@ def _order_of(
 ) -> list[int]:
     """The places of the samples in the order of the batch's rows.
 
-    Args:
-        given: the list that the function got, as it left it.
-        before: the same list as it was.
-        reads: by part of a sample, the places of the samples whose part was read, in that order.
-        num_rows: of the batch; None where it cannot be told.
-
-    Raises:
-        InputError: it cannot be told, or rows are no samples.
+    From the list that the function got, as it left it and as it was before, and from the places of
+    the samples whose parts were read, in that order, by part.
     """
     size = len(before)
     orders = {tuple(_last_pass(places)) for places in reads.values()}
     whole = {order for order in orders if len(order) == size}
-    if num_rows is not None and num_rows < size:  # some were left out, or all lie in one row
-        left = {order for order in orders if len(order) == num_rows}
-        if len(left) == 1 and num_rows > 1:
-            return list(left.pop())
-        if len(left) > 1 or not (len(whole) == 1 and num_rows == 1):
-            raise _unclear(size, num_rows, "which samples it left out cannot be told")
+    left = {order for order in orders if len(order) == num_rows}
     if num_rows is not None and num_rows > size:
         raise _unclear(size, num_rows, "rows were filled up or repeated")
-    if len(whole) == 1:
-        return list(whole.pop())
-    if len(whole) > 1:
+    if len(whole) > 1 and num_rows in (None, size):
         raise _unclear(size, num_rows, "its parts are in different orders")
-    if reads:
+    if num_rows is None or (num_rows == 1 < size and len(left) < 2):  # or all lie in one row
+        left = whole
+    if len(left) == 1:
+        return list(left.pop())
+    if reads or (num_rows is not None and num_rows < size):
         raise _unclear(size, num_rows, "which samples it left out cannot be told")
     place_of = {id(sample): place for place, sample in enumerate(before)}
     return [place_of[id(sample)] for sample in given if id(sample) in place_of]
@@ -242,11 +232,7 @@ def _num_rows(batch: Any) -> int | None:
 
 
 def _check_contents(batch: Any, samples: list[Any], order: list[int]) -> None:
-    """Numbers and sequences that samples bring stand in the batch in the order that was found.
-
-    Raises:
-        InputError: they are all there, but in another order.
-    """
+    """Numbers and sequences that samples bring must stand in the batch in the order found."""
     brought = _parts(samples[0])
     for part, rows in _parts(batch).items():
         if part not in brought or not isinstance(rows, Tensor) or rows.ndim not in (1, 2):
@@ -283,6 +269,5 @@ def _unclear(size: int, num_rows: int | None, why: str) -> InputError:
     return InputError(
         f"the collate function got {size} samples{rows}, and {why}, so it is not known which "
         "sample each row is. Let it keep one row for each sample, in one order for all parts; or "
-        "pass IndexedDataset(dataset) instead of the dataset: your collate function then gets the "
-        "index as a sample's last element (in mappings under 'sample_index') and carries it itself."
+        f"{_CARRY_IT}."
     )

@@ -90,15 +90,8 @@ def settings_of(
 ) -> tuple[Any, dict[str, Any]]:
     """The dataset, and the arguments of a new `DataLoader` over it, but for its sampler.
 
-    Args:
-        data: a dataset, or a `DataLoader` whose settings are taken where none are given.
-        batch_size: as given, or None.
-        drop_last: as given, or None.
-        options: further arguments, as given.
-
-    Raises:
-        InputError: an option that contradicts a selection, or a loader whose sampling or iteration
-            a selection would silently replace.
+    Of a `DataLoader` its settings are taken where none are given; refused is one whose sampling or
+    iteration a selection would silently replace.
     """
     for name, reason in _REFUSED.items():
         if options.get(name) not in (None, False):
@@ -119,11 +112,7 @@ def settings_of(
 
 
 def indexed(data: Any, selector: Selector, options: dict[str, Any]) -> IndexedDataset:
-    """The dataset with indices, which a collate function of one's own in `options` never sees.
-
-    Raises:
-        InputError: its length is not `num_samples`, or it is none that can be indexed.
-    """
+    """The dataset with indices, which a collate function of one's own in `options` never sees."""
     num_samples = selector.schedule.num_samples
     if not isinstance(data, IndexedDataset):  # else its own function carries the index
         data = IndexedDataset(data, as_pairs=_hide_index(options))

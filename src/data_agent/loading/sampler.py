@@ -103,10 +103,7 @@ class SelectionSampler(DistributedSampler[int]):
         return self._end(len(self.selector.select(epoch)), epoch)
 
     def _order(self) -> tuple[Tensor, int, int]:
-        """What is to be delivered over all ranks, of which epoch, and how much that leaves out.
-
-        Left out are the samples that were observed before a restore.
-        """
+        """What is to be delivered over all ranks, of which epoch, and how much was before."""
         selector, epoch = self.selector, self._epoch()
         selection = selector.select(epoch)
         places = delivery_places(selection, selector.seed, epoch, selector.first_of(epoch))
@@ -194,11 +191,7 @@ def use_selection_batches(loader: DataLoader[Any]) -> None:
 
 
 def check_selector(selector: object) -> None:
-    """Refuse what is no selector.
-
-    Raises:
-        InputError: it is none.
-    """
+    """Refuse what is none."""
     if not isinstance(selector, Selector):
         raise InputError(
             f"a selector is needed (DataAgent(...), make_selector(...)), got {selector!r}."

@@ -99,16 +99,15 @@ class _DealtSampler(SelectionSampler):
         *,
         drop_last: bool,
     ) -> None:
-        settings: dict[str, Any] = {
-            "batch_size": batch_size,
-            "rank": None,
-            "world": num_processes,
-            "drop_last": drop_last,
-            "last_rounds": "filled" if num_processes > 1 else "spread",
-        }
-        super().__init__(selector, **settings)
+        super().__init__(
+            selector,
+            batch_size=batch_size,
+            rank=None,
+            world=num_processes,
+            drop_last=drop_last,
+            last_rounds="filled" if num_processes > 1 else "spread",
+        )
         self._tell_epoch = getattr(dataset, "set_epoch", None)
-        self._from_the_start = SelectionSampler(selector, skip_observed=False, **settings)
 
     def __len__(self) -> int:
         return self.num_selected + self.num_repeated
@@ -117,7 +116,8 @@ class _DealtSampler(SelectionSampler):
         selected, repeated = super().__iter__(), self.num_repeated
         if not repeated:
             return selected
-        return chain(selected, islice(cycle(self._from_the_start), repeated))
+        whole = self._order(skip_observed=False)[0].tolist()
+        return chain(selected, islice(cycle(whole), repeated))
 
     @property
     def num_selected(self) -> int:

@@ -73,11 +73,11 @@ class SelectionSampler(DistributedSampler[int]):
         return size if self._rank is None else self.selector.schedule.rank_size(size, self._rank)
 
     def __iter__(self) -> Iterator[int]:
-        return self._deliver(*self._order())
+        return self._deliver(*self._order(self._skip_observed))
 
     def batches(self) -> Iterator[list[int]]:
         """The same indices in batches, of which the last ones may be smaller."""
-        order, epoch, done = self._order()
+        order, epoch, done = self._order(self._skip_observed)
         indices = self._deliver(order, epoch, done)
         for size in self.selector.schedule.batch_sizes(len(order), self._rank or 0):
             yield [*islice(indices, size)]
@@ -102,12 +102,12 @@ class SelectionSampler(DistributedSampler[int]):
             return schedule.epoch_size(epoch)
         return self._end(len(self.selector.select(epoch)), epoch)
 
-    def _order(self) -> tuple[Tensor, int, int]:
+    def _order(self, skip_observed: bool) -> tuple[Tensor, int, int]:
         """What is to be delivered over all ranks, of which epoch, and how much was before."""
         selector, epoch = self.selector, self._epoch()
         selection = selector.select(epoch)
         places = delivery_places(selection, selector.seed, epoch, selector.first_of(epoch))
-        observed = selector.observed_before(epoch) if self._skip_observed else None
+        observed = selector.observed_before(epoch) if skip_observed else None
         if observed is None:
             return selection.index[places[: self._end(len(places), epoch)]], epoch, 0
         places = places[~observed[places]]

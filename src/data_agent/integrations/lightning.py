@@ -244,7 +244,7 @@ def _check_length(trainer: Trainer, agent: Selector) -> None:
 
 
 def _check_position(trainer: Any, agent: Selector) -> int:
-    """By how many epochs the selector, at the same batch, is ahead of a Trainer that ends one."""
+    """Both must stand at one batch; 1 where the Trainer must first end the last epoch, else 0."""
     due, batch, is_whole = agent.next_batch()
     # Without a checkpoint, a second fit() begins an epoch that was stopped anew.
     trained = _num_trained(trainer) if trainer.fit_loop.restarting else 0

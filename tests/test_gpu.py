@@ -332,7 +332,7 @@ def test_the_lab_trains_under_nccl_as_without_it(
     one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from data_agent_lab.runs.folder import open_run
-    from data_agent_lab.training import image_session, ranks
+    from data_agent_lab.training import images, ranks
     from data_agent_lab.training.run import train_run
 
     config, data = lab_run()
@@ -341,7 +341,7 @@ def test_the_lab_trains_under_nccl_as_without_it(
         results.append(train_run(config, data, folder) or {})
     with ranks.joined_ranks(config.recipe):
         assert dist.get_backend_config() == "cpu:gloo,cuda:nccl"
-        monkeypatch.setattr(image_session, "share_model", nn.parallel.DistributedDataParallel)
+        monkeypatch.setattr(images, "share_model", nn.parallel.DistributedDataParallel)
         with open_run(tmp_path / "nccl", config.flat(), resume=False) as folder:
             results.append(train_run(config, data, folder) or {})
     alone, under_nccl = results

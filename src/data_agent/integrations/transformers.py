@@ -152,6 +152,9 @@ class SelectiveTrainerMixin(_Base):
             ),
         )
 
+    def on_samples(self, index: Tensor, *, is_backward: bool) -> None:
+        """Called before samples (int64 `[B]`) are trained on, or, not `is_backward`, scored."""
+
     # The Trainer's public methods.
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -213,6 +216,7 @@ class SelectiveTrainerMixin(_Base):
         index, num_items = self._batch.pop(), num_items_in_batch
         if isinstance(selector, BatchSelector):
             index, inputs, num_items = self._choose(selector, model, index, inputs, num_items)
+        self.on_samples(index, is_backward=True)
         given = dict(inputs)  # label smoothing takes the labels out
         loss, outputs = self._loss_and_outputs(model, inputs, num_items)
         weights = selector.weights_of(index)
@@ -238,6 +242,7 @@ class SelectiveTrainerMixin(_Base):
 
         `num_items` counts all pools of an optimizer step; this pool's share of it shrinks with it.
         """
+        self.on_samples(index, is_backward=False)
         tap = self._tap
         model.eval()  # without dropout, and without a trace in batch statistics
         try:
@@ -266,14 +271,11 @@ class SelectiveTrainerMixin(_Base):
         self, loss: Tensor, samples: SampleLosses, outputs: Any, num_items: Any, *, weighs: bool
     ) -> Tensor | None:
         """The factor between the samples' terms and the Trainer's loss, which checks the terms."""
-        if not weighs and (self._has_own_losses() or self.label_smoother is not None):
+        theirs = SelectiveTrainerMixin.compute_sample_losses
+        has_own_losses = type(self).compute_sample_losses is not theirs
+        if not weighs and (has_own_losses or self.label_smoother is not None):
             return None
         return self._loss_scale.of(loss, samples, outputs, num_items, always=weighs)
-
-    def _has_own_losses(self) -> bool:
-        """Whether the samples' losses are computed by a method of the user's."""
-        theirs = SelectiveTrainerMixin.compute_sample_losses
-        return type(self).compute_sample_losses is not theirs
 
     # The run.
 

@@ -7,8 +7,6 @@ selected it.
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,6 @@ from torch import Tensor, device
 
 from data_agent_lab.data.image_data import ImageData, channel_statistics
 from data_agent_lab.recipes import ImageRecipe
-from data_agent_lab.training.devices import pick, place
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIELD = 0xFFFFF  # 20 bits
@@ -25,56 +22,47 @@ _SHIFT = 8  # images are shifted by up to an eighth of their side: 4 of 32 pixel
 
 
 class Batches:
-    """Makes batches of images; the decoded data set lies on the device if there is room.
-
-    Args:
-        data: the data set.
-        recipe: says how to augment.
-        seed: of the augmentation.
-        device: where the batches are made.
-
-    Attributes:
-        device: as given.
-    """
+    """Makes batches of images on `device`; the decoded data set lies there if there is room."""
 
     def __init__(self, data: ImageData, recipe: ImageRecipe, *, seed: int, device: device) -> None:
-        self._recipe = recipe
-        self._seed = seed
-        self.device = device
-        self._train = place(data.train_images, device)
-        self._eval = place(data.eval_images, device)
+        self._recipe, self._seed, self.device = recipe, seed, device
+        self._train = _placed(data.train_images, device)
+        self._eval = _placed(data.eval_images, device)
         mean, deviation = channel_statistics(data.train_images)
         self._mean = mean.view(1, -1, 1, 1).to(device)
         self._deviation = deviation.view(1, -1, 1, 1).to(device)
 
-    def without_augmentation(self) -> Batches:
-        """The same, but training images come as they are."""
-        twin = copy.copy(self)
-        twin._recipe = replace(self._recipe, augment="none")
-        return twin
+    def training(self, index: Tensor, *, epoch: int | None) -> Tensor:
+        """float32 `[B, C, H, W]` of the training samples `index` (int64 `[B]`, on the CPU).
 
-    def training(self, index: Tensor, *, epoch: int) -> Tensor:
-        """Augmented `[B, C, H, W]` of the training samples `index` (int64 `[B]`, on the CPU)."""
-        images = pick(self._train, index, self.device)
-        if self._recipe.augment != "none":
+        They are augmented as in `epoch`, or come as they are if that is None.
+        """
+        images, augmentation = self._picked(self._train, index), self._recipe.augment
+        if epoch is not None and augmentation != "none":
+            padding, flip = self._recipe.image_size // _SHIFT, augmentation == "crop-flip"
             images = augment(
-                images,
-                index,
-                seed=self._seed,
-                epoch=epoch,
-                padding=self._recipe.image_size // _SHIFT,
-                flip=self._recipe.augment == "crop-flip",
+                images, index, seed=self._seed, epoch=epoch, padding=padding, flip=flip
             )
         return self._normalised(images)
 
     def evaluation(self, index: Tensor) -> Tensor:
         """float32 `[B, C, H, W]` of the evaluation samples `index` (int64 `[B]`, on the CPU)."""
-        return self._normalised(pick(self._eval, index, self.device))
+        return self._normalised(self._picked(self._eval, index))
+
+    def _picked(self, images: Tensor, index: Tensor) -> Tensor:
+        return images[index.to(images.device)].to(self.device, non_blocking=True)
 
     def _normalised(self, images: Tensor) -> Tensor:
         """Zero mean and unit variance in each channel; in the layout convolutions are fast in."""
         normalised = (images.float() / 255 - self._mean) / self._deviation
         return normalised.contiguous(memory_format=torch.channels_last)
+
+
+def _placed(images: Tensor, device: device) -> Tensor:
+    """On the device, if that is CUDA and they take less than half of what is free there."""
+    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
+        return images.to(device)
+    return images
 
 
 def augment(
@@ -114,12 +102,7 @@ def augment(
 def random_bits(index: Tensor, *, seed: int, epoch: int) -> Tensor:
     """64 pseudo-random bits for each sample: int64 `[B]`, a hash of (seed, epoch, index).
 
-    SplitMix64 (Steele, Lea and Flood 2014).
-
-    Args:
-        index: int64 `[B]` on the CPU.
-        seed: 0 or more.
-        epoch: 0 or more.
+    SplitMix64 (Steele, Lea and Flood 2014); `index` is int64 `[B]` on the CPU.
     """
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64
         state = _mix(np.uint64(seed) + _GOLDEN)

@@ -1,15 +1,12 @@
-"""Where a run computes: choosing the device, waiting for it, placing tensors, timing."""
+"""Where a run computes: choosing the device, and timing what it does."""
 
 from __future__ import annotations
 
 import time
 
 import torch
-from torch import Tensor
 
 from data_agent.errors import InputError
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,29 +34,8 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", 0) if device == torch.device("cuda") else device
 
 
-def autocast_at(precision: str, device: torch.device) -> torch.autocast:
-    """The context of forward passes at a recipe's precision: fp32, bf16 or fp16."""
-    return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision != "fp32")
-
-
-def place(images: Tensor, device: torch.device) -> Tensor:
-    """Move a data set to a CUDA device if it takes less than half of what is free there."""
-    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
-        return images.to(device)
-    return images
-
-
-def pick(images: Tensor, index: Tensor, device: torch.device) -> Tensor:
-    """The images `index` (int64 `[B]`, on the host) on `device`, wherever the data set lies."""
-    return images[index.to(images.device)].to(device, non_blocking=True)
-
-
 class Stopwatch:
-    """Adds up the time between `start` and `stop`, waiting for the device at both.
-
-    Args:
-        device: the device whose work is measured.
-    """
+    """Adds up the time between `start` and `stop`, waiting for the work of `device` at both."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

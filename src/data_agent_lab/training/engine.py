@@ -1,17 +1,30 @@
-"""What a kind of task must bring to be trained: an engine, which the skeleton in `run` drives."""
+"""What a kind of task must bring to be trained: an engine, which `run` drives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_agent import Selector
+from data_agent.losses import IGNORE_INDEX
+from data_agent_lab.progress import Progress, silent
+from data_agent_lab.recipes import RunConfig
+from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.training.ledger import Ledger
+from data_agent_lab.training.ranks import added_up
+
+Hook = Callable[[int | None], bool]
+"""What an engine calls as it trains: with None after each optimizer step but an epoch's last, and
+with an epoch when that is over and the position before the next one. True to stop. Collective."""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(slots=True)
@@ -25,83 +38,99 @@ class Position:
     learning_rate: float = 0.0  # of the last step
 
 
-class Hooks(Protocol):
-    """What an engine calls as it trains; both are collective calls."""
+class Engine(ABC):
+    """Trains, evaluates and saves one run. To build one seeds torch's global generator.
 
-    def after_step(self) -> bool:
-        """Called after each optimizer step but an epoch's last; True to stop."""
-        ...
+    On several ranks all build one, and every method is a collective call.
 
-    def after_epoch(self, epoch: int) -> bool:
-        """Called when `epoch` is over and the position is before the next one; True to stop."""
-        ...
-
-
-class Engine(Protocol):
-    """Trains, evaluates and saves one run.
+    Args:
+        config: the run.
+        data: the data of its recipe, without label noise, which is added here.
+        folder: of the run.
+        device: where it computes.
+        progress: told how far it is.
 
     Attributes:
-        eval_batch: evaluation samples on which its speed can be measured.
-        saves_every_epoch: whether each epoch ends with a checkpoint, even if none is due.
+        model: the model, without what shares it among ranks.
+        selector: what chooses the samples.
+        metric: what runs are compared by, accuracy or loss.
         position: how far the run is.
         ledger: what it has cost.
     """
 
-    eval_batch: ClassVar[int]
-    saves_every_epoch: ClassVar[bool]
-    position: Position
-    ledger: Ledger
+    eval_batch: ClassVar[int]  # evaluation samples on which its speed is measured
+    saves_every_epoch: ClassVar[bool]  # even if no checkpoint is due
+    model: Any
+    selector: Selector
+    metric: str
+
+    def __init__(
+        self,
+        config: RunConfig[Any],
+        data: Any,
+        folder: RunFolder,
+        *,
+        device: torch.device,
+        progress: Progress = silent,
+    ) -> None:
+        self.config, self.recipe, self.data = config, config.recipe, data
+        self.folder, self.device, self.progress = folder, device, progress
+        self.position, self.ledger = Position(), Ledger(device)
 
     @property
-    def metric(self) -> str:
-        """What runs are compared by, one of the names that `evaluate` returns."""
-        ...
+    def is_complete(self) -> bool:
+        """Whether the last epoch is over, or the last step done."""
+        position = self.position
+        is_over = position.epoch == self.selector.schedule.epochs
+        return is_over or position.step == position.num_steps
 
-    @property
-    def selector(self) -> Selector:
-        """What chooses the samples."""
-        ...
+    def autocast(self) -> torch.autocast:
+        """The context of forward passes at the recipe's precision."""
+        dtype = _DTYPES[self.recipe.precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
 
-    @property
-    def model(self) -> nn.Module:
-        """The model, without what shares it among ranks."""
-        ...
+    def warm_up(self, loss_of: Callable[[], Tensor]) -> None:
+        """Compute gradients of `loss_of()` without a step, so that no clock counts one-time costs.
 
+        Without it the first run of a comparison would pay for threads, kernels and allocations, and
+        the others would look faster than they are. To be called before anything watches the model.
+        """
+        self.model.train()
+        with leaving_no_trace(self.model, self.device):
+            loss_of().backward()
+        self.model.zero_grad(set_to_none=True)
+
+    @abstractmethod
     def resume(self) -> tuple[int, float]:
         """Go on from the last checkpoint if there is one.
 
         Returns:
             The optimizer step that the run is at, and the epoch whose metrics are still to come,
             infinite where the step alone tells which these are.
+
+        Raises:
+            CheckpointError: it cannot be used.
         """
-        ...
 
-    def train(self, hooks: Hooks) -> None:
-        """Train until the run is complete, or a hook says to stop."""
-        ...
+    @abstractmethod
+    def train(self, hook: Hook) -> None:
+        """Train until the run is complete, or the hook says to stop."""
 
+    @abstractmethod
     def evaluate(self, limit: int | None = None) -> dict[str, float]:
         """The loss and the metrics by name, on the first `limit` evaluation samples or on all."""
-        ...
 
+    @abstractmethod
     def save(self) -> None:
-        """Write a checkpoint, from within a hook; a collective call."""
-        ...
+        """Write a checkpoint, from within the hook."""
 
+    @abstractmethod
     def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """What the result says about data and metrics, given the last line of metrics."""
-        ...
 
+    @abstractmethod
     def finish(self) -> None:
         """Leave the trained model in the run's folder, and nothing to resume from."""
-        ...
-
-
-def is_complete(engine: Engine) -> bool:
-    """Whether the last epoch is over, or the last step done."""
-    position = engine.position
-    is_over = position.epoch == engine.selector.schedule.epochs
-    return is_over or position.step == position.num_steps
 
 
 @contextmanager
@@ -118,18 +147,21 @@ def leaving_no_trace(model: nn.Module, device: torch.device) -> Generator[None]:
             norm.track_running_stats = True
 
 
-def warm_up(model: nn.Module, device: torch.device, loss_of: Callable[[], Tensor]) -> None:
-    """Compute the gradients of one batch without a step, so that no clock counts one-time costs.
-
-    Without it the first run of a comparison would pay for threads, kernels and allocations, and
-    the others would look faster than they are.
+@torch.no_grad()
+def measure(model: nn.Module, predictions: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Loss in nats and accuracy in percent, means over all labels that count, of all ranks.
 
     Args:
-        model: the model, not yet watched or shared among ranks.
-        device: where it computes.
-        loss_of: a forward pass of `model`.
+        model: in evaluation mode while the predictions are made.
+        predictions: by batch float32 logits `[M, C]` and int64 labels `[M]` of this rank's part.
     """
-    model.train()
-    with leaving_no_trace(model, device):
-        loss_of().backward()
-    model.zero_grad(set_to_none=True)
+    was_training = model.training
+    model.eval()
+    loss_sum = num_correct = count = 0.0
+    for logits, labels in predictions:
+        loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
+        num_correct += float((logits.argmax(1) == labels).sum())
+        count += float((labels != IGNORE_INDEX).sum())
+    model.train(was_training)
+    loss_sum, num_correct, count = added_up(loss_sum, num_correct, count)
+    return loss_sum / count, 100 * num_correct / count

@@ -1,59 +1,203 @@
-"""The engine of image tasks: the training loop that all methods are compared in, and evaluation."""
+"""The engine of image tasks: the training loop that all methods are compared in, and its state."""
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
-from data_agent import BatchSelector, Feedback
+from data_agent import BatchSelector, Feedback, make_selector, selection_loader
+from data_agent.errors import CheckpointError
+from data_agent.methods import method_class
 from data_agent.runtime import distributed
-from data_agent_lab.training.engine import Hooks, is_complete, leaving_no_trace
-from data_agent_lab.training.image_session import ImageSession
-from data_agent_lab.training.optimisation import learning_rate, rate_at
-from data_agent_lab.training.ranks import added_up, own_part, share_buffers
+from data_agent_lab.data.image_data import ImageData, corrupt_labels
+from data_agent_lab.progress import Progress, silent
+from data_agent_lab.recipes import ImageRecipe, RunConfig
+from data_agent_lab.runs.folder import RunFolder
+from data_agent_lab.training.batches import Batches
+from data_agent_lab.training.engine import Engine, Hook, Position, leaving_no_trace, measure
+from data_agent_lab.training.models import Network, build_model
+from data_agent_lab.training.optimisation import learning_rate, make_optimizer, take_step
+from data_agent_lab.training.plan import plan_run
+from data_agent_lab.training.ranks import (
+    batch_of_rank,
+    own_part,
+    seed_rank,
+    share_buffers,
+    share_model,
+)
+
+_SCORES = "scores.safetensors"  # in a run's folder
 
 
-class ImageEngine(ImageSession):
-    """Trains an image model in a loop of our own; see `Engine`."""
+class ImageEngine(Engine):
+    """Trains an image model in a loop of our own, on images in memory; see `Engine`.
+
+    Attributes:
+        labels: int64 `[N]` on the CPU, with noise.
+        batches: makes the images.
+        loader: delivers `(labels, index)`; images are made from the index.
+
+    Raises:
+        InputError: the method needs what cannot be made here, or ranks cannot share the run.
+    """
 
     eval_batch: ClassVar[int] = 512
     saves_every_epoch: ClassVar[bool] = True
     metric = "accuracy"
+    model: Network
+    recipe: ImageRecipe
+    data: ImageData
 
-    def train(self, hooks: Hooks) -> None:
-        """Train until the run is complete, or a hook says to stop."""
+    def __init__(
+        self,
+        config: RunConfig[ImageRecipe],
+        data: ImageData,
+        folder: RunFolder,
+        *,
+        device: torch.device,
+        progress: Progress = silent,
+    ) -> None:
+        super().__init__(config, data, folder, device=device, progress=progress)
+        recipe, seed = config.recipe, config.seed
+        batch_size = batch_of_rank(recipe.batch_size)
+        self.labels = corrupt_labels(
+            data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
+        )
+        images = zlib.crc32(data.train_images.numpy().data)
+        self._checksum = zlib.crc32(self.labels.numpy().data, images)  # tells data from others
+        self.batches = Batches(data, recipe, seed=seed, device=device)
+        torch.manual_seed(seed)
+        self.model = self._make_model()
+        self.warm_up(self._first_loss)
+        seed_rank(seed)
+        plan = plan_run(config, num_samples=len(self.labels), world=distributed.world_size())
+        self.selector = make_selector(
+            plan.selector,
+            num_samples=len(self.labels),
+            epochs=plan.epochs,
+            keep_ratio=plan.keep_ratio,
+            seed=seed,
+            **(self._prepare() if method_class(plan.selector).required else {}),
+        )
+        self.selector.watch(self.model.head)
+        self._shared = share_model(self.model)
+        if isinstance(self.selector, BatchSelector):  # a pool, which leaves it a batch
+            batch_size = round(batch_size / self.selector.keep_ratio)
+        self.loader = selection_loader(
+            TensorDataset(self.labels), self.selector, batch_size=batch_size
+        )
+        self._optimizer = make_optimizer(self.model, recipe)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self._max_steps = plan.max_steps
+        self.position.num_steps = self._count_steps()
+
+    def _make_model(self) -> Network:
+        """The recipe's model, freshly drawn from torch's global generator."""
+        model = build_model(
+            self.recipe.model,
+            in_channels=self.data.train_images.shape[1],
+            num_classes=self.data.num_classes,
+            image_size=self.recipe.image_size,
+            width=self.recipe.width,
+        ).to(self.device)
+        # The layout convolutions are fast in; torch's type stubs leave this overload out.
+        return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def _first_loss(self) -> Tensor:
+        index = torch.arange(min(self.recipe.batch_size, len(self.labels)))
+        with self.autocast():
+            logits = self.model(self.batches.training(index, epoch=0))
+            return F.cross_entropy(logits, self.labels[index].to(self.device))
+
+    def _prepare(self) -> dict[str, Any]:
+        """What the method must be given besides the budget, made once in a run and counted."""
+        # Importing this loads clustering and nearest neighbours, which few methods need.
+        from data_agent_lab.training.scoring import Proxy, prepare_once
+
+        proxy = Proxy(
+            config=self.config,
+            labels=self.labels,
+            batches=self.batches,
+            make_model=self._make_model,
+            autocast=self.autocast,
+            progress=self.progress,
+        )
+        made = prepare_once(self.folder.path / _SCORES, self.config.method, proxy)
+        ledger = self.ledger
+        if distributed.rank() == 0:  # every rank made the same
+            ledger.num_forward += made.num_forward
+            ledger.num_backward += made.num_backward
+        ledger.preparation_seconds = made.seconds
+        ledger.training.seconds += made.seconds
+        ledger.training.cpu_seconds += made.cpu_seconds
+        return {name: distributed.from_first(value) for name, value in made.options.items()}
+
+    # How much there is to do.
+
+    @property
+    def _is_floating(self) -> bool:
+        """Whether the size of an epoch, and so the number of steps, is known only as it begins."""
+        return self.selector.schedule.kind == "floating"
+
+    def _batches_left(self) -> int:
+        """Batches of the epoch from where the loop last stopped; none of one that is over."""
+        selector, epoch = self.selector, self.position.epoch
+        schedule, done = selector.schedule, selector.position(epoch)
+        if selector.epoch not in (None, epoch):
+            return 0
+        left = schedule.loadable(len(selector.select(epoch)) - done)
+        assert schedule.batch_size is not None
+        return math.ceil(left / (schedule.batch_size * schedule.world))
+
+    def _count_steps(self) -> int:
+        """Optimizer steps of the whole run: those done, and those left on as many ranks as now.
+
+        With a floating schedule at most so many.
+        """
+        position, schedule = self.position, self.selector.schedule
+        left = [schedule.steps(epoch) for epoch in range(position.epoch, schedule.epochs)]
+        if position.batch > 0:
+            left[0] = self._batches_left()
+        steps = position.step + sum(math.ceil(n / self.recipe.accumulation) for n in left)
+        return steps if self._max_steps is None else min(steps, self._max_steps)
+
+    # Training.
+
+    def train(self, hook: Hook) -> None:
+        """Train until the run is complete, or the hook says to stop."""
         position = self.position
-        if position.batch > 0 and self.batches_left() == 0:
-            self._end_epoch(hooks)  # its rest is too small for as many ranks as there are now
-        if is_complete(self):
+        if position.batch > 0 and self._batches_left() == 0:
+            self._end_epoch(hook)  # its rest is too small for as many ranks as there are now
+        if self.is_complete:
             return  # only its result is missing
         self.ledger.training.start()  # what the selector does between epochs is part of training
         for epoch in self.selector.epochs():
-            is_over = self.train_epoch(epoch, hooks)
-            if not is_over or self._end_epoch(hooks) or is_complete(self):
+            is_over = self.train_epoch(epoch, hook)
+            if not is_over or self._end_epoch(hook) or self.is_complete:
                 break
         self.ledger.training.stop()
 
-    def _end_epoch(self, hooks: Hooks) -> bool:
+    def _end_epoch(self, hook: Hook) -> bool:
         position = self.position
         position.epoch, position.batch = position.epoch + 1, 0
-        return hooks.after_epoch(position.epoch - 1)
+        return hook(position.epoch - 1)
 
-    def train_epoch(self, epoch: int, hooks: Hooks) -> bool:
-        """Train to the epoch's or the run's end; False if stopped before.
+    def train_epoch(self, epoch: int, hook: Hook) -> bool:
+        """Train to the end of the epoch that has begun, or of the run; False if stopped before.
 
-        Args:
-            epoch: the one that has begun.
-            hooks: asked where a checkpoint may be written: none holds the gradients of half an
-                accumulation group.
+        The hook is asked where a checkpoint may be written: none holds the gradients of half an
+        accumulation group.
         """
         position, accumulation = self.position, self.recipe.accumulation
-        num_batches = position.batch + self.batches_left()
+        num_batches = position.batch + self._batches_left()
         self.model.train()
         for labels, index in self._deliver():
             group_start = position.batch - position.batch % accumulation
@@ -68,7 +212,7 @@ class ImageEngine(ImageSession):
             self._step(self._rate(epoch, num_batches))
             if position.step == position.num_steps:
                 return True
-            if position.batch < num_batches and hooks.after_step():
+            if position.batch < num_batches and hook(None):
                 return False
         return True
 
@@ -92,12 +236,12 @@ class ImageEngine(ImageSession):
             images, labels, index = self.best_of_pool(self.selector, images, labels, index)
             is_full = False  # a rank's share of a pool may be one sample more or less
         with self.autocast():
-            losses = self._losses(self.forward(images), labels)
+            losses = self._losses(self._shared(images), labels)
         loss = self.selector.learn(losses, index, labels=labels)
         num_all = len(index) * world if is_full else distributed.total(len(index))
         # Gradients are averaged over ranks: in proportion to its samples each rank's mean counts.
         share = len(index) / num_all
-        self.scaler.scale(loss * (share * world) / group_size).backward()
+        self._scaler.scale(loss * (share * world) / group_size).backward()
         self.ledger.loss_sum.add_(loss.detach() * share)
         self.ledger.num_losses += 1
         self.ledger.count(len(index))
@@ -120,62 +264,100 @@ class ImageEngine(ImageSession):
         return chosen, labels[keep], index[keep.cpu()]
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Training losses `[B]` of logits `[B, C]`."""
         smoothing = self.recipe.label_smoothing
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 
     def _rate(self, epoch: int, num_batches: int) -> float:
         """The learning rate of the next step: by steps, or by epochs where steps are not known."""
         recipe, position = self.recipe, self.position
-        peak, schedule = recipe.learning_rate, recipe.schedule
-        if not self.is_floating:
-            return learning_rate(
-                position.step, num_steps=position.num_steps, peak=peak, schedule=schedule
-            )
-        done, size = (math.ceil(n / recipe.accumulation) for n in (position.batch, num_batches))
-        time = (epoch + (done - 0.5) / size) / self.selector.schedule.epochs
-        return rate_at(time, peak=peak, schedule=schedule)
+        time = (position.step + 0.5) / position.num_steps
+        if self._is_floating:
+            done, size = (math.ceil(n / recipe.accumulation) for n in (position.batch, num_batches))
+            time = (epoch + (done - 0.5) / size) / self.selector.schedule.epochs
+        return learning_rate(time, peak=recipe.learning_rate, schedule=recipe.schedule)
 
     def _step(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
+        take_step(self._optimizer, self._scaler, rate)
         self.position.step += 1
         self.position.learning_rate = rate
 
-    @torch.no_grad()
+    # What it has come to.
+
     def evaluate(self, limit: int | None = None) -> dict[str, float]:
-        """Loss and accuracy in percent; a collective call, ranks share the samples."""
+        """Loss and accuracy in percent; ranks share the samples."""
         share_buffers(self.model)
-        count = min(limit or self.data.num_eval, self.data.num_eval)
-        num_correct, loss_sum = 0, 0.0
-        self.model.eval()
-        for batch in torch.arange(count).split(self.eval_batch):
+        loss, accuracy = measure(self.model, self._predictions(limit or self.data.num_eval))
+        return {"loss": loss, "accuracy": accuracy}
+
+    def _predictions(self, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in torch.arange(min(limit, self.data.num_eval)).split(self.eval_batch):
             index = own_part(batch)
-            labels = self.data.eval_labels[index].to(self.device)
             with self.autocast():
                 logits = self.model(self.batches.evaluation(index)).float()
-            num_correct += int((logits.argmax(1) == labels).sum())
-            loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
-        self.model.train()
-        num_correct, loss_sum = added_up(num_correct, loss_sum)
-        return {"loss": loss_sum / count, "accuracy": 100 * num_correct / count}
+            yield logits, self.data.eval_labels[index].to(self.device)
 
     def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        """What the result says about data and metrics; see `Engine`."""
+        """What the result says about the data; see `Engine`."""
         del last
-        data = self.data
         return {
-            "unit": "%",
-            "direction": "higher",
-            "evaluation": data.evaluation,
-            "num_train_samples": data.num_train,
-            "num_eval_samples": data.num_eval,
-            "num_classes": data.num_classes,
-            "num_noisy_labels": data.num_noisy(self.labels),
+            "evaluation": self.data.evaluation,
+            "num_train_samples": self.data.num_train,
+            "num_classes": self.data.num_classes,
+            "num_noisy_labels": self.data.num_noisy(self.labels),
         }
 
     def finish(self) -> None:
         """Nothing is left to do: the last checkpoint holds the trained model."""
+
+    # Its state on disk.
+
+    def save(self) -> None:
+        """Write a checkpoint, between optimizer steps: gradients are not part of it."""
+        on_cuda = self.device.type == "cuda"
+        state = {
+            "data_checksum": self._checksum,
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "selector": self.selector.state_dict(),
+            "position": asdict(self.position),
+            "ledger": self.ledger.state(),
+            "cpu_rng": _of_all(torch.get_rng_state()),
+            "cuda_rng": _of_all(torch.cuda.get_rng_state(self.device)) if on_cuda else None,
+        }
+        if distributed.rank() == 0:  # which holds the state of all
+            self.folder.save_checkpoint(state)
+
+    def resume(self) -> tuple[int, float]:
+        """Continue where `save` was called, on as many ranks or on another number; see `Engine`."""
+        state = self.folder.load_checkpoint()
+        if state is not None:
+            self._load(state)
+        return self.position.step, self.position.epoch
+
+    def _load(self, state: dict[str, Any]) -> None:
+        if state["data_checksum"] != self._checksum:
+            raise CheckpointError(
+                "the data have changed since the checkpoint was written: images or labels differ. "
+                "Restore the data, or start over in another --output."
+            )
+        self.selector.load_state_dict(state["selector"])
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.ledger.load_state(state["ledger"])
+        self.position = Position(**state["position"])
+        if not self._is_floating:  # other ranks may leave out another rest
+            self.position.num_steps = self._count_steps()
+        number, host, device = distributed.rank(), state["cpu_rng"], state["cuda_rng"]
+        if number >= len(host):  # a rank that was not there begins with a seed of its own
+            seed_rank(self.selector.seed, self.position.step)
+            return
+        torch.set_rng_state(host[number].clone())  # torch crashes on a view of another start
+        if self.device.type == "cuda" and device is not None:
+            torch.cuda.set_rng_state(device[number].clone(), self.device)
+
+
+def _of_all(tensor: Tensor) -> Tensor:
+    """One row a rank: `[ranks, ...]`; a collective call."""
+    return distributed.gather_rows(tensor.unsqueeze(0))[0]

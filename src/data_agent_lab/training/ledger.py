@@ -33,8 +33,8 @@ class Ledger:
         num_losses: how many batches these are.
         training: time of training, without evaluation and checkpoints.
         evaluation: time of evaluation.
-        preparation_seconds: part of the time of training that was spent beforehand, on what the
-            method had to be given.
+        preparation_seconds: of the time of training what was spent beforehand, on what the method
+            had to be given.
     """
 
     def __init__(self, device: torch.device) -> None:

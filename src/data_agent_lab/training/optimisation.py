@@ -15,36 +15,31 @@ _START = 1 / 25  # ... the share of the peak it starts from (Smith and Topin 201
 
 def make_optimizer(model: nn.Module, recipe: ImageRecipe) -> torch.optim.Optimizer:
     """The recipe's optimizer over all parameters of the model."""
+    weights, rate, decay = model.parameters(), recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        return torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
+    momentum = recipe.momentum
     return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
+        weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0
     )
 
 
-def learning_rate(step: int, *, num_steps: int, peak: float, schedule: Schedule) -> float:
-    """Learning rate of an optimizer step: a pure function, so it needs no state of its own.
+def take_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, rate: float) -> None:
+    """Step at a learning rate, with gradients that `scaler` has scaled, and clear these."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
 
-    With `t = (step + 1/2) / num_steps`, cosine is `peak (1 + cos(pi t)) / 2`; one-cycle rises along
-    a cosine from `peak / 25` to `peak` at t = 0.3, then falls along a cosine to zero at t = 1.
 
-    Args:
-        step: in [0, num_steps).
-        num_steps: optimizer steps of the whole run.
-        peak: the highest rate.
-        schedule: one-cycle or cosine.
+def learning_rate(time: float, *, peak: float, schedule: Schedule) -> float:
+    """Learning rate when the share `time`, in (0, 1), of a run is done: it needs no state.
+
+    Cosine is `peak (1 + cos(pi time)) / 2`; one-cycle rises along a cosine from `peak / 25` to
+    `peak` at 0.3, then falls along a cosine to zero at 1. The rate of step i of n is that of
+    `(i + 1/2) / n`.
     """
-    return rate_at((step + 0.5) / num_steps, peak=peak, schedule=schedule)
-
-
-def rate_at(time: float, *, peak: float, schedule: Schedule) -> float:
-    """Learning rate when the share `time`, in (0, 1), of a run is done; see `learning_rate`."""
     if schedule == "one-cycle":
         if time < _WARM_UP:
             return peak * (_START + (1 - _START) * (1 - _falling(time / _WARM_UP)))

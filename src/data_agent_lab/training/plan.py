@@ -12,29 +12,16 @@ from data_agent_lab.recipes import RunConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What to make a run's selector with, and where the run ends.
+    """What to make a run's selector with, and the optimizer steps after which the run ends."""
 
-    Args:
-        selector: name for `make_selector`.
-        keep_ratio: of the selector, in (0, 1].
-        epochs: of the selector.
-        max_steps: optimizer steps after which the run ends; None means at its schedule's end.
-    """
-
-    selector: str
+    selector: str  # name for `make_selector`
     keep_ratio: float
     epochs: int
-    max_steps: int | None = None
+    max_steps: int | None = None  # None means at its schedule's end
 
 
 def plan_run(config: RunConfig[Any], *, num_samples: int, world: int = 1) -> Plan:
-    """The plan of a run.
-
-    Args:
-        config: the run.
-        num_samples: training samples.
-        world: number of ranks, which may leave out the rest of an epoch.
-    """
+    """The plan of a run over so many samples; so many ranks may leave out the rest of an epoch."""
     method, recipe = config.method, config.recipe
     if method == FULL:
         return Plan(selector=FULL, keep_ratio=1.0, epochs=recipe.epochs)

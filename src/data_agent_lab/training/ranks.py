@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,15 @@ def joined_ranks(recipe: Recipe) -> Generator[None]:
     """Be one of the ranks that `torchrun` started while the block runs; alone, nothing.
 
     Raises:
-        InputError: this machine has fewer accelerators than ranks, or no such device.
+        InputError: as `choose_rank_device`.
         StateError: the ranks do not find each other.
     """
-    if num_started() == 1:
-        yield
-        return
-    is_cuda = choose_rank_device(recipe.device).type == "cuda"
-    backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
-    with distributed.joined(backend=backend, timeout=TIMEOUT):
+    joined = nullcontext()
+    if num_started() > 1:
+        is_cuda = choose_rank_device(recipe.device).type == "cuda"
+        backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
+        joined = distributed.joined(backend=backend, timeout=TIMEOUT)
+    with joined:
         yield
 
 
@@ -58,14 +58,14 @@ def choose_rank_device(name: str) -> torch.device:
     Raises:
         InputError: no such device here, or fewer than ranks on this machine.
     """
-    if num_started() == 1:
-        return choose_device(name)
-    if name not in ("auto", "cpu", "cuda"):
+    if num_started() > 1 and name not in ("auto", "cpu", "cuda"):
         raise InputError(
             f"--device {name} cannot be shared by {num_started()} ranks. Use --device cuda, of "
             "which each rank takes its own, or cpu."
         )
     device = choose_device(name)
+    if num_started() == 1:
+        return device
     if device.type != "cuda":
         return torch.device("cpu")
     number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -80,11 +80,7 @@ def choose_rank_device(name: str) -> torch.device:
 
 
 def batch_of_rank(batch_size: int) -> int:
-    """A rank's part of a batch of all ranks.
-
-    Raises:
-        InputError: it cannot be shared evenly.
-    """
+    """A rank's part of a batch of all ranks; `InputError` if these cannot share it evenly."""
     world = distributed.world_size()
     if batch_size % world:
         raise InputError(
@@ -108,12 +104,9 @@ def seed_rank(seed: int, step: int = 0) -> None:
 @torch.no_grad()
 def share_buffers(model: nn.Module) -> None:
     """Take over rank 0's running statistics: what is evaluated is what its checkpoint holds."""
-    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    if distributed.world_size() == 1 or not buffers:
-        return
-    flat = distributed.from_first(torch.cat([buffer.flatten() for buffer in buffers]))
-    for buffer, values in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(values.view_as(buffer))
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(distributed.from_first(buffer))
 
 
 def own_part(index: Tensor) -> Tensor:
@@ -153,12 +146,9 @@ def open_run_together(
     path: Path, config: Mapping[str, Any], *, resume: bool
 ) -> Generator[RunFolder]:
     """As `open_run` on rank 0, whose refusal ends the other ranks too; these may only read."""
-    opened = nullcontext(RunFolder(path))
-    if distributed.rank() == 0:
-        opened = open_run(path, config, resume=resume)
-    with distributed.failing_together():
-        folder = opened.__enter__()
-    try:
+    folder = RunFolder(path)
+    with ExitStack() as stack:
+        with distributed.failing_together():
+            if distributed.rank() == 0:
+                folder = stack.enter_context(open_run(path, config, resume=resume))
         yield folder
-    finally:
-        opened.__exit__(None, None, None)

@@ -6,10 +6,10 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,7 +20,7 @@ from data_agent_lab.progress import Progress, never, silent
 from data_agent_lab.recipes import Recipe, RunConfig, TextRecipe
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import RunResult
-from data_agent_lab.training.engine import Engine, is_complete
+from data_agent_lab.training.engine import Engine
 from data_agent_lab.training.images import ImageEngine
 from data_agent_lab.training.ranks import check_same_step, choose_rank_device, on_any_rank
 
@@ -63,7 +63,7 @@ def train_run(
             checkpoint does not fit, the device is not there, or another rank died or hangs.
     """
     engine_class = _engine_class(config)
-    device = prepare_process(config.recipe)
+    device = _prepare_process(config.recipe)
     is_writer = distributed.rank() == 0
     if is_writer:
         folder.begin(config.flat(), device=str(device), jobs=jobs)
@@ -72,24 +72,20 @@ def train_run(
     check_same_step(step)
     if is_writer:
         folder.drop_metrics_after(step, before_epoch=epoch)
-    monitor = _Monitor(engine, config.recipe, folder, should_stop)
+    monitor = _Monitor(engine, should_stop)
     engine.train(monitor)
-    if not is_complete(engine):
+    if not engine.is_complete:
         return None
     last = monitor.last or folder.metrics()[-1]  # only the result was missing
-    result = _result(engine, config.recipe, last, device).as_dict()
+    result = _result(engine, last).as_dict()
     if is_writer:
         engine.finish()
         folder.finish(result)
     return result
 
 
-def _engine_class(config: RunConfig[Any]) -> Callable[..., Engine]:
-    """The engine of the run's kind of task.
-
-    Raises:
-        InputError: it cannot train this run.
-    """
+def _engine_class(config: RunConfig[Any]) -> type[Engine]:
+    """The engine of the run's kind of task, which `InputError` says it cannot train."""
     if not isinstance(config.recipe, TextRecipe):
         return ImageEngine
     # Importing the frameworks takes seconds, which only runs on text need to wait for.
@@ -99,12 +95,8 @@ def _engine_class(config: RunConfig[Any]) -> Callable[..., Engine]:
     return TextEngine
 
 
-def prepare_process(recipe: Recipe) -> torch.device:
-    """Set the number of threads, and return the device to compute on.
-
-    Raises:
-        InputError: no such device here.
-    """
+def _prepare_process(recipe: Recipe) -> torch.device:
+    """Set the number of threads, and return the device to compute on."""
     device = choose_rank_device(recipe.device)
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
@@ -114,37 +106,27 @@ def prepare_process(recipe: Recipe) -> torch.device:
 class _Monitor:
     """What a run does beside training: metrics, evaluations, checkpoints, and when to stop."""
 
-    def __init__(
-        self, engine: Engine, recipe: Recipe, folder: RunFolder, should_stop: Callable[[], bool]
-    ) -> None:
-        self._engine, self._recipe, self._folder = engine, recipe, folder
-        self._should_stop = should_stop
+    def __init__(self, engine: Engine, should_stop: Callable[[], bool]) -> None:
+        self._engine, self._should_stop = engine, should_stop
         self._saved_at = time.monotonic()
         self.last: dict[str, Any] = {}  # line of metrics
 
-    def after_step(self) -> bool:
-        return self._save_or_stop()
-
-    def after_epoch(self, epoch: int) -> bool:
-        engine = self._engine
-        if is_complete(engine):
-            engine.ledger.training.stop()
-        with engine.ledger.paused():
-            self.last = self._metrics(epoch)
-            if distributed.rank() == 0:
-                self._folder.append_metrics(self.last)
-            engine.ledger.begin_epoch()
-        return self._save_or_stop(is_epoch_over=True)
-
-    def _save_or_stop(self, *, is_epoch_over: bool = False) -> bool:
-        """Save if it is time to, on all ranks; whether any of them was asked to stop."""
-        engine = self._engine
-        is_asked, is_due = False, False
-        if not is_complete(engine):
+    def __call__(self, epoch: int | None) -> bool:
+        engine, ledger = self._engine, self._engine.ledger
+        if epoch is not None:
+            if engine.is_complete:
+                ledger.training.stop()
+            with ledger.paused():
+                self.last = self._metrics(epoch)
+                if distributed.rank() == 0:
+                    engine.folder.append_metrics(self.last)
+                ledger.begin_epoch()
+        is_asked = is_due = False
+        if not engine.is_complete:
             is_old = time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
             is_asked, is_due = on_any_rank(self._should_stop(), is_old)
-        if is_asked or is_due or (is_epoch_over and engine.saves_every_epoch):
-            with engine.ledger.paused():
+        if is_asked or is_due or (epoch is not None and engine.saves_every_epoch):
+            with ledger.paused():
                 engine.save()
             self._saved_at = time.monotonic()
         return is_asked
@@ -164,28 +146,25 @@ class _Monitor:
             "train_cpu_seconds": ledger.training.cpu_seconds,
             "selector": engine.selector.metrics(),
         }
-        epochs, count = engine.selector.schedule.epochs, self._recipe.num_evaluations
-        if is_complete(engine) or is_evaluation_due(epoch, epochs=epochs, count=count):
-            line |= self._evaluation(train_loss)
-        return line
-
-    def _evaluation(self, train_loss: float) -> dict[str, float]:
-        engine, position = self._engine, self._engine.position
-        engine.ledger.evaluation.start()
+        epochs, count = engine.selector.schedule.epochs, engine.recipe.num_evaluations
+        # Evenly spread, and one is at the end.
+        is_due = (epoch + 1) * count // epochs > epoch * count // epochs
+        if not is_due and not engine.is_complete:
+            return line
+        ledger.evaluation.start()
         found = engine.evaluate()
-        engine.ledger.evaluation.stop()
+        ledger.evaluation.stop()
         self._check_finite(found["loss"])
         logger.info(
             "step %d of %d: training loss %.3f, evaluation %s",
             *(position.step, position.num_steps, train_loss),
             ", ".join(f"{name} {value:.4g}" for name, value in found.items()),
         )
-        others = {name: value for name, value in found.items() if name != "loss"}
-        return {"value": found[engine.metric], "eval_loss": found["loss"], **others}
+        return line | {"value": found[engine.metric], "eval_loss": found.pop("loss"), **found}
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
-            step, recipe = self._engine.position.step, self._recipe
+            step, recipe = self._engine.position.step, self._engine.recipe
             raise DataAgentError(
                 f"training diverged: at step {step} the loss is {loss}. Use a smaller "
                 f"--learning-rate than {recipe.learning_rate}, or another --precision than "
@@ -193,29 +172,26 @@ class _Monitor:
             )
 
 
-def is_evaluation_due(epoch: int, *, epochs: int, count: int) -> bool:
-    """True at the end of `count` of the epochs, evenly spread; the last one is among them."""
-    return (epoch + 1) * count // epochs > epoch * count // epochs
-
-
-def _result(
-    engine: Engine, recipe: Recipe, last: dict[str, Any], device: torch.device
-) -> RunResult:
+def _result(engine: Engine, last: dict[str, Any]) -> RunResult:
     """What a run came to, from its engine and its last line of metrics."""
     facts, ledger, selector = engine.facts(last), engine.ledger, engine.selector
     weights = list(engine.model.parameters())
+    is_accuracy = engine.metric == "accuracy"
 
     def cost_of(size: int, unit: str) -> float:
         trained = last[f"num_forward{unit}"] + 2 * last[f"num_backward{unit}"]
-        return trained / (3 * size * recipe.epochs)
+        return trained / (3 * size * engine.recipe.epochs)
 
     num_tokens = facts.get("num_train_tokens")
     return RunResult(
         **facts,
         metric=engine.metric,
+        unit="%" if is_accuracy else "nats",
+        direction="higher" if is_accuracy else "lower",
         value=last["value"],
         eval_loss=last["eval_loss"],
         train_loss=last["train_loss"],
+        num_eval_samples=engine.data.num_eval,
         num_parameters=sum(weight.numel() for weight in weights),
         num_trained_parameters=sum(w.numel() for w in weights if w.requires_grad),
         num_forward=last["num_forward"],
@@ -228,12 +204,11 @@ def _result(
         eval_seconds=ledger.evaluation.seconds,
         overhead_seconds=selector.overhead_seconds + ledger.preparation_seconds,
         schedule=selector.schedule.kind,
-        device=str(device),
+        device=str(engine.device),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
+class Speed(NamedTuple):
     """Seconds of training and of evaluation a sample."""
 
     train_sample: float
@@ -241,47 +216,29 @@ class Speed:
 
 
 def measure_speed(recipe: Recipe, data: Any, *, seconds: float = 1.0) -> Speed:
-    """Time some steps of full training and a part of an evaluation; owns the process.
-
-    Args:
-        recipe: how to train.
-        data: its data.
-        seconds: about how long to train.
-    """
-    device = prepare_process(recipe)
+    """Time about so many seconds of full training and a part of an evaluation; owns the process."""
+    device = _prepare_process(recipe)
     slow = replace(recipe, learning_rate=recipe.learning_rate / 100)  # nothing diverges
     config = RunConfig(recipe=slow, keep_ratio=1.0, method=FULL)
+    readings: list[tuple[float, int]] = []
     with TemporaryDirectory() as path:
         folder = RunFolder(Path(path))
-        engine = _engine_class(config)(config, data, folder, device=device, progress=silent)
-        timer = _Timer(engine, seconds)
-        engine.train(timer)
+        engine = _engine_class(config)(config, data, folder, device=device)
+        ledger, clock = engine.ledger, engine.ledger.evaluation
+
+        def read(epoch: int | None) -> bool:
+            del epoch
+            with ledger.paused():
+                readings.append((ledger.training.seconds, ledger.num_forward))
+            return readings[-1][0] - readings[0][0] >= seconds
+
+        engine.train(read)
         engine.evaluate(engine.eval_batch)  # its first time allocates
-        clock = engine.ledger.evaluation
         clock.start()
         engine.evaluate(engine.eval_batch)
         clock.stop()
+    # From the end of the first step, which allocates, if there are more.
+    start = readings[0] if len(readings) > 1 else (0.0, 0)
+    time_taken, num_samples = readings[-1][0] - start[0], readings[-1][1] - start[1]
     num_eval = min(engine.eval_batch, data.num_eval)
-    return Speed(timer.seconds / timer.num_samples, clock.seconds / num_eval)
-
-
-class _Timer:
-    """Stops training after so many seconds, from the end of the first step, which allocates."""
-
-    def __init__(self, engine: Engine, seconds: float) -> None:
-        self._ledger, self._limit = engine.ledger, seconds
-        self._first: tuple[float, int] | None = None
-
-    def after_step(self) -> bool:
-        with self._ledger.paused():
-            now = self._ledger.training.seconds, self._ledger.num_forward
-        if self._first is None:
-            self._first = now
-            self.seconds, self.num_samples = now
-            return False
-        self.seconds, self.num_samples = now[0] - self._first[0], now[1] - self._first[1]
-        return self.seconds >= self._limit
-
-    def after_epoch(self, epoch: int) -> bool:
-        del epoch
-        return self.after_step()
+    return Speed(time_taken / num_samples, clock.seconds / num_eval)

@@ -8,37 +8,153 @@ from the run's folder (`prepare_once`) instead of making it again.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from data_agent import SelectionSchedule
-from data_agent.errors import CheckpointError
+from data_agent.errors import CheckpointError, DataAgentError
 from data_agent.methods import method_class
 from data_agent.runtime import checkpoint, distributed
+from data_agent.runtime.random import Purpose, derived_seed, permutation
+from data_agent.selecting.proxy import Visit
+from data_agent_lab.progress import Progress, silent
+from data_agent_lab.recipes import ImageRecipe, RunConfig
+from data_agent_lab.training.batches import Batches
 from data_agent_lab.training.devices import Stopwatch
-from data_agent_lab.training.proxy import Proxy
+from data_agent_lab.training.models import Network
+from data_agent_lab.training.optimisation import learning_rate, make_optimizer, take_step
+
+_LOOK_BATCH = 512
+_PROXIES = 2  # tells their seeds from those of the agent's networks, 0 and 1
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Proxy:
+    """Trains networks as the run would, and counts what they cost: a `Proxy` of the library.
+
+    Each network is freshly initialised and trained on all samples with the labels that the run
+    sees, noise included; its learning rate is fully decayed at the end.
+
+    Args:
+        config: the run.
+        labels: int64 `[N]` on the CPU, with the run's noise.
+        batches: makes the images.
+        make_model: builds the run's model on the device, from torch's global generator.
+        autocast: the context of forward passes at the recipe's precision.
+        progress: told about every batch.
+    """
+
+    config: RunConfig[ImageRecipe]
+    labels: Tensor
+    batches: Batches
+    make_model: Callable[[], Network]
+    autocast: Callable[[], AbstractContextManager[Any]]
+    progress: Progress = silent
+    num_forward: int = field(default=0, init=False)
+    num_backward: int = field(default=0, init=False)
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.config.seed
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        return self.batches.device
+
+    def train(
+        self, epochs: int, *, number: int = 0, on_batch: Callable[[Visit], None] | None = None
+    ) -> _Trained:
+        """A new network after its training, as the library's `Proxy` says."""
+        seed = derived_seed(self.seed, Purpose.NETWORK, _PROXIES, number)
+        recipe = self.config.recipe
+        torch.manual_seed(seed)
+        model = self.make_model().train()
+        optimizer = make_optimizer(model, recipe)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        batches = _batches(len(self.labels), recipe.batch_size, epochs, seed)
+        for step, (epoch, index) in enumerate(batches):
+            with self.autocast():
+                features = model.body(self.batches.training(index, epoch=epoch))
+                logits = model.head(features)
+                labels = self.labels[index].to(self.device)
+                loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            scaler.scale(loss).backward()
+            time = (step + 0.5) / len(batches)
+            rate = learning_rate(time, peak=recipe.learning_rate, schedule=recipe.schedule)
+            take_step(optimizer, scaler, rate)
+            self.num_forward += len(index)
+            self.num_backward += len(index)
+            self.progress("scores", step + 1, len(batches))
+            if on_batch is not None:
+                on_batch(Visit(epoch, index, logits.detach().float(), features.detach().float()))
+        return _Trained(self, model)
+
+    def clusters(self, features: Tensor, count: int) -> Tensor:
+        """int64 `[N]`: k-means over the rows of `[N, D]`."""
+        seed = derived_seed(self.seed, Purpose.SUBSET) % (1 << 32)
+        means: Any = MiniBatchKMeans(count, random_state=seed, n_init="auto")
+        return torch.from_numpy(means.fit_predict(features.numpy())).long()
+
+
+class _Trained:
+    """A network after its training."""
+
+    def __init__(self, proxy: Proxy, model: Network) -> None:
+        self._proxy, self._model = proxy, model
+
+    @torch.no_grad()
+    def look(self) -> tuple[Tensor, Tensor]:
+        """Logits `[N, C]` and features `[N, D]` of all samples, float32 on the CPU.
+
+        Raises:
+            DataAgentError: they are not finite.
+        """
+        proxy, model = self._proxy, self._model.eval()
+        seen: list[tuple[Tensor, Tensor]] = []
+        for index in torch.arange(len(proxy.labels)).split(_LOOK_BATCH):
+            with proxy.autocast():
+                features = model.body(proxy.batches.training(index, epoch=None))
+                seen.append((model.head(features).float().cpu(), features.float().cpu()))
+        proxy.num_forward += len(proxy.labels)
+        logits, features = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        if not logits.isfinite().all():
+            raise DataAgentError(
+                "the short training that scores the samples diverged: its outputs are not finite. "
+                "Use a lower --learning-rate."
+            )
+        return logits, features
+
+
+def _batches(size: int, batch_size: int, epochs: int, seed: int) -> list[tuple[int, Tensor]]:
+    """All batches as (epoch, index), of almost equal sizes: none is left with a single sample."""
+    return [
+        (epoch, index)
+        for epoch in range(epochs)
+        for index in permutation(size, seed, Purpose.ORDER, epoch).tensor_split(
+            -(-size // batch_size)
+        )
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Preparation:
-    """A method's options, and what they cost.
-
-    Args:
-        options: further arguments of `make_selector`.
-        num_forward: samples that went through a model.
-        num_backward: samples that went through its backward pass.
-        seconds: of all of it; zero where no model was trained.
-        cpu_seconds: processor time of all of it.
-    """
+    """A method's options, further arguments of `make_selector`, and what they cost."""
 
     options: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     num_forward: int = 0
     num_backward: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
+    seconds: float = 0.0  # zero where no model was trained, ...
+    cpu_seconds: float = 0.0  # ... and so is the processor time
 
 
 def prepare(method: str, proxy: Proxy) -> Preparation:
@@ -46,20 +162,15 @@ def prepare(method: str, proxy: Proxy) -> Preparation:
 
     Leaves torch's global generators as they were.
 
-    Args:
-        method: name for `make_selector`.
-        proxy: how to train.
-
     Raises:
         InputError: a method that does not say how its scores or groups are made.
     """
-    counted = replace(proxy)  # its counts begin at zero
+    counted, config = replace(proxy), proxy.config  # its counts begin at zero
     budget = SelectionSchedule(
-        num_samples=len(proxy.labels), epochs=proxy.recipe.epochs, keep_ratio=proxy.keep_ratio
+        num_samples=len(proxy.labels), epochs=config.recipe.epochs, keep_ratio=config.keep_ratio
     )
     stopwatch = Stopwatch(proxy.device)
-    cuda = [proxy.device] if proxy.device.type == "cuda" else []
-    with torch.random.fork_rng(cuda):
+    with torch.random.fork_rng([proxy.device] if proxy.device.type == "cuda" else []):
         stopwatch.start()
         options = method_class(method).prepare(counted, budget)
         stopwatch.stop()

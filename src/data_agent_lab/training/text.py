@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import send_to_device
 from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
-from data_agent import Selector
 from data_agent.errors import CheckpointError, InputError
 from data_agent.runtime import distributed
 from data_agent.runtime.files import read_text, write_json
@@ -25,15 +25,10 @@ from data_agent_lab.methods import check_fits_language, is_batch_selector
 from data_agent_lab.progress import Progress, silent
 from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.runs.folder import RunFolder
-from data_agent_lab.training.devices import autocast_at
-from data_agent_lab.training.engine import Hooks, Position, is_complete, warm_up
-from data_agent_lab.training.ledger import Ledger
-from data_agent_lab.training.text_evaluation import evaluate
-from data_agent_lab.training.text_result import check_harness, text_facts
-from data_agent_lab.training.text_trainers import make_trainer
+from data_agent_lab.training.engine import Engine, Hook
+from data_agent_lab.training.text_evaluation import evaluate, harness_metrics, load_harness
+from data_agent_lab.training.text_trainers import make_trainer, training_rows
 
-_TRAINER = "trainer"  # folder of the Trainer's checkpoints, in the run's folder
-_MODEL = "model"  # and of the trained model
 _LEDGER = "ledger.json"  # in a checkpoint, written last
 
 
@@ -46,7 +41,7 @@ def check_text(config: RunConfig[TextRecipe]) -> None:
             f"{config.method!r} chooses rows of a batch, and --packing joins them into one row. "
             "Leave out --packing, or take another method."
         )
-    check_harness(recipe)
+    load_harness(recipe)
 
 
 @contextmanager
@@ -64,17 +59,10 @@ def _quiet() -> Generator[None]:
             transformers_logging.enable_progress_bar()
 
 
-class TextEngine:
+class TextEngine(Engine):
     """Trains a language model or a classifier of texts in a Trainer's loop; see `Engine`.
 
     The trained model is left in the run's folder under `model`, as transformers saves models.
-
-    Args:
-        config: the run.
-        data: the data of its recipe, without label noise.
-        folder: of the run.
-        device: where it computes.
-        progress: told about every optimizer step.
 
     Raises:
         InputError: settings that contradict each other, or a model that cannot be found.
@@ -82,6 +70,8 @@ class TextEngine:
 
     eval_batch: ClassVar[int] = 64
     saves_every_epoch: ClassVar[bool] = False
+    recipe: TextRecipe
+    data: LanguageData
 
     @_quiet()
     def __init__(
@@ -93,42 +83,27 @@ class TextEngine:
         device: torch.device,
         progress: Progress = silent,
     ) -> None:
+        super().__init__(config, data, folder, device=device, progress=progress)
         self.metric = "accuracy" if data.class_names else "loss"
-        self.config, self.data, self.progress = config, data, progress
-        self.wants_checkpoint = False
-        self._folder, self._device = folder.path, device
+        self._checkpoints = folder.path / "trainer"
         self._checkpoint: Path | None = None
-        self.position, self.ledger = Position(), Ledger(device)
         self.trainer = make_trainer(
-            config, data, folder.path / _TRAINER, ledger=self.ledger, on_cpu=device.type == "cpu"
+            config, data, self._checkpoints, ledger=self.ledger, on_cpu=device.type == "cpu"
         )
-        warm_up(self.model, device, self._first_loss)
-
-    @property
-    def model(self) -> Any:
-        """The model, without what shares it among ranks."""
-        return self.trainer.model
-
-    @property
-    def selector(self) -> Selector:
-        """The run's selector, which its Trainer builds when training begins."""
-        assert self.trainer.selector is not None
-        return self.trainer.selector
+        self.model = self.trainer.model
+        self.warm_up(self._first_loss)
 
     def _first_loss(self) -> torch.Tensor:
         trainer = self.trainer
         rows: Any = [trainer.rows[i] for i in range(min(2, len(trainer.rows)))]
-        batch = trainer._prepare_inputs(trainer.data_collator(rows))
+        batch = trainer.data_collator(rows)
+        inputs: Any = send_to_device(batch, self.device)
         with trainer.compute_loss_context_manager():
-            return self.model(**batch).loss
+            return self.model(**inputs).loss
 
     def resume(self) -> tuple[int, float]:
-        """Find the newest checkpoint that was written to its end; see `Engine`.
-
-        Raises:
-            CheckpointError: it is damaged.
-        """
-        complete = [path.parent for path in (self._folder / _TRAINER).glob(f"*/{_LEDGER}")]
+        """Find the newest checkpoint that was written to its end; see `Engine`."""
+        complete = [path.parent for path in self._checkpoints.glob(f"*/{_LEDGER}")]
         if complete:
             self._checkpoint = max(complete, key=_step_of)
             try:
@@ -141,43 +116,60 @@ class TextEngine:
         return self.position.step, math.inf
 
     @_quiet()
-    def train(self, hooks: Hooks) -> None:
-        """Train until the run is complete, or a hook says to stop."""
-        self.trainer.add_callback(_Events(self, hooks))
+    def train(self, hook: Hook) -> None:
+        """Train until the run is complete, or the hook says to stop."""
+        self.trainer.add_callback(_Events(self, hook))
         last = None if self._checkpoint is None else str(self._checkpoint)
         self.trainer.train(resume_from_checkpoint=last)
 
     def evaluate(self, limit: int | None = None) -> dict[str, float]:
-        """The loss in nats, and perplexity or accuracy in percent; a collective call."""
-        data, precision = self.data, self.config.recipe.precision
+        """The loss in nats, and perplexity or accuracy in percent."""
+        data = self.data
         if limit is not None:
             few = range(min(limit, data.num_eval))
             data = replace(data, evaluation=data.evaluation.select(few))
-        return evaluate(self.model, data, autocast=autocast_at(precision, self._device))
+        return evaluate(self.model, data, autocast=self.autocast())
 
     def save(self) -> None:
         """Have the Trainer write a checkpoint when the hook returns."""
-        self.wants_checkpoint = True
+        self.trainer.control.should_save = True
 
     def complete_checkpoint(self) -> None:
-        """Write the ledger, last of all files, into the checkpoint of this step; collective."""
+        """Write the ledger, last of all files, into the checkpoint of this step."""
         state = self.ledger.state()
         if distributed.rank() == 0:
-            folder = self._folder / _TRAINER / f"checkpoint-{self.position.step}"
-            write_json(folder / _LEDGER, state)
-        self.wants_checkpoint = False
+            write_json(self._checkpoints / f"checkpoint-{self.position.step}" / _LEDGER, state)
 
     @_quiet()
     def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        """What the result says about data and metrics; see `Engine`."""
-        return text_facts(self.trainer, self.config, self.data, last)
+        """What the result says about data and further metrics; see `Engine`."""
+        data, recipe, rows = self.data, self.recipe, self.trainer.rows
+        metrics, num_noisy = harness_metrics(self.model, data.tokenizer, recipe), 0
+        if data.class_names:
+            labels = zip(
+                training_rows(self.config, data)["labels"], data.train["labels"], strict=True
+            )
+            num_noisy = sum(label != true for label, true in labels)
+        else:
+            perplexity = {"value": last["perplexity"], "unit": "", "direction": "lower"}
+            metrics = {"perplexity": perplexity, **metrics}
+        return {
+            "further_metrics": metrics,
+            "evaluation": data.evaluation_source,
+            "num_train_samples": len(rows),
+            "num_train_tokens": sum(len(ids) for ids in rows["input_ids"]),
+            "dropped": dict(data.dropped),
+            "num_classes": len(data.class_names),
+            "num_noisy_labels": num_noisy,
+        }
 
     @_quiet()
     def finish(self) -> None:
         """Leave the trained model in the run's folder, and nothing to resume from."""
-        self.trainer.save_model(str(self._folder / _MODEL))
-        self.data.tokenizer.save_pretrained(str(self._folder / _MODEL))
-        shutil.rmtree(self._folder / _TRAINER, ignore_errors=True)
+        folder = str(self.folder.path / "model")
+        self.trainer.save_model(folder)
+        self.data.tokenizer.save_pretrained(folder)
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -185,16 +177,18 @@ def _step_of(checkpoint: Path) -> int:
 
 
 class _Events(TrainerCallback):
-    """Calls a run's hooks as its Trainer trains."""
+    """Calls a run's hook as its Trainer trains."""
 
-    def __init__(self, engine: TextEngine, hooks: Hooks) -> None:
-        self._engine, self._hooks = engine, hooks
+    def __init__(self, engine: TextEngine, hook: Hook) -> None:
+        self._engine, self._hook = engine, hook
         self._is_stopped = False
 
     def on_train_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         del args
-        self._engine.position.num_steps = state.max_steps
-        self._engine.ledger.training.start()
+        engine, selector = self._engine, self._engine.trainer.selector
+        assert selector is not None  # the Trainer has just built it
+        engine.selector, engine.position.num_steps = selector, state.max_steps
+        engine.ledger.training.start()
 
     def on_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
         self._engine.position.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
@@ -206,23 +200,20 @@ class _Events(TrainerCallback):
         epoch, schedule = engine.selector.epoch or 0, engine.selector.schedule
         engine.progress(f"epoch {epoch + 1}", position.step, position.num_steps)
         per_epoch = -(-schedule.steps(0) // args.gradient_accumulation_steps)
-        if position.step % per_epoch and not is_complete(engine):
-            self._follow(self._hooks.after_step(), control)
+        if position.step % per_epoch and not engine.is_complete:
+            self._ask(None, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         del args, state
-        if self._is_stopped:
-            return
-        epoch = self._engine.selector.epoch or 0
-        self._engine.position.epoch = epoch + 1
-        self._follow(self._hooks.after_epoch(epoch), control)
+        if not self._is_stopped:
+            epoch = self._engine.selector.epoch or 0
+            self._engine.position.epoch = epoch + 1
+            self._ask(epoch, control)
 
-    def _follow(self, is_stopped: bool, control: Any) -> None:
-        """Stop or save as the hook asked."""
-        if is_stopped:
+    def _ask(self, epoch: int | None, control: Any) -> None:
+        if self._hook(epoch):
             self._is_stopped = control.should_training_stop = True
-        if self._engine.wants_checkpoint:
-            control.should_save = True
+        if control.should_save:
             self._engine.ledger.training.stop()  # until it is saved
 
     def on_save(self, *_: Any, **__: Any) -> None:

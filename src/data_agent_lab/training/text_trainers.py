@@ -60,17 +60,8 @@ class CountsCost(_Base):
         self.ledger.loss_sum.add_(loss.detach() / distributed.world_size())
         return loss
 
-    def _choose(self, model: nn.Module, index: Tensor, inputs: Any, num_items: Any) -> Any:
-        self._count(index, is_backward=False)
-        return super()._choose(model, index, inputs, num_items)
-
-    def _observe(
-        self, index: Tensor, inputs: Any, outputs: Any, loss: Tensor, num_items: Any
-    ) -> Tensor:
-        self._count(index)
-        return super()._observe(index, inputs, outputs, loss, num_items)
-
-    def _count(self, index: Tensor, *, is_backward: bool = True) -> None:
+    def on_samples(self, index: Tensor, *, is_backward: bool) -> None:
+        """Adds the samples and their tokens to the ledger."""
         tokens = int(self._row_tokens[index].sum())
         self.ledger.count(len(index), tokens, is_backward=is_backward)
 
@@ -103,17 +94,16 @@ def make_trainer(
     """
     recipe = config.recipe
     torch.manual_seed(config.seed)
-    model = build_model(recipe, data)
-    adapters = lora_config(recipe)
+    model, adapters = build_model(recipe, data), lora_config(recipe)
     if adapters is not None and recipe.precision == "bf16":
         model.to(torch.bfloat16)  # frozen; the adapters are trained in float32
     rows = training_rows(config, data)
     labels = {"labels": torch.tensor(rows["labels"])} if "labels" in needs(config.method) else {}
     plan = plan_run(config, num_samples=len(rows))
-    build = partial(
+    selector = partial(
         make_selector, plan.selector, keep_ratio=plan.keep_ratio, seed=config.seed, **labels
     )
-    options: dict[str, Any] = {"selector": build, "train_dataset": rows}
+    options: dict[str, Any] = {"selector": selector, "train_dataset": rows}
     arguments = _arguments(config, folder, on_cpu=on_cpu)
     if recipe.kind == "text-classification":
         if adapters is not None:

@@ -10,7 +10,7 @@ from data_agent_lab.data.image_data import ImageData
 from data_agent_lab.recipes import Augmentation
 from data_agent_lab.tasks import recipe_for
 from data_agent_lab.training.batches import Batches, augment
-from data_agent_lab.training.devices import Stopwatch, choose_device, pick, place
+from data_agent_lab.training.devices import Stopwatch, choose_device
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,7 @@ def test_training_images_have_zero_mean_and_unit_variance(data: ImageData) -> No
 def test_evaluation_images_are_scaled_by_the_training_images_and_not_augmented(
     data: ImageData,
 ) -> None:
-    index = torch.tensor([7, 2])
+    index = torch.tensor([7, 2, 7])
     found = batches_of(data, "crop-flip").evaluation(index)
     training = data.train_images.float() / 255
     mean = training.mean((0, 2, 3), keepdim=True)
@@ -74,12 +74,7 @@ def test_training_images_are_augmented_by_their_index_and_epoch(
     assert torch.equal(found, expected)
     assert not torch.equal(found, batches.training(index, epoch=5))
     assert not torch.equal(found, plain.training(index, epoch=4))
-
-
-def test_images_are_picked_by_position(data: ImageData) -> None:
-    images = place(data.train_images, CPU)
-    index = torch.tensor([39, 0, 39])
-    assert torch.equal(pick(images, index, CPU), data.train_images[index])
+    assert torch.equal(batches.training(index, epoch=None), plain.training(index, epoch=4))
 
 
 def test_a_named_device_is_used_and_auto_finds_one() -> None:

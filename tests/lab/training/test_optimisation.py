@@ -12,7 +12,7 @@ from data_agent_lab.training.optimisation import learning_rate, make_optimizer
 
 def rates(schedule: Schedule, num_steps: int) -> list[float]:
     return [
-        learning_rate(step, num_steps=num_steps, peak=0.4, schedule=schedule)
+        learning_rate((step + 0.5) / num_steps, peak=0.4, schedule=schedule)
         for step in range(num_steps)
     ]
 

@@ -12,11 +12,11 @@ from data_agent.baselines.static import NUM_NETWORKS, Static
 from data_agent.errors import CheckpointError, DataAgentError, InputError
 from data_agent.methods import METHODS, method_class
 from data_agent_lab.data.image_data import corrupt_labels
+from data_agent_lab.recipes import RunConfig
 from data_agent_lab.tasks import load_task, recipe_for
 from data_agent_lab.training.batches import Batches
 from data_agent_lab.training.models import build_model
-from data_agent_lab.training.proxy import Proxy
-from data_agent_lab.training.scoring import prepare, prepare_once
+from data_agent_lab.training.scoring import Proxy, prepare, prepare_once
 
 NEEDY = [name for name in METHODS if set(method_class(name).required) & {"scores", "groups"}]
 SIZE = 200
@@ -30,8 +30,6 @@ def data():
 def proxy_of(data, *, seed=0, keep_ratio=0.5, labels=None, progress=None, **changes):
     digits: Any = recipe_for("digits")
     recipe = replace(digits, **{"width": 8, "epochs": 20, **changes})
-    device = torch.device("cpu")
-    plain = replace(recipe, augment="none")
 
     def make_model():
         return build_model(
@@ -39,13 +37,9 @@ def proxy_of(data, *, seed=0, keep_ratio=0.5, labels=None, progress=None, **chan
         )
 
     return Proxy(
-        recipe=recipe,
-        keep_ratio=keep_ratio,
-        seed=seed,
-        device=device,
+        config=RunConfig(recipe=recipe, keep_ratio=keep_ratio, seed=seed),
         labels=data.train_labels if labels is None else labels,
-        images=Batches(data, recipe, seed=seed, device=device),
-        plain=Batches(data, plain, seed=seed, device=device),
+        batches=Batches(data, recipe, seed=seed, device=torch.device("cpu")),
         make_model=make_model,
         autocast=nullcontext,
         **({} if progress is None else {"progress": progress}),

@@ -151,14 +151,6 @@ def test_ranks_that_cannot_hold_the_rest_of_an_epoch_go_on_without_it(tmp_path: 
         assert lines[-1]["learning_rate"] < 0.01 * lines[len(lines) // 2]["learning_rate"]
 
 
-class NoHooks:
-    def after_step(self) -> bool:
-        return False
-
-    def after_epoch(self, epoch: int) -> bool:
-        return False
-
-
 def one_epoch(rank: int, folder: Path) -> tuple[dict[str, torch.Tensor], float]:
     """22 samples in batches of twelve: the last one holds ten, of three ranks four on rank 0.
 
@@ -175,7 +167,7 @@ def one_epoch(rank: int, folder: Path) -> tuple[dict[str, torch.Tensor], float]:
             module.eval()
     engine.model.train = lambda mode=True: engine.model  # keep them so
     engine.selector.begin_epoch(0)
-    assert engine.train_epoch(0, NoHooks())
+    assert engine.train_epoch(0, lambda epoch: False)
     assert added_up(engine.ledger.num_backward) == [22]
     return engine.model.state_dict(), float(engine.ledger.loss_sum)
 

@@ -26,8 +26,13 @@ from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import reached_in_words
 from data_agent_lab.tasks import load_task, suite_recipes
 from data_agent_lab.terminal import progress_and_log, stdout, stop_requests
-from data_agent_lab.training.devices import choose_device
-from data_agent_lab.training.ranks import is_restart, joined_ranks, num_started, open_run_together
+from data_agent_lab.training.ranks import (
+    choose_device,
+    is_restart,
+    joined_ranks,
+    num_started,
+    open_run_together,
+)
 from data_agent_lab.training.run import train_run
 
 logger = logging.getLogger(__name__)

@@ -1,8 +1,7 @@
 """From a loader's indices to the pixels that a model sees, on the device where it computes.
 
-Augmentation is a pure function of (seed, epoch, index) and draws no random numbers: a resumed run
-augments like an uninterrupted one, and a sample looks the same in an epoch whichever method
-selected it.
+Augmentation is a pure function of (seed, epoch, index): a resumed run augments like an
+uninterrupted one, and a sample looks the same in an epoch whichever method selected it.
 """
 
 from __future__ import annotations
@@ -70,18 +69,9 @@ def augment(
 ) -> Tensor:
     """Shift each image by up to `padding` pixels (black moves in) and mirror every second one.
 
-    Equals cropping at random from the image padded on all sides, as usual for CIFAR.
-
-    Args:
-        images: `[B, C, H, W]`, any dtype.
-        index: int64 `[B]` on the CPU, positions in the dataset.
-        seed: the run's seed.
-        epoch: from 0.
-        padding: largest shift in pixels, 0 or more.
-        flip: mirror horizontally with probability one half.
-
-    Returns:
-        `[B, C, H, W]` of the same dtype, a new tensor.
+    Equals cropping at random from the image padded on all sides, as usual for CIFAR. Takes and
+    returns `[B, C, H, W]` of any dtype; `index` is int64 `[B]` on the CPU, positions in the
+    dataset. Only with `flip` are images mirrored.
     """
     bits = random_bits(index, seed=seed, epoch=epoch).to(images.device)
     down, right = ((bits >> start & _FIELD) % (2 * padding + 1) for start in (0, 20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -39,9 +40,7 @@ class Position:
 
 
 class Engine(ABC):
-    """Trains, evaluates and saves one run. To build one seeds torch's global generator.
-
-    On several ranks all build one, and every method is a collective call.
+    """Trains, evaluates and saves one run; on several ranks every method is a collective call.
 
     Args:
         config: the run.
@@ -50,19 +49,14 @@ class Engine(ABC):
         device: where it computes.
         progress: told how far it is.
 
-    Attributes:
-        model: the model, without what shares it among ranks.
-        selector: what chooses the samples.
-        metric: what runs are compared by, accuracy or loss.
-        position: how far the run is.
-        ledger: what it has cost.
+    Raises:
+        InputError: what the run asks for cannot be made, or ranks cannot share it.
     """
 
     eval_batch: ClassVar[int]  # evaluation samples on which its speed is measured
     saves_every_epoch: ClassVar[bool]  # even if no checkpoint is due
-    model: Any
+    model: Any  # without what shares it among ranks
     selector: Selector
-    metric: str
 
     def __init__(
         self,
@@ -75,7 +69,45 @@ class Engine(ABC):
     ) -> None:
         self.config, self.recipe, self.data = config, config.recipe, data
         self.folder, self.device, self.progress = folder, device, progress
+        self.metric = "accuracy" if data.class_names else "loss"
         self.position, self.ledger = Position(), Ledger(device)
+        self.build()
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make the model and what trains it; seeds torch's global generator."""
+
+    @abstractmethod
+    def resume(self) -> tuple[int, float]:
+        """Go on from the last checkpoint if there is one.
+
+        Returns:
+            The optimizer step that the run is at, and the epoch whose metrics are still to come,
+            infinite where the step alone tells which these are.
+
+        Raises:
+            CheckpointError: it cannot be used.
+        """
+
+    @abstractmethod
+    def train(self, hook: Hook) -> None:
+        """Train until the run is complete, or the hook says to stop."""
+
+    @abstractmethod
+    def evaluate(self, limit: int | None = None) -> dict[str, float]:
+        """As `measure`, on the first `limit` evaluation samples or on all."""
+
+    @abstractmethod
+    def save(self) -> None:
+        """Write a checkpoint, from within the hook."""
+
+    @abstractmethod
+    def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
+        """What the result says about this kind of data, given the last line of metrics."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Leave the trained model in the run's folder, and nothing to resume from."""
 
     @property
     def is_complete(self) -> bool:
@@ -100,38 +132,6 @@ class Engine(ABC):
             loss_of().backward()
         self.model.zero_grad(set_to_none=True)
 
-    @abstractmethod
-    def resume(self) -> tuple[int, float]:
-        """Go on from the last checkpoint if there is one.
-
-        Returns:
-            The optimizer step that the run is at, and the epoch whose metrics are still to come,
-            infinite where the step alone tells which these are.
-
-        Raises:
-            CheckpointError: it cannot be used.
-        """
-
-    @abstractmethod
-    def train(self, hook: Hook) -> None:
-        """Train until the run is complete, or the hook says to stop."""
-
-    @abstractmethod
-    def evaluate(self, limit: int | None = None) -> dict[str, float]:
-        """The loss and the metrics by name, on the first `limit` evaluation samples or on all."""
-
-    @abstractmethod
-    def save(self) -> None:
-        """Write a checkpoint, from within the hook."""
-
-    @abstractmethod
-    def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        """What the result says about data and metrics, given the last line of metrics."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """Leave the trained model in the run's folder, and nothing to resume from."""
-
 
 @contextmanager
 def leaving_no_trace(model: nn.Module, device: torch.device) -> Generator[None]:
@@ -148,12 +148,19 @@ def leaving_no_trace(model: nn.Module, device: torch.device) -> Generator[None]:
 
 
 @torch.no_grad()
-def measure(model: nn.Module, predictions: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Loss in nats and accuracy in percent, means over all labels that count, of all ranks.
+def measure(
+    model: nn.Module, predictions: Iterable[tuple[Tensor, Tensor]], metric: str
+) -> dict[str, float]:
+    """How good a model is: means over all labels that count, of all ranks; a collective call.
 
     Args:
         model: in evaluation mode while the predictions are made.
         predictions: by batch float32 logits `[M, C]` and int64 labels `[M]` of this rank's part.
+        metric: what the run is compared by, accuracy or loss.
+
+    Returns:
+        "loss" in nats, and "accuracy" in percent, or where that is not the metric "perplexity",
+        infinite where a float cannot hold it.
     """
     was_training = model.training
     model.eval()
@@ -164,4 +171,7 @@ def measure(model: nn.Module, predictions: Iterable[tuple[Tensor, Tensor]]) -> t
         count += float((labels != IGNORE_INDEX).sum())
     model.train(was_training)
     loss_sum, num_correct, count = added_up(loss_sum, num_correct, count)
-    return loss_sum / count, 100 * num_correct / count
+    loss = loss_sum / count
+    if metric == "accuracy":
+        return {"loss": loss, "accuracy": 100 * num_correct / count}
+    return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}

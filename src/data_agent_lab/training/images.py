@@ -17,10 +17,7 @@ from data_agent import BatchSelector, Feedback, make_selector, selection_loader
 from data_agent.errors import CheckpointError
 from data_agent.methods import method_class
 from data_agent.runtime import distributed
-from data_agent_lab.data.image_data import ImageData, corrupt_labels
-from data_agent_lab.progress import Progress, silent
-from data_agent_lab.recipes import ImageRecipe, RunConfig
-from data_agent_lab.runs.folder import RunFolder
+from data_agent_lab.data.image_data import corrupt_labels
 from data_agent_lab.training.batches import Batches
 from data_agent_lab.training.engine import Engine, Hook, Position, leaving_no_trace, measure
 from data_agent_lab.training.models import Network, build_model
@@ -35,6 +32,7 @@ from data_agent_lab.training.ranks import (
 )
 
 _SCORES = "scores.safetensors"  # in a run's folder
+_PARTS = ("selector", "model", "optimizer", "scaler")  # of a checkpoint
 
 
 class ImageEngine(Engine):
@@ -44,41 +42,27 @@ class ImageEngine(Engine):
         labels: int64 `[N]` on the CPU, with noise.
         batches: makes the images.
         loader: delivers `(labels, index)`; images are made from the index.
-
-    Raises:
-        InputError: the method needs what cannot be made here, or ranks cannot share the run.
     """
 
     eval_batch: ClassVar[int] = 512
     saves_every_epoch: ClassVar[bool] = True
-    metric = "accuracy"
     model: Network
-    recipe: ImageRecipe
-    data: ImageData
 
-    def __init__(
-        self,
-        config: RunConfig[ImageRecipe],
-        data: ImageData,
-        folder: RunFolder,
-        *,
-        device: torch.device,
-        progress: Progress = silent,
-    ) -> None:
-        super().__init__(config, data, folder, device=device, progress=progress)
-        recipe, seed = config.recipe, config.seed
+    def build(self) -> None:
+        """Make the model and what trains it; what its method needs is kept in the folder."""
+        data, recipe, seed = self.data, self.recipe, self.config.seed
         batch_size = batch_of_rank(recipe.batch_size)
         self.labels = corrupt_labels(
             data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
         )
         images = zlib.crc32(data.train_images.numpy().data)
         self._checksum = zlib.crc32(self.labels.numpy().data, images)  # tells data from others
-        self.batches = Batches(data, recipe, seed=seed, device=device)
+        self.batches = Batches(data, recipe, seed=seed, device=self.device)
         torch.manual_seed(seed)
-        self.model = self._make_model()
+        self.model = self.make_model()
         self.warm_up(self._first_loss)
         seed_rank(seed)
-        plan = plan_run(config, num_samples=len(self.labels), world=distributed.world_size())
+        plan = plan_run(self.config, num_samples=len(self.labels), world=distributed.world_size())
         self.selector = make_selector(
             plan.selector,
             num_samples=len(self.labels),
@@ -94,12 +78,12 @@ class ImageEngine(Engine):
         self.loader = selection_loader(
             TensorDataset(self.labels), self.selector, batch_size=batch_size
         )
-        self._optimizer = make_optimizer(self.model, recipe)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self._max_steps = plan.max_steps
         self.position.num_steps = self._count_steps()
 
-    def _make_model(self) -> Network:
+    def make_model(self) -> Network:
         """The recipe's model, freshly drawn from torch's global generator."""
         model = build_model(
             self.recipe.model,
@@ -122,15 +106,8 @@ class ImageEngine(Engine):
         # Importing this loads clustering and nearest neighbours, which few methods need.
         from data_agent_lab.training.scoring import Proxy, prepare_once
 
-        proxy = Proxy(
-            config=self.config,
-            labels=self.labels,
-            batches=self.batches,
-            make_model=self._make_model,
-            autocast=self.autocast,
-            progress=self.progress,
-        )
-        made = prepare_once(self.folder.path / _SCORES, self.config.method, proxy)
+        path = self.folder.path / _SCORES
+        made = prepare_once(path, self.config.method, Proxy(self))
         ledger = self.ledger
         if distributed.rank() == 0:  # every rank made the same
             ledger.num_forward += made.num_forward
@@ -241,7 +218,7 @@ class ImageEngine(Engine):
         num_all = len(index) * world if is_full else distributed.total(len(index))
         # Gradients are averaged over ranks: in proportion to its samples each rank's mean counts.
         share = len(index) / num_all
-        self._scaler.scale(loss * (share * world) / group_size).backward()
+        self.scaler.scale(loss * (share * world) / group_size).backward()
         self.ledger.loss_sum.add_(loss.detach() * share)
         self.ledger.num_losses += 1
         self.ledger.count(len(index))
@@ -277,17 +254,16 @@ class ImageEngine(Engine):
         return learning_rate(time, peak=recipe.learning_rate, schedule=recipe.schedule)
 
     def _step(self, rate: float) -> None:
-        take_step(self._optimizer, self._scaler, rate)
+        take_step(self.optimizer, self.scaler, rate)
         self.position.step += 1
         self.position.learning_rate = rate
 
     # What it has come to.
 
     def evaluate(self, limit: int | None = None) -> dict[str, float]:
-        """Loss and accuracy in percent; ranks share the samples."""
+        """Loss and accuracy; ranks share the samples."""
         share_buffers(self.model)
-        loss, accuracy = measure(self.model, self._predictions(limit or self.data.num_eval))
-        return {"loss": loss, "accuracy": accuracy}
+        return measure(self.model, self._predictions(limit or self.data.num_eval), self.metric)
 
     def _predictions(self, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in torch.arange(min(limit, self.data.num_eval)).split(self.eval_batch):
@@ -297,14 +273,10 @@ class ImageEngine(Engine):
             yield logits, self.data.eval_labels[index].to(self.device)
 
     def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        """What the result says about the data; see `Engine`."""
+        """What the result says about images."""
         del last
-        return {
-            "evaluation": self.data.evaluation,
-            "num_train_samples": self.data.num_train,
-            "num_classes": self.data.num_classes,
-            "num_noisy_labels": self.data.num_noisy(self.labels),
-        }
+        data = self.data
+        return {"evaluation": data.evaluation, "num_noisy_labels": data.num_noisy(self.labels)}
 
     def finish(self) -> None:
         """Nothing is left to do: the last checkpoint holds the trained model."""
@@ -313,23 +285,21 @@ class ImageEngine(Engine):
 
     def save(self) -> None:
         """Write a checkpoint, between optimizer steps: gradients are not part of it."""
-        on_cuda = self.device.type == "cuda"
-        state = {
+        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in _PARTS}
+        state |= {
             "data_checksum": self._checksum,
-            "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
-            "selector": self.selector.state_dict(),
             "position": asdict(self.position),
             "ledger": self.ledger.state(),
             "cpu_rng": _of_all(torch.get_rng_state()),
-            "cuda_rng": _of_all(torch.cuda.get_rng_state(self.device)) if on_cuda else None,
+            "cuda_rng": None,
         }
+        if self.device.type == "cuda":
+            state["cuda_rng"] = _of_all(torch.cuda.get_rng_state(self.device))
         if distributed.rank() == 0:  # which holds the state of all
             self.folder.save_checkpoint(state)
 
     def resume(self) -> tuple[int, float]:
-        """Continue where `save` was called, on as many ranks or on another number; see `Engine`."""
+        """Continue where `save` was called, on as many ranks or on another number."""
         state = self.folder.load_checkpoint()
         if state is not None:
             self._load(state)
@@ -341,10 +311,8 @@ class ImageEngine(Engine):
                 "the data have changed since the checkpoint was written: images or labels differ. "
                 "Restore the data, or start over in another --output."
             )
-        self.selector.load_state_dict(state["selector"])
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
         self.ledger.load_state(state["ledger"])
         self.position = Position(**state["position"])
         if not self._is_floating:  # other ranks may leave out another rest

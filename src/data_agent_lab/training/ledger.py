@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,41 +10,58 @@ from typing import Any
 import torch
 
 from data_agent.runtime import distributed
-from data_agent_lab.training.devices import Stopwatch
 from data_agent_lab.training.ranks import added_up
 
 _COUNTS = ("num_forward", "num_backward", "num_forward_tokens", "num_backward_tokens")
 
 
+class Stopwatch:
+    """Adds up the time between `start` and `stop`, waiting for the work of `device` at both."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._started: tuple[float, float] | None = None
+        self.seconds = 0.0
+        self.cpu_seconds = 0.0  # of all threads of this process
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._wait()
+        self._started = time.perf_counter(), time.process_time()
+
+    def stop(self) -> bool:
+        """Add the time since the start; whether there was one."""
+        if self._started is None:
+            return False
+        self._wait()
+        self.seconds += time.perf_counter() - self._started[0]
+        self.cpu_seconds += time.process_time() - self._started[1]
+        self._started = None
+        return True
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()
+
+
 class Ledger:
-    """Counts of this rank, which `totals` adds up, and this rank's clocks.
+    """Counts of this rank, which `totals` adds up, and this rank's clocks, which wait for `device`.
 
     Samples that a framework pads an epoch with are paid for, and so they are counted.
-
-    Args:
-        device: whose work the clocks wait for.
-
-    Attributes:
-        num_forward: samples that went through the model to train it.
-        num_backward: samples that went through its backward pass.
-        num_forward_tokens: tokens of those samples, without padding; 0 for images.
-        num_backward_tokens: as above.
-        loss_sum: float32 scalar on the device; summed over ranks, it is the sum over the batches of
-            the running epoch of a batch's mean loss.
-        num_losses: how many batches these are.
-        training: time of training, without evaluation and checkpoints.
-        evaluation: time of evaluation.
-        preparation_seconds: of the time of training what was spent beforehand, on what the method
-            had to be given.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.num_forward = self.num_backward = 0
-        self.num_forward_tokens = self.num_backward_tokens = 0
+        self.num_forward = 0  # samples that went through the model to train it
+        self.num_backward = 0  # samples that went through its backward pass
+        self.num_forward_tokens = 0  # of those samples, without padding; 0 for images
+        self.num_backward_tokens = 0
+        # Summed over ranks, the sum over the running epoch's batches of a batch's mean loss.
         self.loss_sum = torch.zeros((), device=device)
-        self.num_losses = 0
-        self.training, self.evaluation = Stopwatch(device), Stopwatch(device)
-        self.preparation_seconds = 0.0
+        self.num_losses = 0  # how many batches these are
+        self.training, self.evaluation = Stopwatch(device), Stopwatch(device)  # without checkpoints
+        self.preparation_seconds = 0.0  # of training: to make what the method had to be given
 
     def count(self, samples: int, tokens: int = 0, *, is_backward: bool = True) -> None:
         """Count samples of this rank that went forward and, except for scoring, backward."""
@@ -56,8 +74,7 @@ class Ledger:
     @contextmanager
     def paused(self) -> Generator[None]:
         """The block does not count as time of training."""
-        was_running = self.training.is_running
-        self.training.stop()
+        was_running = self.training.stop()
         yield
         if was_running:
             self.training.start()

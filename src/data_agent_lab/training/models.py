@@ -8,23 +8,15 @@ stem without pooling. `resnet-18/34/50` have four stages, `resnet-small` three w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
 from data_agent_lab.recipes import check_model
 
-_DROPOUT = 0.1
-_EXPANSION = 4  # of a bottleneck block: its output has so many times the channels of its middle
-
 
 class Network(nn.Module):
-    """A body that turns images into features, and a linear head.
-
-    Args:
-        body: maps float `[B, C, H, W]` to features float `[B, num_features]`.
-        num_features: width of the features.
-        num_classes: width of the logits.
-    """
+    """A body that turns images `[B, C, H, W]` into features `[B, num_features]`, and a head."""
 
     def __init__(self, body: nn.Module, num_features: int, num_classes: int) -> None:
         super().__init__()
@@ -36,12 +28,25 @@ class Network(nn.Module):
         return self.head(self.body(images))
 
 
-class _Residual(nn.Module):
-    """`relu(branch(x) + shortcut(x))`; the shortcut is a 1x1 convolution where shapes change."""
+class _Block(nn.Module):
+    """`relu(branch(x) + shortcut(x))` with `expansion * width` output channels.
 
-    def __init__(self, branch: nn.Module, width_in: int, width_out: int, stride: int) -> None:
+    The branch has two convolutions, or as a bottleneck, where it expands, three.
+    """
+
+    def __init__(self, width_in: int, width: int, *, stride: int, expansion: int) -> None:
         super().__init__()
-        self.branch = branch
+        width_out = expansion * width
+        if expansion == 1:
+            layers = [_conv(width_in, width, stride=stride), nn.ReLU(), _conv(width, width)]
+        else:
+            layers = [
+                _conv(width_in, width, kernel=1),
+                nn.ReLU(),
+                _conv(width, width, stride=stride),
+            ]
+            layers += [nn.ReLU(), _conv(width, width_out, kernel=1)]
+        self.branch = nn.Sequential(*layers)
         self.shortcut = nn.Identity()
         if stride != 1 or width_in != width_out:
             self.shortcut = _conv(width_in, width_out, kernel=1, stride=stride)
@@ -58,61 +63,39 @@ def _conv(width_in: int, width_out: int, *, kernel: int = 3, stride: int = 1) ->
     )
 
 
-def _basic(width_in: int, width: int, stride: int) -> tuple[nn.Module, int]:
-    """A block of two convolutions, and its number of output channels."""
-    branch = nn.Sequential(_conv(width_in, width, stride=stride), nn.ReLU(), _conv(width, width))
-    return _Residual(branch, width_in, width, stride), width
-
-
-def _bottleneck(width_in: int, width: int, stride: int) -> tuple[nn.Module, int]:
-    """A block of three convolutions, and its number of output channels."""
-    width_out = _EXPANSION * width
-    layers = [_conv(width_in, width, kernel=1), nn.ReLU(), _conv(width, width, stride=stride)]
-    branch = nn.Sequential(*layers, nn.ReLU(), _conv(width, width_out, kernel=1))
-    return _Residual(branch, width_in, width_out, stride), width_out
-
-
-_MakeBlock = Callable[[int, int, int], tuple[nn.Module, int]]
-_MakeBody = Callable[[int, int], tuple[nn.Module, int]]  # (in_channels, width) -> body, features
-
-
-def _resnet(make_block: _MakeBlock, num_blocks: Sequence[int], *, stem: int = 1) -> _MakeBody:
-    """A ResNet with `num_blocks[i]` blocks in stage i; widths double and sizes halve per stage.
-
-    The stem is a 3x3 convolution with stride `stem`.
-    """
-
-    def make_body(in_channels: int, width: int) -> tuple[nn.Module, int]:
-        layers: list[nn.Module] = [_conv(in_channels, width, stride=stem), nn.ReLU()]
-        width_in = width
-        for stage, count in enumerate(num_blocks):
-            for position in range(count):
-                stride = 2 if stage > 0 and position == 0 else 1
-                block, width_in = make_block(width_in, width * 2**stage, stride)
-                layers.append(block)
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width_in
-
-    return make_body
+def _resnet(
+    num_blocks: Sequence[int], in_channels: int, width: int, *, stem: int = 1, expansion: int = 1
+) -> tuple[nn.Module, int]:
+    """`num_blocks[i]` blocks in stage i; widths double and sizes halve per stage."""
+    layers: list[nn.Module] = [_conv(in_channels, width, stride=stem), nn.ReLU()]
+    width_in = width
+    for stage, count in enumerate(num_blocks):
+        for position in range(count):
+            stride = 2 if stage > 0 and position == 0 else 1
+            layers.append(_Block(width_in, width * 2**stage, stride=stride, expansion=expansion))
+            width_in = expansion * width * 2**stage
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width_in
 
 
 def _cnn(in_channels: int, width: int) -> tuple[nn.Module, int]:
     """Three convolutions, the image halved twice, with a little dropout."""
     body = nn.Sequential(
         *(_conv(in_channels, width), nn.ReLU()),
-        *(_conv(width, 2 * width, stride=2), nn.ReLU(), nn.Dropout(_DROPOUT)),
+        *(_conv(width, 2 * width, stride=2), nn.ReLU(), nn.Dropout(0.1)),
         *(_conv(2 * width, 4 * width, stride=2), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     )
     return body, 4 * width
 
 
+_MakeBody = Callable[[int, int], tuple[nn.Module, int]]  # (in_channels, width) -> body, features
 _ARCHITECTURES: Mapping[str, tuple[_MakeBody, int]] = {  # default channels of the first stage
     "cnn": (_cnn, 32),
-    "resnet-tiny": (_resnet(_basic, [1, 1, 1], stem=2), 16),
-    "resnet-small": (_resnet(_basic, [1, 1, 1]), 16),
-    "resnet-18": (_resnet(_basic, [2, 2, 2, 2]), 64),
-    "resnet-34": (_resnet(_basic, [3, 4, 6, 3]), 64),
-    "resnet-50": (_resnet(_bottleneck, [3, 4, 6, 3]), 64),
+    "resnet-tiny": (partial(_resnet, [1, 1, 1], stem=2), 16),
+    "resnet-small": (partial(_resnet, [1, 1, 1]), 16),
+    "resnet-18": (partial(_resnet, [2, 2, 2, 2]), 64),
+    "resnet-34": (partial(_resnet, [3, 4, 6, 3]), 64),
+    "resnet-50": (partial(_resnet, [3, 4, 6, 3], expansion=4), 64),
 }
 
 
@@ -122,7 +105,7 @@ def build_model(
     """A freshly initialised model; its weights follow torch's global generator.
 
     Args:
-        name: one of cnn, resnet-tiny, resnet-small, resnet-18, resnet-34, resnet-50.
+        name: one of `recipes.IMAGE_MODELS`.
         in_channels: 1 for grey images, 3 for colour.
         num_classes: at least 2.
         image_size: side of the square images, in pixels.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from data_agent.runtime import distributed
 from data_agent.runtime.random import Purpose, derived_seed
 from data_agent_lab.recipes import Recipe
 from data_agent_lab.runs.folder import RunFolder, open_run
-from data_agent_lab.training.devices import choose_device
 
 TIMEOUT = timedelta(minutes=10)  # a rank waits so long for the others, then it ends with an error
 
@@ -35,25 +34,25 @@ def is_restart() -> bool:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
-@contextmanager
-def joined_ranks(recipe: Recipe) -> Generator[None]:
+def joined_ranks(recipe: Recipe) -> AbstractContextManager[None]:
     """Be one of the ranks that `torchrun` started while the block runs; alone, nothing.
 
     Raises:
-        InputError: as `choose_rank_device`.
+        InputError: as `choose_device`.
         StateError: the ranks do not find each other.
     """
-    joined = nullcontext()
-    if num_started() > 1:
-        is_cuda = choose_rank_device(recipe.device).type == "cuda"
-        backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
-        joined = distributed.joined(backend=backend, timeout=TIMEOUT)
-    with joined:
-        yield
+    if num_started() == 1:
+        return nullcontext()
+    is_cuda = choose_device(recipe.device).type == "cuda"
+    backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
+    return distributed.joined(backend=backend, timeout=TIMEOUT)
 
 
-def choose_rank_device(name: str) -> torch.device:
-    """As `choose_device`; of several ranks each gets an accelerator of its own.
+def choose_device(name: str) -> torch.device:
+    """The device of a recipe; of several ranks each gets an accelerator of its own.
+
+    Args:
+        name: auto (cuda or mps if present, else cpu), or a device as torch names it.
 
     Raises:
         InputError: no such device here, or fewer than ranks on this machine.
@@ -63,9 +62,9 @@ def choose_rank_device(name: str) -> torch.device:
             f"--device {name} cannot be shared by {num_started()} ranks. Use --device cuda, of "
             "which each rank takes its own, or cpu."
         )
-    device = choose_device(name)
+    device = _device(name)
     if num_started() == 1:
-        return device
+        return torch.device("cuda", 0) if device == torch.device("cuda") else device
     if device.type != "cuda":
         return torch.device("cpu")
     number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -76,6 +75,23 @@ def choose_rank_device(name: str) -> torch.device:
         )
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
+    return device
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--device {name} cannot be used here: {reason}. Expected auto, cpu, cuda, cuda:1 or "
+            "mps."
+        ) from error
     return device
 
 
@@ -122,17 +138,11 @@ def added_up(*values: float) -> list[float]:
 
 def on_any_rank(*flags: bool) -> list[bool]:
     """Of each flag whether any rank has it set, so that all do the same; a collective call."""
-    if distributed.world_size() == 1:
-        return list(flags)
     return [count > 0 for count in added_up(*map(float, flags))]
 
 
 def check_same_step(step: int) -> None:
-    """All ranks must have found the same checkpoint, or none; a collective call.
-
-    Raises:
-        StateError: the ranks do not share the run's folder.
-    """
+    """Raise `StateError` if the ranks do not share the run's folder; a collective call."""
     (steps,) = distributed.gather_rows(torch.tensor([step]))
     if not (steps == step).all():
         raise StateError(

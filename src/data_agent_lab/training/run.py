@@ -22,12 +22,12 @@ from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import RunResult
 from data_agent_lab.training.engine import Engine
 from data_agent_lab.training.images import ImageEngine
-from data_agent_lab.training.ranks import check_same_step, choose_rank_device, on_any_rank
+from data_agent_lab.training.ranks import check_same_step, choose_device, on_any_rank
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_SECONDS = 300.0
-"""Time of training between two checkpoints at most; what a kill may cost."""
+CHECKPOINT_SECONDS = 300.0  # of training between two checkpoints at most; what a kill may cost
+_REACHED = ("value", "eval_loss", "train_loss", "num_forward", "num_backward")
 
 
 @distributed.together("training")
@@ -49,7 +49,7 @@ def train_run(
 
     Args:
         config: the run.
-        data: what `tasks.load_task` gave for its recipe, without label noise, which is added here.
+        data: what `tasks.load_task` gave for its recipe.
         folder: its folder, opened with `open_run`.
         jobs: how many runs train at the same time on this machine, for the record.
         progress: told about every batch or optimizer step.
@@ -62,8 +62,7 @@ def train_run(
         DataAgentError: settings or data that cannot be trained with, training diverged, the
             checkpoint does not fit, the device is not there, or another rank died or hangs.
     """
-    engine_class = _engine_class(config)
-    device = _prepare_process(config.recipe)
+    engine_class, device = _begin(config)
     is_writer = distributed.rank() == 0
     if is_writer:
         folder.begin(config.flat(), device=str(device), jobs=jobs)
@@ -84,23 +83,23 @@ def train_run(
     return result
 
 
-def _engine_class(config: RunConfig[Any]) -> type[Engine]:
-    """The engine of the run's kind of task, which `InputError` says it cannot train."""
-    if not isinstance(config.recipe, TextRecipe):
-        return ImageEngine
-    # Importing the frameworks takes seconds, which only runs on text need to wait for.
-    from data_agent_lab.training.text import TextEngine, check_text
+def _begin(config: RunConfig[Any]) -> tuple[type[Engine], torch.device]:
+    """The engine of the run's kind of task, and the device to compute on; sets torch's threads.
 
-    check_text(config)
-    return TextEngine
+    Raises:
+        InputError: the engine cannot train the run, or there is no such device.
+    """
+    engine_class = ImageEngine
+    if isinstance(config.recipe, TextRecipe):
+        # Importing the frameworks takes seconds, which only runs on text need to wait for.
+        from data_agent_lab.training.text import TextEngine, check_text
 
-
-def _prepare_process(recipe: Recipe) -> torch.device:
-    """Set the number of threads, and return the device to compute on."""
-    device = choose_rank_device(recipe.device)
-    if recipe.num_threads is not None:
-        torch.set_num_threads(recipe.num_threads)
-    return device
+        check_text(config)
+        engine_class = TextEngine
+    device = choose_device(config.recipe.device)
+    if config.recipe.num_threads is not None:
+        torch.set_num_threads(config.recipe.num_threads)
+    return engine_class, device
 
 
 class _Monitor:
@@ -174,7 +173,8 @@ class _Monitor:
 
 def _result(engine: Engine, last: dict[str, Any]) -> RunResult:
     """What a run came to, from its engine and its last line of metrics."""
-    facts, ledger, selector = engine.facts(last), engine.ledger, engine.selector
+    ledger, selector, data = engine.ledger, engine.selector, engine.data
+    facts, num_samples = engine.facts(last), selector.schedule.num_samples
     weights = list(engine.model.parameters())
     is_accuracy = engine.metric == "accuracy"
 
@@ -188,16 +188,14 @@ def _result(engine: Engine, last: dict[str, Any]) -> RunResult:
         metric=engine.metric,
         unit="%" if is_accuracy else "nats",
         direction="higher" if is_accuracy else "lower",
-        value=last["value"],
-        eval_loss=last["eval_loss"],
-        train_loss=last["train_loss"],
-        num_eval_samples=engine.data.num_eval,
+        num_train_samples=num_samples,
+        num_eval_samples=data.num_eval,
+        num_classes=len(data.class_names),
         num_parameters=sum(weight.numel() for weight in weights),
         num_trained_parameters=sum(w.numel() for w in weights if w.requires_grad),
-        num_forward=last["num_forward"],
-        num_backward=last["num_backward"],
+        **{name: last[name] for name in _REACHED},
         num_steps=last["step"],
-        cost=cost_of(facts["num_train_samples"], ""),
+        cost=cost_of(num_samples, ""),
         token_cost=None if num_tokens is None else cost_of(num_tokens, "_tokens"),
         train_seconds=ledger.training.seconds,
         train_cpu_seconds=ledger.training.cpu_seconds,
@@ -217,13 +215,12 @@ class Speed(NamedTuple):
 
 def measure_speed(recipe: Recipe, data: Any, *, seconds: float = 1.0) -> Speed:
     """Time about so many seconds of full training and a part of an evaluation; owns the process."""
-    device = _prepare_process(recipe)
     slow = replace(recipe, learning_rate=recipe.learning_rate / 100)  # nothing diverges
     config = RunConfig(recipe=slow, keep_ratio=1.0, method=FULL)
+    engine_class, device = _begin(config)
     readings: list[tuple[float, int]] = []
     with TemporaryDirectory() as path:
-        folder = RunFolder(Path(path))
-        engine = _engine_class(config)(config, data, folder, device=device)
+        engine = engine_class(config, data, RunFolder(Path(path)), device=device)
         ledger, clock = engine.ledger, engine.ledger.evaluation
 
         def read(epoch: int | None) -> bool:

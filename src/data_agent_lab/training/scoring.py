@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -25,66 +24,60 @@ from data_agent.methods import method_class
 from data_agent.runtime import checkpoint, distributed
 from data_agent.runtime.random import Purpose, derived_seed, permutation
 from data_agent.selecting.proxy import Visit
-from data_agent_lab.progress import Progress, silent
-from data_agent_lab.recipes import ImageRecipe, RunConfig
-from data_agent_lab.training.batches import Batches
-from data_agent_lab.training.devices import Stopwatch
+from data_agent_lab.training.ledger import Stopwatch
 from data_agent_lab.training.models import Network
 from data_agent_lab.training.optimisation import learning_rate, make_optimizer, take_step
+
+if TYPE_CHECKING:
+    from data_agent_lab.training.images import ImageEngine
 
 _LOOK_BATCH = 512
 _PROXIES = 2  # tells their seeds from those of the agent's networks, 0 and 1
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Proxy:
     """Trains networks as the run would, and counts what they cost: a `Proxy` of the library.
 
     Each network is freshly initialised and trained on all samples with the labels that the run
     sees, noise included; its learning rate is fully decayed at the end.
 
-    Args:
-        config: the run.
-        labels: int64 `[N]` on the CPU, with the run's noise.
-        batches: makes the images.
-        make_model: builds the run's model on the device, from torch's global generator.
-        autocast: the context of forward passes at the recipe's precision.
-        progress: told about every batch.
+    It takes model, optimisation, images and labels from the run's engine.
     """
 
-    config: RunConfig[ImageRecipe]
-    labels: Tensor
-    batches: Batches
-    make_model: Callable[[], Network]
-    autocast: Callable[[], AbstractContextManager[Any]]
-    progress: Progress = silent
+    engine: ImageEngine
     num_forward: int = field(default=0, init=False)
     num_backward: int = field(default=0, init=False)
 
     @property
     def seed(self) -> int:
         """Of the run."""
-        return self.config.seed
+        return self.engine.config.seed
 
     @property
     def device(self) -> torch.device:
         """Where the networks compute."""
-        return self.batches.device
+        return self.engine.device
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 `[N]` on the CPU, with the run's noise."""
+        return self.engine.labels
 
     def train(
         self, epochs: int, *, number: int = 0, on_batch: Callable[[Visit], None] | None = None
     ) -> _Trained:
         """A new network after its training, as the library's `Proxy` says."""
-        seed = derived_seed(self.seed, Purpose.NETWORK, _PROXIES, number)
-        recipe = self.config.recipe
+        seed, engine = derived_seed(self.seed, Purpose.NETWORK, _PROXIES, number), self.engine
+        recipe = engine.recipe
         torch.manual_seed(seed)
-        model = self.make_model().train()
+        model = engine.make_model().train()
         optimizer = make_optimizer(model, recipe)
         scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         batches = _batches(len(self.labels), recipe.batch_size, epochs, seed)
         for step, (epoch, index) in enumerate(batches):
-            with self.autocast():
-                features = model.body(self.batches.training(index, epoch=epoch))
+            with engine.autocast():
+                features = model.body(engine.batches.training(index, epoch=epoch))
                 logits = model.head(features)
                 labels = self.labels[index].to(self.device)
                 loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
@@ -94,10 +87,10 @@ class Proxy:
             take_step(optimizer, scaler, rate)
             self.num_forward += len(index)
             self.num_backward += len(index)
-            self.progress("scores", step + 1, len(batches))
+            engine.progress("scores", step + 1, len(batches))
             if on_batch is not None:
                 on_batch(Visit(epoch, index, logits.detach().float(), features.detach().float()))
-        return _Trained(self, model)
+        return _Trained(self, model.eval())
 
     def clusters(self, features: Tensor, count: int) -> Tensor:
         """int64 `[N]`: k-means over the rows of `[N, D]`."""
@@ -106,11 +99,12 @@ class Proxy:
         return torch.from_numpy(means.fit_predict(features.numpy())).long()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Trained:
     """A network after its training."""
 
-    def __init__(self, proxy: Proxy, model: Network) -> None:
-        self._proxy, self._model = proxy, model
+    proxy: Proxy
+    model: Network
 
     @torch.no_grad()
     def look(self) -> tuple[Tensor, Tensor]:
@@ -119,13 +113,13 @@ class _Trained:
         Raises:
             DataAgentError: they are not finite.
         """
-        proxy, model = self._proxy, self._model.eval()
+        engine, model, num_samples = self.proxy.engine, self.model, len(self.proxy.labels)
         seen: list[tuple[Tensor, Tensor]] = []
-        for index in torch.arange(len(proxy.labels)).split(_LOOK_BATCH):
-            with proxy.autocast():
-                features = model.body(proxy.batches.training(index, epoch=None))
+        for index in torch.arange(num_samples).split(_LOOK_BATCH):
+            with engine.autocast():
+                features = model.body(engine.batches.training(index, epoch=None))
                 seen.append((model.head(features).float().cpu(), features.float().cpu()))
-        proxy.num_forward += len(proxy.labels)
+        self.proxy.num_forward += num_samples
         logits, features = (torch.cat(parts) for parts in zip(*seen, strict=True))
         if not logits.isfinite().all():
             raise DataAgentError(
@@ -137,20 +131,18 @@ class _Trained:
 
 def _batches(size: int, batch_size: int, epochs: int, seed: int) -> list[tuple[int, Tensor]]:
     """All batches as (epoch, index), of almost equal sizes: none is left with a single sample."""
+    orders = [permutation(size, seed, Purpose.ORDER, epoch) for epoch in range(epochs)]
+    count = -(-size // batch_size)
     return [
-        (epoch, index)
-        for epoch in range(epochs)
-        for index in permutation(size, seed, Purpose.ORDER, epoch).tensor_split(
-            -(-size // batch_size)
-        )
+        (epoch, index) for epoch in range(epochs) for index in orders[epoch].tensor_split(count)
     ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Preparation:
     """A method's options, further arguments of `make_selector`, and what they cost."""
 
-    options: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    options: dict[str, Tensor]
     num_forward: int = 0
     num_backward: int = 0
     seconds: float = 0.0  # zero where no model was trained, ...
@@ -165,7 +157,7 @@ def prepare(method: str, proxy: Proxy) -> Preparation:
     Raises:
         InputError: a method that does not say how its scores or groups are made.
     """
-    counted, config = replace(proxy), proxy.config  # its counts begin at zero
+    counted, config = Proxy(proxy.engine), proxy.engine.config  # its counts begin at zero
     budget = SelectionSchedule(
         num_samples=len(proxy.labels), epochs=config.recipe.epochs, keep_ratio=config.keep_ratio
     )
@@ -175,23 +167,15 @@ def prepare(method: str, proxy: Proxy) -> Preparation:
         options = method_class(method).prepare(counted, budget)
         stopwatch.stop()
     if not counted.num_forward:
-        return Preparation(options=options)
-    return Preparation(
-        options=options,
-        num_forward=counted.num_forward,
-        num_backward=counted.num_backward,
-        seconds=stopwatch.seconds,
-        cpu_seconds=stopwatch.cpu_seconds,
-    )
+        return Preparation(options)
+    counts = counted.num_forward, counted.num_backward
+    return Preparation(options, *counts, stopwatch.seconds, stopwatch.cpu_seconds)
 
 
 def prepare_once(path: Path, method: str, proxy: Proxy) -> Preparation:
-    """`prepare`, or what it returned when it was called before for this run.
+    """`prepare`, or what it returned when it was called before for this run, read from `path`.
 
-    Args:
-        path: file in the run's folder; written whole or not at all, by rank 0.
-        method: name for `make_selector`.
-        proxy: how to train.
+    The file is written whole or not at all, by rank 0.
 
     Raises:
         CheckpointError: the file is damaged, or of another method or other labels.

@@ -20,11 +20,8 @@ from transformers.utils import logging as transformers_logging
 from data_agent.errors import CheckpointError, InputError
 from data_agent.runtime import distributed
 from data_agent.runtime.files import read_text, write_json
-from data_agent_lab.data.texts import LanguageData
 from data_agent_lab.methods import check_fits_language, is_batch_selector
-from data_agent_lab.progress import Progress, silent
 from data_agent_lab.recipes import RunConfig, TextRecipe
-from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.training.engine import Engine, Hook
 from data_agent_lab.training.text_evaluation import evaluate, harness_metrics, load_harness
 from data_agent_lab.training.text_trainers import make_trainer, training_rows
@@ -47,80 +44,56 @@ def check_text(config: RunConfig[TextRecipe]) -> None:
 @contextmanager
 def _quiet() -> Generator[None]:
     """Leave out the frameworks' progress bars, and what they say of their next versions."""
-    has_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            for category in (FutureWarning, DeprecationWarning):
-                warnings.filterwarnings("ignore", category=category)
-            yield
-    finally:
-        if has_bars:
-            transformers_logging.enable_progress_bar()
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", category)
+        yield
 
 
 class TextEngine(Engine):
     """Trains a language model or a classifier of texts in a Trainer's loop; see `Engine`.
 
     The trained model is left in the run's folder under `model`, as transformers saves models.
-
-    Raises:
-        InputError: settings that contradict each other, or a model that cannot be found.
     """
 
     eval_batch: ClassVar[int] = 64
     saves_every_epoch: ClassVar[bool] = False
-    recipe: TextRecipe
-    data: LanguageData
 
     @_quiet()
-    def __init__(
-        self,
-        config: RunConfig[TextRecipe],
-        data: LanguageData,
-        folder: RunFolder,
-        *,
-        device: torch.device,
-        progress: Progress = silent,
-    ) -> None:
-        super().__init__(config, data, folder, device=device, progress=progress)
-        self.metric = "accuracy" if data.class_names else "loss"
-        self._checkpoints = folder.path / "trainer"
-        self._checkpoint: Path | None = None
-        self.trainer = make_trainer(
-            config, data, self._checkpoints, ledger=self.ledger, on_cpu=device.type == "cpu"
-        )
+    def build(self) -> None:
+        """Make the Trainer."""
+        self._checkpoints = self.folder.path / "trainer"
+        self.trainer = make_trainer(self, self._checkpoints)
         self.model = self.trainer.model
         self.warm_up(self._first_loss)
 
     def _first_loss(self) -> torch.Tensor:
         trainer = self.trainer
         rows: Any = [trainer.rows[i] for i in range(min(2, len(trainer.rows)))]
-        batch = trainer.data_collator(rows)
-        inputs: Any = send_to_device(batch, self.device)
+        inputs: Any = send_to_device(trainer.data_collator(rows), self.device)
         with trainer.compute_loss_context_manager():
             return self.model(**inputs).loss
 
     def resume(self) -> tuple[int, float]:
-        """Find the newest checkpoint that was written to its end; see `Engine`."""
-        complete = [path.parent for path in self._checkpoints.glob(f"*/{_LEDGER}")]
+        """Find the newest checkpoint that was written to its end."""
+        complete = {
+            int(p.parent.name.partition("-")[2]): p for p in self._checkpoints.glob(f"*/{_LEDGER}")
+        }
         if complete:
-            self._checkpoint = max(complete, key=_step_of)
+            self.position.step, path = max(complete.items())
             try:
-                self.ledger.load_state(json.loads(read_text(self._checkpoint / _LEDGER)))
+                self.ledger.load_state(json.loads(read_text(path)))
             except (ValueError, KeyError, TypeError, OSError) as error:
-                raise CheckpointError(
-                    f"the ledger in {self._checkpoint} is damaged ({error})."
-                ) from error
-            self.position.step = _step_of(self._checkpoint)
+                raise CheckpointError(f"{path} is damaged ({error}).") from error
         return self.position.step, math.inf
 
     @_quiet()
     def train(self, hook: Hook) -> None:
         """Train until the run is complete, or the hook says to stop."""
         self.trainer.add_callback(_Events(self, hook))
-        last = None if self._checkpoint is None else str(self._checkpoint)
-        self.trainer.train(resume_from_checkpoint=last)
+        step = self.position.step
+        self.trainer.train(resume_from_checkpoint=str(self.checkpoint_of(step)) if step else None)
 
     def evaluate(self, limit: int | None = None) -> dict[str, float]:
         """The loss in nats, and perplexity or accuracy in percent."""
@@ -134,32 +107,26 @@ class TextEngine(Engine):
         """Have the Trainer write a checkpoint when the hook returns."""
         self.trainer.control.should_save = True
 
-    def complete_checkpoint(self) -> None:
-        """Write the ledger, last of all files, into the checkpoint of this step."""
-        state = self.ledger.state()
-        if distributed.rank() == 0:
-            write_json(self._checkpoints / f"checkpoint-{self.position.step}" / _LEDGER, state)
+    def checkpoint_of(self, step: int) -> Path:
+        """The Trainer's folder of a checkpoint at that optimizer step."""
+        return self._checkpoints / f"checkpoint-{step}"
 
     @_quiet()
     def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        """What the result says about data and further metrics; see `Engine`."""
-        data, recipe, rows = self.data, self.recipe, self.trainer.rows
-        metrics, num_noisy = harness_metrics(self.model, data.tokenizer, recipe), 0
+        """What the result says about texts; asks the evaluation harness where the recipe does."""
+        data, num_noisy = self.data, 0
+        metrics = harness_metrics(self.model, data.tokenizer, self.recipe)
         if data.class_names:
-            labels = zip(
-                training_rows(self.config, data)["labels"], data.train["labels"], strict=True
-            )
-            num_noisy = sum(label != true for label, true in labels)
+            labels = training_rows(self.config, data)["labels"], data.train["labels"]
+            num_noisy = sum(label != true for label, true in zip(*labels, strict=True))
         else:
             perplexity = {"value": last["perplexity"], "unit": "", "direction": "lower"}
             metrics = {"perplexity": perplexity, **metrics}
         return {
             "further_metrics": metrics,
             "evaluation": data.evaluation_source,
-            "num_train_samples": len(rows),
-            "num_train_tokens": sum(len(ids) for ids in rows["input_ids"]),
+            "num_train_tokens": int(self.trainer.row_tokens.sum()),
             "dropped": dict(data.dropped),
-            "num_classes": len(data.class_names),
             "num_noisy_labels": num_noisy,
         }
 
@@ -170,10 +137,6 @@ class TextEngine(Engine):
         self.trainer.save_model(folder)
         self.data.tokenizer.save_pretrained(folder)
         shutil.rmtree(self._checkpoints, ignore_errors=True)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.partition("-")[2])
 
 
 class _Events(TrainerCallback):
@@ -193,7 +156,7 @@ class _Events(TrainerCallback):
     def on_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
         self._engine.position.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         engine, position = self._engine, self._engine.position
         position.step = state.global_step
         engine.ledger.num_losses += 1
@@ -201,24 +164,27 @@ class _Events(TrainerCallback):
         engine.progress(f"epoch {epoch + 1}", position.step, position.num_steps)
         per_epoch = -(-schedule.steps(0) // args.gradient_accumulation_steps)
         if position.step % per_epoch and not engine.is_complete:
-            self._ask(None, control)
+            self._ask(None)
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        del args, state
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
         if not self._is_stopped:
             epoch = self._engine.selector.epoch or 0
             self._engine.position.epoch = epoch + 1
-            self._ask(epoch, control)
+            self._ask(epoch)
 
-    def _ask(self, epoch: int | None, control: Any) -> None:
+    def _ask(self, epoch: int | None) -> None:
+        engine, control = self._engine, self._engine.trainer.control
         if self._hook(epoch):
             self._is_stopped = control.should_training_stop = True
         if control.should_save:
-            self._engine.ledger.training.stop()  # until it is saved
+            engine.ledger.training.stop()  # until it is saved
 
     def on_save(self, *_: Any, **__: Any) -> None:
-        self._engine.complete_checkpoint()
-        self._engine.ledger.training.start()
+        engine = self._engine
+        state = engine.ledger.state()
+        if distributed.rank() == 0:  # last of all files
+            write_json(engine.checkpoint_of(engine.position.step) / _LEDGER, state)
+        engine.ledger.training.start()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self._engine.ledger.training.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,22 +24,16 @@ _MAX_ROWS = 64
 
 
 def evaluate(model: Any, data: LanguageData, *, autocast: torch.autocast) -> dict[str, float]:
-    """Losses on all evaluation rows; on several ranks a collective call, each takes its part.
+    """As `measure`, on all evaluation rows, of which each rank takes its part.
 
     Args:
         model: of transformers; it is left in the mode it was in.
         data: the evaluation rows. Of a language model the loss is the mean over all tokens that
             count (for sft those of completions), of a classifier the mean over rows.
         autocast: the context of forward passes.
-
-    Returns:
-        "loss" in nats; of a language model "perplexity" (infinite where a float cannot hold it), of
-        a classifier "accuracy" in percent.
     """
-    loss, accuracy = measure(model, _predictions(model, data, autocast))
-    if data.class_names:
-        return {"loss": loss, "accuracy": accuracy}
-    return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+    predictions = _predictions(model, data, autocast)
+    return measure(model, predictions, "accuracy" if data.class_names else "loss")
 
 
 def _predictions(

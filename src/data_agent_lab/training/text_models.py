@@ -27,16 +27,10 @@ _LEAST_CONTEXT = 2048  # of models that are built here
 
 
 def build_model(recipe: TextRecipe, data: LanguageData) -> Any:
-    """The recipe's model in float32; what is drawn anew follows torch's global generator.
+    """The recipe's model of transformers in float32, for the tokenizer and the classes of its data.
 
-    Code from a model's repository is never executed.
-
-    Args:
-        recipe: names it.
-        data: tells its vocabulary and classes.
-
-    Returns:
-        A model of transformers, for causal language modelling or for classification.
+    What is drawn anew follows torch's global generator. Code from a model's repository is never
+    executed.
 
     Raises:
         InputError: no such model, one of another kind, too short a context for `max_length`, too
@@ -45,6 +39,8 @@ def build_model(recipe: TextRecipe, data: LanguageData) -> Any:
     found = BUILT.fullmatch(recipe.model)
     if found is None:
         model = _load(recipe, data)
+        if recipe.kind != "text-classification":
+            _check_decoder(model, recipe)
     else:
         model = _build(recipe, data, found[1], hidden=int(found[2]), layers=int(found[3]))
     context, num_embeddings = _context(model), model.get_input_embeddings().num_embeddings
@@ -58,23 +54,7 @@ def build_model(recipe: TextRecipe, data: LanguageData) -> Any:
             f"the tokenizer has {len(data.tokenizer)} tokens, but {recipe.model} embeds "
             f"{num_embeddings}. Take the model's own (without --tokenizer)."
         )
-    if found is None and recipe.kind != "text-classification":
-        _check_decoder(model, recipe)
     return model
-
-
-def _check_decoder(model: Any, recipe: TextRecipe) -> None:
-    name = f"--model {recipe.model} ({type(model).__name__})"
-    if not _reads_forward(model):
-        raise InputError(
-            f"{name} sees the tokens that it is to predict, so it cannot learn {recipe.kind}. Take "
-            "a decoder, such as GPT or Llama."
-        )
-    if recipe.packing and not _keeps_texts_apart(model):
-        raise InputError(
-            f"{name} takes texts that are packed into one row for one text. Train it without "
-            "--packing."
-        )
 
 
 def lora_config(recipe: TextRecipe) -> LoraConfig | None:
@@ -83,61 +63,62 @@ def lora_config(recipe: TextRecipe) -> LoraConfig | None:
         return None
     from peft import LoraConfig  # takes a second to import
 
-    is_classifier = recipe.kind == "text-classification"
     return LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=2 * recipe.lora_rank,
         lora_dropout=0.0,
         target_modules="all-linear",
-        task_type="SEQ_CLS" if is_classifier else "CAUSAL_LM",
+        task_type="SEQ_CLS" if recipe.kind == "text-classification" else "CAUSAL_LM",
     )
 
 
 def _context(model: Any) -> int | None:
     """How many tokens a model reads at most; None where nothing limits it."""
-    context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for name, module in model.named_modules():
-        if (
-            name.endswith("position_embeddings")
-            and getattr(module, "padding_idx", None) is not None
-        ):
-            return module.num_embeddings - module.padding_idx - 1  # RoBERTa counts on from padding
-    return context
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            return module.num_embeddings - padding - 1  # RoBERTa counts on from padding
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def _reads_forward(model: Any) -> bool:
-    """Whether a token's prediction stays as it is, whatever comes behind it."""
-    first, other = (_logits(model, [1, 1, last]) for last in (1, 2))
-    return torch.allclose(first[0], other[0], atol=1e-4)
+def _check_decoder(model: Any, recipe: TextRecipe) -> None:
+    """A token's prediction must stay as it is, whatever comes behind it.
 
-
-def _keeps_texts_apart(model: Any) -> bool:
-    """Whether of two texts in one row, told by positions only, the second ignores the first.
-
-    This is how TRL packs. Models that count positions by the attention mask do not see it.
+    Of two texts in one row, told by positions only as TRL packs them, the second must ignore the
+    first. Models that count positions by the attention mask do not see it.
     """
-    positions = [0, 1, 2, 0, 1, 2]
+    name = f"--model {recipe.model} ({type(model).__name__})"
+    one, other = (_logits(model, [1, 1, last]) for last in (1, 2))
+    if not torch.allclose(one[0], other[0], atol=1e-4):
+        raise InputError(
+            f"{name} sees the tokens that it is to predict, so it cannot learn {recipe.kind}. Take "
+            "a decoder, such as GPT or Llama."
+        )
+    if not recipe.packing:
+        return
     try:
-        first, other = (_logits(model, [t, t, t, 1, 1, 1], position_ids=positions) for t in (1, 2))
+        positions = [0, 1, 2, 0, 1, 2]
+        one, other = (_logits(model, [t, t, t, 1, 1, 1], position_ids=positions) for t in (1, 2))
+        keeps_apart = torch.allclose(one[3:], other[3:], atol=1e-4)
     except TypeError:  # it takes no positions
-        return False
-    return torch.allclose(first[3:], other[3:], atol=1e-4)
+        keeps_apart = False
+    if not keeps_apart:
+        raise InputError(
+            f"{name} takes texts that are packed into one row for one text. Train it without "
+            "--packing."
+        )
 
 
 @torch.no_grad()
 def _logits(model: Any, ids: list[int], **rows: list[int]) -> Tensor:
-    """`[T, V]` of one row."""
-    was_training = model.training
+    """`[T, V]` of one row, in evaluation mode, as models are loaded."""
     inputs = {name: torch.tensor([row]) for name, row in {"input_ids": ids, **rows}.items()}
-    try:
-        return model.eval()(**inputs, use_cache=False).logits[0].float()
-    finally:
-        model.train(was_training)
+    return model(**inputs, use_cache=False).logits[0].float()
 
 
 def _build(recipe: TextRecipe, data: LanguageData, family: str, *, hidden: int, layers: int) -> Any:
     """As Llama (Touvron et al. 2023), with tied embeddings, or as BERT (Devlin et al. 2019)."""
-    is_classifier = recipe.kind == "text-classification"
+    is_classifier, tokenizer = recipe.kind == "text-classification", data.tokenizer
     if (family == "bert") != is_classifier:
         raise InputError(
             f"--model {recipe.model} does not suit {recipe.kind}. Use "
@@ -149,8 +130,7 @@ def _build(recipe: TextRecipe, data: LanguageData, family: str, *, hidden: int, 
             f"--model {recipe.model}: the hidden size must be a multiple of 32, with one layer or "
             "more, for example llama-128x2."
         )
-    tokenizer = data.tokenizer
-    options: dict[str, Any] = {
+    shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -158,34 +138,36 @@ def _build(recipe: TextRecipe, data: LanguageData, family: str, *, hidden: int, 
         "pad_token_id": tokenizer.pad_token_id,
     }
     if is_classifier:
-        options |= {
-            "intermediate_size": 4 * hidden,
-            "max_position_embeddings": max(512, recipe.max_length),
-            "num_labels": len(data.class_names),
-        }
-        return BertForSequenceClassification(BertConfig(**options))
-    options |= {
-        "intermediate_size": 32 * round(8 * hidden / 3 / 32),
-        "max_position_embeddings": max(_LEAST_CONTEXT, recipe.max_length),
-        "num_key_value_heads": hidden // head,
-        "tie_word_embeddings": True,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-    }
-    return LlamaForCausalLM(LlamaConfig(**options))
+        shape["num_labels"] = len(data.class_names)
+        config = BertConfig(
+            **shape,
+            intermediate_size=4 * hidden,
+            max_position_embeddings=max(512, recipe.max_length),
+        )
+        return BertForSequenceClassification(config)
+    config = LlamaConfig(
+        **shape,
+        intermediate_size=32 * round(8 * hidden / 3 / 32),
+        max_position_embeddings=max(_LEAST_CONTEXT, recipe.max_length),
+        num_key_value_heads=hidden // head,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    return LlamaForCausalLM(config)
 
 
 def _load(recipe: TextRecipe, data: LanguageData) -> Any:
+    kind, options = AutoModelForCausalLM, {}
+    if recipe.kind == "text-classification":
+        kind = AutoModelForSequenceClassification
+        options = {
+            "num_labels": len(data.class_names),
+            "pad_token_id": data.tokenizer.pad_token_id,
+            "ignore_mismatched_sizes": True,  # a head for other classes is drawn anew
+        }
     try:
-        if recipe.kind == "text-classification":
-            return AutoModelForSequenceClassification.from_pretrained(
-                recipe.model,
-                dtype=torch.float32,
-                num_labels=len(data.class_names),
-                pad_token_id=data.tokenizer.pad_token_id,
-                ignore_mismatched_sizes=True,  # a head for other classes is drawn anew
-            )
-        return AutoModelForCausalLM.from_pretrained(recipe.model, dtype=torch.float32)
+        return kind.from_pretrained(recipe.model, dtype=torch.float32, **options)
     except (OSError, ValueError) as error:
         raise InputError(
             f"--model {recipe.model} cannot be loaded for {recipe.kind}: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
@@ -21,15 +21,13 @@ from data_agent_lab.data.image_data import corrupt_labels
 from data_agent_lab.data.texts import LanguageData
 from data_agent_lab.methods import is_batch_selector, needs
 from data_agent_lab.recipes import RunConfig, TextRecipe
+from data_agent_lab.training.engine import Engine
 from data_agent_lab.training.ledger import Ledger
 from data_agent_lab.training.plan import plan_run
 from data_agent_lab.training.ranks import batch_of_rank
 from data_agent_lab.training.text_models import build_model, lora_config
 
-if TYPE_CHECKING:
-    _Base = SelectiveTrainer
-else:
-    _Base = object
+_Base = SelectiveTrainer if TYPE_CHECKING else object
 
 # Transformers renamed it in 5.24, and warns of the old name.
 _CHECKPOINTING = next(
@@ -45,14 +43,16 @@ class CountsCost(_Base):
 
     ledger: Ledger
 
-    @cached_property
-    def _row_tokens(self) -> Tensor:
-        return torch.tensor([len(ids) for ids in self.rows["input_ids"]])
-
     @property
     def rows(self) -> datasets.Dataset:
         """What it trains on: rows as they were given, or packs of them."""
-        return cast("datasets.Dataset", self.train_dataset)
+        rows: Any = self.train_dataset
+        return rows
+
+    @cached_property
+    def row_tokens(self) -> Tensor:
+        """int64 `[N]`: how many tokens each row has."""
+        return torch.tensor([len(ids) for ids in self.rows["input_ids"]])
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Adds the batch's loss to the ledger."""
@@ -62,7 +62,7 @@ class CountsCost(_Base):
 
     def on_samples(self, index: Tensor, *, is_backward: bool) -> None:
         """Adds the samples and their tokens to the ledger."""
-        tokens = int(self._row_tokens[index].sum())
+        tokens = int(self.row_tokens[index].sum())
         self.ledger.count(len(index), tokens, is_backward=is_backward)
 
 
@@ -74,25 +74,13 @@ class LabSFTTrainer(CountsCost, SelectiveSFTTrainer):
     """Trains language models."""
 
 
-AnyTrainer = LabTrainer | LabSFTTrainer
-
-
-def make_trainer(
-    config: RunConfig[TextRecipe], data: LanguageData, folder: Path, *, ledger: Ledger, on_cpu: bool
-) -> AnyTrainer:
-    """The run's Trainer at its beginning; seeds torch's global generator.
-
-    Args:
-        config: the run.
-        data: the data of its recipe, without label noise, which is added here.
-        folder: where it keeps checkpoints.
-        ledger: where it counts what it costs.
-        on_cpu: whether it computes there.
+def make_trainer(engine: Engine, checkpoints: Path) -> LabTrainer | LabSFTTrainer:
+    """The Trainer of an engine at its beginning, which keeps its checkpoints in a folder.
 
     Raises:
         InputError: settings that contradict each other, or a model that cannot be found.
     """
-    recipe = config.recipe
+    config, recipe, data = engine.config, engine.recipe, engine.data
     torch.manual_seed(config.seed)
     model, adapters = build_model(recipe, data), lora_config(recipe)
     if adapters is not None and recipe.precision == "bf16":
@@ -103,34 +91,32 @@ def make_trainer(
     selector = partial(
         make_selector, plan.selector, keep_ratio=plan.keep_ratio, seed=config.seed, **labels
     )
-    options: dict[str, Any] = {"selector": selector, "train_dataset": rows}
-    arguments = _arguments(config, folder, on_cpu=on_cpu)
+    arguments = _arguments(config, checkpoints, on_cpu=engine.device.type == "cpu")
     if recipe.kind == "text-classification":
         if adapters is not None:
             from peft import get_peft_model
 
             model = get_peft_model(model, adapters)
-        trainer: AnyTrainer = LabTrainer(
-            model=model,
-            args=TrainingArguments(**arguments),
-            data_collator=DataCollatorWithPadding(data.tokenizer),
-            **options,
-        )
+        kind = LabTrainer
+        options: dict[str, Any] = {
+            "args": TrainingArguments(**arguments),
+            "data_collator": DataCollatorWithPadding(data.tokenizer),
+        }
     else:
-        trainer = LabSFTTrainer(
-            model=model,
-            args=SFTConfig(
-                **arguments,
-                max_length=recipe.max_length if recipe.packing else None,  # rows are cut already
-                packing=recipe.packing,
-                completion_only_loss=recipe.kind == "sft",
-            ),
-            processing_class=data.tokenizer,
-            peft_config=adapters,
-            **options,
-        )
+        kind = LabSFTTrainer
+        arguments |= {
+            "max_length": recipe.max_length if recipe.packing else None,  # rows are cut already
+            "packing": recipe.packing,
+            "completion_only_loss": recipe.kind == "sft",
+        }
+        options = {
+            "args": SFTConfig(**arguments),
+            "processing_class": data.tokenizer,
+            "peft_config": adapters,
+        }
+    trainer = kind(model=model, selector=selector, train_dataset=rows, **options)
     trainer.remove_callback(PrinterCallback)  # the run says what is worth saying
-    trainer.ledger = ledger
+    trainer.ledger = engine.ledger
     plan = plan_run(config, num_samples=len(trainer.rows))  # known once packing has made them
     trainer.args.num_train_epochs = plan.epochs
     trainer.args.max_steps = plan.max_steps or -1
@@ -139,15 +125,12 @@ def make_trainer(
 
 def training_rows(config: RunConfig[TextRecipe], data: LanguageData) -> datasets.Dataset:
     """The rows to train on: of a noisy recipe with the run's own wrong labels."""
-    if config.recipe.label_noise == 0:
+    share = config.recipe.label_noise
+    if share == 0:
         return data.train
-    labels = corrupt_labels(
-        torch.tensor(data.train["labels"]),
-        config.recipe.label_noise,
-        num_classes=len(data.class_names),
-        seed=config.seed,
-    )
-    return data.train.remove_columns("labels").add_column("labels", labels.tolist())
+    labels, num_classes = torch.tensor(data.train["labels"]), len(data.class_names)
+    noisy = corrupt_labels(labels, share, num_classes=num_classes, seed=config.seed)
+    return data.train.remove_columns("labels").add_column("labels", noisy.tolist())
 
 
 def _arguments(config: RunConfig[TextRecipe], folder: Path, *, on_cpu: bool) -> dict[str, Any]:
@@ -168,7 +151,7 @@ def _arguments(config: RunConfig[TextRecipe], folder: Path, *, on_cpu: bool) -> 
         "fp16": recipe.precision == "fp16",
         "seed": config.seed,
         "use_cpu": on_cpu,
-        "save_strategy": "no",  # the run's callback says when
+        "save_strategy": "no",  # the run's hook says when
         "save_total_limit": 2,
         "logging_strategy": "no",
         "report_to": "none",

@@ -10,7 +10,8 @@ from data_agent_lab.data.image_data import ImageData
 from data_agent_lab.recipes import Augmentation
 from data_agent_lab.tasks import recipe_for
 from data_agent_lab.training.batches import Batches, augment
-from data_agent_lab.training.devices import Stopwatch, choose_device
+from data_agent_lab.training.ledger import Stopwatch
+from data_agent_lab.training.ranks import choose_device
 
 CPU = torch.device("cpu")
 
@@ -93,12 +94,12 @@ def test_a_stopwatch_adds_up_what_lies_between_start_and_stop(
 ) -> None:
     readings = iter([10.0, 12.5, 100.0, 101.0])
     cpu_readings = iter([1.0, 5.0, 7.0, 7.5])  # several threads: more than the clock's
-    monkeypatch.setattr("data_agent_lab.training.devices.time.perf_counter", lambda: next(readings))
+    monkeypatch.setattr("data_agent_lab.training.ledger.time.perf_counter", lambda: next(readings))
     monkeypatch.setattr(
-        "data_agent_lab.training.devices.time.process_time", lambda: next(cpu_readings)
+        "data_agent_lab.training.ledger.time.process_time", lambda: next(cpu_readings)
     )
     watch = Stopwatch(CPU)
-    watch.stop()  # not running: nothing to add
+    assert not watch.stop()  # not running: nothing to add
     watch.start()
     watch.stop()
     watch.start()

@@ -1,7 +1,7 @@
 """What the lab makes for methods that must be given something: on the real digits, in seconds."""
 
-from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +12,11 @@ from data_agent.baselines.static import NUM_NETWORKS, Static
 from data_agent.errors import CheckpointError, DataAgentError, InputError
 from data_agent.methods import METHODS, method_class
 from data_agent_lab.data.image_data import corrupt_labels
+from data_agent_lab.progress import silent
 from data_agent_lab.recipes import RunConfig
+from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.tasks import load_task, recipe_for
-from data_agent_lab.training.batches import Batches
-from data_agent_lab.training.models import build_model
+from data_agent_lab.training.images import ImageEngine
 from data_agent_lab.training.scoring import Proxy, prepare, prepare_once
 
 NEEDY = [name for name in METHODS if set(method_class(name).required) & {"scores", "groups"}]
@@ -27,23 +28,15 @@ def data():
     return load_task(replace(recipe_for("digits"), subset=SIZE))
 
 
-def proxy_of(data, *, seed=0, keep_ratio=0.5, labels=None, progress=None, **changes):
+def proxy_of(data, *, seed=0, keep_ratio=0.5, labels=None, progress=silent, **changes):
     digits: Any = recipe_for("digits")
     recipe = replace(digits, **{"width": 8, "epochs": 20, **changes})
 
-    def make_model():
-        return build_model(
-            recipe.model, in_channels=1, num_classes=10, image_size=8, width=recipe.width
-        )
-
-    return Proxy(
-        config=RunConfig(recipe=recipe, keep_ratio=keep_ratio, seed=seed),
-        labels=data.train_labels if labels is None else labels,
-        batches=Batches(data, recipe, seed=seed, device=torch.device("cpu")),
-        make_model=make_model,
-        autocast=nullcontext,
-        **({} if progress is None else {"progress": progress}),
-    )
+    config = RunConfig(recipe=recipe, method="random", keep_ratio=keep_ratio, seed=seed)
+    engine = ImageEngine(config, data, RunFolder(Path("unused")), device=torch.device("cpu"))
+    engine.labels = data.train_labels if labels is None else labels
+    engine.progress = progress
+    return Proxy(engine)
 
 
 def test_the_lab_makes_what_every_method_here_needs(data):

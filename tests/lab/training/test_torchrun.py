@@ -227,11 +227,9 @@ def test_only_train_shares_its_work(
 
 def test_ranks_get_devices_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert (
-        ranks.choose_rank_device("auto" if not torch.cuda.is_available() else "cpu").type == "cpu"
-    )
+    assert ranks.choose_device("auto" if not torch.cuda.is_available() else "cpu").type == "cpu"
     with pytest.raises(DataAgentError, match="--device cuda:1 cannot be shared by 2 ranks"):
-        ranks.choose_rank_device("cuda:1")
+        ranks.choose_device("cuda:1")
 
 
 # A method that fails on rank 1 in epoch 4, once.

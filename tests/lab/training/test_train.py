@@ -19,7 +19,7 @@ from data_agent_lab.data.image_data import ImageData
 from data_agent_lab.recipes import ImageRecipe, RunConfig
 from data_agent_lab.runs.folder import RunFolder, open_run
 from data_agent_lab.tasks import load_task, recipe_for
-from data_agent_lab.training import devices, scoring
+from data_agent_lab.training import ledger, scoring
 from data_agent_lab.training import run as run_module
 from data_agent_lab.training.images import ImageEngine
 from data_agent_lab.training.run import train_run
@@ -397,7 +397,7 @@ def test_training_time_leaves_evaluation_and_checkpoints_out(
 
         return slowed
 
-    monkeypatch.setattr(devices, "time", clocks)
+    monkeypatch.setattr(ledger, "time", clocks)
     monkeypatch.setattr(ImageEngine, "_step", taking(1, ImageEngine._step))
     monkeypatch.setattr(ImageEngine, "evaluate", taking(3600, ImageEngine.evaluate))
     monkeypatch.setattr(checkpoint, "save", taking(3600, checkpoint.save))

@@ -25,7 +25,6 @@ from data_agent_lab.training.optimisation import learning_rate, make_optimizer, 
 from data_agent_lab.training.plan import plan_run
 from data_agent_lab.training.ranks import (
     batch_of_rank,
-    own_part,
     seed_rank,
     share_buffers,
     share_model,
@@ -121,7 +120,7 @@ class ImageEngine(Engine):
 
     @property
     def _is_floating(self) -> bool:
-        """Whether the size of an epoch, and so the number of steps, is known only as it begins."""
+        """Whether the number of steps in an epoch is known only as it begins."""
         return self.selector.schedule.kind == "floating"
 
     def _batches_left(self) -> int:
@@ -186,7 +185,7 @@ class ImageEngine(Engine):
             self.progress(f"epoch {epoch + 1}", position.step, position.num_steps)
             if position.batch - group_start < group_size:
                 continue
-            self._step(self._rate(epoch, num_batches))
+            self._step(epoch, num_batches)
             if position.step == position.num_steps:
                 return True
             if position.batch < num_batches and hook(None):
@@ -194,15 +193,11 @@ class ImageEngine(Engine):
         return True
 
     def _deliver(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rest of the running epoch's batches: labels int64 `[B]`, index int64 `[B]`.
-
-        A loader's iterator draws a seed for its workers from torch's global generator. An epoch
-        that is continued has drawn it before, so the generator is put back.
-        """
-        generator_state = torch.get_rng_state()
-        iterator = iter(self.loader)
-        if self.position.batch > 0:
-            torch.set_rng_state(generator_state)
+        """The rest of the running epoch's batches: labels int64 `[B]`, index int64 `[B]`."""
+        before = torch.get_rng_state()
+        iterator = iter(self.loader)  # draws a seed for its workers from torch's global generator
+        if self.position.batch > 0:  # a continued epoch has drawn it before
+            torch.set_rng_state(before)
         return iterator
 
     def _backward(self, labels: Tensor, index: Tensor, *, group_size: int, is_last: bool) -> None:
@@ -244,19 +239,16 @@ class ImageEngine(Engine):
         smoothing = self.recipe.label_smoothing
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 
-    def _rate(self, epoch: int, num_batches: int) -> float:
-        """The learning rate of the next step: by steps, or by epochs where steps are not known."""
+    def _step(self, epoch: int, num_batches: int) -> None:
+        """An optimizer step, whose rate goes by epochs where the number of steps is not known."""
         recipe, position = self.recipe, self.position
         time = (position.step + 0.5) / position.num_steps
         if self._is_floating:
             done, size = (math.ceil(n / recipe.accumulation) for n in (position.batch, num_batches))
             time = (epoch + (done - 0.5) / size) / self.selector.schedule.epochs
-        return learning_rate(time, peak=recipe.learning_rate, schedule=recipe.schedule)
-
-    def _step(self, rate: float) -> None:
+        rate = learning_rate(time, peak=recipe.learning_rate, schedule=recipe.schedule)
         take_step(self.optimizer, self.scaler, rate)
-        self.position.step += 1
-        self.position.learning_rate = rate
+        position.step, position.learning_rate = position.step + 1, rate
 
     # What it has come to.
 
@@ -266,8 +258,9 @@ class ImageEngine(Engine):
         return measure(self.model, self._predictions(limit or self.data.num_eval), self.metric)
 
     def _predictions(self, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+        rank, world = distributed.rank(), distributed.world_size()
         for batch in torch.arange(min(limit, self.data.num_eval)).split(self.eval_batch):
-            index = own_part(batch)
+            index = batch.tensor_split(world)[rank]  # as even as possible; it may be empty
             with self.autocast():
                 logits = self.model(self.batches.evaluation(index)).float()
             yield logits, self.data.eval_labels[index].to(self.device)

@@ -81,7 +81,7 @@ class Ledger:
 
     def totals(self) -> dict[str, int]:
         """The four counts over all ranks; a collective call."""
-        sums = added_up(*(float(getattr(self, name)) for name in _COUNTS))
+        sums = added_up(*(getattr(self, name) for name in _COUNTS))
         return {name: int(value) for name, value in zip(_COUNTS, sums, strict=True)}
 
     def train_loss(self) -> float:

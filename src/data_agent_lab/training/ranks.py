@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data_agent.errors import InputError, StateError
 from data_agent.runtime import distributed
@@ -123,11 +123,6 @@ def share_buffers(model: nn.Module) -> None:
     for buffer in model.buffers():
         if buffer.is_floating_point():
             buffer.copy_(distributed.from_first(buffer))
-
-
-def own_part(index: Tensor) -> Tensor:
-    """This rank's part of `[M, ...]` rows, as even as possible; it may be empty."""
-    return index.tensor_split(distributed.world_size())[distributed.rank()]
 
 
 def added_up(*values: float) -> list[float]:

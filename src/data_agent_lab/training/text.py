@@ -24,7 +24,7 @@ from data_agent_lab.methods import check_fits_language, is_batch_selector
 from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.training.engine import Engine, Hook
 from data_agent_lab.training.text_evaluation import evaluate, harness_metrics, load_harness
-from data_agent_lab.training.text_trainers import make_trainer, training_rows
+from data_agent_lab.training.text_trainers import make_trainer
 
 _LEDGER = "ledger.json"  # in a checkpoint, written last
 
@@ -117,8 +117,8 @@ class TextEngine(Engine):
         data, num_noisy = self.data, 0
         metrics = harness_metrics(self.model, data.tokenizer, self.recipe)
         if data.class_names:
-            labels = training_rows(self.config, data)["labels"], data.train["labels"]
-            num_noisy = sum(label != true for label, true in zip(*labels, strict=True))
+            labels = zip(self.trainer.rows["labels"], data.train["labels"], strict=True)
+            num_noisy = sum(label != true for label, true in labels)
         else:
             perplexity = {"value": last["perplexity"], "unit": "", "direction": "lower"}
             metrics = {"perplexity": perplexity, **metrics}

@@ -97,8 +97,8 @@ class SelectiveTrainerMixin(_Base):
         **kwargs: Any,
     ) -> None:
         check_given(selector, keep_ratio)
-        self.selector = selector if isinstance(selector, Selector) else None
         self._given_selector, self._keep_ratio, self._given_head = selector, keep_ratio, head
+        self.selector = selector if isinstance(selector, Selector) else None
         super().__init__(*args, **kwargs)
         refuse_what_would_be_wrong(self)
 
@@ -238,10 +238,7 @@ class SelectiveTrainerMixin(_Base):
     def _choose(
         self, selector: BatchSelector, model: nn.Module, index: Tensor, inputs: Any, num_items: Any
     ) -> Any:
-        """Of a pool the rows to train on: `(index, inputs, num_items)`, scored by a forward pass.
-
-        `num_items` counts all pools of an optimizer step; this pool's share of it shrinks with it.
-        """
+        """Of a pool the rows to train on, by a forward pass; its share of `num_items` shrinks."""
         self.on_samples(index, is_backward=False)
         tap = self._tap
         model.eval()  # without dropout, and without a trace in batch statistics
@@ -271,11 +268,13 @@ class SelectiveTrainerMixin(_Base):
         self, loss: Tensor, samples: SampleLosses, outputs: Any, num_items: Any, *, weighs: bool
     ) -> Tensor | None:
         """The factor between the samples' terms and the Trainer's loss, which checks the terms."""
-        theirs = SelectiveTrainerMixin.compute_sample_losses
-        has_own_losses = type(self).compute_sample_losses is not theirs
-        if not weighs and (has_own_losses or self.label_smoother is not None):
+        if not weighs and (self._has_own_losses() or self.label_smoother is not None):
             return None
         return self._loss_scale.of(loss, samples, outputs, num_items, always=weighs)
+
+    def _has_own_losses(self) -> bool:
+        """Whether the samples' losses are computed by a method of the user's."""
+        return type(self).compute_sample_losses is not SelectiveTrainerMixin.compute_sample_losses
 
     # The run.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections import Counter
@@ -15,7 +14,7 @@ import datasets
 
 from data_agent.errors import InputError
 from data_agent_lab.data.labels import first_few
-from data_agent_lab.data.sources import SPLITS, Splits, is_saved, open_rows, read_table, split_named
+from data_agent_lab.data.sources import SPLITS, Splits, is_saved, open_rows, split_named
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ def _listed(tables: Sequence[Path], images: Sequence[Path]) -> list[tuple[Path, 
     """Images that metadata list, each with its other columns."""
     listed: list[tuple[Path, dict[str, Any]]] = []
     for table in tables:
-        rows: Any = read_table(table) if table.suffix == ".csv" else _json_lines(table)
+        rows: Any = open_rows(str(table))["train"]
         for row in rows:
             if not isinstance(row.get("file_name"), str):
                 raise InputError(f"{table} has a row without a file_name: {row}.")
@@ -131,15 +130,6 @@ def _listed(tables: Sequence[Path], images: Sequence[Path]) -> list[tuple[Path, 
     if unlisted := known - found:
         logger.warning("%d images are in no row of the metadata, and left out.", len(unlisted))
     return listed
-
-
-def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            if line.strip():
-                yield json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{file}, line {number} is no JSON: {error}.") from error
 
 
 def _dataset(rows: list[dict[str, Any]]) -> datasets.Dataset:

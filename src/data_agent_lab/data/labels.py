@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -105,9 +106,10 @@ def read_labels(
     """The classes of all rows: class labels, whole numbers (of any size and sign) or words.
 
     Classes are those that occur, in the order of numbers or of the alphabet, unless `class_names`
-    are given, those of the training data; spaces around words do not count. The number -1 means no
-    label, as in published benchmarks, unless other labels say that it is a class: there is no 0, or
-    another negative number. `source` says in messages where the rows come from.
+    are given, those of the training data. Spaces around words do not count, nor does it matter in
+    which form Unicode writes their accents. The number -1 means no label, as in published
+    benchmarks, unless other labels say that it is a class: there is no 0, or another negative
+    number. `source` says in messages where the rows come from.
 
     Raises:
         InputError: no such column, or a row has no label, or one that is no class.
@@ -146,10 +148,11 @@ def _words(
     """The class of each row by name, None where it has none; and all classes."""
     kind, cells = _types(rows)[column], list[Any](rows[column][:])
     if isinstance(kind, datasets.ClassLabel):
-        names = tuple(str(name).strip() for name in kind.names)
+        names = [_spelt(name) for name in kind.names]
         if strange := [cell for cell in cells if cell is not None and cell >= len(names)]:
             raise InputError(f"{source} holds the class {strange[0]}, of {len(names)} classes.")
-        return [None if cell is None or cell < 0 else names[cell] for cell in cells], names
+        words = [None if cell is None or cell < 0 else names[cell] for cell in cells]
+        return words, tuple(dict.fromkeys(names))
     words = [_word(cell, source) for cell in cells]
     found = {word for word in words if word is not None}
     others = found - {"-1"}
@@ -158,7 +161,7 @@ def _words(
     if is_usual and not is_class:
         words, found = [None if word == "-1" else word for word in words], others
     are_numbers = all(_NUMBER.fullmatch(word) for word in found)
-    return words, tuple(sorted(found, key=int if are_numbers else None))
+    return words, tuple(sorted(sorted(found), key=int if are_numbers else None))
 
 
 def _word(cell: object, source: str) -> str | None:
@@ -171,4 +174,8 @@ def _word(cell: object, source: str) -> str | None:
             f"{source} holds {cell!r}; expected a class, a whole number or a word. Regression and "
             "several classes a row are not supported."
         )
-    return None if cell is None else str(cell).strip() or None
+    return None if cell is None else _spelt(cell) or None
+
+
+def _spelt(word: object) -> str:
+    return unicodedata.normalize("NFC", str(word)).strip()

@@ -37,7 +37,7 @@ SPLITS = {
     **{name: "validation" for name in ("validation", "valid", "val", "dev", "eval", "evaluation")},
 }
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
-_DECIMAL = re.compile(r"-?\d+\.\d*([eE][+-]?\d+)?")
+_DECIMAL = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d*([eE][+-]?\d+)?)?")
 _TEXTS = {  # usual names of texts, which stay texts where all of them are numbers
     *("text", "content", "document", "sentence", "sentence1", "sentence2", "text1", "text2"),
     *("prompt", "completion", "response", "instruction", "input", "context", "output"),
@@ -88,11 +88,14 @@ def choose_splits(
     train = splits["train"]
     if len(train) < 2:
         raise InputError(f"the training data has {len(train)} rows; it needs two or more.")
-    for name in (name for name in _EVAL_SPLITS if name in splits):
-        if is_usable(splits[name]):
-            return train, name
-        logger.info("split %r has unlabelled rows; it is not used for evaluation.", name)
-    return train, None
+    candidates = (name for name in _EVAL_SPLITS if name in splits and is_usable(splits[name]))
+    chosen = next(candidates, None)
+    for name in (name for name in splits if name not in ("train", chosen)):
+        logger.info(
+            "left out: split %r (%d rows). Evaluation takes the first of %s that can be used.",
+            *(name, len(splits[name]), ", ".join(_EVAL_SPLITS)),
+        )
+    return train, chosen
 
 
 def _load(data: str, kinds: Mapping[str, str], forms: str) -> object:
@@ -160,14 +163,16 @@ def split_named(name: str) -> str | None:
 def read_table(file: Path) -> datasets.Dataset:
     """The rows of a table, whose first line names the columns; commas (.csv) or tabs part cells.
 
-    Cells may stand in double quotes, with a quotation mark in them doubled. Where reading them so
-    would join lines that each have the right number of cells (as in files that know no quotes), or
-    fails, a line is a row and quotation marks are part of the texts. Words such as "null" and "NA"
-    are texts; columns of numbers become numbers, unless they are named as texts are, and empty
-    cells of such columns are missing. The text is UTF-8, or UTF-16 with a byte order mark.
+    Cells may stand in double quotes, with line breaks and separators in them, and a quotation mark
+    doubled. If the file cannot be read so, a line is a row and quotation marks are part of the
+    texts; also where a table with tabs, whose programs often know no quotes, has the right number
+    of cells in every line. Words such as "null" and "NA" are texts; columns of numbers become
+    numbers, unless they are named as texts are, and empty cells of such columns are missing. The
+    text is UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
-        InputError: a line has more or fewer cells than the first; the message names it.
+        InputError: a line has more or fewer cells than the first, or the cells are parted by
+            something else; the message names it.
     """
     content = file.read_bytes()
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -178,27 +183,39 @@ def read_table(file: Path) -> datasets.Dataset:
         raise InputError(
             f"{file}, line {line} is not UTF-8 ({error.reason}). Save the file as UTF-8."
         ) from error
-    separator = "," if file.suffix.lower() == ".csv" else "\t"
-    rows, problem = _parsed(text, separator, csv.QUOTE_MINIMAL)
-    lines, problem_of_lines = _parsed(text, separator, csv.QUOTE_NONE)
-    if not lines:
-        raise InputError(f"{file} is empty; expected a line with names of columns, and rows.")
-    are_joined = len(lines[0]) > 1 and len(rows) < len(lines)
-    if not problem_of_lines and (problem or are_joined):
-        logger.info("%s: a line is a row; quotation marks are part of the texts.", file)
-        rows, problem = lines, ""
-    if problem:
-        raise InputError(
-            f"{file}, {problem}. Every line has as many cells as the first; cells with a separator "
-            'or a line break stand in double quotes, and a quotation mark in them is written "".'
-        )
-    names, *rows = rows
+    names, *rows = _rows(text, "," if file.suffix.lower() == ".csv" else "\t", file)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{file} has several columns {twice[0]!r}. Rename or remove one.")
     columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     return datasets.Dataset.from_dict(
         {name: cells if name in _TEXTS else _typed(cells) for name, cells in columns.items()}
     )
+
+
+def _rows(text: str, separator: str, file: Path) -> list[list[str]]:
+    """The rows by their quotation marks, or else the lines; never an empty list."""
+    rows, problem = _parsed(text, separator, csv.QUOTE_MINIMAL)
+    lines, problem_of_lines = _parsed(text, separator, csv.QUOTE_NONE)
+    if not lines:
+        raise InputError(f"{file} is empty; expected a line with names of columns, and rows.")
+    (name, *others), is_joined = lines[0], len(rows) < len(lines)
+    if not others and (found := [mark for mark in ";\t|," if mark in name]):
+        raise InputError(
+            f"{file}: by the first line, {name[:80]!r}, cells are parted by {found[0]!r}. Save it "
+            "with commas (.csv) or tabs (.tsv, .tab), or rename the column."
+        )
+    if not problem_of_lines and (problem or (is_joined and others and separator == "\t")):
+        logger.info("%s: a line is a row; quotation marks are part of the texts.", file)
+        return lines
+    if problem:
+        raise InputError(
+            f"{file}, {problem}. Every line has as many cells as the first; cells with a separator "
+            'or a line break stand in double quotes, and a quotation mark in them is written "".'
+        )
+    if is_joined:
+        counts = len(lines) - 1, len(rows) - 1
+        logger.info("%s: its %d lines are %d rows, by the quotation marks in it.", file, *counts)
+    return rows
 
 
 def _parsed(text: str, separator: str, quoting: Literal[0, 3]) -> tuple[list[list[str]], str]:

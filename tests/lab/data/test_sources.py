@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,48 @@ def test_proper_quotes_are_read_as_quotes(tmp_path: Path, end: str) -> None:
     tabbed = ["text\tlabel", '"a\tb"\t0', '"he said ""no"""\t1']
     found = rows_of(tmp_path, end.join(tabbed), ".tsv")
     assert [row["text"] for row in found] == ["a\tb", 'he said "no"']
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['a, b\nc "{i}"', "hello, line\nsecond {i}", "a\r\nb, c\nd{i}", "\n, {i}", 'a\n"'],
+)
+def test_line_breaks_in_quotes_are_parts_of_cells_also_if_each_line_could_be_a_row(
+    tmp_path: Path, text: str
+) -> None:
+    rows = [{"text": text.format(i=i), "label": i % 2} for i in range(20)]
+    content = io.StringIO(newline="")
+    writer = csv.DictWriter(content, ["text", "label"])
+    writer.writeheader()
+    writer.writerows(rows)
+    assert rows_of(tmp_path, content.getvalue()) == rows
+
+
+def test_rows_that_quotation_marks_join_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = ["text,label", "no,0", '"well, he said', 'he is great . ",1', "yes,1"]
+    with caplog.at_level(logging.INFO):
+        assert len(rows_of(tmp_path, "\n".join(lines))) == 3
+    assert "train.csv: its 4 lines are 3 rows, by the quotation marks" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "found"),
+    [
+        (".csv", "text;label\n" + "good film;1\n" * 4, "';'"),
+        (".csv", "text;label\n" + "good, bad;1\na, b, c;0\n" * 2, "';'"),
+        (".csv", '"text";"label"\n' + '"good film";1\n' * 4, "';'"),
+        (".csv", "sep=;\ntext;label\n" + "good film;1\n" * 4, "';'"),
+        (".csv", "text\tlabel\n" + "good film\t1\n" * 4, r"'\\t'"),
+        (".csv", "text|label\n" + "good film|1\n" * 4, r"'\|'"),
+        (".tsv", "text,label\n" + "good film,1\n" * 4, "','"),
+        (".tsv", "text;label\n" + "good film;1\n" * 4, "';'"),
+    ],
+)
+def test_other_separators_are_named(tmp_path: Path, suffix: str, content: str, found: str) -> None:
+    with pytest.raises(DataAgentError, match=f"cells are parted by {found}.* with commas .*csv"):
+        rows_of(tmp_path, content, suffix)
 
 
 def test_words_that_look_like_gaps_are_texts(tmp_path: Path) -> None:
@@ -122,14 +166,31 @@ def test_files_beside_the_training_files_are_left_out_and_named(
     assert "left out what is named after no split: sample_submission.csv" in caplog.text
 
 
+def test_splits_that_are_not_used_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train", "validation", "test"):
+        (tmp_path / f"{name}.csv").write_text("text,label\na,0\nb,1\n")
+    with caplog.at_level(logging.INFO):
+        assert load_language(recipe(tmp_path, CLASSIFY)).evaluation_source == "split 'test'"
+    assert "left out: split 'validation' (2 rows)" in caplog.text
+    (tmp_path / "test.csv").write_text("text,label\na,\nb,1\n")
+    with caplog.at_level(logging.INFO):
+        assert load_language(recipe(tmp_path, CLASSIFY)).evaluation_source == "split 'validation'"
+    assert "left out: split 'test' (2 rows). Evaluation takes the first of test" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("labels", "class_names"),
     [
         (["pos", "pos ", "neg"], ("neg", "pos")),
+        (["caf\u00e9", "cafe\u0301", "tea"], ("caf\u00e9", "tea")),
         (["None", "mild", "severe"], ("None", "mild", "severe")),
         (["-1", "1", "1"], ("-1", "1")),
         (["100", "101", "9"], ("9", "100", "101")),
         (["1.0", "0.0", "0.0"], ("0", "1")),
+        (["1.0", "0", "1"], ("0", "1")),
+        (["1", "01", "02"], ("01", "1", "02")),
         (["18446744073709551615", "3", "4"], ("3", "4", "18446744073709551615")),
         (["True", "False", "True"], ("False", "True")),
     ],

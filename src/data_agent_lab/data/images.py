@@ -23,7 +23,7 @@ from data_agent.runtime import checkpoint
 from data_agent_lab.data.folders import open_images
 from data_agent_lab.data.image_data import ImageData, choose_rows, hold_out, with_near_copies
 from data_agent_lab.data.labels import Labels, find_column, has_labels, read_labels
-from data_agent_lab.data.pixels import decode
+from data_agent_lab.data.pixels import decode, on_one_scale
 from data_agent_lab.data.sources import choose_splits
 from data_agent_lab.progress import Progress
 from data_agent_lab.recipes import ImageRecipe
@@ -128,10 +128,10 @@ def _other_labels(source: str, own: Labels) -> Tensor:
             f"--train-labels {source} holds {len(table)} labels, but the training data has "
             f"{len(own.numbers)} rows; row i must belong to row i."
         )
-    names = own.class_names
-    if own.are_declared and pa.types.is_integer(table.schema.field(column).type):
+    rows, names = datasets.Dataset(table.select([column])), own.class_names
+    kind: Any = rows.features[column]
+    if own.are_declared and isinstance(kind, datasets.Value) and "int" in kind.dtype:
         names = [str(i) for i in range(len(names))]
-    rows = datasets.Dataset(table.select([column]))
     return read_labels(rows, column, source=str(path), class_names=names).numbers
 
 
@@ -142,7 +142,7 @@ def cache_folder() -> Path:
 
 def _decoded(parts: Sequence[_Part], size: int, progress: Progress) -> Sequence[Tensor]:
     """uint8 `[n, C, size, size]` of each part, from the cache if it was decoded before."""
-    digest = hashlib.sha256(f"2 {size}".encode())
+    digest = hashlib.sha256(f"3 {size}".encode())
     for part in parts:
         digest.update(f" {part.images._fingerprint} ".encode())
         digest.update(part.rows.numpy().tobytes())
@@ -161,25 +161,21 @@ def _decoded(parts: Sequence[_Part], size: int, progress: Progress) -> Sequence[
 def _decode(parts: Sequence[_Part], size: int, progress: Progress) -> list[Tensor]:
     counts = [len(part.rows) for part in parts]
     total, done = sum(counts), 0
-    needed = total * 3 * size * size
-    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > present:
-        raise InputError(
-            f"{total:,} images of {size} x {size} pixels need {needed / 1e9:.0f} GB of "
-            f"memory, this machine has {present / 1e9:.0f}. Use a smaller --image-size or --subset."
-        )
-    pixels = np.zeros((total, 3, size, size), dtype=np.uint8)
+    pixels = _room_for(total, size)
     damaged: list[str] = []
+    unscaled: dict[int, np.ndarray] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for part, rows in ((p, rows) for p in parts for rows in p.rows.split(_CHUNK)):
             (cells,) = cast("dict[str, list[Any]]", part.images[rows.tolist()]).values()
             decoded = pool.map(_decode_cell, cells, repeat(size))
             for row, cell, found in zip(rows.tolist(), cells, decoded, strict=True):
-                if isinstance(found, np.ndarray):
-                    pixels[done] = found.transpose(2, 0, 1)
-                else:
+                if isinstance(found, str):
                     place, path = f"row {row} of {part.name}", (cell or {}).get("path")
                     damaged.append(f"{f'{path} ({place})' if path else place}: {found}")
+                elif found.ndim == 2:
+                    unscaled[done] = found
+                else:
+                    pixels[done] = found.transpose(2, 0, 1)
                 done += 1
             progress("decoding images", done, total)
     if damaged:
@@ -187,11 +183,25 @@ def _decode(parts: Sequence[_Part], size: int, progress: Progress) -> list[Tenso
             f"{len(damaged)} of {total} images cannot be decoded. Remove or repair them:\n  "
             + "\n  ".join(damaged)
         )
+    for place, grey in zip(unscaled, on_one_scale([*unscaled.values()]), strict=True):
+        pixels[place] = grey
     # Grey or colour is decided by the pixels: files often hold grey images as red = green = blue.
     images = torch.from_numpy(pixels)
     if all(bool((chunk == chunk[:, :1]).all()) for chunk in images.split(_CHUNK)):
         images = images[:, :1].contiguous()
     return list(images.split(counts))
+
+
+def _room_for(total: int, size: int) -> np.ndarray:
+    """Black pixels, uint8 `[total, 3, size, size]`, if the machine has the memory."""
+    needed = total * 3 * size * size
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > present:
+        raise InputError(
+            f"{total:,} images of {size} x {size} pixels need {needed / 1e9:.0f} GB of "
+            f"memory, this machine has {present / 1e9:.0f}. Use a smaller --image-size or --subset."
+        )
+    return np.zeros((total, 3, size, size), dtype=np.uint8)
 
 
 def _decode_cell(cell: Mapping[str, Any] | None, size: int) -> np.ndarray | str:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
+logger = logging.getLogger(__name__)
+
 _DEEP_GREY = ("PNG", "PPM")  # formats of which older Pillows call 16 bits "I"
-# By mode, the ranges that grey levels may be stored in: 0 to one of these.
-_RANGES = {"I;16": (65535,), "I": (255, 65535), "F": (1, 255, 65535)}
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+# A PNG's transparent colour has the file's levels, which its pixels as decoded have not.
+_FROM_FILE = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}
 
 
 def decode(cell: Mapping[str, Any] | None, size: int) -> np.ndarray:
     """uint8 `[size, size, 3]` of an encoded image (`{"bytes", "path"}`); the first of its frames.
 
     A photo is turned upright as its EXIF data say, what is transparent shows a white background,
-    and deep pixels are brought to 8 bits (`_shallow`).
+    and 16 bits are brought to 8. Grey levels of 32 bits, or in floating point, have no black and
+    white of their own: of them float32 `[size, size]`, for `on_one_scale`.
 
     Raises:
         Exception: the image is damaged. Decoders raise errors of many kinds.
@@ -29,12 +33,22 @@ def decode(cell: Mapping[str, Any] | None, size: int) -> np.ndarray:
     source = io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]
     with Image.open(source) as image:
         mode = "I;16" if image.mode == "I" and image.format in _DEEP_GREY else image.mode[:4]
+        scale = _FROM_FILE.get(str(image.tile[0][3])) if image.tile else None
         try:
             upright = ImageOps.exif_transpose(image)
         except Exception:  # of broken EXIF data; broken pixels raise again
             upright = image.copy()
-    if mode in _RANGES:
-        upright = Image.fromarray(_shallow(np.asarray(upright), _RANGES[mode]))
+    if mode in ("I", "F"):
+        upright = Image.fromarray(_finite(np.asarray(upright, dtype=np.float32)))
+        return np.asarray(fit(upright, size))
+    key = upright.info.get("transparency")
+    if mode == "I;16":
+        deep = np.asarray(upright)
+        grey = np.where(deep == key, 255, np.rint(deep / 257)).astype(np.uint8)
+        upright = Image.fromarray(grey)
+    elif key is not None and scale is not None:
+        levels = [int(level * scale) for level in np.atleast_1d(key)]
+        upright.info["transparency"] = tuple(levels) if len(levels) > 1 else levels[0]
     if upright.mode in _ALPHA or "transparency" in upright.info:
         colours = upright.convert("RGBA")
         white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
@@ -47,17 +61,21 @@ def fit(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
 
 
-def _shallow(values: np.ndarray, tops: tuple[int, ...]) -> np.ndarray:
-    """Grey levels in 8 bits, uint8 `[H, W]`, of 16 bits, 32 bits or floating point.
+def on_one_scale(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """uint8 `[H, W]` of each: the smallest value in any is black, the largest white."""
+    if not images:
+        return
+    low = min(float(image.min()) for image in images)
+    high = max(float(image.max()) for image in images)
+    logger.info("%d images of 32 bits a pixel: %g is black, %g is white.", len(images), low, high)
+    for image in images:
+        yield np.rint(255 * (image.astype(np.float64) - low) / (high - low or 1.0)).astype(np.uint8)
 
-    0 to the smallest of `tops` that holds all values is mapped to 0 to 255, or else the range from
-    the image's smallest to its largest value. Values that are no numbers are black.
-    """
-    values = values.astype(np.float64)
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """What is no number becomes the smallest of the others, what is infinite the nearest."""
     finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    top = next((top for top in tops if low >= 0 and high <= top), None)
-    if top is not None:
-        low, high = 0.0, float(top)
-    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low or 1.0)
-    return np.rint(255 * scaled).astype(np.uint8)
+    if not finite.size:
+        raise ValueError("no pixel is a number")
+    low, high = finite.min(), finite.max()
+    return np.nan_to_num(values, nan=low, posinf=high, neginf=low)

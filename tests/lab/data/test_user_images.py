@@ -1,10 +1,8 @@
-"""Images as people have them: folders, labels of many kinds, deep pixels, photos, damaged files."""
+"""Images as people have them: folders, labels of many kinds, damaged files."""
 
 from __future__ import annotations
 
-import io
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
+from small_images import encoded, load
 
 from data_agent import DataAgentError
 from data_agent_lab.data.image_data import ImageData
-from data_agent_lab.data.images import load_images
-from data_agent_lab.data.pixels import decode
-from data_agent_lab.progress import silent
-from data_agent_lab.tasks import recipe_for
-
-IMAGES: Any = replace(recipe_for("image"), image_size=8, model="cnn")
-
-
-def load(data: Path, **changes: Any) -> ImageData:
-    return load_images(replace(IMAGES, data=str(data), **changes), progress=silent)
 
 
 def made(root: Path, *folders: str, size: int = 6) -> Path:
@@ -35,12 +24,6 @@ def made(root: Path, *folders: str, size: int = 6) -> Path:
         for i in range(size):
             Image.new("RGB", (8, 8), (40 * i, number, 0)).save(root / name / f"{i}.png")
     return root
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> dict[str, Any]:
-    content = io.BytesIO()
-    image.save(content, kind, **options)
-    return {"bytes": content.getvalue(), "path": None}
 
 
 def num_images(data: ImageData) -> int:
@@ -158,6 +141,16 @@ def with_labels(path: Path, labels: Any) -> Path:
     return path
 
 
+def declared(path: Path, names: list[str], labels: Any) -> Path:
+    """Images with labels whose file names the classes."""
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    )
+    cells = [encoded(Image.new("RGB", (8, 8), (i, 0, 0))) for i in range(len(labels))]
+    datasets.Dataset.from_dict({"image": cells, "label": labels}, features).to_parquet(path)
+    return path
+
+
 @pytest.mark.parametrize("column", [None, "label"])
 @pytest.mark.parametrize(
     ("labels", "class_names"),
@@ -214,13 +207,7 @@ def test_splits_are_matched_by_the_names_of_classes(
 
 def test_classes_that_are_declared_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
     for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
-        features = datasets.Features(
-            {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
-        )
-        cells = [encoded(Image.new("RGB", (8, 8), (i, 0, 0))) for i in range(6)]
-        rows = {"image": cells, "label": ["dog", "cat"] * 3}
-        made = datasets.Dataset.from_dict(rows, features=features)
-        made.to_parquet(tmp_path / f"{split}.parquet")
+        declared(tmp_path / f"{split}.parquet", names, ["dog", "cat"] * 3)
     data = load(tmp_path)
     assert data.eval_labels.tolist() == data.train_labels.tolist() == [1, 0] * 3
 
@@ -230,6 +217,30 @@ def test_other_training_labels_may_be_words(tmp_path: Path) -> None:
     pq.write_table(pa.table({"y": ["101"] * 20}), tmp_path / "y.parquet")
     found = load(data, train_labels=f"{tmp_path / 'y.parquet'}:y")
     assert found.train_labels.tolist() == [1] * 18
+
+
+@pytest.mark.parametrize("spelling", ["caf\u00e9", "cafe\u0301", " caf\u00e9 "])
+def test_spellings_of_one_class_are_one_class(tmp_path: Path, spelling: str) -> None:
+    data = declared(tmp_path / "train.parquet", ["caf\u00e9", "tea"], ["tea", "caf\u00e9"] * 10)
+    other = declared(tmp_path / "y.parquet", ["tea", spelling], [spelling] * 20)
+    assert load(data, train_labels=f"{other}:label").train_labels.tolist() == [0] * 18
+    both = declared(
+        tmp_path / "both.parquet", ["caf\u00e9", "cafe\u0301 ", "tea"], [0, 1, 2, 2] * 5
+    )
+    assert load(both).class_names == ("caf\u00e9", "tea")
+    assert load(both).train_labels.bincount().tolist() == [9, 9]
+
+
+def test_other_training_labels_may_name_their_classes_in_the_file(tmp_path: Path) -> None:
+    data = declared(tmp_path / "train.parquet", ["cat", "dog"], ["cat", "dog"] * 10)
+    for labels, num_noisy in ((["cat", "dog"] * 10, 0), (["dog", "cat"] * 10, 18)):
+        other = declared(tmp_path / "other.parquet", ["dog", "cat"], labels)
+        found = load(data, train_labels=f"{other}:label")
+        assert found.class_names == ("cat", "dog")
+        assert found.num_noisy(found.train_labels) == num_noisy
+    other = declared(tmp_path / "other.parquet", ["dog", "cow"], ["dog", "cow"] * 10)
+    with pytest.raises(DataAgentError, match=r"holds the label 'cow' .*training data: cat, dog"):
+        load(data, train_labels=f"{other}:label")
 
 
 def test_a_misspelt_column_or_path_is_told_the_nearest(tmp_path: Path) -> None:
@@ -248,87 +259,6 @@ def test_parquet_files_beside_images_are_said(
     with caplog.at_level(logging.WARNING):
         assert num_images(load(tmp_path)) == 20
     assert "1 image files beside the data are left out" in caplog.text
-
-
-# Pixels.
-
-
-def test_deep_pixels_keep_their_brightness() -> None:
-    rng = np.random.default_rng(0)
-    deep = rng.integers(0, 65536, (16, 16), dtype=np.uint16)
-    found = decode(encoded(Image.fromarray(deep)), 16)
-    assert found.shape == (16, 16, 3)
-    assert np.abs(found[..., 0].astype(int) - deep / 257).max() <= 0.5
-    dark = np.full((16, 16), 257 * 3, dtype=np.uint16)
-    for kind in ("PNG", "PPM", "TIFF"):
-        assert decode(encoded(Image.fromarray(dark), kind), 16).max() == 3
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0.0, 0.5, 1.0], [0, 128, 255]),
-        ([0.0, 100.0, 255.0], [0, 100, 255]),
-        ([0.0, 257.0, 65535.0], [0, 1, 255]),
-        ([-1.0, 0.0, 1.0], [0, 128, 255]),
-        ([1e6, 2e6, 3e6], [0, 128, 255]),
-        ([float("nan"), 0.5, 1.0], [0, 128, 255]),
-        ([0, 100, 255], [0, 100, 255]),
-        ([0, 257, 65535], [0, 1, 255]),
-        ([-100, 0, 100], [0, 128, 255]),
-    ],
-)
-def test_values_of_other_types_are_scaled_by_their_range(
-    values: list[Any], expected: list[int]
-) -> None:
-    kind = np.int32 if isinstance(values[0], int) else np.float32
-    image = Image.fromarray(np.array([values] * 3, dtype=kind))
-    assert decode(encoded(image, "TIFF"), 3)[0, :, 0].tolist() == expected
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_photos_are_upright(orientation: int) -> None:
-    half = np.zeros((16, 16, 3), np.uint8)
-    half[:8], half[:4, :4] = 255, 100
-    image = Image.fromarray(half)
-    exif = image.getexif()
-    exif[0x0112] = orientation
-    cell = encoded(image, "JPEG", exif=exif, quality=95)
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(cell["bytes"]))).convert("RGB")
-    assert np.array_equal(decode(cell, 16), np.asarray(upright))
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
-def test_what_is_transparent_is_white(mode: str) -> None:
-    colours = np.full((16, 16, 4), 90, dtype=np.uint8)
-    colours[:8, :, 3], colours[8:, :, 3] = 0, 255
-    options: dict[str, Any] = {}
-    if mode in ("RGBA", "LA"):
-        image = Image.fromarray(colours).convert(mode)
-    else:
-        image = Image.fromarray(colours[..., 0]).convert(mode)
-        place = image.getpixel((0, 0))
-        image.paste((0, 0, 0) if mode == "RGB" else (place + 1) % 256, (0, 8, 16, 16))
-        options = {"transparency": place}
-    found = decode(encoded(image, **options), 16)
-    assert found[:8].min() == 255
-    assert found[8:].max() < 250
-
-
-def test_opaque_images_are_as_they_were() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
-    assert np.array_equal(decode(encoded(image), 16), pixels)
-    assert np.array_equal(decode(encoded(image.convert("RGBA")), 16), pixels)
-    grey = np.asarray(image.convert("L"))
-    assert np.array_equal(decode(encoded(image.convert("L")), 16)[..., 2], grey)
-    bits = image.convert("1")
-    assert np.array_equal(decode(encoded(bits), 16)[..., 0], 255 * np.asarray(bits))
-
-
-@pytest.mark.parametrize("size", [(1, 300), (300, 1), (1, 1), (3, 2000)])
-def test_extreme_shapes_are_fine(size: tuple[int, int]) -> None:
-    assert decode(encoded(Image.new("RGB", size, (9, 9, 9))), 8).tolist() == [[[9] * 3] * 8] * 8
 
 
 # Damaged files.

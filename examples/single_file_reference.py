@@ -17,11 +17,24 @@ import torch.nn.functional as F
 
 # Purposes of random draws; every draw has its own seed (seed, purpose, position...).
 PERMUTATION, ORDER, NETWORK, PROJECTION, ACTION, ROLLOUT, REDRAW, TIE, EXPLORE = range(9)
+UPDATE = 13
+
+
+def derived_seed(seed, *path):
+    a, b = np.random.SeedSequence([seed, *path]).generate_state(2, np.uint32)
+    return (int(a) << 31) ^ int(b)
 
 
 def draws(seed, *path):
-    a, b = np.random.SeedSequence([seed, *path]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed((int(a) << 31) ^ int(b))
+    return torch.Generator().manual_seed(derived_seed(seed, *path))
+
+
+def hash_of(position, seed):
+    """SplitMix64 of a position, its upper half: a random number that needs no generator."""
+    z = (position + (seed + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z >> 32
 
 
 def mlp(inputs, outputs, last_gain, generator):
@@ -44,7 +57,8 @@ class ReferenceAgent:
     def __init__(self, num_samples, epochs, keep_ratio, seed, batch_size):
         self.n, self.epochs, self.ratio, self.seed = num_samples, epochs, keep_ratio, seed
         self.k = max(1, math.floor(keep_ratio * num_samples + 0.5))
-        self.update_interval = max(10, math.ceil(256 / batch_size))
+        steps = self.k * epochs / batch_size
+        self.update_interval = max(10, math.ceil(256 / batch_size), math.ceil(steps / 640))
         self.alpha = torch.ones(num_samples, dtype=torch.float16)  # the prior is Beta(1, 1)
         self.beta = torch.ones(num_samples, dtype=torch.float16)
         self.streams = {PERMUTATION: [], EXPLORE: []}  # what is left of each stream's pass
@@ -52,19 +66,23 @@ class ReferenceAgent:
         self.uniform = set()  # samples of the running epoch that were drawn uniformly
         self.uniform_actions = []
         self.news = {}  # sample -> (alpha, beta) of the running epoch
-        self.rollout = []  # (key, state, action, log_prob, utility)
+        self.batches = []  # (index, utility, features) that the policy has not acted on yet
+        self.rollout = []  # (key, features, utility)
         self.history = []  # features since the last update, for the running statistics
         self.stats = None  # count, mean, sum of squares: of features
         self.reward_stats = (0.0, 0.0, 0.0)
         self.tau = None
         self.mean_action = math.nan  # of the policy on a uniform sample of the data
-        self.steps = self.visits = 0
+        self.steps = self.visits = self.updates = 0
+        self.epoch = 0
         self.actor = None
 
     # -- which samples -------------------------------------------------------------------------
 
     def select(self, epoch):
         """Begin `epoch`: the set of its samples."""
+        self.act()
+        self.epoch = epoch
         for parameters in (self.alpha, self.beta):  # what was not visited drifts to the prior
             if self.news:
                 parameters += 0.02 * (1 - parameters)
@@ -129,36 +147,43 @@ class ReferenceAgent:
         w = w / (w + uncertainty.var(unbiased=False) + 1e-8)
         utility = w * difficulty + (1 - w) * uncertainty
 
+        self.batches.append((index, utility, features))
+        self.visits += len(index)
+        self.steps += 1
+        if self.steps % self.update_interval == 0:
+            self.act()
+            self.update()
+
+    def act(self):
+        """What the policy says of all samples since it last acted; nothing of it changed since."""
+        if not self.batches:
+            return
+        index, utility, features = (torch.cat(parts) for parts in zip(*self.batches, strict=True))
+        self.batches = []
+
         # State: standardised by statistics that stand still between updates.
         self.history.append(features)
         if self.stats is None:
-            seen = torch.cat(self.history)
-            mean, std = seen.mean(0), seen.std(0, unbiased=False)
+            state = self.standardised(features, remember(None, torch.cat(self.history)))
         else:
-            count, mean, squares = self.stats
-            std = (squares / count).sqrt()
-        state = ((features - mean) / std).clamp(-5, 5)
+            state = self.standardised(features, self.stats)
 
-        # Policy: a Beta distribution for each sample, and an action.
+        # Policy: a Beta distribution for each sample.
         with torch.no_grad():
             alpha, beta = self.policy(state)
-            generator = draws(self.seed, ACTION, 0, self.steps)
-            first = torch._standard_gamma(alpha, generator=generator)
-            second = torch._standard_gamma(beta, generator=generator)
-            action = (first / (first + second)).clamp(1e-6, 1 - 1e-6)
-            log_prob = torch.distributions.Beta(alpha, beta).log_prob(action)
-        keys = torch.rand(len(index), generator=draws(self.seed, ROLLOUT, 0, self.steps)).tolist()
-        self.rollout += list(zip(keys, state, action, log_prob, utility, strict=True))
+        seed = derived_seed(self.seed, ROLLOUT, self.epoch)
+        keys = [hash_of(i, seed) for i in index.tolist()]
+        self.rollout += list(zip(keys, features, utility, strict=True))
         for i, a, b in zip(index.tolist(), alpha.float(), beta.float(), strict=True):
             self.news[i] = (a.to(torch.float16), b.to(torch.float16))
         for i, expected in zip(index.tolist(), alpha / (alpha + beta), strict=True):
             if i in self.uniform:
                 self.uniform_actions.append(expected)
 
-        self.visits += len(index)
-        self.steps += 1
-        if self.steps % self.update_interval == 0:
-            self.update()
+    @staticmethod
+    def standardised(features, stats):
+        count, mean, squares = stats
+        return ((features - mean) / (squares / count).sqrt()).clamp(-5, 5)
 
     def policy(self, state):
         alpha, beta = (1 + F.softplus(apply(self.actor, state))).unbind(1)
@@ -170,10 +195,17 @@ class ReferenceAgent:
         self.history = []
         rows = sorted(self.rollout, key=lambda row: row[0])[:256]
         self.rollout = []
-        _, state, action, old_log_prob, utility = (
-            torch.stack(column) if isinstance(column[0], torch.Tensor) else column
-            for column in zip(*rows, strict=True)
-        )
+        features, utility = (torch.stack(column) for column in list(zip(*rows, strict=True))[1:])
+        state = self.standardised(features, self.stats)
+
+        # An action for each of them, of the policy as it stands.
+        with torch.no_grad():
+            parameters = torch.stack(self.policy(state), 1)
+            generator = draws(self.seed, UPDATE, self.updates)
+            gamma = torch._standard_gamma(parameters, generator=generator)
+            action = (gamma[:, 0] / gamma.sum(1)).clamp(1e-6, 1 - 1e-6)
+            old_log_prob = torch.distributions.Beta(*parameters.unbind(1)).log_prob(action)
+        self.updates += 1
 
         # Reward: an action pays above the price tau, which keeps the mean action at the budget.
         if self.tau is None:

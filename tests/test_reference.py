@@ -50,12 +50,14 @@ def test_the_package_chooses_the_samples_of_the_reference():
     learner = package.agent.policy.learner
     assert learner.tau is not None
     assert abs(learner.tau - plain.tau) < 1e-7
-    for ours, theirs in (
-        (learner.actor.parameters(), plain.actor),
-        (learner.critic.parameters(), plain.critic),
-    ):
-        for a, b in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+    for network, parameters in enumerate((plain.actor, plain.critic)):
+        for (weight, _), theirs in zip(learner.networks.layers, parameters[::2], strict=True):
+            ours = weight[network, :, : len(theirs)].T
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+        for (_, bias), theirs in zip(learner.networks.layers, parameters[1::2], strict=True):
+            torch.testing.assert_close(
+                bias[network, 0, : len(theirs)], theirs, rtol=1e-6, atol=1e-8
+            )
 
 
 def test_the_reference_imports_nothing_of_ours():

@@ -53,6 +53,9 @@ class DataAgent(RuledSelector):
         self.config = DataAgentConfig() if config is None else config
         self.policy = Policy(self.config, seed=seed, keep_ratio=keep_ratio)
         self.explore = self.config.explore
+        self.reads = self.policy.reads
+        self.precision = self.policy.precision
+        self.looks_first = self.policy.has_own_signals
         super().__init__(
             num_samples=num_samples,
             epochs=epochs,
@@ -71,16 +74,25 @@ class DataAgent(RuledSelector):
             return self.take_highest(self._turns.scores(), epoch, count, excluded)
         return self.take_highest(self._table.scores(epoch), epoch, count, excluded)
 
+    def examine(self, feedback: Feedback) -> Feedback:
+        """Features reduced, signals of the user's computed; what the policy cannot use is refused.
+
+        Raises:
+            InputError: no features came, or of another width, or a signal is not `[B]` in [0, 1].
+        """
+        return self.policy.examine(feedback)
+
     def record(self, feedback: Feedback) -> Tensor:
-        """Let the policy act on the batch; its action or its parameters go to the table."""
-        acted = self.policy.act(feedback, self.uniform_rows(feedback.index))
-        return self._table.rows(*acted)
+        """Let the policy act on the rows; its actions or its parameters go to the table."""
+        uniform = self.uniform_rows(feedback.index)
+        return self._table.rows(*self.policy.act(feedback, uniform, epoch=self.epoch or 0))
 
     def after_observe(self, num_rows: int) -> None:
         """Update the policy where it is due."""
-        if self.policy.count_step(self.schedule.batch_size or num_rows):
+        rows_a_step = self.schedule.batch_size or num_rows
+        if self.policy.count_step(rows_a_step, self.schedule.total_visits):
             with distributed.together("a policy update"):
-                self._staging.check()
+                self.settle()
                 self.policy.update(self._total_visits() / self.schedule.total_visits)
 
     def merge(self, index: Tensor, values: Tensor) -> None:

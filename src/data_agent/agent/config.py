@@ -15,7 +15,7 @@ from data_agent.errors import InputError
 from data_agent.labels.rules import LabelRules
 from data_agent.selecting.feedback import Feedback
 
-_COUNTS = ("ppo_epochs", "rollout_rows", "update_every", "hidden", "max_features")
+_COUNTS = ("ppo_epochs", "rollout_rows", "update_every", "max_updates", "hidden", "max_features")
 
 Signal = Callable[[Feedback], Tensor]
 
@@ -65,6 +65,10 @@ class DataAgentConfig:
     update_every: int = 10
     """Steps between policy updates, >= 1; more where these hold fewer rows than a rollout."""
 
+    max_updates: int = 640
+    """Policy updates in a whole run, about, >= 1: in long runs they come less often than
+    `update_every`, so that what they cost a step falls with the length of the run."""
+
     gamma: float = 0.0
     """Discount in [0, 1]; 0 is the one-step advantage r - V(s)."""
 
@@ -113,6 +117,7 @@ class DataAgentConfig:
             ("ppo_epochs", 1, float("inf")),
             ("rollout_rows", 2, float("inf")),
             ("update_every", 1, float("inf")),
+            ("max_updates", 1, float("inf")),
             ("gamma", 0.0, 1.0),
             ("gae_lambda", 0.0, 1.0),
             ("entropy_bonus", 0.0, float("inf")),
@@ -143,6 +148,7 @@ class DataAgentConfig:
             schedule="paper",
             learning_rate=3e-4,
             ppo_epochs=4,
+            max_updates=10**9,  # as often as update_every says
             gamma=0.99,
             gae_lambda=0.95,
             entropy_bonus=0.0,

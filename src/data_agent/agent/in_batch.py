@@ -8,6 +8,7 @@ losses and uncertainties one forward pass has shown. That pass is paid for: a ru
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.policy import Policy
 from data_agent.runtime import distributed
 from data_agent.selecting.batch_selector import BatchSelector
-from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.feedback import Feedback, plain_arithmetic
 
 
 class InBatchAgent(BatchSelector):
@@ -45,14 +46,25 @@ class InBatchAgent(BatchSelector):
 
     def score(self, feedback: Feedback) -> Tensor:
         """The policy's actions."""
-        return self.policy.preview(feedback)
+        return self.policy.preview(self.policy.examine(feedback))
 
     def remember(self, pool: Feedback) -> None:
-        """Learn from the whole pool: nobody chose it, so all of it is a fair sample."""
-        self.policy.act(pool, torch.ones(len(pool), dtype=torch.bool))
-        if self.policy.count_step(len(pool)):
-            with distributed.together("a policy update"):
-                self._staging.check()
+        """Act on the whole pool: nobody chose it, so all of it is a fair sample."""
+        rows = replace(self.policy.examine(pool), sizes=(len(pool),))
+        uniform = torch.ones(len(pool), dtype=torch.bool)
+        self.policy.act(rows, uniform, epoch=self.epoch or 0)
+
+    def observe(self, feedback: Feedback) -> None:
+        """As `BatchSelector.observe`; and update the policy where it is due."""
+        size = 0 if self._offer is None else len(self._offer.pool)
+        super().observe(feedback)
+        if self.policy.count_step(size, self.schedule.total_visits):
+            with (
+                self._clock.running(),
+                plain_arithmetic(feedback.losses.device),
+                distributed.together("a policy update"),
+            ):
+                self.settle()
                 self.policy.update(self.progress())
 
     def metrics(self) -> dict[str, float]:

@@ -1,29 +1,31 @@
-"""PPO on the rollout: state, policy, value, and one update."""
+"""PPO on the rollout: what the policy says of features, and how it learns."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from data_agent.agent.adam import Adam
 from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.moments import Moments, batch_moments, faded, merged, standardised
-from data_agent.agent.networks import Actor, Critic
+from data_agent.agent.networks import ActorCritic, concentration
 from data_agent.agent.objective import (
     approximate_kl,
     batch_gae,
     beta_entropy,
     beta_log_prob,
     clip_fraction,
-    clipped_surrogate,
     explained_variance,
     normalised,
     one_step_advantage,
+    ppo_gradient,
 )
 from data_agent.agent.reward import centred_reward, multiplier_step, paper_reward
 from data_agent.agent.rollout import Rollout, RolloutRows
-from data_agent.errors import CheckpointError, InputError
+from data_agent.errors import InputError
 from data_agent.runtime import distributed
 from data_agent.runtime.random import Purpose, generator
 from data_agent.runtime.state import require_tensor
@@ -31,6 +33,18 @@ from data_agent.runtime.state import require_tensor
 STATE_CLIP = 5.0  # standardised features beyond five deviations tell no more
 ACTION_MARGIN = 1e-6  # keeps log a and log(1 - a) finite
 MOMENTS_WINDOW = 10_000  # rows; features drift while the model trains
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lesson:
+    """What the last update learned from, kept for who reads diagnostics."""
+
+    state: Tensor
+    action: Tensor
+    log_prob: Tensor
+    utility: Tensor
+    value: Tensor
+    target: Tensor
 
 
 class Learner:
@@ -54,137 +68,152 @@ class Learner:
         device: torch.device,
     ) -> None:
         self.width = width
+        self.device = device
         self.tau: float | None = None
         self.mean_action: float | None = None
-        self.diagnostics: dict[str, Tensor] = {}
         self._config = config
         self._seed = seed
         self._keep_ratio = keep_ratio
-        self._device = device
         self._dtype = torch.float64 if config.dtype == "float64" else torch.float32
+        where: dict[str, Any] = {"dtype": self._dtype, "device": device}
         state_width = min(width, config.max_features)
         self._projection = self._make_projection(width, state_width)
-        self._moments = Moments(
-            state_width, window=MOMENTS_WINDOW, device=device, dtype=self._dtype
-        )
-        self._reward_moments = torch.zeros(3, 1, dtype=self._dtype, device=device)
-        self._uniform_actions = torch.zeros(2, dtype=self._dtype, device=device)
-        self.actor = Actor(state_width, config.hidden, seed=seed, dtype=self._dtype).to(device)
-        self.critic = Critic(state_width, config.hidden, seed=seed, dtype=self._dtype).to(device)
-        self._optimizers = [self._adam(self.actor), self._adam(self.critic)]
-        self.rollout = Rollout(config.rollout_rows, state_width, dtype=self._dtype, device=device)
+        self._moments = Moments(state_width, window=MOMENTS_WINDOW, **where)
+        self._reward_moments = torch.zeros(3, 1, **where)
+        self._uniform_actions = torch.zeros(1, **where)  # their sum
+        self._num_uniform = 0
+        self.networks = ActorCritic(state_width, config.hidden, seed=seed, **where)
+        num_weights = len(self.networks.weights)
+        self._adam = Adam(num_weights, weight_decay=config.weight_decay, **where)
+        self._rollout = Rollout(config.rollout_rows, state_width, **where)
+        self._last_lesson: _Lesson | None = None
 
-    def state_of(self, features: Tensor) -> Tensor:
-        """What the policy sees of float `[B, width]`: reduced, standardised, clipped at +-5.
-
-        Takes the features into the running statistics.
+    def reduced(self, features: Tensor) -> Tensor:
+        """Features `[B, width]` as the policy keeps them; wide ones by a fixed random projection.
 
         Raises:
             InputError: features of another width than before.
         """
-        rows = self._reduced(features)
-        self._moments.add(rows)
-        return self._moments.standardised(rows).clamp(-STATE_CLIP, STATE_CLIP)
+        if features.shape[1] != self.width:
+            raise InputError(
+                f"features came {features.shape[1]} wide; so far they were {self.width} wide. The "
+                "policy is built for one width: watch the same layer throughout the run."
+            )
+        return features if self._projection is None else features.to(self._dtype) @ self._projection
 
-    def preview(self, features: Tensor, *, step: int) -> Tensor:
-        """The actions `[B]` for float `[B, width]` in batch `step`, changing no state."""
-        rows = self._moments.standardised(self._reduced(features)).clamp(-STATE_CLIP, STATE_CLIP)
-        alpha, beta = self.actor(rows)
-        return self._draw(alpha, beta, step)
+    def concentration(self, features: Tensor) -> Tensor:
+        """(alpha, beta) `[B, 2]` of the policy for reduced features `[B, D]`."""
+        return self.networks.concentration(self._state_of(features))
 
-    def act(
-        self,
-        state: Tensor,
-        utility: Tensor,
-        *,
-        step: int,
-        uniform: Tensor,
-        valid: Tensor | None = None,
-    ) -> Tensor:
-        """Let the policy act on a batch and keep the rows for its next update.
+    def act(self, features: Tensor, utility: Tensor, labels: Tensor, uniform: Tensor) -> Tensor:
+        """Let the policy act on rows, and keep what its next update may learn from.
 
         Args:
-            state: `[B, D]`, from `state_of`.
-            utility: `[B]` in [0, 1].
-            step: number of the batch, for the draws.
-            uniform: bool `[B]`, rows that stand for the whole dataset: no choice brought them.
-            valid: bool `[B]`, rows that count, or None for all.
+            features: `[M, D]`, reduced.
+            utility: `[M]` in [0, 1].
+            labels: int64 `[M, 2]` on the host, each row's key and step, see `Rollout.add`.
+            uniform: bool `[M]` on the host, rows that stand for the whole dataset: no choice
+                brought them.
 
         Returns:
-            `[3, B]`: alpha, beta and the sampled action.
+            (alpha, beta), `[M, 2]`.
         """
-        alpha, beta = self.actor(state)
-        action = self._draw(alpha, beta, step)
-        key_draws = generator(self._seed, Purpose.ROLLOUT, distributed.rank(), step)
-        key = torch.rand(len(state), generator=key_draws, dtype=torch.float32)
-        key = key.to(state.device, non_blocking=True)
-        if valid is not None:
-            key = torch.where(valid, key, torch.inf)
-            uniform = uniform & valid
-        expected = alpha / (alpha + beta)
-        seen = torch.stack([(expected * uniform).sum(), uniform.sum().to(self._dtype)])
-        self._uniform_actions = self._uniform_actions + seen
-        steps = torch.full((len(state),), step, dtype=torch.int64, device=state.device)
-        log_prob = beta_log_prob(action, alpha, beta)
-        self.rollout.add(RolloutRows(key, steps, state, action, log_prob, utility.to(self._dtype)))
-        return torch.stack([alpha, beta, action])
+        self._moments.add(features)
+        self._rollout.add(labels, features, utility)
+        parameters = self.concentration(features)
+        if (num_uniform := int(uniform.sum())) > 0:
+            counts = uniform.to(features.device, self._dtype, non_blocking=True)
+            self._uniform_actions += expected_action(parameters) @ counts
+            self._num_uniform += num_uniform
+        return parameters
 
-    def update(self, *, progress: float) -> None:
+    def draw(self, parameters: Tensor, purpose: Purpose, *position: int) -> Tensor:
+        """Actions `[M]` from Beta(alpha, beta), a function of seed and position."""
+        draws = generator(self._seed, purpose, *position, device=parameters.device)
+        gamma = torch._standard_gamma(parameters, generator=draws)
+        return expected_action(gamma).clamp_(ACTION_MARGIN, 1 - ACTION_MARGIN)
+
+    def update(self, number: int, *, progress: float) -> None:
         """One policy update from the rollout; a collective call on several ranks.
 
+        The actions that it learns from are drawn here, from the policy as it stands.
+
         Args:
+            number: of the update, for the draws.
             progress: share of training that is over, in [0, 1], for the learning rate.
         """
         self._moments.settle()
         is_new = self._estimate_mean_action()
-        rows = self.rollout.take()
+        rows = self._rollout.take()
         if rows is None:
             return
-        reward = self._normalised_reward(rows, follow_budget=is_new)
-        with torch.no_grad():
-            value = self.critic(rows.state)
-        advantage = self._advantage(reward, value, rows.step)
-        learning_rate = self._config.learning_rate * max(0.0, 1 - progress)
-        for optimizer in self._optimizers:
-            optimizer.param_groups[0]["lr"] = learning_rate
-        with torch.enable_grad():
-            for _ in range(self._config.ppo_epochs):
-                self._gradient_step(rows, normalised(advantage), advantage + value)
-        self._diagnose(rows, value, advantage + value)
+        state, config = self._state_of(rows.features), self._config
+        outputs = self.networks.forward(state)[-1]
+        parameters, value = concentration(outputs[0]), outputs[1, :, 0]
+        action = self.draw(parameters, Purpose.UPDATE, number)
+        log_prob = beta_log_prob(action, parameters)
+        reward = self._normalised_reward(action, rows.utility, follow_budget=is_new)
+        advantage = self._advantage(reward, value, rows)
+        lesson = _Lesson(state, action, log_prob, rows.utility, value, advantage + value)
+        advantage = normalised(advantage)
+        learning_rate = config.learning_rate * max(0.0, 1 - progress)
+        for _ in range(config.ppo_epochs):
+            values = self.networks.forward(state)
+            upward = ppo_gradient(
+                *(values[-1], action, log_prob, advantage, lesson.target),
+                clip=config.clip,
+                entropy_bonus=config.entropy_bonus,
+            )
+            gradient = self.networks.gradient(values, upward)
+            self._adam.step(self.networks.weights, gradient, learning_rate)
+        self._last_lesson = lesson
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, float]:
+        """Of the last update: what PPO's authors look at; waits for the device."""
+        if (lesson := self._last_lesson) is None:
+            return {}
+        parameters = self.networks.concentration(lesson.state)
+        log_ratio = beta_log_prob(lesson.action, parameters) - lesson.log_prob
+        values = {
+            "approximate_kl": approximate_kl(log_ratio),
+            "clip_fraction": clip_fraction(log_ratio, self._config.clip),
+            "entropy": beta_entropy(parameters).mean(),
+            "concentration": parameters.sum(1).mean(),
+            "explained_variance": explained_variance(lesson.value, lesson.target),
+            "rollout_mean_action": lesson.action.mean(),
+            "rollout_mean_utility": lesson.utility.mean(),
+        }
+        return {name: float(value) for name, value in values.items()}
 
     def to(self, device: torch.device) -> None:
         """Move everything to `device`."""
-        if device == self._device:
+        if device == self.device:
             return
-        self._device = device
-        self.actor.to(device)
-        self.critic.to(device)
-        for optimizer in self._optimizers:
-            for slots in optimizer.state.values():
-                slots.update({k: v.to(device) for k, v in slots.items() if k != "step"})
+        self.device = device
+        for part in (self.networks, self._adam, self._moments, self._rollout):
+            part.to(device)
         if self._projection is not None:
             self._projection = self._projection.to(device)
-        self._moments.to(device)
         self._reward_moments = self._reward_moments.to(device)
         self._uniform_actions = self._uniform_actions.to(device)
-        self.rollout.to(device)
+        self._last_lesson = None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learns, of all ranks, on the host. A collective call."""
-        (uniform,) = distributed.gather_rows(self._uniform_actions.unsqueeze(0))
+        num_uniform = torch.tensor([self._num_uniform])
+        actions, counts = distributed.gather_rows(self._uniform_actions, num_uniform)
         return {
             "width": self.width,
             "tau": self.tau,
             "mean_action": self.mean_action,
-            "uniform_actions": uniform.cpu().clone(),
-            "actor": _on_host(self.actor.state_dict()),
-            "critic": _on_host(self.critic.state_dict()),
-            "actor_adam": _adam_state(self._optimizers[0]),
-            "critic_adam": _adam_state(self._optimizers[1]),
+            "uniform_actions": actions.cpu().clone(),
+            "num_uniform": counts.tolist(),
+            "weights": self.networks.weights.cpu().clone(),
+            "adam": self._adam.state_dict(),
             "moments": self._moments.state_dict(),
             "reward_moments": self._reward_moments.cpu().clone(),
-            "rollout": self.rollout.state_dict(),
-            "diagnostics": _on_host(self.diagnostics),
+            "rollout": self._rollout.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -196,125 +225,67 @@ class Learner:
         tau, mean_action = state["tau"], state["mean_action"]
         self.tau = None if tau is None else float(tau)
         self.mean_action = None if mean_action is None else float(mean_action)
-        num_parts = len(state["uniform_actions"])
-        uniform = require_tensor(state, "uniform_actions", shape=(num_parts, 2), dtype=self._dtype)
-        own = list(distributed.parts_to_resume(num_parts))
-        self._uniform_actions = uniform[own].sum(0).to(self._device)
-        self.actor.load_state_dict(state["actor"])
-        self.critic.load_state_dict(state["critic"])
-        _load_adam(self._optimizers[0], state["actor_adam"])
-        _load_adam(self._optimizers[1], state["critic_adam"])
+        counts = [int(count) for count in state["num_uniform"]]
+        own = list(distributed.parts_to_resume(len(counts)))
+        actions = self._loaded(state, "uniform_actions", len(counts))
+        self._uniform_actions = actions[own].sum(0, keepdim=True)
+        self._num_uniform = sum(counts[part] for part in own)
+        self.networks.load(self._loaded(state, "weights", len(self.networks.weights)))
+        self._adam.load_state_dict(state["adam"])
         self._moments.load_state_dict(state["moments"])
-        reward_moments = require_tensor(state, "reward_moments", shape=(3, 1), dtype=self._dtype)
-        self._reward_moments = reward_moments.to(self._device)
-        self.rollout.load_state_dict(state["rollout"])
-        self.diagnostics = dict(state["diagnostics"])
+        self._reward_moments = self._loaded(state, "reward_moments", 3, 1)
+        self._rollout.load_state_dict(state["rollout"])
 
-    def _reduced(self, features: Tensor) -> Tensor:
-        if features.shape[1] != self.width:
-            raise InputError(
-                f"features came {features.shape[1]} wide; so far they were {self.width} wide. The "
-                "policy is built for one width: watch the same layer throughout the run."
-            )
-        rows = features.to(self._dtype)
-        return rows if self._projection is None else rows @ self._projection
+    def _loaded(self, state: dict[str, Any], name: str, *shape: int) -> Tensor:
+        return require_tensor(state, name, shape=shape, dtype=self._dtype).to(self.device)
 
-    def _draw(self, alpha: Tensor, beta: Tensor, step: int) -> Tensor:
-        """Actions from Beta(alpha, beta), a function of seed, rank and step."""
-        draws = generator(self._seed, Purpose.ACTION, distributed.rank(), step, device=alpha.device)
-        first = torch._standard_gamma(alpha, generator=draws)
-        second = torch._standard_gamma(beta, generator=draws)
-        return (first / (first + second)).clamp(ACTION_MARGIN, 1 - ACTION_MARGIN)
+    def _state_of(self, features: Tensor) -> Tensor:
+        """What the networks see of reduced features: standardised, clipped at +-5."""
+        rows = self._moments.standardised(features.to(self._dtype))
+        return rows.clamp_(-STATE_CLIP, STATE_CLIP)
 
     def _estimate_mean_action(self) -> bool:
         """What the policy would do with all samples, from those that no choice brought, if any."""
-        (seen,) = distributed.gather_rows(self._uniform_actions.unsqueeze(0))
-        total, count = seen.sum(0).tolist()
-        self._uniform_actions = torch.zeros_like(self._uniform_actions)
+        num_uniform = torch.tensor([self._num_uniform])
+        actions, counts = distributed.gather_rows(self._uniform_actions, num_uniform)
+        count = int(counts.sum())
         if count:
-            self.mean_action = total / count
+            self.mean_action = float(actions.sum()) / count
+        self._uniform_actions = torch.zeros_like(self._uniform_actions)
+        self._num_uniform = 0
         return count > 0
 
-    def _advantage(self, reward: Tensor, value: Tensor, step: Tensor) -> Tensor:
-        if self._config.gamma == 0:
-            return one_step_advantage(reward, value)
+    def _advantage(self, reward: Tensor, value: Tensor, rows: RolloutRows) -> Tensor:
         gamma, gae_lambda = self._config.gamma, self._config.gae_lambda
-        return batch_gae(reward, value, step, gamma=gamma, gae_lambda=gae_lambda)
+        if gamma == 0:
+            return one_step_advantage(reward, value)
+        return batch_gae(reward, value, rows.step, gamma=gamma, gae_lambda=gae_lambda)
 
-    def _normalised_reward(self, rows: RolloutRows, *, follow_budget: bool) -> Tensor:
-        """The rows' rewards at today's tau, standardised by running statistics."""
+    def _normalised_reward(self, action: Tensor, utility: Tensor, *, follow_budget: bool) -> Tensor:
+        """The rewards `[R]` at today's tau, standardised by running statistics."""
         if self._config.reward == "paper":
-            reward = paper_reward(rows.action, rows.utility)
+            reward = paper_reward(action, utility)
         else:
             if self.tau is None:  # the first price: what an average sample is worth
-                self.tau = float(rows.utility.mean())
+                self.tau = float(utility.mean())
             if follow_budget and self.mean_action is not None:
                 self.tau = multiplier_step(
                     self.tau, self.mean_action, self._keep_ratio, self._config.tau_rate
                 )
-            reward = centred_reward(rows.action, rows.utility, self.tau)
+            reward = centred_reward(action, utility, self.tau)
         column = reward.unsqueeze(1)
         together = merged(self._reward_moments, batch_moments(column))
         self._reward_moments = faded(together, MOMENTS_WINDOW)
         return standardised(column, self._reward_moments).squeeze(1)
-
-    def _gradient_step(self, rows: RolloutRows, advantage: Tensor, target: Tensor) -> None:
-        alpha, beta = self.actor(rows.state)
-        log_ratio = beta_log_prob(rows.action, alpha, beta) - rows.log_prob
-        surrogate = clipped_surrogate(log_ratio, advantage, self._config.clip)
-        policy_loss = -surrogate - self._config.entropy_bonus * beta_entropy(alpha, beta).mean()
-        value_loss = (self.critic(rows.state) - target).square().mean()
-        for optimizer, loss in zip(self._optimizers, (policy_loss, value_loss), strict=True):
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    @torch.no_grad()
-    def _diagnose(self, rows: RolloutRows, value: Tensor, target: Tensor) -> None:
-        alpha, beta = self.actor(rows.state)
-        log_ratio = beta_log_prob(rows.action, alpha, beta) - rows.log_prob
-        self.diagnostics = {
-            "approximate_kl": approximate_kl(log_ratio),
-            "clip_fraction": clip_fraction(log_ratio, self._config.clip),
-            "entropy": beta_entropy(alpha, beta).mean(),
-            "concentration": (alpha + beta).mean(),
-            "explained_variance": explained_variance(value, target),
-            "rollout_mean_action": rows.action.mean(),
-            "rollout_mean_utility": rows.utility.mean(),
-        }
 
     def _make_projection(self, width: int, state_width: int) -> Tensor | None:
         if width == state_width:
             return None
         draws = generator(self._seed, Purpose.PROJECTION)
         matrix = torch.randn(width, state_width, generator=draws) / state_width**0.5
-        return matrix.to(self._device, self._dtype)
-
-    def _adam(self, network: nn.Module) -> torch.optim.Adam:
-        return torch.optim.Adam(
-            network.parameters(),
-            lr=self._config.learning_rate,
-            eps=1e-5,
-            weight_decay=self._config.weight_decay,
-        )
+        return matrix.to(self.device, self._dtype)
 
 
-def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-
-
-def _adam_state(optimizer: torch.optim.Adam) -> list[dict[str, Tensor]]:
-    """One dict of slots for each parameter, in order; empty before the first step."""
-    return [_on_host(slots) for slots in optimizer.state_dict()["state"].values()]
-
-
-def _load_adam(optimizer: torch.optim.Adam, slots: list[dict[str, Tensor]]) -> None:
-    groups = optimizer.state_dict()["param_groups"]
-    parameters = optimizer.param_groups[0]["params"]
-    if len(slots) not in (0, len(parameters)):
-        raise CheckpointError(f"Adam has {len(parameters)} parameters, the state {len(slots)}.")
-    for parameter, slot in zip(parameters, slots, strict=False):
-        require_tensor(slot, "exp_avg", shape=tuple(parameter.shape), dtype=parameter.dtype)
-        require_tensor(slot, "exp_avg_sq", shape=tuple(parameter.shape), dtype=parameter.dtype)
-    state = {i: {k: v.clone() for k, v in slot.items()} for i, slot in enumerate(slots)}
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+def expected_action(parameters: Tensor) -> Tensor:
+    """E[a] = alpha / (alpha + beta), `[M]` of `[M, 2]`."""
+    return parameters[:, 0] / parameters.sum(1)

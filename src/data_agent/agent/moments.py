@@ -70,24 +70,22 @@ class Moments:
         """Take over this rank's part of what `state_dict` returned."""
         if not isinstance(state.get("is_settled"), bool):
             raise CheckpointError("the running moments have no flag 'is_settled'.")
-        num_parts = len(state["pending"])
         shape, dtype = tuple(self._settled.shape), self._settled.dtype
-        device = self._settled.device
         settled = require_tensor(state, "settled", shape=shape, dtype=dtype)
-        parts = require_tensor(state, "pending", shape=(num_parts, *shape), dtype=dtype).to(device)
-        self._settled = settled.to(device)
-        own = parts_to_resume(num_parts)
-        self._pending = torch.zeros_like(self._settled) if not own else parts[own[0]]
-        for part in own[1:]:
-            self._pending = merged(self._pending, parts[part])
+        num_parts = len(state["pending"])
+        parts = require_tensor(state, "pending", shape=(num_parts, *shape), dtype=dtype)
+        pending = torch.zeros_like(settled)
+        for part in parts_to_resume(num_parts):
+            pending = merged(pending, parts[part])
+        device = self._settled.device
+        self._settled, self._pending = settled.to(device), pending.to(device)
         self._is_settled = state["is_settled"]
 
 
 def batch_moments(rows: Tensor) -> Tensor:
     """Moments `[3, D]` (count, mean, sum of squared deviations) of float `[B, D]`."""
-    mean = rows.mean(0)
-    squares = (rows - mean).square().sum(0)
-    return torch.stack([torch.full_like(mean, len(rows)), mean, squares])
+    variance, mean = torch.var_mean(rows, 0, correction=0)
+    return torch.stack([torch.full_like(mean, len(rows)), mean, variance * len(rows)])
 
 
 def faded(moments: Tensor, window: int) -> Tensor:
@@ -100,8 +98,8 @@ def standardised(rows: Tensor, moments: Tensor) -> Tensor:
     """(rows - mean) / std, `[B, D]`; a coordinate that never varied gives zero."""
     count, mean, squares = moments
     variance = squares / count.clamp_min(1)
-    varies = variance > EPS * mean.square()
-    return torch.where(varies, (rows - mean) / variance.sqrt().clamp_min(1e-30), 0)
+    scale = torch.where(variance > EPS * mean.square(), variance.rsqrt(), 0)
+    return (rows - mean) * scale
 
 
 def merged(first: Tensor, second: Tensor) -> Tensor:

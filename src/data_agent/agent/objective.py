@@ -10,42 +10,44 @@ Stochastic Policy Gradients ... Using the Beta Distribution"
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from data_agent.agent.networks import concentration
 
 EPS = 1e-8
 
 
-def log_beta_function(alpha: Tensor, beta: Tensor) -> Tensor:
-    """Log B(alpha, beta) = log Gamma(alpha) + log Gamma(beta) - log Gamma(alpha + beta)."""
-    return torch.lgamma(alpha) + torch.lgamma(beta) - torch.lgamma(alpha + beta)
+def log_beta_function(parameters: Tensor) -> Tensor:
+    """Log B(alpha, beta) = log Gamma(alpha) + log Gamma(beta) - log Gamma(alpha + beta), `[B]`.
+
+    Args:
+        parameters: `[B, 2]`, (alpha, beta), > 0; the same in all that follows.
+    """
+    return torch.lgamma(parameters).sum(1) - torch.lgamma(parameters.sum(1))
 
 
-def beta_log_prob(action: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+def beta_log_prob(action: Tensor, parameters: Tensor) -> Tensor:
     """Log density of Beta(alpha, beta) at `action`, float `[B]`.
 
     (alpha - 1) log a + (beta - 1) log(1 - a) - log B(alpha, beta)
 
     Args:
         action: `[B]` in (0, 1).
-        alpha: `[B]`, > 0.
-        beta: `[B]`, > 0.
+        parameters: `[B, 2]`.
     """
-    kernel = (alpha - 1) * action.log() + (beta - 1) * torch.log1p(-action)
-    return kernel - log_beta_function(alpha, beta)
+    kernel = ((parameters - 1) * _log_both(action)).sum(1)
+    return kernel - log_beta_function(parameters)
 
 
-def beta_entropy(alpha: Tensor, beta: Tensor) -> Tensor:
+def beta_entropy(parameters: Tensor) -> Tensor:
     """Differential entropy of Beta(alpha, beta) in nats, `[B]`; 0 for Beta(1, 1), else below.
 
     log B - (alpha - 1) psi(alpha) - (beta - 1) psi(beta) + (alpha + beta - 2) psi(alpha + beta)
     """
-    total = alpha + beta
-    return (
-        log_beta_function(alpha, beta)
-        - (alpha - 1) * torch.digamma(alpha)
-        - (beta - 1) * torch.digamma(beta)
-        + (total - 2) * torch.digamma(total)
-    )
+    total = parameters.sum(1)
+    own = ((parameters - 1) * torch.digamma(parameters)).sum(1)
+    return log_beta_function(parameters) - own + (total - 2) * torch.digamma(total)
 
 
 def one_step_advantage(reward: Tensor, value: Tensor) -> Tensor:
@@ -70,20 +72,21 @@ def batch_gae(
     Args:
         reward: `[R]`.
         value: `[R]`.
-        step: int64 `[R]`, the batch each row belongs to; batches follow in ascending order.
+        step: int64 `[R]` on the host, the batch of each row; batches follow in ascending order.
         gamma: discount in [0, 1].
         gae_lambda: lambda in [0, 1].
     """
-    advantage = torch.empty_like(reward)
-    steps = torch.unique(step).flip(0)
-    next_value = value[step == steps[0]].mean()
-    next_advantage = torch.zeros_like(next_value)
-    for now in steps:
-        rows = step == now
-        delta = reward[rows] + gamma * next_value - value[rows]
-        advantage[rows] = delta + gamma * gae_lambda * next_advantage
-        next_value, next_advantage = value[rows].mean(), advantage[rows].mean()
-    return advantage
+    steps, group = step.unique(return_inverse=True)
+    member = F.one_hot(group, len(steps)).to(reward, non_blocking=True)
+    mean = member / member.sum(0)  # rows @ mean: of each batch
+    ahead = torch.arange(len(steps)).unsqueeze(0) - torch.arange(len(steps)).unsqueeze(1)
+    discount = ((gamma * gae_lambda) ** ahead.clamp(min=0).double()).triu()
+    discount = discount.to(reward, non_blocking=True)
+    mean_value = value @ mean
+    delta = reward + gamma * (member @ torch.cat([mean_value[1:], mean_value[-1:]])) - value
+    mean_advantage = discount @ (delta @ mean)
+    behind = torch.cat([mean_advantage[1:], torch.zeros_like(mean_advantage[:1])])
+    return delta + gamma * gae_lambda * (member @ behind)
 
 
 def normalised(advantage: Tensor) -> Tensor:
@@ -108,6 +111,74 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tens
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 
 
+def clipped_surrogate_gradient(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """Gradient of `clipped_surrogate` in the log ratios, `[R]`.
+
+    rho_i A_i / R where the first of the two terms is the smaller one or equal, else 0.
+    """
+    ratio = log_ratio.exp()
+    gain = ratio * advantage
+    counts = gain <= ratio.clamp_(1 - clip, 1 + clip).mul_(advantage)
+    return gain.mul_(counts).div_(len(gain))
+
+
+def beta_log_prob_gradient(action: Tensor, parameters: Tensor) -> Tensor:
+    """Gradient of `beta_log_prob` in (alpha, beta), `[B, 2]`.
+
+    log a - psi(alpha) + psi(alpha + beta), and with log(1 - a) and psi(beta) the other.
+    """
+    total = parameters.sum(1, keepdim=True)
+    return _log_both(action) - torch.digamma(parameters) + torch.digamma(total)
+
+
+def beta_entropy_gradient(parameters: Tensor) -> Tensor:
+    """Gradient of `beta_entropy` in (alpha, beta), `[B, 2]`.
+
+    (alpha + beta - 2) psi_1(alpha + beta) - (alpha - 1) psi_1(alpha), and with beta the other.
+    """
+    total = parameters.sum(1, keepdim=True)
+    own = (parameters - 1) * torch.polygamma(1, parameters)
+    return (total - 2) * torch.polygamma(1, total) - own
+
+
+def ppo_gradient(
+    outputs: Tensor,
+    action: Tensor,
+    old_log_prob: Tensor,
+    advantage: Tensor,
+    target: Tensor,
+    *,
+    clip: float,
+    entropy_bonus: float,
+) -> Tensor:
+    """Gradient of PPO's loss (PPO eq. 9, to be minimised) in the networks' outputs, `[2, R, 2]`.
+
+    -clipped_surrogate - c mean_i H(Beta(alpha_i, beta_i)) + mean_i (V_i - target_i)^2, with
+    (alpha, beta) = 1 + softplus(outputs[0]), whose derivative is the sigmoid, and V =
+    outputs[1, :, 0].
+
+    Args:
+        outputs: `[2, R, 2]`, of actor and critic.
+        action: `[R]` in (0, 1).
+        old_log_prob: `[R]`, of the actions under the policy that took them.
+        advantage: `[R]`.
+        target: `[R]`, what the critic is to say.
+        clip: eps, > 0.
+        entropy_bonus: c, >= 0.
+    """
+    of_actor, value = outputs[0], outputs[1, :, 0]
+    parameters = concentration(of_actor)
+    log_ratio = beta_log_prob(action, parameters) - old_log_prob
+    credit = clipped_surrogate_gradient(log_ratio, advantage, clip).unsqueeze(1)
+    upward = credit * beta_log_prob_gradient(action, parameters)
+    if entropy_bonus:
+        upward.add_(beta_entropy_gradient(parameters), alpha=entropy_bonus / len(action))
+    gradient = torch.zeros_like(outputs)
+    gradient[0] = upward.mul_(torch.sigmoid(of_actor)).neg_()
+    gradient[1, :, 0] = (value - target).mul_(2 / len(action))
+    return gradient
+
+
 def approximate_kl(log_ratio: Tensor) -> Tensor:
     """KL(old || new) by the low-variance estimator mean(rho - 1 - log rho): a scalar, >= 0.
 
@@ -125,3 +196,8 @@ def explained_variance(prediction: Tensor, target: Tensor) -> Tensor:
     """1 - Var(target - prediction) / Var(target): 1 is perfect, 0 is a constant, below is worse."""
     residual = (target - prediction).var(unbiased=False)
     return 1 - residual / target.var(unbiased=False).clamp_min(EPS)
+
+
+def _log_both(action: Tensor) -> Tensor:
+    """(log a, log(1 - a)), `[B, 2]`."""
+    return torch.stack([action.log(), torch.log1p(-action)], dim=1)

@@ -1,25 +1,34 @@
-"""The learned part of every agent: what a batch is worth, how to act on it, when to learn."""
+"""The learned part of every agent: what samples are worth, how to act on them, when to learn."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from data_agent.agent.config import DataAgentConfig
-from data_agent.agent.learner import Learner
-from data_agent.agent.reward import adaptive_weights, utility
+from data_agent.agent.config import DataAgentConfig, Signal
+from data_agent.agent.learner import Learner, expected_action
+from data_agent.agent.reward import (
+    adaptive_weights,
+    difficulty,
+    relative_losses,
+    require_logits,
+    uncertainty,
+    utility,
+)
 from data_agent.errors import InputError
 from data_agent.runtime import distributed
+from data_agent.runtime.random import Purpose, derived_seed, position_hash
 from data_agent.selecting.feedback import Feedback
 
 
 class Policy:
-    """Acts on batches of feedback and learns from them every few steps.
+    """Acts on the rows of several batches at once, and learns from them every few steps.
 
     Args:
         config: the agent's settings.
@@ -38,55 +47,84 @@ class Policy:
         self.num_updates = 0
         self.update_interval = 0
         self.learner: Learner | None = None
+        self.precision = torch.float64 if config.dtype == "float64" else torch.float32
+        own = [signal for signal in config.signals if signal not in (difficulty, uncertainty)]
+        self.has_own_signals = bool(own)
         self._seed = seed
         self._keep_ratio = keep_ratio
+        self._coming: Learner | None = None  # made for a batch that may still be refused
         self._reward_weights: Tensor | None = None
 
-    def act(self, feedback: Feedback, uniform: Tensor) -> Tensor:
-        """Act on a batch, and keep what came of it for the next update.
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What of a batch it acts on, besides the losses."""
+        told = ("logits", "uncertainty") if uncertainty in self.config.signals else ()
+        return ("features", *told, *(("signals",) if self.has_own_signals else ()))
 
-        Args:
-            feedback: one row a sample, with features.
-            uniform: bool `[B]` on the host, samples that were not chosen by the policy.
+    def examine(self, feedback: Feedback) -> Feedback:
+        """A batch as `act` shall see it: features reduced, signals of the user's computed.
 
-        Returns:
-            `[3, B]`: alpha, beta and the sampled action.
+        Changes nothing that is learned or saved.
 
         Raises:
-            InputError: no features came, or a signal is not `[B]` in [0, 1]; nothing was learnt.
+            InputError: no features came, or of another width, or a signal is not `[B]` in [0, 1].
         """
         features = _features_of(feedback)
-        signals = self._signals(feedback)
-        weights = adaptive_weights(signals)
-        learner = self._learner_for(features)
-        state = learner.state_of(features)
-        acted = learner.act(
-            state,
-            utility(signals, weights),
-            step=self.num_steps,
-            uniform=uniform.to(state.device, non_blocking=True),
-            valid=feedback.valid,
-        )
-        self.learner = learner
-        self._reward_weights = weights
-        return acted
+        reduced = self._learner_for(features).reduced(features)
+        own: dict[str, Tensor] = {}
+        for number, signal in enumerate(self.config.signals):
+            if signal is uncertainty and feedback.uncertainty is None:
+                require_logits(feedback)
+            elif signal is not difficulty:
+                own[str(number)] = _checked(signal, feedback)
+        if reduced is features and not self.has_own_signals:
+            return feedback
+        return replace(feedback, features=reduced, signals=own)
+
+    def act(self, feedback: Feedback, uniform: Tensor, *, epoch: int) -> Tensor:
+        """Act on rows, and keep what the next update may learn from.
+
+        Args:
+            feedback: the rows of one or several batches, as `examine` returned them.
+            uniform: bool `[M]` on the host, samples that were not chosen by the policy.
+            epoch: in which they came; seeds what the update learns from.
+
+        Returns:
+            `[3, M]`: alpha, beta, and the action: sampled where that is the ranking, else its
+            mean.
+        """
+        features = _features_of(feedback)
+        self.learner = learner = self._learner_of(features)
+        key = position_hash(feedback.index, derived_seed(self._seed, Purpose.ROLLOUT, epoch))
+        sizes = torch.tensor(feedback.sizes)
+        first = self.num_steps - len(sizes)
+        step = torch.arange(first, self.num_steps).repeat_interleave(sizes)
+        labels = torch.stack([key, step], 1)
+        parameters = learner.act(features, self._utility(feedback), labels, uniform)
+        action = expected_action(parameters)
+        if self.config.ranking == "last-action":
+            action = self._draw(learner, parameters)
+        return torch.stack([*parameters.unbind(1), action])
 
     def preview(self, feedback: Feedback) -> Tensor:
-        """The actions `[B]` that `act` would take on this batch, changing no state."""
+        """Actions `[B]` for a batch that `examine` returned, changing no state."""
         features = _features_of(feedback)
-        self._signals(feedback)  # what `act` would refuse is refused before anything is trained on
-        return self._learner_for(features).preview(features, step=self.num_steps)
+        learner = self._learner_of(features)
+        return self._draw(learner, learner.concentration(features))
 
-    def count_step(self, rows_a_step: int) -> bool:
+    def count_step(self, rows_a_step: int, total_rows: int) -> bool:
         """Count a batch; whether an update is due, at the same step on every rank.
 
         Args:
             rows_a_step: rows of a batch on each rank; the first call decides.
+            total_rows: of the whole run, over all ranks.
         """
+        self.learner = self.learner or self._coming
         if self.num_steps == 0:
             rows = rows_a_step * distributed.world_size()
             enough = math.ceil(self.config.rollout_rows / rows)
-            self.update_interval = max(self.config.update_every, enough)
+            seldom = math.ceil(total_rows / rows / self.config.max_updates)
+            self.update_interval = max(self.config.update_every, enough, seldom)
         self.num_steps += 1
         return self.num_steps % self.update_interval == 0
 
@@ -99,7 +137,7 @@ class Policy:
         self.learner = self._learner_of_all()
         if self.learner is None:  # no batch with features has come
             return
-        self.learner.update(progress=min(1.0, progress))
+        self.learner.update(self.num_updates, progress=min(1.0, progress))
         self.num_updates += 1
 
     def metrics(self) -> dict[str, float]:
@@ -111,9 +149,7 @@ class Policy:
         if self._reward_weights is not None:
             for signal, weight in zip(self.config.signals, self._reward_weights, strict=True):
                 metrics[f"reward_weight/{_name_of(signal)}"] = float(weight)
-        if self.learner is not None:
-            metrics.update({k: float(v) for k, v in self.learner.diagnostics.items()})
-        return metrics
+        return metrics if self.learner is None else {**metrics, **self.learner.diagnostics()}
 
     def describe(self) -> str:
         """What it is rewarded for and where it stands: "policy, rewarded by difficulty and ..."."""
@@ -147,38 +183,56 @@ class Policy:
         self.num_updates = int(state["num_updates"])
         self.update_interval = int(state["update_interval"])
         self._reward_weights = None  # a reading of the last batch, no state
-        if state["learner"] is None:
-            self.learner = None
-            return
-        learner = self._make_learner(int(state["learner"]["width"]), torch.device("cpu"))
-        learner.load_state_dict(state["learner"])
-        self.learner = learner
+        self.learner = self._coming = None
+        if state["learner"] is not None:
+            learner = self._make_learner(int(state["learner"]["width"]), torch.device("cpu"))
+            learner.load_state_dict(state["learner"])
+            self.learner = learner
 
-    def _signals(self, feedback: Feedback) -> Tensor:
-        """`[S, B]`, one row a signal, in the precision of the policy."""
-        dtype = torch.float64 if self.config.dtype == "float64" else torch.float32
-        rows = [signal(feedback).detach().to(dtype) for signal in self.config.signals]
-        for signal, values in zip(self.config.signals, rows, strict=True):
-            if values.shape != feedback.losses.shape:
-                raise InputError(
-                    f"signal {_name_of(signal)!r} returned shape {list(values.shape)}; expected "
-                    f"[{len(feedback)}], one value a sample. Reduce what it computes to that, for "
-                    "example by .mean(1)."
-                )
-            on_host = values.device.type == "cpu"  # elsewhere a look at the values would wait
-            if on_host and not (values.min() >= 0 and values.max() <= 1):
-                raise InputError(
-                    f"signal {_name_of(signal)!r} returned values in [{values.min():.3g}, "
-                    f"{values.max():.3g}]; expected [0, 1]. Scale it, for example by the batch's "
-                    "range: (v - v.min()) / (v.max() - v.min()).clamp_min(1e-8)."
-                )
-        return torch.stack(rows)
+    def _utility(self, feedback: Feedback) -> Tensor:
+        """u_i of all rows, `[M]`: quantiles, ranges and variances are those of each batch."""
+        utilities: list[Tensor] = []
+        known = {
+            number: uncertainty(feedback)
+            if signal is uncertainty
+            else feedback.signals[str(number)]
+            for number, signal in enumerate(self.config.signals)
+            if signal is not difficulty
+        }
+        start = 0
+        for size, batches in groupby(feedback.sizes):  # batches of one size are computed together
+            shape = (len(list(batches)), size)
+            rows = slice(start, start + shape[0] * size)
+            start = rows.stop
+            signals = torch.stack(
+                [
+                    known[number][rows].view(shape)
+                    if number in known
+                    else relative_losses(feedback.losses[rows].view(shape))
+                    for number in range(len(self.config.signals))
+                ]
+            )
+            weights = adaptive_weights(signals)
+            utilities.append(utility(signals, weights).flatten())
+            self._reward_weights = weights[:, -1]
+        return torch.cat(utilities)
+
+    def _draw(self, learner: Learner, parameters: Tensor) -> Tensor:
+        return learner.draw(parameters, Purpose.ACTION, distributed.rank(), self.num_steps)
 
     def _learner_for(self, features: Tensor) -> Learner:
-        if self.learner is None:
-            return self._make_learner(features.shape[1], features.device)
-        self.learner.to(features.device)
-        return self.learner
+        """The learner, where the features are; before the first batch one that may yet come."""
+        learner = self.learner or self._coming
+        if learner is None or (self.learner is None and learner.width != features.shape[1]):
+            learner = self._coming = self._make_learner(features.shape[1], features.device)
+        learner.to(features.device)
+        return learner
+
+    def _learner_of(self, reduced: Tensor) -> Learner:
+        """The learner by which features were reduced, where they are."""
+        learner = self.learner or self._coming or self._learner_for(reduced)
+        learner.to(reduced.device)
+        return learner
 
     def _learner_of_all(self) -> Learner | None:
         """This rank's learner; a new one where only other ranks have seen features so far."""
@@ -202,6 +256,28 @@ def _features_of(feedback: Feedback) -> Tensor:
             "Feedback where you call observe()."
         )
     return feedback.features
+
+
+def _checked(signal: Signal, feedback: Feedback) -> Tensor:
+    """A signal's values `[B]`; their range is checked on the host, elsewhere a look would wait.
+
+    Raises:
+        InputError: another shape, or values outside of [0, 1].
+    """
+    values = signal(feedback).detach()
+    if values.shape != feedback.losses.shape:
+        raise InputError(
+            f"signal {_name_of(signal)!r} returned shape {list(values.shape)}; expected "
+            f"[{len(feedback)}], one value a sample. Reduce what it computes to that, for example "
+            "by .mean(1)."
+        )
+    if values.device.type == "cpu" and not (values.min() >= 0 and values.max() <= 1):
+        raise InputError(
+            f"signal {_name_of(signal)!r} returned values in [{values.min():.3g}, "
+            f"{values.max():.3g}]; expected [0, 1]. Scale it, for example by the batch's range: "
+            "(v - v.min()) / (v.max() - v.min()).clamp_min(1e-8)."
+        )
+    return values
 
 
 def _name_of(signal: object) -> str:

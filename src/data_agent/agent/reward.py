@@ -29,10 +29,21 @@ def difficulty(feedback: Feedback) -> Tensor:
     Returns:
         Float `[B]` in [0, 1].
     """
-    losses = _working(feedback.losses)
-    clipped = torch.minimum(losses, torch.quantile(losses, CLIP_QUANTILE))
-    low, high = clipped.amin(), clipped.amax()
-    return (clipped - low) / (high - low).clamp_min(EPS)
+    return relative_losses(_working(feedback.losses))
+
+
+def relative_losses(losses: Tensor) -> Tensor:
+    """`difficulty` of several batches of one size: float `[..., B]`, each row a batch.
+
+    The quantile is interpolated between the two sorted losses next to it, and is the largest
+    clipped loss.
+    """
+    ordered = losses.sort(-1).values
+    below, share = divmod(CLIP_QUANTILE * (losses.shape[-1] - 1), 1)
+    lower, upper = ordered[..., int(below)], ordered[..., math.ceil(below + share)]
+    high = torch.lerp(lower, upper, share).unsqueeze(-1)
+    low = ordered[..., :1]
+    return (torch.minimum(losses, high) - low) / (high - low).clamp_min(EPS)
 
 
 def uncertainty(feedback: Feedback) -> Tensor:
@@ -52,6 +63,18 @@ def uncertainty(feedback: Feedback) -> Tensor:
     """
     if feedback.uncertainty is not None:
         return _working(feedback.uncertainty)
+    logits = _working(require_logits(feedback))
+    log_p = torch.log_softmax(logits, dim=1)
+    entropy = -(log_p.exp() * log_p).sum(1)
+    return (entropy / math.log(logits.shape[1])).clamp(0, 1)
+
+
+def require_logits(feedback: Feedback) -> Tensor:
+    """The logits, where `uncertainty` is computed from them.
+
+    Raises:
+        InputError: none came.
+    """
     if feedback.logits is None:
         raise InputError(
             "uncertainty needs logits: call agent.watch(head), or pass logits=[B, C] ([B] of a "
@@ -61,9 +84,7 @@ def uncertainty(feedback: Feedback) -> Tensor:
             "DataAgentConfig(signals=(difficulty,)), from data_agent.agent.reward; features=[B, D] "
             "or a watched head are needed there too."
         )
-    log_p = torch.log_softmax(_working(feedback.logits), dim=1)
-    entropy = -(log_p.exp() * log_p).sum(1)
-    return (entropy / math.log(feedback.logits.shape[1])).clamp(0, 1)
+    return feedback.logits
 
 
 def adaptive_weights(signals: Tensor) -> Tensor:
@@ -73,24 +94,24 @@ def adaptive_weights(signals: Tensor) -> Tensor:
     eps) for j < S and the last weight is the rest. Variances are those of the batch (over B).
 
     Args:
-        signals: float `[S, B]` in [0, 1].
+        signals: float `[S, ..., B]` in [0, 1]; the dimensions between are batches.
 
     Returns:
-        Float `[S]`, non-negative, summing to one.
+        Float `[S, ...]`, non-negative, summing to one over S.
     """
-    variance = signals.var(dim=1, unbiased=False)
-    first = variance[:-1] / (variance.sum() + EPS)
-    return torch.cat([first, 1 - first.sum().reshape(1)])
+    variance = signals.var(-1, unbiased=False)
+    first = variance[:-1] / (variance.sum(0) + EPS)
+    return torch.cat([first, 1 - first.sum(0, keepdim=True)])
 
 
 def utility(signals: Tensor, weights: Tensor) -> Tensor:
-    """The combined signal u_i = sum_j w_j s_ij, float `[B]` in [0, 1].
+    """The combined signal u_i = sum_j w_j s_ij, float `[..., B]` in [0, 1].
 
     Args:
-        signals: float `[S, B]` in [0, 1].
-        weights: float `[S]` summing to one.
+        signals: float `[S, ..., B]` in [0, 1].
+        weights: float `[S, ...]` summing to one over S.
     """
-    return weights @ signals
+    return (weights.unsqueeze(-1) * signals).sum(0)
 
 
 def paper_reward(action: Tensor, utility: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class LabelTable:
     """
 
     name: ClassVar[str] = "labels"
+    reads: ClassVar[tuple[str, ...]] = ("logits", "labels")
     dtypes: ClassVar[Mapping[str, torch.dtype]] = {
         "label": torch.int32,
         "margin": torch.float32,

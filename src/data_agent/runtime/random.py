@@ -40,6 +40,7 @@ class Purpose(IntEnum):
     PRUNE = 10
     SUBSET = 11
     UNIFORM = 12
+    UPDATE = 13
 
 
 def check_seed(seed: object) -> None:

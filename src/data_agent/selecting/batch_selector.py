@@ -26,7 +26,7 @@ from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
 from data_agent.errors import InputError, StateError
 from data_agent.runtime import distributed
 from data_agent.selecting.feedback import Feedback, check_range, plain_arithmetic
-from data_agent.selecting.nonfinite import without_nonfinite
+from data_agent.selecting.nonfinite import nonfinite_error, without_nonfinite
 from data_agent.selecting.selector import Selector
 
 
@@ -35,12 +35,14 @@ class _Offer:
     """A pool whose chosen samples are to be observed next.
 
     Args:
-        pool: what was offered.
+        pool: int64 `[P]`, the samples that were offered.
+        rows: what they showed, of those whose values are finite; None if there are none.
         chosen: int64 `[count]`, the samples taken of it, ascending.
         place: the epoch, and how many of its samples had been offered before.
     """
 
-    pool: Feedback
+    pool: Tensor
+    rows: Feedback | None
     chosen: Tensor
     place: tuple[int, int]
 
@@ -90,7 +92,7 @@ class BatchSelector(Selector):
         raise NotImplementedError(f"{type(self).__name__} must define score().")
 
     def remember(self, pool: Feedback) -> None:
-        """Take a pool into the method's state, once its chosen samples were trained on."""
+        """Take a pool's finite rows into the method's state, once what was chosen was trained on."""
         del pool
 
     def select_batch(self, feedback: Feedback) -> Tensor:
@@ -115,18 +117,24 @@ class BatchSelector(Selector):
         """
         place = self._place()
         self._open_epoch().check_open(self.schedule)
+        feedback = replace(feedback, index=feedback.index.cpu())
         check_range(feedback.index, self.schedule.num_samples)
         size = len(feedback)
-        with self._clock.running(), plain_arithmetic(feedback):
-            feedback = replace(feedback, index=feedback.index.cpu())
-            feedback = without_nonfinite(feedback, self._on_nonfinite)
+        with self._clock.running(), plain_arithmetic(feedback.losses.device):
+            rows, refused = without_nonfinite(feedback)
+            if len(refused) and self._on_nonfinite == "raise":
+                raise nonfinite_error(refused)
             count = self._quota(size)
+            scores = torch.full((size,), -torch.inf, device=feedback.losses.device)
+            if rows is not None:
+                is_finite = torch.isin(feedback.index, rows.index).to(scores.device)
+                scores[is_finite] = self.score(rows).to(scores.dtype)
             # A stable sort gives equal scores to the first in the pool, which is in random order.
-            best = self.score(feedback).argsort(descending=True, stable=True)[:count]
-            mask = torch.zeros(size, dtype=torch.bool, device=feedback.losses.device)
+            best = scores.argsort(descending=True, stable=True)[:count]
+            mask = torch.zeros(size, dtype=torch.bool, device=scores.device)
             mask[best] = True
         chosen = feedback.index[mask.cpu()].sort().values
-        self._offer = _Offer(feedback, chosen, place)
+        self._offer = _Offer(feedback.index, rows, chosen, place)
         return mask
 
     def observe(self, feedback: Feedback) -> None:
@@ -144,7 +152,7 @@ class BatchSelector(Selector):
             )
         pool = offer.pool
         index = feedback.index.cpu()
-        if not torch.isin(index, pool.index).all():
+        if not torch.isin(index, pool).all():
             raise InputError(
                 "index holds samples that are not of the pool which select_batch() saw last. Pass "
                 "index[keep], and offer one pool at a time."
@@ -157,11 +165,12 @@ class BatchSelector(Selector):
             )
         super().observe(feedback)
         running = self._open_epoch()
-        rest = pool.index[~torch.isin(pool.index, index)]
+        rest = pool[~torch.isin(pool, index)]
         running.observed.mark(running.places(rest, self.schedule))
         running.num_observed += len(rest)
-        with self._clock.running(), plain_arithmetic(pool):
-            self.remember(pool)
+        if offer.rows is not None:
+            with self._clock.running(), plain_arithmetic(offer.rows.losses.device):
+                self.remember(offer.rows)
         self._offer = None
 
     def metrics(self) -> dict[str, float]:

@@ -14,12 +14,17 @@ Rows = Mapping[str, Tensor]
 VALUES = "values"  # the column of what `Method.record` returned
 
 
-class Columns(Protocol):
-    """A table with its own rows of feedback: recorded with each batch, merged with each epoch."""
+class Table(Protocol):
+    """A table with its own rows of feedback: recorded with those of the method, merged with each epoch."""
 
     @property
     def name(self) -> str:
         """What saved states call it."""
+        ...
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What of a `Feedback` its `record` reads, row by row, as `Method.reads`."""
         ...
 
     @property
@@ -28,7 +33,7 @@ class Columns(Protocol):
         ...
 
     def record(self, feedback: Feedback) -> Mapping[str, Tensor]:
-        """What to keep of a batch: a `[B]` tensor for each column, on the feedback's device."""
+        """What to keep of rows: a `[B]` tensor for each column, on the feedback's device."""
         ...
 
     def merge(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
@@ -44,7 +49,7 @@ class Columns(Protocol):
         ...
 
 
-def as_rows(values: Tensor | None, feedback: Feedback, tables: tuple[Columns, ...]) -> Rows:
+def as_rows(values: Tensor | None, feedback: Feedback, tables: tuple[Table, ...]) -> Rows:
     """What to stage of a batch: the method's float `[B, width]` and every table's columns."""
     if values is None:
         values = feedback.losses.new_empty(len(feedback), 0)
@@ -54,6 +59,6 @@ def as_rows(values: Tensor | None, feedback: Feedback, tables: tuple[Columns, ..
     return rows
 
 
-def rows_of(table: Columns, rows: Rows) -> Rows:
+def rows_of(table: Table, rows: Rows) -> Rows:
     """A table's columns among all that were staged."""
     return {key: rows[f"{table.name}.{key}"] for key in table.dtypes}

@@ -17,7 +17,7 @@ from data_agent.runtime import distributed
 from data_agent.runtime.random import Purpose, permutation
 from data_agent.runtime.state import pack_mask, unpack_mask
 from data_agent.selecting.feedback import Selection, check_range
-from data_agent.selecting.observed import Observed
+from data_agent.selecting.observed import Array, Observed
 
 CARRIES_OVER = ("exact", "to-the-end", "uniform")  # schedules where samples can come first
 OBSERVED_SHARE = 0.9  # below it a loop forgets to observe some of its batches
@@ -125,7 +125,7 @@ class RunningEpoch:
         missed = self.selection.index[~self.observed_by_all(schedule)]
         return torch.cat([missed, self.displaced])
 
-    def places(self, index: Tensor, schedule: SelectionSchedule) -> Tensor:
+    def places(self, index: Tensor, schedule: SelectionSchedule) -> Array:
         """Where the samples of a batch stand in the selection; see `Observed.check`."""
         may_repeat = (schedule.batch_size or 0) if self.is_dealt and schedule.world > 1 else 0
         return self.observed.check(index, epoch=self.epoch, may_repeat=may_repeat)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import SupportsFloat, cast
 
@@ -30,8 +30,8 @@ class Feedback:
         labels: int64 `[B]`, or None.
         uncertainty: float `[B]` in [0, 1], where the task has its own; None takes it from logits.
         signals: further float `[B]` values by name, for rewards of one's own.
-        valid: bool `[B]`, False where a row holds stand-ins for non-finite values; None means all
-            rows are valid. Set by the selector, read by rewards that compare samples.
+        sizes: rows of each batch, in order, where the selector hands several over at once; set by
+            it, for methods that compare the samples of a batch.
 
     Raises:
         InputError: a tensor of another shape or dtype; the message names it.
@@ -44,7 +44,7 @@ class Feedback:
     labels: Tensor | None = None
     uncertainty: Tensor | None = None
     signals: Mapping[str, Tensor] = field(default_factory=lambda: _NO_SIGNALS)
-    valid: Tensor | None = None
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_losses(self.losses)
@@ -193,13 +193,14 @@ class Selection:
 
 
 @contextmanager
-def plain_arithmetic(feedback: Feedback) -> Generator[None]:
-    """Work on a batch without gradients, autocast or inference mode, whatever the loop is in."""
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        torch.autocast(feedback.losses.device.type, enabled=False),
-    ):
+def plain_arithmetic(device: torch.device) -> Generator[None]:
+    """Work without gradients, autocast or inference mode, whatever the loop is in."""
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(torch.no_grad())
         yield
 
 
@@ -209,7 +210,8 @@ def check_range(index: Tensor, num_samples: int) -> None:
     Raises:
         InputError: one is not in [0, num_samples).
     """
-    if len(index) and (int(index.min()) < 0 or int(index.max()) >= num_samples):
+    values = index.numpy()
+    if len(values) and (values.min() < 0 or values.max() >= num_samples):
         wrong = index[(index < 0) | (index >= num_samples)]
         raise InputError(
             f"index holds {int(wrong[0])}, but the dataset has {num_samples} samples. Is this the "

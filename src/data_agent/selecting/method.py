@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
@@ -36,6 +37,17 @@ class Method:
 
     needs_features: ClassVar[bool] = False
     """Whether it cannot learn from a batch without features: frameworks then look for the head."""
+
+    reads: tuple[str, ...] | None = None
+    """What of a `Feedback` its `record` reads besides the losses, row by row ("logits", "features",
+    "labels", "uncertainty", "signals"): it is then called with the rows of many batches at once.
+    None: it is called with each batch as it comes, which on an accelerator is waited for."""
+
+    precision: torch.dtype = torch.float32
+    """Of the floating-point values that `record` gets, whatever the model computes in."""
+
+    looks_first: bool = False
+    """Whether `examine` must see finite values only; on an accelerator each batch is waited for."""
 
     def describe(self) -> str:
         """Which algorithm runs, and what of it is off and why: a clause for logs and summaries."""
@@ -83,11 +95,19 @@ class Method:
         del epoch, count, excluded
         raise NotImplementedError(f"{type(self).__name__} must define choose().")
 
-    def record(self, feedback: Feedback) -> Tensor | None:
-        """What to remember of a batch: float `[B, width]` on the feedback's device, or None.
+    def examine(self, feedback: Feedback) -> Feedback:
+        """Check a batch when it comes; what `record` would refuse later is refused here.
 
-        Runs without gradients and without autocast. Must not wait for the host, and must check
-        what it needs before it changes anything.
+        Changes no state. Returns the batch as `record` shall see it.
+        """
+        return feedback
+
+    def record(self, feedback: Feedback) -> Tensor | None:
+        """What to remember of rows: float `[B, width]` on the feedback's device, or None.
+
+        Gets copies of finite rows: those of one batch, or, where `reads` says what it needs, those
+        of many. Runs without gradients and without autocast. Must check what it needs before it
+        changes anything.
         """
         del feedback
         return None

@@ -1,7 +1,8 @@
-"""NaN and infinite values: told apart without waiting for an accelerator, and kept out of state."""
+"""NaN and infinite values: found by one look, named, and kept out of all that is remembered."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -12,7 +13,7 @@ from data_agent.errors import InputError
 from data_agent.selecting.feedback import Feedback
 
 OnNonfinite = Literal["raise", "skip"]
-FEATURE_LIMIT = 1e15  # beyond it squares overflow, and a running variance would stay infinite
+LIMIT = 1e15  # beyond it squares overflow, and a running variance would stay infinite
 
 
 def nonfinite_error(index: Tensor) -> InputError:
@@ -27,53 +28,57 @@ def nonfinite_error(index: Tensor) -> InputError:
     )
 
 
-def finite_rows(feedback: Feedback) -> Tensor:
-    """Bool `[B]`: the samples all of whose values are finite."""
-    valid = torch.isfinite(feedback.losses)
-    if feedback.logits is not None:
-        valid = valid & torch.isfinite(feedback.logits).all(1)
-    if feedback.features is not None:  # the comparison is false for NaN
-        valid = valid & (feedback.features.abs() <= FEATURE_LIMIT).all(1)
-    for values in (feedback.uncertainty, *feedback.signals.values()):
-        if values is not None:
-            valid = valid & torch.isfinite(values)
-    return valid
+def without_nonfinite(feedback: Feedback) -> tuple[Feedback | None, Tensor]:
+    """The rows all of whose values are finite (None: there are none), and the samples of others.
 
+    Waits for the device once, and again only where a value is not finite.
 
-def without_nonfinite(feedback: Feedback, on_nonfinite: OnNonfinite) -> Feedback:
-    """The feedback with the means of valid rows in the place of others, and `valid` to tell which.
-
-    On the host nothing changes where all values are finite; elsewhere a look would wait for the
-    accelerator, so stand-ins and `valid` are always computed and read at the next policy update.
-    Means as stand-ins keep the batch's statistics what they are without these rows.
-
-    Raises:
-        InputError: on the host, a value is not finite and `on_nonfinite` is "raise".
+    Returns:
+        The feedback of the finite rows, and int64 `[M]` on the host.
     """
-    valid = finite_rows(feedback)
-    if valid.device.type == "cpu":
-        if valid.all():
-            return feedback
-        if on_nonfinite == "raise":
-            raise nonfinite_error(feedback.index.cpu()[~valid])
+    columns = [feedback.losses, feedback.logits, feedback.features, feedback.uncertainty]
+    values = [*(c for c in columns if c is not None), *feedback.signals.values()]
+    if _look_finite(values) or (valid := _finite_rows(values)).all():
+        return feedback, feedback.index[:0]
+    return rows_where(feedback, valid), feedback.index[~valid]
+
+
+def rows_where(feedback: Feedback, valid: Tensor) -> Feedback | None:
+    """The rows where `valid`, bool `[B]` on the host, holds; None where it holds nowhere."""
+    if not valid.any():
+        return None
+    rows = valid.nonzero().squeeze(1)
+
+    def at(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[rows.to(values.device)]
+
+    sizes = [int(part.sum()) for part in valid.split(feedback.sizes)] if feedback.sizes else []
     return replace(
         feedback,
-        losses=_mean_where_not(valid, feedback.losses),
-        logits=_or_none(valid, feedback.logits),
-        features=_or_none(valid, feedback.features),
-        uncertainty=_or_none(valid, feedback.uncertainty),
-        signals={name: _mean_where_not(valid, v) for name, v in feedback.signals.items()},
-        valid=valid,
+        index=feedback.index[rows],
+        losses=feedback.losses[rows.to(feedback.losses.device)],
+        logits=at(feedback.logits),
+        features=at(feedback.features),
+        labels=at(feedback.labels),
+        uncertainty=at(feedback.uncertainty),
+        signals={name: v[rows.to(v.device)] for name, v in feedback.signals.items()},
+        sizes=tuple(size for size in sizes if size),
     )
 
 
-def _mean_where_not(valid: Tensor, values: Tensor) -> Tensor:
-    """`values` `[B, ...]` with the mean of the valid rows in the place of the others."""
-    rows = valid.view(-1, *[1] * (values.ndim - 1))
-    total = torch.where(rows, values, 0).sum(0, dtype=torch.float64)
-    mean = total / valid.sum().clamp_min(1)
-    return torch.where(rows, values, mean.to(values.dtype))
+def _look_finite(values: Sequence[Tensor]) -> bool:
+    """Whether all values are finite, by the norms of the tensors; False may be wrong."""
+    norms = [torch.linalg.vector_norm(v, dtype=_wide(v.dtype)) for v in values]
+    if all(norm.device.type == "cpu" for norm in norms):
+        return all(float(norm) <= LIMIT for norm in norms)
+    return bool(torch.stack(norms).amax() <= LIMIT)
 
 
-def _or_none(valid: Tensor, values: Tensor | None) -> Tensor | None:
-    return None if values is None else _mean_where_not(valid, values)
+def _finite_rows(values: Sequence[Tensor]) -> Tensor:
+    """Bool `[B]` on the host: which rows are finite; the comparison is false for NaN."""
+    rows = [(v.unsqueeze(1).flatten(1).abs() <= LIMIT).all(1).cpu() for v in values]
+    return torch.stack(rows).all(0)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_agent.errors import InputError, StateError
 from data_agent.selecting.feedback import Selection
 
+Array = NDArray[Any]
 _BATCHES_KEPT = 256  # of those that a loader gave out and that were not observed yet
 _NAMED = 5  # samples that a message names
 _FROM_LOADER = (
@@ -28,27 +32,30 @@ class Observed:
     """
 
     def __init__(self, selection: Selection, done: Tensor | None = None) -> None:
-        self._index = selection.index
-        self._marks = torch.zeros(len(selection), dtype=torch.bool) if done is None else done
-        self._last: deque[Tensor] = deque(maxlen=_BATCHES_KEPT)
-        self._given_out: deque[Tensor] = deque(maxlen=_BATCHES_KEPT)
+        self._index = selection.index.numpy()
+        marks = torch.zeros(len(selection), dtype=torch.bool) if done is None else done
+        self._marks = marks.numpy()
+        self._last: deque[Array] = deque(maxlen=_BATCHES_KEPT)
+        self._given_out: deque[Array] = deque(maxlen=_BATCHES_KEPT)
+        self._num_twice = 0  # samples of the batch that was checked last which were seen before
         self.num_given_out = 0
         self.num_repeated = 0
 
     @property
     def marks(self) -> Tensor:
         """Bool `[K]`: those of the selection, in its order, that were observed."""
-        return self._marks
+        return torch.from_numpy(self._marks)
 
     def give_out(self, index: Tensor) -> None:
         """A loader hands the batch `index` (int64 `[B]`) to the loop."""
-        if any((batch == index[0]).any() for batch in self._given_out):  # another pass begins
+        batch = index.numpy()
+        if any((known == batch[0]).any() for known in self._given_out):  # another pass begins
             self._given_out.clear()
             self.num_given_out = 0
-        self._given_out.append(index)
-        self.num_given_out += len(index)
+        self._given_out.append(batch)
+        self.num_given_out += len(batch)
 
-    def check(self, index: Tensor, *, epoch: int, may_repeat: int) -> Tensor:
+    def check(self, index: Tensor, *, epoch: int, may_repeat: int) -> Array:
         """The places of `index` in the selection, if these samples may be observed now.
 
         Args:
@@ -61,22 +68,22 @@ class Observed:
                 loader gave them out; nothing is marked.
             StateError: samples that were observed already.
         """
-        if not len(index):
-            return index
-        place = torch.searchsorted(self._index, index.contiguous()).clamp(max=len(self._index) - 1)
-        is_foreign = self._index[place] != index
+        batch = index.numpy()
+        place = self._index.searchsorted(batch)
+        place[place == len(self._index)] = 0
+        is_foreign = self._index[place] != batch
         if is_foreign.any():
             raise InputError(
-                f"{_some(index[is_foreign])} of the {len(index)} samples that came are not among "
+                f"{_some(batch[is_foreign])} of the {len(batch)} samples that came are not among "
                 f"the {len(self._index)} that epoch {epoch} delivers. {_FROM_LOADER}"
             )
-        distinct = place.unique()
-        num_twice = len(place) - len(distinct) + int(self._marks[distinct].sum())
-        if num_twice > max(0, may_repeat - self.num_repeated):
-            again = index[self._marks[place]] if self._marks[place].any() else index
+        again = self._marks[place]
+        self._num_twice = int(np.count_nonzero(again)) + _num_repeats(place[~again])
+        if self._num_twice > max(0, may_repeat - self.num_repeated):
             raise StateError(
-                f"{_some(again)} of the {len(index)} samples that came were observed already in "
-                f"epoch {epoch}. {_FROM_LOADER} Where the index is right: observe each batch once "
+                f"{_some(batch[again] if again.any() else batch)} of the {len(batch)} samples that "
+                f"came were observed already in epoch {epoch}. {_FROM_LOADER} Where the index is "
+                "right: observe each batch once "
                 "(an optimizer that calls its closure several times, such as LBFGS, observes it "
                 "again), and begin an epoch before each pass over the loader: loop over "
                 "agent.epochs(). On several processes a loader that deals batches to ranks by "
@@ -84,12 +91,12 @@ class Observed:
                 "data_agent.integrations there, or leave the loader as it is (no "
                 "accelerator.prepare())."
             )
-        self._check_order(index)
+        self._check_order(batch)
         return place
 
-    def mark(self, place: Tensor) -> None:
-        """Mark samples as observed, by what `check` returned."""
-        self.num_repeated += len(place) - int((~self._marks[place.unique()]).sum())
+    def mark(self, place: Array) -> None:
+        """Mark samples as observed, by what `check` just returned."""
+        self.num_repeated += self._num_twice
         self._marks[place] = True
         self._last.append(place)
 
@@ -103,23 +110,23 @@ class Observed:
                 self._last.append(place[: len(place) - cut])
             count -= cut
 
-    def _check_order(self, index: Tensor) -> None:
+    def _check_order(self, batch: Array) -> None:
         """Rows are in the order in which the loader gave them out, where it is known."""
-        if self._given_out and torch.equal(self._given_out[0], index):
-            self._given_out.popleft()
-            return
         if not self._given_out:
             return
-        known = torch.cat(list(self._given_out))
+        if np.array_equal(self._given_out[0], batch):
+            self._given_out.popleft()
+            return
+        known = np.concatenate(self._given_out)
         by_index = known.argsort()
-        found = torch.searchsorted(known[by_index], index.contiguous()).clamp(max=len(known) - 1)
+        found = np.minimum(known[by_index].searchsorted(batch), len(known) - 1)
         place = by_index[found]
-        if not torch.equal(known[place], index):
+        if not np.array_equal(known[place], batch):
             return  # of another loader, or held back for long
-        if (place.diff() <= 0).any():
+        if (np.diff(place) <= 0).any():
             raise InputError(
-                f"the samples came as {_first(index)}, in another order than the loader gave them "
-                f"out: {_first(known[torch.isin(known, index)])}. Each loss must stand where its "
+                f"the samples came as {_first(batch)}, in another order than the loader gave them "
+                f"out: {_first(known[np.isin(known, batch)])}. Each loss must stand where its "
                 "sample stands in the index: pass both as they were delivered, or put the losses "
                 "back in that order (losses[order.argsort()] undoes rows[order]). A collate "
                 "function may reorder: the index follows it."
@@ -129,11 +136,16 @@ class Observed:
             num_passed -= len(self._given_out.popleft())
 
 
-def _first(index: Tensor) -> str:
+def _num_repeats(place: Array) -> int:
+    """How many of the places come again in the same batch."""
+    return len(place) - len(set(place.tolist()))
+
+
+def _first(index: Array) -> str:
     more = ", ..." if len(index) > _NAMED else ""
     return f"[{', '.join(map(str, index[:_NAMED].tolist()))}{more}]"
 
 
-def _some(index: Tensor) -> str:
+def _some(index: Array) -> str:
     more = f" and {len(index) - _NAMED} more" if len(index) > _NAMED else ""
     return f"samples {', '.join(map(str, index[:_NAMED].tolist()))}{more}"

@@ -22,7 +22,15 @@ from data_agent.runtime import distributed
 from data_agent.runtime.clock import Stopwatch
 from data_agent.runtime.random import check_seed
 from data_agent.runtime.state import STATE_VERSION, check_header
-from data_agent.selecting.columns import VALUES, Columns, Rows, as_rows, rows_of
+from data_agent.selecting.block import (
+    EVERYTHING,
+    Block,
+    Columns,
+    batches_to_resume,
+    columns_of,
+    state_of_all,
+)
+from data_agent.selecting.columns import VALUES, Rows, Table, as_rows, rows_of
 from data_agent.selecting.counting import CountsEpochs
 from data_agent.selecting.epoch import CARRIES_OVER, RunningEpoch, warn_of_late_start
 from data_agent.selecting.feedback import (
@@ -35,7 +43,7 @@ from data_agent.selecting.feedback import (
     require_graph,
 )
 from data_agent.selecting.method import Method
-from data_agent.selecting.nonfinite import OnNonfinite, without_nonfinite
+from data_agent.selecting.nonfinite import OnNonfinite, nonfinite_error, without_nonfinite
 from data_agent.selecting.readings import progress_metrics, progress_summary
 from data_agent.selecting.staging import Staging, keep_last
 from data_agent.selecting.taps import Watcher
@@ -68,7 +76,7 @@ class Selector(Watcher, CountsEpochs, Method):
         seed: int = 0,
         schedule: ScheduleKind | None = None,
         on_nonfinite: OnNonfinite = "raise",
-        tables: tuple[Columns, ...] = (),
+        tables: tuple[Table, ...] = (),
     ) -> None:
         check_seed(seed)
         if on_nonfinite not in ("raise", "skip"):
@@ -88,8 +96,19 @@ class Selector(Watcher, CountsEpochs, Method):
         self._tables = tables
         dtypes = {f"{t.name}.{key}": dtype for t in tables for key, dtype in t.dtypes.items()}
         self._staging = Staging(on_nonfinite, dtypes)
+        self._block: Block | None = None
         self._composition = Composition(self.schedule, self.seed)
         self.schedule.warn_if_nothing_is_selected()
+
+    @property
+    def _reads(self) -> tuple[str, ...] | None:
+        """What of a batch is kept for the method and for its tables; None: all, for a moment."""
+        own = self.reads
+        if own is None and type(self).record is Method.record:
+            own = ()
+        if own is None:
+            return None
+        return tuple(dict.fromkeys((*own, *(name for t in self._tables for name in t.reads))))
 
     # Epochs.
 
@@ -113,7 +132,7 @@ class Selector(Watcher, CountsEpochs, Method):
         elif epoch > 0:
             warn_of_late_start(epoch)
         with self._clock.running(), distributed.together(f"begin_epoch({epoch})"):
-            self._staging.check()
+            self.settle()
             self._merge(*keep_last(*self._staging.rows_of_all()))
             if self._running is None:
                 logger.info("%s: %s.", self.name, self.describe())
@@ -172,7 +191,8 @@ class Selector(Watcher, CountsEpochs, Method):
                 mistyped argument; our state is as before.
             StateError: no epoch has begun, or losses carry no graph.
         """
-        check_signal_names(signals)
+        if signals:
+            check_signal_names(signals)
         if isinstance(index, Tensor):
             index = index.cpu()  # once: if a framework moved it, each access waits
         try:
@@ -193,22 +213,30 @@ class Selector(Watcher, CountsEpochs, Method):
         """
         running = self._open_epoch()
         running.check_open(self.schedule)
-        with self._clock.running(), plain_arithmetic(feedback):
-            index = feedback.index.cpu()
+        with self._clock.running(), plain_arithmetic(feedback.losses.device):
+            if feedback.index.device.type != "cpu":
+                feedback = replace(feedback, index=feedback.index.cpu())
+            index = feedback.index
             check_range(index, self.schedule.num_samples)
             running.check_resumed(index, self.schedule, self.seed)
             places = running.places(index, self.schedule)
-            feedback = without_nonfinite(replace(feedback, index=index), self._on_nonfinite)
-            rows = as_rows(self.record(feedback), feedback, self._tables)
-            valid = feedback.valid
-            if valid is None:
-                valid = torch.ones(len(feedback), dtype=torch.bool, device=rows[VALUES].device)
-            self._staging.append(index, rows, valid)
+            self._take_in(feedback)
             running.observed.mark(places)
             running.num_observed += len(feedback)
             running.is_restored = False
             self._visits += len(feedback)
             self.after_observe(len(feedback))
+
+    def settle(self) -> None:
+        """Let the method act on all rows that came, and report those that were not finite.
+
+        On several ranks a collective call.
+
+        Raises:
+            InputError: there are some, on any rank, and `on_nonfinite` is "raise".
+        """
+        self._act()
+        self._staging.check()
 
     def weighted_mean(
         self, losses: Tensor, index: Tensor, denominator: Tensor | float | None = None
@@ -299,6 +327,7 @@ class Selector(Watcher, CountsEpochs, Method):
             "visits": self._total_visits(),
             "overhead_seconds": self.overhead_seconds,
             **self._staging.state_dict(),
+            "block": state_of_all(self._block),
             "running": running and running.state_dict(self.schedule),
             "tables": {table.name: table.state_dict() for table in self._tables},
             "method": self.method_state(),
@@ -338,8 +367,54 @@ class Selector(Watcher, CountsEpochs, Method):
         if saved is not None:
             self._running = RunningEpoch.from_state(saved, self.schedule, self.seed)
         self._just_restored = self._running is not None
+        self._block = None
+        for index, batch in batches_to_resume(
+            state["block"], self.precision, self.schedule.num_samples
+        ):
+            self._open_epoch()
+            self._keep(index, batch)
 
     # Helpers.
+
+    def _take_in(self, feedback: Feedback) -> None:
+        """Copy what the method reads of a batch; rows that are not finite stay out.
+
+        Raises:
+            InputError: the method refuses the batch, or its values were looked at (on the host, and
+                where the method asks for it), are not finite, and `on_nonfinite` is "raise".
+        """
+        rows, refused = feedback, feedback.index[:0]
+        if feedback.losses.device.type == "cpu" or self._reads is None or self.looks_first:
+            rows, refused = without_nonfinite(feedback)
+            if len(refused) and self._on_nonfinite == "raise":
+                raise nonfinite_error(refused)
+        if rows is not None:
+            reads = EVERYTHING if self._reads is None else self._reads
+            self._keep(rows.index, columns_of(self.examine(rows), reads))
+        if len(refused):
+            self._staging.refuse(refused)
+
+    def _keep(self, index: Tensor, batch: Columns) -> None:
+        if self._block is not None and not self._block.fits(batch):
+            self._act()
+        if self._block is None:
+            self._block = Block(batch, self.precision)
+        self._block.add(index, batch)
+        if self._reads is None:
+            self._act()
+
+    def _act(self) -> None:
+        """Let the method record the rows of all batches since it last did."""
+        if self._block is None:
+            return
+        feedback, self._block = self._block.feedback(), None
+        with plain_arithmetic(feedback.losses.device):
+            rows, refused = without_nonfinite(feedback)
+            if rows is not None:
+                recorded = as_rows(self.record(rows), rows, self._tables)
+                self._staging.append(rows.index, recorded)
+        if len(refused):
+            self._staging.refuse(refused)
 
     def _header(self) -> dict[str, object]:
         """What must be equal for a state to be of this run."""

@@ -1,7 +1,7 @@
 """The running epoch's feedback, kept apart until the next epoch begins.
 
 Rows arrive on the device where the model runs and are moved to the host in one go, when somebody
-needs them there: nothing waits for the host in between.
+needs them there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Staging:
     """Rows (sample, columns) of the running epoch.
 
     Args:
-        on_nonfinite: what `check` does about rows that were not valid: "raise" or "skip".
+        on_nonfinite: what `check` does about samples that were refused: "raise" or "skip".
         dtypes: of the columns `[M]` by name, besides the method's values, float32 `[M, width]`.
     """
 
@@ -32,17 +32,22 @@ class Staging:
     ) -> None:
         self._on_nonfinite = on_nonfinite
         self._dtypes = {VALUES: torch.float32, **(dtypes or {})}
-        self._pending: list[tuple[Tensor, Rows, Tensor]] = []
+        self._pending: list[tuple[Tensor, Rows]] = []
         self._settled: list[tuple[Tensor, Rows]] = []
         self._refused: list[Tensor] = []
         self.num_skipped = 0
 
-    def append(self, index: Tensor, rows: Rows, valid: Tensor) -> None:
-        """Add int64 `[B]` on the host, and on any device columns `[B, ...]` and bool `[B]`."""
-        self._pending.append((index, rows, valid))
+    def append(self, index: Tensor, rows: Rows) -> None:
+        """Add samples, int64 `[B]` on the host, and on any device columns `[B, ...]`."""
+        self._pending.append((index, rows))
+
+    def refuse(self, index: Tensor) -> None:
+        """Count samples, int64 `[B]` on the host, whose values are not finite, for `check`."""
+        self.num_skipped += len(index)
+        self._refused.append(index)
 
     def rows(self) -> tuple[Tensor, Rows]:
-        """All valid rows since the epoch began, on the host: int64 `[M]`, columns `[M, ...]`."""
+        """All rows since the epoch began, on the host: int64 `[M]`, columns `[M, ...]`."""
         self._settle()
         if not self._settled:
             return torch.empty(0, dtype=torch.int64), self._no_rows()
@@ -58,12 +63,11 @@ class Staging:
         return index, dict(zip(rows, columns, strict=True))
 
     def check(self) -> None:
-        """Report rows that were not valid, on every rank; a collective call on several ranks.
+        """Report samples that were refused, on every rank; a collective call on several ranks.
 
         Raises:
             InputError: there are some and `on_nonfinite` is "raise"; names the samples, once.
         """
-        self._settle()
         here = torch.cat(self._refused) if self._refused else torch.empty(0, dtype=torch.int64)
         self._refused.clear()
         (index,) = distributed.gather_rows(here)
@@ -120,16 +124,11 @@ class Staging:
         """Move what is pending to the host, a transfer for each column."""
         if not self._pending:
             return
-        indices, batches, flags = zip(*self._pending, strict=True)
-        index, valid = torch.cat(indices), torch.cat(flags).cpu()
+        indices, batches = zip(*self._pending, strict=True)
         joined = _joined(batches)
         rows = {name: joined[name].to("cpu", dtype) for name, dtype in self._dtypes.items()}
         self._pending.clear()
-        if not valid.all():
-            self._refused.append(index[~valid])
-            self.num_skipped += int((~valid).sum())
-            index, rows = index[valid], {name: column[valid] for name, column in rows.items()}
-        self._settled.append((index, rows))
+        self._settled.append((torch.cat(indices), rows))
 
 
 def keep_last(index: Tensor, rows: Rows) -> tuple[Tensor, Rows]:

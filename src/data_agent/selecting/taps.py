@@ -94,24 +94,28 @@ class HeadTap:
             StateError: no forward was kept, or more than one.
             InputError: the forward had another batch size, or its tensors are not `[B, width]`.
         """
-        features, logits, num_forwards = self._features, self._logits, self._num_forwards
+        features, kept, num_forwards = self._features, self._logits, self._num_forwards
         self.forget()
-        needs_features = feedback.features is None
         needs_logits = feedback.logits is None and feedback.uncertainty is None
-        if needs_features or needs_logits:
+        if feedback.features is None or needs_logits:
             _check_number(num_forwards)
-        if needs_features:
+        if feedback.features is None:
             _check_captured("input (features)", features, len(feedback))
-            feedback = replace(feedback, features=features)
-        if feedback.logits is not None:
-            return feedback
-        if needs_logits and logits is not None and _is_single(logits, len(feedback)):
-            is_logit = self._single_output.is_logit(logits, feedback)
-            return replace(feedback, logits=logits) if is_logit else feedback
-        if needs_logits:
-            _check_captured("output (logits)", logits, len(feedback))
-        is_usable = num_forwards == 1 and _is_rows(logits, len(feedback))
-        return replace(feedback, logits=logits) if is_usable else feedback
+        else:
+            features = feedback.features
+        logits = feedback.logits
+        if logits is None:
+            logits = self._logits_of(kept, feedback, is_needed=needs_logits)
+            logits = logits if num_forwards == 1 else None
+        return replace(feedback, features=features, logits=logits)
+
+    def _logits_of(self, kept: Tensor | None, feedback: Feedback, *, is_needed: bool) -> Any:
+        """What was kept of the forward's output, if it tells how sure the model is."""
+        if is_needed and kept is not None and _is_single(kept, len(feedback)):
+            return kept if self._single_output.is_logit(kept, feedback) else None
+        if is_needed:
+            _check_captured("output (logits)", kept, len(feedback))
+        return kept if _is_rows(kept, len(feedback)) else None
 
     def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         is_training = module.training and torch.is_grad_enabled() and not _inside_backward()

@@ -125,9 +125,9 @@ def test_with_us_equals_without_us(is_bf16: bool) -> None:
     agent = check_law_one(dropout=0.3, is_bf16=is_bf16, is_compiled=False)
     assert (agent.expected_actions() != 0.5).all()  # every sample was acted on
     assert agent.policy.learner is not None
-    parameters = list(agent.policy.learner.actor.parameters())
-    assert {p.device for p in parameters} == {DEVICE}  # the policy runs where the model does
-    assert {p.dtype for p in parameters} == {torch.float32}  # whatever the model computes in
+    weights = agent.policy.learner.networks.weights
+    assert weights.device == DEVICE  # the policy runs where the model does
+    assert weights.dtype == torch.float32  # whatever the model computes in
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")  # of the compiler, about itself

@@ -130,7 +130,7 @@ def test_mixed_precision_and_compile(compiled):
             assert loss.dtype == losses.dtype
             loss.backward()
     assert agent.metrics()["policy_updates"] == 4 * 3
-    assert all(p.dtype == torch.float32 for p in agent.policy.learner.actor.parameters())
+    assert agent.policy.learner.networks.weights.dtype == torch.float32
     assert torch.isfinite(agent.expected_actions()).all()
 
 

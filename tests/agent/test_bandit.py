@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from data_agent import DataAgent, DataAgentConfig, Feedback
+from data_agent.agent.learner import expected_action
 
 SIZE, BATCH_SIZE, KEEP_RATIO = 10_000, 32, 0.5
 VISITS = 200_000
@@ -62,10 +63,7 @@ def play(bandit, agent, until):
 def policy_means(bandit, agent):
     """The policy's mean action on good and on bad states."""
     learner = agent.policy.learner
-    with torch.no_grad():
-        state = learner._moments.standardised(bandit.features).clamp(-5, 5)
-        alpha, beta = learner.actor(state)
-    action = alpha / (alpha + beta)
+    action = expected_action(learner.concentration(learner.reduced(bandit.features)))
     return action[bandit.good].mean().item(), action[~bandit.good].mean().item()
 
 

@@ -191,6 +191,5 @@ def test_every_loop_selects_and_learns_the_same(loop, tmp_path):
     for mine, yours in zip(net.parameters(), other_net.parameters(), strict=True):
         assert torch.equal(mine, yours)
     assert agent.policy.num_updates == EPOCHS * len(last) // (4 if len(last) == 7 else 2)
-    ours = agent.policy.learner.actor.state_dict()
-    for name, value in other.policy.learner.actor.state_dict().items():
-        assert torch.equal(ours[name], value)
+    ours, theirs = (one.policy.learner.networks.weights for one in (agent, other))
+    assert torch.equal(ours, theirs)

@@ -93,8 +93,8 @@ def test_a_run_that_stops_and_goes_on_ends_like_the_undisturbed_one(context, sto
         return
     assert [*first[0], *rest[0]] == whole[0]
     assert [*first[1], *rest[1]] == whole[1]
-    for name, value in undisturbed.policy.learner.actor.state_dict().items():
-        assert torch.equal(value, restored.policy.learner.actor.state_dict()[name])
+    weights = [agent.policy.learner.networks.weights for agent in (undisturbed, restored)]
+    assert torch.equal(*weights)
 
 
 def test_the_policy_learns_to_choose_from_what_each_pool_showed():

@@ -175,7 +175,7 @@ def test_non_finite_rows_can_be_skipped_and_are_counted():
     written = (one._table.state_dict()["parameters"] != 1).any(1)  # the others are at the prior
     assert not written[skipped].any()
     assert written.sum() == 7 * len(skipped)
-    assert all(torch.isfinite(p).all() for p in one.policy.learner.actor.parameters())
+    assert torch.isfinite(one.policy.learner.networks.weights).all()
 
 
 def test_a_batch_of_which_nothing_is_finite_is_skipped_too():
@@ -317,8 +317,8 @@ def test_after_a_complete_epoch_a_restored_loader_delivers_the_next_one():
 
 def test_rows_that_an_accelerator_found_not_finite_are_reported_later_and_lose_nothing():
     staging = Staging("raise")
-    rows = {"values": torch.ones(3, 2)}
-    staging.append(torch.tensor([4, 5, 6]), rows, torch.tensor([True, False, True]))
+    staging.append(torch.tensor([4, 6]), {"values": torch.ones(2, 2)})
+    staging.refuse(torch.tensor([5]))
     assert staging.rows()[0].tolist() == [4, 6]  # reading or saving does not raise
     with pytest.raises(InputError, match=r"for 1 sample\(s\): 5"):
         staging.check()
@@ -327,13 +327,24 @@ def test_rows_that_an_accelerator_found_not_finite_are_reported_later_and_lose_n
     assert staging.num_skipped == 1
 
 
-def test_stand_ins_keep_the_batchs_statistics():
-    losses = torch.tensor([1.0, torch.nan, 3.0])
-    features = torch.tensor([[100.0], [torch.nan], [200.0]])
-    clean = without_nonfinite(Feedback(torch.arange(3), losses, features=features), "skip")
-    assert clean.losses.tolist() == [1.0, 2.0, 3.0]
-    assert clean.features.squeeze(1).tolist() == [100.0, 150.0, 200.0]
-    assert clean.valid.tolist() == [True, False, True]
+def test_rows_that_are_not_finite_are_left_out_of_their_batch():
+    losses = torch.tensor([1.0, torch.nan, 3.0, 4.0, 5.0, torch.inf])
+    features = torch.tensor([[100.0], [2.0], [torch.nan], [200.0], [4.0], [5.0]])
+    clean, refused = without_nonfinite(
+        Feedback(torch.arange(6), losses, features=features, sizes=(1, 2, 2, 1))
+    )
+    assert refused.tolist() == [1, 2, 5]
+    assert clean.index.tolist() == [0, 3, 4]
+    assert clean.losses.tolist() == [1.0, 4.0, 5.0]
+    assert clean.features.squeeze(1).tolist() == [100.0, 200.0, 4.0]
+    assert clean.sizes == (1, 2)  # of the second and the last batch nothing is left
+
+
+def test_many_large_values_are_finite_and_one_look_tells_nothing_wrong():
+    large = torch.full((1000,), 9e14)
+    clean, refused = without_nonfinite(Feedback(torch.arange(1000), large))
+    assert refused is None
+    assert len(clean) == 1000
 
 
 def test_features_beyond_all_measure_are_not_finite_either():

@@ -19,6 +19,7 @@ from data_agent.agent.objective import (
     beta_log_prob,
     clip_fraction,
     explained_variance,
+    log_both,
     normalised,
     one_step_advantage,
     ppo_gradient,
@@ -148,25 +149,27 @@ class Learner:
         if rows is None:
             return
         state, config = self._state_of(rows.features), self._config
-        outputs = self.networks.forward(state)[-1]
-        parameters, value = concentration(outputs[0]), outputs[1, :, 0]
+        of_actor, of_critic = self.networks.forward(state)[-1]
+        parameters, value = concentration(of_actor), of_critic[:, 0]
         action = self.draw(parameters, Purpose.UPDATE, number)
-        log_prob = beta_log_prob(action, parameters)
+        logs = log_both(action)
+        log_prob = beta_log_prob(logs, parameters)
         reward = self._normalised_reward(action, rows.utility, follow_budget=is_new)
         advantage = self._advantage(reward, value, rows)
-        lesson = _Lesson(state, action, log_prob, rows.utility, value, advantage + value)
-        advantage = normalised(advantage)
+        target = advantage + value
+        self._last_lesson = _Lesson(state, action, log_prob, rows.utility, value, target)
+        advantage, of_zero = normalised(advantage), torch.zeros_like(target)
+        target = torch.stack([target, of_zero], 1)
         learning_rate = config.learning_rate * max(0.0, 1 - progress)
         for _ in range(config.ppo_epochs):
             values = self.networks.forward(state)
             upward = ppo_gradient(
-                *(values[-1], action, log_prob, advantage, lesson.target),
+                *(values[-1], logs, log_prob, advantage, target),
                 clip=config.clip,
                 entropy_bonus=config.entropy_bonus,
             )
             gradient = self.networks.gradient(values, upward)
             self._adam.step(self.networks.weights, gradient, learning_rate)
-        self._last_lesson = lesson
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, float]:
@@ -174,7 +177,7 @@ class Learner:
         if (lesson := self._last_lesson) is None:
             return {}
         parameters = self.networks.concentration(lesson.state)
-        log_ratio = beta_log_prob(lesson.action, parameters) - lesson.log_prob
+        log_ratio = beta_log_prob(log_both(lesson.action), parameters) - lesson.log_prob
         values = {
             "approximate_kl": approximate_kl(log_ratio),
             "clip_fraction": clip_fraction(log_ratio, self._config.clip),

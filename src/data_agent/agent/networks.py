@@ -33,8 +33,7 @@ class ActorCritic:
     ) -> None:
         self._sizes = ((width, hidden), (hidden, hidden), (hidden, 2))
         total = sum(2 * (inputs + 1) * outputs for inputs, outputs in self._sizes)
-        self.weights = torch.zeros(total, dtype=dtype)
-        self.layers = self._views_of(self.weights)
+        self.load(torch.zeros(total, dtype=dtype))
         for network, (outputs, gain) in enumerate(((2, ACTOR_HEAD_GAIN), (1, 1.0))):
             body = _mlp(width, hidden, outputs, seed=seed, network=network, gain=gain, dtype=dtype)
             for (weight, _), linear in zip(self.layers, body[::2], strict=True):
@@ -51,20 +50,19 @@ class ActorCritic:
         return [*values, torch.baddbmm(bias, values[-1], weight)]
 
     def gradient(self, values: list[Tensor], outputs: Tensor) -> Tensor:
-        """The weights' gradient `[P]`, by the chain rule.
+        """The weights' gradient `[P]`, by the chain rule; the next call overwrites it.
 
         Args:
             values: what `forward` returned.
             outputs: `[2, B, 2]`, the gradient of the outputs.
         """
-        gradient = torch.empty_like(self.weights)
-        layers = list(zip(self.layers, self._views_of(gradient), values, strict=False))
+        layers = list(zip(self.layers, self._gradient_layers, values, strict=False))
         for number, ((weight, _), (to_weight, to_bias), taken) in reversed(list(enumerate(layers))):
             torch.bmm(taken.mT, outputs, out=to_weight)
             torch.sum(outputs, 1, keepdim=True, out=to_bias)
             if number:  # a unit passes on only where it is above zero
                 outputs = torch.bmm(outputs, weight.mT).mul_(taken > 0)
-        return gradient
+        return self._gradient
 
     def concentration(self, state: Tensor) -> Tensor:
         """(alpha, beta) = 1 + softplus(actor(state)), `[B, 2]`: above one, a unimodal Beta."""
@@ -79,14 +77,16 @@ class ActorCritic:
 
     def load(self, weights: Tensor) -> None:
         """Take over weights `[P]`."""
-        self.weights, self.layers = weights, self._views_of(weights)
+        self.weights, self._gradient = weights, torch.zeros_like(weights)
+        self.layers, self._gradient_layers = map(self._views_of, (weights, self._gradient))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the views: a copy would not know what they are views of."""
-        return {"sizes": self._sizes, "weights": self.weights}
+        return {"_sizes": self._sizes, "weights": self.weights}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._sizes = state["sizes"]
+        """Make the views again."""
+        self._sizes = state["_sizes"]
         self.load(state["weights"])
 
     def _views_of(self, flat: Tensor) -> list[Layer]:

@@ -27,16 +27,21 @@ def log_beta_function(parameters: Tensor) -> Tensor:
     return torch.lgamma(parameters).sum(1) - torch.lgamma(parameters.sum(1))
 
 
-def beta_log_prob(action: Tensor, parameters: Tensor) -> Tensor:
-    """Log density of Beta(alpha, beta) at `action`, float `[B]`.
+def log_both(action: Tensor) -> Tensor:
+    """(log a, log(1 - a)), `[B, 2]`: all that densities need of actions `[B]` in (0, 1)."""
+    return torch.stack([action.log(), torch.log1p(-action)], dim=1)
+
+
+def beta_log_prob(logs: Tensor, parameters: Tensor) -> Tensor:
+    """Log density of Beta(alpha, beta) at a, float `[B]`.
 
     (alpha - 1) log a + (beta - 1) log(1 - a) - log B(alpha, beta)
 
     Args:
-        action: `[B]` in (0, 1).
+        logs: `[B, 2]`, `log_both` of the actions.
         parameters: `[B, 2]`.
     """
-    kernel = ((parameters - 1) * _log_both(action)).sum(1)
+    kernel = ((parameters - 1) * logs).sum(1)
     return kernel - log_beta_function(parameters)
 
 
@@ -122,13 +127,13 @@ def clipped_surrogate_gradient(log_ratio: Tensor, advantage: Tensor, clip: float
     return gain.mul_(counts).div_(len(gain))
 
 
-def beta_log_prob_gradient(action: Tensor, parameters: Tensor) -> Tensor:
+def beta_log_prob_gradient(logs: Tensor, parameters: Tensor) -> Tensor:
     """Gradient of `beta_log_prob` in (alpha, beta), `[B, 2]`.
 
     log a - psi(alpha) + psi(alpha + beta), and with log(1 - a) and psi(beta) the other.
     """
     total = parameters.sum(1, keepdim=True)
-    return _log_both(action) - torch.digamma(parameters) + torch.digamma(total)
+    return logs - torch.digamma(parameters) + torch.digamma(total)
 
 
 def beta_entropy_gradient(parameters: Tensor) -> Tensor:
@@ -143,7 +148,7 @@ def beta_entropy_gradient(parameters: Tensor) -> Tensor:
 
 def ppo_gradient(
     outputs: Tensor,
-    action: Tensor,
+    logs: Tensor,
     old_log_prob: Tensor,
     advantage: Tensor,
     target: Tensor,
@@ -158,25 +163,23 @@ def ppo_gradient(
     outputs[1, :, 0].
 
     Args:
-        outputs: `[2, R, 2]`, of actor and critic.
-        action: `[R]` in (0, 1).
+        outputs: `[2, R, 2]`, of actor and critic; the critic's second one is zero.
+        logs: `[R, 2]`, `log_both` of the actions.
         old_log_prob: `[R]`, of the actions under the policy that took them.
         advantage: `[R]`.
-        target: `[R]`, what the critic is to say.
+        target: `[R, 2]`, what the critic is to say, and zeros.
         clip: eps, > 0.
         entropy_bonus: c, >= 0.
     """
-    of_actor, value = outputs[0], outputs[1, :, 0]
+    of_actor, of_critic = outputs.unbind(0)
     parameters = concentration(of_actor)
-    log_ratio = beta_log_prob(action, parameters) - old_log_prob
+    log_ratio = beta_log_prob(logs, parameters) - old_log_prob
     credit = clipped_surrogate_gradient(log_ratio, advantage, clip).unsqueeze(1)
-    upward = credit * beta_log_prob_gradient(action, parameters)
+    upward = beta_log_prob_gradient(logs, parameters).mul_(credit)
     if entropy_bonus:
-        upward.add_(beta_entropy_gradient(parameters), alpha=entropy_bonus / len(action))
-    gradient = torch.zeros_like(outputs)
-    gradient[0] = upward.mul_(torch.sigmoid(of_actor)).neg_()
-    gradient[1, :, 0] = (value - target).mul_(2 / len(action))
-    return gradient
+        upward.add_(beta_entropy_gradient(parameters), alpha=entropy_bonus / len(logs))
+    downward = upward.mul_(torch.sigmoid(of_actor)).neg_()
+    return torch.stack([downward, (of_critic - target).mul_(2 / len(logs))])
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
@@ -196,8 +199,3 @@ def explained_variance(prediction: Tensor, target: Tensor) -> Tensor:
     """1 - Var(target - prediction) / Var(target): 1 is perfect, 0 is a constant, below is worse."""
     residual = (target - prediction).var(unbiased=False)
     return 1 - residual / target.var(unbiased=False).clamp_min(EPS)
-
-
-def _log_both(action: Tensor) -> Tensor:
-    """(log a, log(1 - a)), `[B, 2]`."""
-    return torch.stack([action.log(), torch.log1p(-action)], dim=1)

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Literal, get_args
 
@@ -130,8 +131,7 @@ class SelectionSchedule:
     @property
     def total_visits(self) -> int:
         """Samples visited in the whole run, over all ranks, with those that a framework repeats."""
-        sizes = [self.epoch_size(epoch) for epoch in range(self.epochs)]
-        return sum(size + self.num_repeated(size) for size in sizes)
+        return _total_visits(self)
 
     def for_loader(
         self, batch_size: int, *, world: int, drop_last: bool, last_rounds: LastRounds = "spread"
@@ -340,3 +340,9 @@ def _check_keep_ratio(value: object) -> None:
             f"keep_ratio is {value!r}; expected a share of the dataset in (0, 1]. It is what is "
             "*kept*: 0.5 trains on half of the samples in every epoch."
         )
+
+
+@lru_cache
+def _total_visits(schedule: SelectionSchedule) -> int:
+    sizes = map(schedule.epoch_size, range(schedule.epochs))
+    return sum(size + schedule.num_repeated(size) for size in sizes)

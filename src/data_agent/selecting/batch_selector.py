@@ -92,7 +92,7 @@ class BatchSelector(Selector):
         raise NotImplementedError(f"{type(self).__name__} must define score().")
 
     def remember(self, pool: Feedback) -> None:
-        """Take a pool's finite rows into the method's state, once what was chosen was trained on."""
+        """Take a pool's finite rows into the method's state, once its choice was trained on."""
         del pool
 
     def select_batch(self, feedback: Feedback) -> Tensor:
@@ -122,7 +122,7 @@ class BatchSelector(Selector):
         size = len(feedback)
         with self._clock.running(), plain_arithmetic(feedback.losses.device):
             rows, refused = without_nonfinite(feedback)
-            if len(refused) and self._on_nonfinite == "raise":
+            if refused is not None and self._on_nonfinite == "raise":
                 raise nonfinite_error(refused)
             count = self._quota(size)
             scores = torch.full((size,), -torch.inf, device=feedback.losses.device)

@@ -52,12 +52,13 @@ class Block:
         dtypes = {n: precision if v.is_floating_point() else torch.int64 for n, v in first.items()}
         shapes = {name: values.shape[1:] for name, values in first.items()}
         self._row_bytes = sum(shapes[n].numel() * d.itemsize for n, d in dtypes.items())
-        size = len(first["losses"])
+        self._size = size = len(first["losses"])
         self._capacity = max(size, min(MAX_BATCHES * size, MAX_BYTES // self._row_bytes))
         self._columns = {
             name: values.new_empty((self._capacity, *shapes[name]), dtype=dtypes[name])
             for name, values in first.items()
         }
+        self._places = [column.split(size) for column in self._columns.values()]
 
     def fits(self, batch: Columns) -> bool:
         """Whether a batch brings the same columns, and there is room for it.
@@ -69,17 +70,18 @@ class Block:
             return False
         if (self._num_rows + len(batch["losses"])) * self._row_bytes > MAX_BYTES:
             return False
-        return all(self._columns[name].shape[1:] == v.shape[1:] for name, v in batch.items())
+        return all([self._columns[name].shape[1:] == v.shape[1:] for name, v in batch.items()])
 
     def add(self, index: Tensor, batch: Columns) -> None:
         """Copy a batch: its samples, int64 `[B]` on the host, and columns that fit."""
-        end = self._num_rows + len(index)
-        if end > self._capacity:
-            self._capacity = 2 * end
-            self._columns = {name: self._grown(column) for name, column in self._columns.items()}
-        if batch["losses"].device != self._columns["losses"].device:  # after a restore
-            self._columns = {n: c.to(batch[n].device) for n, c in self._columns.items()}
-        places = [self._columns[name][self._num_rows : end] for name in batch]
+        start, end = self._num_rows, self._num_rows + len(index)
+        if end > self._capacity or batch["losses"].device != self._columns["losses"].device:
+            self._move(max(self._capacity, end), batch)
+        number, over = divmod(start, self._size)
+        if over or len(index) != self._size:
+            places = [self._columns[name][start:end] for name in batch]
+        else:
+            places = [parts[number] for parts in self._places]
         torch._foreach_copy_(places, list(batch.values()), non_blocking=True)
         self._index.append(index)
         self._num_rows = end
@@ -99,10 +101,16 @@ class Block:
         sizes = [len(index) for index in self._index]
         return {"index": torch.cat(self._index), "sizes": sizes, "columns": columns}
 
-    def _grown(self, column: Tensor) -> Tensor:
-        grown = column.new_empty((self._capacity, *column.shape[1:]))
-        grown[: self._num_rows] = column[: self._num_rows]
-        return grown
+    def _move(self, capacity: int, batch: Columns) -> None:
+        """Make room for more rows, where the batch is: after a restore that may be elsewhere."""
+        columns, self._capacity = self._columns, capacity
+        self._columns = {
+            name: batch[name].new_empty((capacity, *column.shape[1:]), dtype=column.dtype)
+            for name, column in columns.items()
+        }
+        for name, column in columns.items():
+            self._columns[name][: self._num_rows] = column[: self._num_rows]
+        self._places = [column.split(self._size) for column in self._columns.values()]
 
 
 def state_of_all(block: Block | None) -> list[dict[str, Any]]:

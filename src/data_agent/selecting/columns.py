@@ -15,7 +15,7 @@ VALUES = "values"  # the column of what `Method.record` returned
 
 
 class Table(Protocol):
-    """A table with its own rows of feedback: recorded with those of the method, merged with each epoch."""
+    """A table with its own rows of feedback, recorded and merged as those of the method."""
 
     @property
     def name(self) -> str:

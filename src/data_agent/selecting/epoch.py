@@ -128,7 +128,9 @@ class RunningEpoch:
     def places(self, index: Tensor, schedule: SelectionSchedule) -> Array:
         """Where the samples of a batch stand in the selection; see `Observed.check`."""
         may_repeat = (schedule.batch_size or 0) if self.is_dealt and schedule.world > 1 else 0
-        return self.observed.check(index, epoch=self.epoch, may_repeat=may_repeat)
+        return self.observed.check(
+            index, epoch=self.epoch, num_samples=schedule.num_samples, may_repeat=may_repeat
+        )
 
     def check_open(self, schedule: SelectionSchedule) -> None:
         """More samples than an epoch has are refused; those that frameworks repeat are let through.

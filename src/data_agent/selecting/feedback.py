@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import SupportsFloat, cast
 
@@ -15,6 +15,12 @@ from torch import Tensor
 from data_agent.errors import InputError, StateError
 
 _NO_SIGNALS: dict[str, Tensor] = {}
+_SHAPES = (  # of columns: dimensions, and whether they are floating-point
+    ("logits", 2, True),
+    ("features", 2, True),
+    ("labels", 1, False),
+    ("uncertainty", 1, True),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,16 +58,16 @@ class Feedback:
         _check_index(self.index, size)
         if _is_one_logit(self.logits):
             object.__setattr__(self, "logits", two_classes(cast("Tensor", self.logits)))
-        _check_rows("logits", self.logits, size, ndim=2)
-        _check_rows("features", self.features, size, ndim=2)
-        _check_rows("labels", self.labels, size, ndim=1, floating=False)
-        _check_rows("uncertainty", self.uncertainty, size, ndim=1)
+        for name, ndim, floating in _SHAPES:
+            value: Tensor | None = getattr(self, name)
+            if value is not None:
+                _check_rows(name, value, size, ndim=ndim, floating=floating)
+                if value.requires_grad:
+                    object.__setattr__(self, name, value.detach())
         for name, values in self.signals.items():
             _check_rows(f"signal {name!r}", values, size, ndim=1)
-        for name in ("losses", "logits", "features", "labels", "uncertainty"):
-            value = cast("Tensor | None", getattr(self, name))
-            if value is not None and value.requires_grad:
-                object.__setattr__(self, name, value.detach())
+        if self.losses.requires_grad:
+            object.__setattr__(self, "losses", self.losses.detach())
 
     def __len__(self) -> int:
         """Number of samples in the batch."""
@@ -133,8 +139,6 @@ def two_classes(logit: Tensor) -> Tensor:
 
 
 def _check_rows(name: str, value: object, size: int, *, ndim: int, floating: bool = True) -> None:
-    if value is None:
-        return
     if not isinstance(value, Tensor):
         raise InputError(f"{name} must be a tensor, got {type(value).__name__}.")
     if value.ndim != ndim or value.shape[0] != size:
@@ -195,12 +199,15 @@ class Selection:
 @contextmanager
 def plain_arithmetic(device: torch.device) -> Generator[None]:
     """Work without gradients, autocast or inference mode, whatever the loop is in."""
-    with ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        if torch.is_autocast_enabled(device.type):
-            stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(torch.no_grad())
+    with torch.no_grad():
+        if not (torch.is_inference_mode_enabled() or torch.is_autocast_enabled(device.type)):
+            yield
+            return
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
         yield
 
 

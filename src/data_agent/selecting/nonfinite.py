@@ -28,18 +28,20 @@ def nonfinite_error(index: Tensor) -> InputError:
     )
 
 
-def without_nonfinite(feedback: Feedback) -> tuple[Feedback | None, Tensor]:
+def without_nonfinite(feedback: Feedback) -> tuple[Feedback | None, Tensor | None]:
     """The rows all of whose values are finite (None: there are none), and the samples of others.
 
     Waits for the device once, and again only where a value is not finite.
 
     Returns:
-        The feedback of the finite rows, and int64 `[M]` on the host.
+        The feedback of the finite rows, and int64 `[M]` on the host, None where all are finite.
     """
-    columns = [feedback.losses, feedback.logits, feedback.features, feedback.uncertainty]
-    values = [*(c for c in columns if c is not None), *feedback.signals.values()]
+    values = [feedback.losses, *feedback.signals.values()]
+    for column in (feedback.logits, feedback.features, feedback.uncertainty):
+        if column is not None:
+            values.append(column)
     if _look_finite(values) or (valid := _finite_rows(values)).all():
-        return feedback, feedback.index[:0]
+        return feedback, None
     return rows_where(feedback, valid), feedback.index[~valid]
 
 
@@ -69,9 +71,9 @@ def rows_where(feedback: Feedback, valid: Tensor) -> Feedback | None:
 def _look_finite(values: Sequence[Tensor]) -> bool:
     """Whether all values are finite, by the norms of the tensors; False may be wrong."""
     norms = [torch.linalg.vector_norm(v, dtype=_wide(v.dtype)) for v in values]
-    if all(norm.device.type == "cpu" for norm in norms):
-        return all(float(norm) <= LIMIT for norm in norms)
-    return bool(torch.stack(norms).amax() <= LIMIT)
+    if values[0].device.type != "cpu":
+        return bool(torch.stack(norms).amax() <= LIMIT)
+    return all([float(norm) <= LIMIT for norm in norms])
 
 
 def _finite_rows(values: Sequence[Tensor]) -> Tensor:

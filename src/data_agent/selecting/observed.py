@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_agent.errors import InputError, StateError
-from data_agent.selecting.feedback import Selection
+from data_agent.selecting.feedback import Selection, check_range
 
 Array = NDArray[Any]
 _BATCHES_KEPT = 256  # of those that a loader gave out and that were not observed yet
@@ -55,17 +55,18 @@ class Observed:
         self._given_out.append(batch)
         self.num_given_out += len(batch)
 
-    def check(self, index: Tensor, *, epoch: int, may_repeat: int) -> Array:
+    def check(self, index: Tensor, *, epoch: int, num_samples: int, may_repeat: int) -> Array:
         """The places of `index` in the selection, if these samples may be observed now.
 
         Args:
-            index: int64 `[B]`, in [0, N).
+            index: int64 `[B]`.
             epoch: for messages.
+            num_samples: N.
             may_repeat: samples of this rank that a framework may deliver twice, to fill a round.
 
         Raises:
-            InputError: samples that the epoch does not deliver, or in another order than the
-                loader gave them out; nothing is marked.
+            InputError: samples outside of [0, N), or that the epoch does not deliver, or in another
+                order than the loader gave them out; nothing is marked.
             StateError: samples that were observed already.
         """
         batch = index.numpy()
@@ -73,6 +74,7 @@ class Observed:
         place[place == len(self._index)] = 0
         is_foreign = self._index[place] != batch
         if is_foreign.any():
+            check_range(index, num_samples)
             raise InputError(
                 f"{_some(batch[is_foreign])} of the {len(batch)} samples that came are not among "
                 f"the {len(self._index)} that epoch {epoch} delivers. {_FROM_LOADER}"

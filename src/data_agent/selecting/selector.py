@@ -36,7 +36,6 @@ from data_agent.selecting.epoch import CARRIES_OVER, RunningEpoch, warn_of_late_
 from data_agent.selecting.feedback import (
     Feedback,
     Selection,
-    check_range,
     check_signal_names,
     checked_denominator,
     plain_arithmetic,
@@ -96,19 +95,10 @@ class Selector(Watcher, CountsEpochs, Method):
         self._tables = tables
         dtypes = {f"{t.name}.{key}": dtype for t in tables for key, dtype in t.dtypes.items()}
         self._staging = Staging(on_nonfinite, dtypes)
+        self._reads = self._all_reads()
         self._block: Block | None = None
         self._composition = Composition(self.schedule, self.seed)
         self.schedule.warn_if_nothing_is_selected()
-
-    @property
-    def _reads(self) -> tuple[str, ...] | None:
-        """What of a batch is kept for the method and for its tables; None: all, for a moment."""
-        own = self.reads
-        if own is None and type(self).record is Method.record:
-            own = ()
-        if own is None:
-            return None
-        return tuple(dict.fromkeys((*own, *(name for t in self._tables for name in t.reads))))
 
     # Epochs.
 
@@ -217,7 +207,6 @@ class Selector(Watcher, CountsEpochs, Method):
             if feedback.index.device.type != "cpu":
                 feedback = replace(feedback, index=feedback.index.cpu())
             index = feedback.index
-            check_range(index, self.schedule.num_samples)
             running.check_resumed(index, self.schedule, self.seed)
             places = running.places(index, self.schedule)
             self._take_in(feedback)
@@ -376,6 +365,13 @@ class Selector(Watcher, CountsEpochs, Method):
 
     # Helpers.
 
+    def _all_reads(self) -> tuple[str, ...] | None:
+        """What of a batch is kept for method and tables; None: all, for this batch alone."""
+        own = () if type(self).record is Method.record else self.reads
+        if own is None:
+            return None
+        return tuple(dict.fromkeys((*own, *(name for t in self._tables for name in t.reads))))
+
     def _take_in(self, feedback: Feedback) -> None:
         """Copy what the method reads of a batch; rows that are not finite stay out.
 
@@ -383,15 +379,15 @@ class Selector(Watcher, CountsEpochs, Method):
             InputError: the method refuses the batch, or its values were looked at (on the host, and
                 where the method asks for it), are not finite, and `on_nonfinite` is "raise".
         """
-        rows, refused = feedback, feedback.index[:0]
+        rows, refused = feedback, None
         if feedback.losses.device.type == "cpu" or self._reads is None or self.looks_first:
             rows, refused = without_nonfinite(feedback)
-            if len(refused) and self._on_nonfinite == "raise":
+            if refused is not None and self._on_nonfinite == "raise":
                 raise nonfinite_error(refused)
         if rows is not None:
             reads = EVERYTHING if self._reads is None else self._reads
             self._keep(rows.index, columns_of(self.examine(rows), reads))
-        if len(refused):
+        if refused is not None:
             self._staging.refuse(refused)
 
     def _keep(self, index: Tensor, batch: Columns) -> None:
@@ -413,7 +409,7 @@ class Selector(Watcher, CountsEpochs, Method):
             if rows is not None:
                 recorded = as_rows(self.record(rows), rows, self._tables)
                 self._staging.append(rows.index, recorded)
-        if len(refused):
+        if refused is not None:
             self._staging.refuse(refused)
 
     def _header(self) -> dict[str, object]:

@@ -17,7 +17,7 @@ from test_bandit import BATCH_SIZE, KEEP_RATIO, SIZE, VISITS, Bandit, play, poli
 from data_agent import DataAgent, DataAgentConfig  # noqa: E402
 from data_agent_lab.runs.environment import describe_environment  # noqa: E402
 
-CASES = [("default", seed) for seed in range(3)] + [("paper", 0)]
+CASES = [("default", seed) for seed in range(10)] + [("paper", 0)]
 
 
 def measure(name: str, seed: int) -> dict:

@@ -76,7 +76,7 @@ class Remote(Tensor):
         return remote
 
     def tolist(self) -> Any:
-        """torch's own serves no subclass."""
+        """Torch's own serves no subclass."""
         return self.cpu().tolist()
 
     @classmethod

@@ -36,9 +36,9 @@ class ActorCritic:
         self.load(torch.zeros(total, dtype=dtype))
         for network, (outputs, gain) in enumerate(((2, ACTOR_HEAD_GAIN), (1, 1.0))):
             body = _mlp(width, hidden, outputs, seed=seed, network=network, gain=gain, dtype=dtype)
-            for (weight, _), linear in zip(self.layers, body[::2], strict=True):
-                initial = linear.get_parameter("weight").detach()
-                weight[network, :, : len(initial)] = initial.T
+            initial = [p.detach().T for name, p in body.named_parameters() if "weight" in name]
+            for (weight, _), values in zip(self.layers, initial, strict=True):
+                weight[network, :, : values.shape[1]] = values
         self.to(device)
 
     def forward(self, state: Tensor) -> list[Tensor]:

@@ -19,6 +19,13 @@ class Entropy(Scored):
     """The score is the entropy of softmax(logits), or a task's own `uncertainty`."""
 
     name = "entropy"
+    reads = ("logits", "uncertainty")
+
+    def examine(self, feedback: Feedback) -> Feedback:
+        """Logits or an uncertainty must come."""
+        if feedback.uncertainty is None:
+            logits_of(feedback, self.name, instead="uncertainty= in [0, 1]")
+        return feedback
 
     def score(self, feedback: Feedback) -> Tensor:
         """H_i, float `[B]`."""

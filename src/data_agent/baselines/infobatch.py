@@ -39,6 +39,7 @@ class InfoBatch(Scored):
     """At the exact budget; the score is the last loss."""
 
     name = "infobatch"
+    reads = ()
 
     def score(self, feedback: Feedback) -> Tensor:
         """l_i, float `[B]`."""

@@ -22,6 +22,7 @@ class MovingLoss(Remembers, Selector):
     """
 
     remembered = ("mean", "variance")
+    reads = ()
 
     def __init__(self, *, alpha: float = 0.8, **base: Any) -> None:
         super().__init__(**base)

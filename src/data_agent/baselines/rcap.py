@@ -43,6 +43,7 @@ class RCAP(Remembers, Selector):
     """
 
     name = "rcap"
+    reads = ()
     required = ("labels",)
     remembered = ("losses", "is_last")
 

@@ -43,6 +43,7 @@ class SeTa(Scored):
     """
 
     name = "seta"
+    reads = ()
 
     def __init__(self, *, num_groups: int = 10, window: float = 0.5, **base: Any) -> None:
         super().__init__(**base)

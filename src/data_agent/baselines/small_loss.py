@@ -24,6 +24,7 @@ class SmallLoss(Scored):
     """The score is minus the loss. On clean data this trains on what is learned already."""
 
     name = "small-loss"
+    reads = ()
     explore = 0.2
 
     def score(self, feedback: Feedback) -> Tensor:

@@ -21,6 +21,12 @@ class SmallMargin(Scored):
     """The score is minus the margin: `learn(..., labels=labels)` makes it the label's."""
 
     name = "small-margin"
+    reads = ("logits", "labels")
+
+    def examine(self, feedback: Feedback) -> Feedback:
+        """Logits must come."""
+        logits_of(feedback, self.name)
+        return feedback
 
     def score(self, feedback: Feedback) -> Tensor:
         """-m_i, float `[B]` in [-1, 0]."""

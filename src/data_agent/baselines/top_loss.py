@@ -18,6 +18,7 @@ class TopLoss(Scored):
     """The score is the loss. On noisy labels this trains on the noise."""
 
     name = "top-loss"
+    reads = ()
 
     def score(self, feedback: Feedback) -> Tensor:
         """l_i, float `[B]`."""

@@ -69,7 +69,9 @@ class Observed:
                 order than the loader gave them out; nothing is marked.
             StateError: samples that were observed already.
         """
-        batch = index.numpy()
+        batch, self._num_twice = index.numpy(), 0
+        if not len(batch):
+            return batch
         place = self._index.searchsorted(batch)
         place[place == len(self._index)] = 0
         is_foreign = self._index[place] != batch

@@ -22,15 +22,7 @@ from data_agent.runtime import distributed
 from data_agent.runtime.clock import Stopwatch
 from data_agent.runtime.random import check_seed
 from data_agent.runtime.state import STATE_VERSION, check_header
-from data_agent.selecting.block import (
-    EVERYTHING,
-    Block,
-    Columns,
-    batches_to_resume,
-    columns_of,
-    state_of_all,
-)
-from data_agent.selecting.columns import VALUES, Rows, Table, as_rows, rows_of
+from data_agent.selecting.columns import VALUES, Rows, Table, rows_of
 from data_agent.selecting.counting import CountsEpochs
 from data_agent.selecting.epoch import CARRIES_OVER, RunningEpoch, warn_of_late_start
 from data_agent.selecting.feedback import (
@@ -42,9 +34,10 @@ from data_agent.selecting.feedback import (
     require_graph,
 )
 from data_agent.selecting.method import Method
-from data_agent.selecting.nonfinite import OnNonfinite, nonfinite_error, without_nonfinite
+from data_agent.selecting.nonfinite import OnNonfinite
 from data_agent.selecting.readings import progress_metrics, progress_summary
-from data_agent.selecting.staging import Staging, keep_last
+from data_agent.selecting.recorder import Recorder
+from data_agent.selecting.staging import keep_last
 from data_agent.selecting.taps import Watcher
 
 logger = logging.getLogger("data_agent")
@@ -93,10 +86,7 @@ class Selector(Watcher, CountsEpochs, Method):
         self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
         self._tables = tables
-        dtypes = {f"{t.name}.{key}": dtype for t in tables for key, dtype in t.dtypes.items()}
-        self._staging = Staging(on_nonfinite, dtypes)
-        self._reads = self._all_reads()
-        self._block: Block | None = None
+        self._recorder = Recorder(self, tables, on_nonfinite)
         self._composition = Composition(self.schedule, self.seed)
         self.schedule.warn_if_nothing_is_selected()
 
@@ -123,11 +113,11 @@ class Selector(Watcher, CountsEpochs, Method):
             warn_of_late_start(epoch)
         with self._clock.running(), distributed.together(f"begin_epoch({epoch})"):
             self.settle()
-            self._merge(*keep_last(*self._staging.rows_of_all()))
+            self._merge(*keep_last(*self._recorder.staging.rows_of_all()))
             if self._running is None:
                 logger.info("%s: %s.", self.name, self.describe())
             composed, selection = self._compute_selection(epoch, self._left_over())
-            self._staging.clear()
+            self._recorder.staging.clear()
             self._running = RunningEpoch(
                 *(epoch, selection, composed.uniform, self.schedule),
                 displaced=composed.displaced,
@@ -209,7 +199,7 @@ class Selector(Watcher, CountsEpochs, Method):
             index = feedback.index
             running.check_resumed(index, self.schedule, self.seed)
             places = running.places(index, self.schedule)
-            self._take_in(feedback)
+            self._recorder.take_in(feedback)
             running.observed.mark(places)
             running.num_observed += len(feedback)
             running.is_restored = False
@@ -224,8 +214,8 @@ class Selector(Watcher, CountsEpochs, Method):
         Raises:
             InputError: there are some, on any rank, and `on_nonfinite` is "raise".
         """
-        self._act()
-        self._staging.check()
+        self._recorder.act()
+        self._recorder.staging.check()
 
     def weighted_mean(
         self, losses: Tensor, index: Tensor, denominator: Tensor | float | None = None
@@ -293,7 +283,7 @@ class Selector(Watcher, CountsEpochs, Method):
     def metrics(self) -> dict[str, float]:
         """Numbers for any logger: where the run stands and what it saved."""
         now = progress_metrics(self.schedule, self._running, visits=self.visits, clock=self._clock)
-        return {**now, "skipped_nonfinite": float(self._staging.num_skipped)}
+        return {**now, "skipped_nonfinite": float(self._recorder.staging.num_skipped)}
 
     def summary(self) -> str:
         """One line for a person: where the run stands, and which algorithm runs."""
@@ -315,8 +305,7 @@ class Selector(Watcher, CountsEpochs, Method):
             **self._header(),
             "visits": self._total_visits(),
             "overhead_seconds": self.overhead_seconds,
-            **self._staging.state_dict(),
-            "block": state_of_all(self._block),
+            **self._recorder.state_dict(),
             "running": running and running.state_dict(self.schedule),
             "tables": {table.name: table.state_dict() for table in self._tables},
             "method": self.method_state(),
@@ -347,7 +336,6 @@ class Selector(Watcher, CountsEpochs, Method):
         self.load_method_state(state["method"])
         for table in self._tables:
             table.load_state_dict(state["tables"][table.name])
-        self._staging.load_state_dict(state, self.schedule.num_samples)
         self._visits, self._visits_before = 0, int(state["visits"])
         self._clock.seconds = float(state["overhead_seconds"])
         self._epoch_shift = 0
@@ -356,61 +344,9 @@ class Selector(Watcher, CountsEpochs, Method):
         if saved is not None:
             self._running = RunningEpoch.from_state(saved, self.schedule, self.seed)
         self._just_restored = self._running is not None
-        self._block = None
-        for index, batch in batches_to_resume(
-            state["block"], self.precision, self.schedule.num_samples
-        ):
-            self._open_epoch()
-            self._keep(index, batch)
+        self._recorder.load_state_dict(state, self.schedule.num_samples)
 
     # Helpers.
-
-    def _all_reads(self) -> tuple[str, ...] | None:
-        """What of a batch is kept for method and tables; None: all, for this batch alone."""
-        own = () if type(self).record is Method.record else self.reads
-        if own is None:
-            return None
-        return tuple(dict.fromkeys((*own, *(name for t in self._tables for name in t.reads))))
-
-    def _take_in(self, feedback: Feedback) -> None:
-        """Copy what the method reads of a batch; rows that are not finite stay out.
-
-        Raises:
-            InputError: the method refuses the batch, or its values were looked at (on the host, and
-                where the method asks for it), are not finite, and `on_nonfinite` is "raise".
-        """
-        rows, refused = feedback, None
-        if feedback.losses.device.type == "cpu" or self._reads is None or self.looks_first:
-            rows, refused = without_nonfinite(feedback)
-            if refused is not None and self._on_nonfinite == "raise":
-                raise nonfinite_error(refused)
-        if rows is not None:
-            reads = EVERYTHING if self._reads is None else self._reads
-            self._keep(rows.index, columns_of(self.examine(rows), reads))
-        if refused is not None:
-            self._staging.refuse(refused)
-
-    def _keep(self, index: Tensor, batch: Columns) -> None:
-        if self._block is not None and not self._block.fits(batch):
-            self._act()
-        if self._block is None:
-            self._block = Block(batch, self.precision)
-        self._block.add(index, batch)
-        if self._reads is None:
-            self._act()
-
-    def _act(self) -> None:
-        """Let the method record the rows of all batches since it last did."""
-        if self._block is None:
-            return
-        feedback, self._block = self._block.feedback(), None
-        with plain_arithmetic(feedback.losses.device):
-            rows, refused = without_nonfinite(feedback)
-            if rows is not None:
-                recorded = as_rows(self.record(rows), rows, self._tables)
-                self._staging.append(rows.index, recorded)
-        if refused is not None:
-            self._staging.refuse(refused)
 
     def _header(self) -> dict[str, object]:
         """What must be equal for a state to be of this run."""

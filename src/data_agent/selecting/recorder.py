@@ -1,0 +1,105 @@
+"""From a batch to rows that are remembered: copied, acted on with many others, staged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from data_agent.errors import CheckpointError
+from data_agent.selecting.block import (
+    EVERYTHING,
+    Block,
+    Columns,
+    batches_to_resume,
+    columns_of,
+    state_of_all,
+)
+from data_agent.selecting.columns import Table, as_rows
+from data_agent.selecting.feedback import Feedback, plain_arithmetic
+from data_agent.selecting.method import Method
+from data_agent.selecting.nonfinite import OnNonfinite, nonfinite_error, without_nonfinite
+from data_agent.selecting.staging import Staging
+
+
+class Recorder:
+    """Lets a method record batches, as many at a time as it may.
+
+    Args:
+        method: what it `reads`, `examine` and `record` are used.
+        tables: further ones that record the same rows.
+        on_nonfinite: what NaN or infinite values do: "raise" or "skip" (and count).
+    """
+
+    def __init__(
+        self, method: Method, tables: tuple[Table, ...], on_nonfinite: OnNonfinite
+    ) -> None:
+        dtypes = {f"{t.name}.{key}": dtype for t in tables for key, dtype in t.dtypes.items()}
+        self.staging = Staging(on_nonfinite, dtypes)
+        self._method = method
+        self._tables = tables
+        self._on_nonfinite: OnNonfinite = on_nonfinite
+        self._block: Block | None = None
+        own = () if type(method).record is Method.record else method.reads
+        of_tables = [name for table in tables for name in table.reads]
+        self._reads = None if own is None else tuple(dict.fromkeys((*own, *of_tables)))
+
+    def take_in(self, feedback: Feedback) -> None:
+        """Copy what is read of a batch; rows that are not finite stay out.
+
+        Raises:
+            InputError: the method refuses the batch, or its values were looked at (on the host, and
+                where the method asks for it), are not finite, and `on_nonfinite` is "raise".
+        """
+        rows, refused = feedback, None
+        is_here = feedback.losses.device.type == "cpu"
+        if is_here or self._reads is None or self._method.looks_first:
+            rows, refused = without_nonfinite(feedback)
+            if refused is not None and self._on_nonfinite == "raise":
+                raise nonfinite_error(refused)
+        if rows is not None:
+            reads = EVERYTHING if self._reads is None else self._reads
+            self._keep(rows.index, columns_of(self._method.examine(rows), reads))
+        if refused is not None:
+            self.staging.refuse(refused)
+
+    def act(self) -> None:
+        """Let the method record the rows of all batches since it last did."""
+        if self._block is None:
+            return
+        feedback, self._block = self._block.feedback(), None
+        with plain_arithmetic(feedback.losses.device):
+            rows, refused = without_nonfinite(feedback)
+            if rows is not None:
+                recorded = as_rows(self._method.record(rows), rows, self._tables)
+                self.staging.append(rows.index, recorded)
+        if refused is not None:
+            self.staging.refuse(refused)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is staged, and the block as it stands, of all ranks; a collective call."""
+        return {**self.staging.state_dict(), "block": state_of_all(self._block)}
+
+    def load_state_dict(self, state: Mapping[str, Any], num_samples: int) -> None:
+        """Take over this rank's part of what `state_dict` returned; the method's own comes first.
+
+        Raises:
+            CheckpointError: columns that do not belong together, or rows without an epoch.
+            InputError: a sample outside of the dataset.
+        """
+        self.staging.load_state_dict(state, num_samples)
+        self._block = None
+        for index, batch in batches_to_resume(state["block"], self._method.precision, num_samples):
+            if state["running"] is None:
+                raise CheckpointError("a block of rows is of no epoch.")
+            self._keep(index, batch)
+
+    def _keep(self, index: Tensor, batch: Columns) -> None:
+        if self._block is not None and not self._block.fits(batch):
+            self.act()
+        if self._block is None:
+            self._block = Block(batch, self._method.precision)
+        self._block.add(index, batch)
+        if self._reads is None:
+            self.act()

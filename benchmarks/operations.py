@@ -23,6 +23,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -121,7 +122,7 @@ class Device(TorchDispatchMode):
     def generators(self) -> type[torch.Generator]:
         """In place of `torch.Generator`, whatever the device."""
 
-        def new(cls: type, device: object = HOST) -> torch.Generator:
+        def new(cls: type, **_: object) -> torch.Generator:
             self.counts.generators += self._is_counting
             return _GENERATOR.__new__(cls, device=HOST)
 
@@ -154,7 +155,7 @@ class Head(nn.Module):
         super().__init__()
         self._logits = logits
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, _: Tensor) -> Tensor:
         """The outputs."""
         return self._logits
 
@@ -181,15 +182,13 @@ def steps(method: str, epochs: int, device: Device | None) -> Iterator[tuple[Sel
             head = Head(logits)
             selector.watch(head)
 
-            def learn(head: Head = head, features: Tensor = features, rest: Any = None) -> None:
-                losses, index, labels = rest
-                head(features)
-                selector.learn(losses, index, labels=labels)
+            yield selector, partial(_learn, selector, head, features, losses, index, labels)
 
-            yield (
-                selector,
-                lambda call=learn, f=features, r=(losses, index, labels): call(features=f, rest=r),
-            )
+
+def _learn(selector: Selector, head: Head, features: Tensor, losses: Tensor, *rest: Tensor) -> None:
+    index, labels = rest
+    head(features)
+    selector.learn(losses, index, labels=labels)
 
 
 @contextlib.contextmanager
@@ -198,8 +197,8 @@ def elsewhere(device: Device) -> Iterator[None]:
     autocast, is_on = torch.autocast, torch.is_autocast_enabled
     with (
         device,
-        patch.object(torch, "autocast", lambda kind, **options: autocast("cpu", **options)),
-        patch.object(torch, "is_autocast_enabled", lambda kind="cpu": is_on("cpu")),
+        patch.object(torch, "autocast", lambda _, **options: autocast("cpu", **options)),
+        patch.object(torch, "is_autocast_enabled", lambda _="cpu": is_on("cpu")),
         patch.object(torch, "Generator", device.generators()),
     ):
         yield
@@ -237,7 +236,7 @@ def count_calls(method: str, epochs: int, num_steps: int) -> float:
     """Calls of functions a step on the host's path."""
     num_calls = 0
 
-    def profile(frame: Any, event: str, argument: Any) -> None:
+    def profile(_frame: Any, event: str, _argument: Any) -> None:
         nonlocal num_calls
         num_calls += event in ("call", "c_call")
 

@@ -8,7 +8,6 @@ losses and uncertainties one forward pass has shown. That pass is paid for: a ru
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +17,7 @@ from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.policy import Policy
 from data_agent.runtime import distributed
 from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.selecting.block import Block, columns_of
 from data_agent.selecting.feedback import Feedback, plain_arithmetic
 
 
@@ -46,13 +46,19 @@ class InBatchAgent(BatchSelector):
 
     def score(self, feedback: Feedback) -> Tensor:
         """The policy's actions."""
-        return self.policy.preview(self.policy.examine(feedback))
+        return self.policy.preview(self._rows_of(feedback))
 
     def remember(self, pool: Feedback) -> None:
         """Act on the whole pool: nobody chose it, so all of it is a fair sample."""
-        rows = replace(self.policy.examine(pool), sizes=(len(pool),))
         uniform = torch.ones(len(pool), dtype=torch.bool)
-        self.policy.act(rows, uniform, epoch=self.epoch or 0)
+        self.policy.act(self._rows_of(pool), uniform, epoch=self.epoch or 0)
+
+    def _rows_of(self, pool: Feedback) -> Feedback:
+        """What the policy reads of a pool, in its precision."""
+        columns = columns_of(self.policy.examine(pool), self.policy.reads)
+        block = Block(columns, self.policy.precision, room=1)
+        block.add(pool.index, columns)
+        return block.feedback()
 
     def observe(self, feedback: Feedback) -> None:
         """As `BatchSelector.observe`; and update the policy where it is due."""

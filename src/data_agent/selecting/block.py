@@ -44,16 +44,17 @@ class Block:
     Args:
         first: the first batch, for widths and devices.
         precision: of floating-point columns.
+        room: for how many batches of its size memory is taken; more make it grow.
     """
 
-    def __init__(self, first: Columns, precision: torch.dtype) -> None:
+    def __init__(self, first: Columns, precision: torch.dtype, room: int = MAX_BATCHES) -> None:
         self._index: list[Tensor] = []
         self._num_rows = 0
         dtypes = {n: precision if v.is_floating_point() else torch.int64 for n, v in first.items()}
         shapes = {name: values.shape[1:] for name, values in first.items()}
         self._row_bytes = sum(shapes[n].numel() * d.itemsize for n, d in dtypes.items())
         self._size = size = len(first["losses"])
-        self._capacity = max(size, min(MAX_BATCHES * size, MAX_BYTES // self._row_bytes))
+        self._capacity = max(size, min(room * size, MAX_BYTES // self._row_bytes))
         self._columns = {
             name: values.new_empty((self._capacity, *shapes[name]), dtype=dtypes[name])
             for name, values in first.items()

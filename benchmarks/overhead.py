@@ -1,29 +1,44 @@
-"""What the agent adds to a training step, against the plain loop, measured side by side.
+"""What choosing adds to a training step: ours and others' bookkeeping beside the plain loop.
 
     python benchmarks/overhead.py                # table, and benchmarks/results/overhead.json
     python benchmarks/overhead.py --device cuda --output benchmarks/results/overhead_gpu.json
+    python benchmarks/overhead.py --compiled     # the same with torch.compile
 
-Each round times a block of plain steps and a block of agent steps, in turns, on the same model; a
-block is one policy update long (10 steps). The ratio is that of the medians over rounds.
+All run in one process and in turns: each round times a block of steps of every kind on the same
+model, and the ratio is that of the medians over rounds. A block is as long as ours lets batches
+wait (64 steps), so that each holds its share of policy updates. Ours are as in a long run (39,000
+steps). Beside them, written anew in a few lines each:
+
+- InfoBatch's, as `InfoBatch.update` of its release does it: the batch's weights go to the device,
+  its losses come to the host, every step (Qin et al. 2024, https://arxiv.org/abs/2303.04947,
+  https://github.com/NUS-HPC-AI-Lab/InfoBatch).
+- the paper's, as its algorithm is published (https://arxiv.org/abs/2603.07433): for every batch
+  signals, a policy forward, actions and log densities; every 10 batches four epochs of PPO on all
+  of their rows, by autograd. Its release cannot be imported (a module is missing).
 """
 
 import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from data_agent import DataAgent
+from data_agent import Selector, make_selector
+from data_agent.agent.reward import adaptive_weights, relative_losses, utility
 from data_agent_lab.runs.environment import describe_environment
 from data_agent_lab.training.models import build_model
 
-BLOCK = 10
+NUM_SAMPLES, EPOCHS, CLASSES = 50_000, 200, 10
+BLOCK = 64
 CPU_MODELS = {
     # name: (architecture, width, image size, batch size)
+    "small CNN, 32x32": ("cnn", 8, 32, 128),
     "small ResNet (width 16), 32x32": ("resnet-small", 16, 32, 128),
     "ResNet-18 (width 64), 32x32": ("resnet-18", 64, 32, 16),
 }
@@ -32,7 +47,108 @@ GPU_MODELS = {
     "ResNet-18, batch 1024": ("resnet-18", 64, 32, 1024),
     "ResNet-50 (width 64), 64x64": ("resnet-50", 64, 64, 128),
 }
-FEATURES = [64, 256, 512, 1024, 2048]
+FEATURES = [64, 512, 2048]
+
+Learn = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(losses, logits, features, labels, index) -> the loss to backpropagate."""
+
+
+class Ours:
+    """One endless epoch of a selector."""
+
+    def __init__(self, method: str, batch_size: int) -> None:
+        options = {"num_samples": NUM_SAMPLES, "epochs": EPOCHS, "keep_ratio": 0.5}
+        self.selector: Selector = make_selector(method, **options, seed=0)
+        self.selector.use_loader(batch_size)
+        self.selector.begin_epoch(0)
+        self._batches = self.selector.select(0).index.split(batch_size)[:-1]
+        self._number = 0
+
+    def learn(
+        self, losses: Tensor, logits: Tensor, features: Tensor, labels: Tensor, index: Tensor
+    ) -> Tensor:
+        """The next batch of the epoch; from its end on, the epoch again."""
+        del index
+        if self._number % len(self._batches) == 0:
+            running = self.selector._running
+            running.num_observed = 0
+            running.observed.marks.zero_()
+            self.selector._recorder.staging.clear()
+        batch = self._batches[self._number % len(self._batches)]
+        self._number += 1
+        return self.selector.learn(losses, batch, logits=logits, features=features, labels=labels)
+
+
+class InfoBatch:
+    """A score and a weight a sample, on the host."""
+
+    def __init__(self) -> None:
+        self._scores, self._weights = torch.full((NUM_SAMPLES,), torch.inf), torch.ones(NUM_SAMPLES)
+
+    def learn(self, losses: Tensor, *rest: Tensor) -> Tensor:
+        """Weights to the device, losses to the host."""
+        index = rest[-1]
+        weights = self._weights[index].to(losses.device)
+        self._scores[index] = losses.detach().clone().cpu()
+        return (losses * weights).mean()
+
+
+class Paper:
+    """The published algorithm on every batch, by modules, distributions and autograd."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._actor, self._critic = (
+            nn.Sequential(
+                *(nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()),
+                nn.Linear(128, outputs),
+            ).to(device)
+            for outputs in (2, 1)
+        )
+        parameters = [*self._actor.parameters(), *self._critic.parameters()]
+        self._adam = torch.optim.Adam(parameters, lr=3e-4, eps=1e-5, weight_decay=5e-4)
+        self._actions = torch.zeros(NUM_SAMPLES)
+        self._rollout: list[tuple[Tensor, ...]] = []
+
+    def learn(
+        self, losses: Tensor, logits: Tensor, features: Tensor, labels: Tensor, index: Tensor
+    ) -> Tensor:
+        """Signals, an action for each sample, its reward; every ten batches an update."""
+        del labels
+        with torch.no_grad():
+            state, logs = features.float(), torch.log_softmax(logits.float(), 1)
+            entropy = -(logs.exp() * logs).sum(1) / torch.tensor(float(CLASSES)).log()
+            signals = torch.stack([relative_losses(losses.float()), entropy])
+            policy = self._policy(state)
+            action = policy.sample().clamp(1e-6, 1 - 1e-6)
+            reward = action * utility(signals, adaptive_weights(signals))
+            self._actions[index] = action.cpu()
+            self._rollout.append((state, action, policy.log_prob(action), reward))
+        if len(self._rollout) == 10:
+            self._update()
+        return losses.mean()
+
+    def _policy(self, state: Tensor) -> torch.distributions.Beta:
+        alpha, beta = (1 + F.softplus(self._actor(state))).unbind(1)
+        return torch.distributions.Beta(alpha, beta, validate_args=False)
+
+    def _update(self) -> None:
+        state, action, old, reward = map(torch.cat, zip(*self._rollout, strict=True))
+        self._rollout.clear()
+        with torch.no_grad():
+            advantage = reward - self._critic(state)[:, 0]
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        for _ in range(4):
+            ratio = (self._policy(state).log_prob(action) - old).exp()
+            gain = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
+            loss = F.mse_loss(self._critic(state)[:, 0], reward) - gain
+            self._adam.zero_grad()
+            loss.backward()
+            self._adam.step()
+
+
+def plain(losses: Tensor, *_: Tensor) -> Tensor:
+    """The loop without anybody."""
+    return losses.mean()
 
 
 def with_features(network: nn.Module, width: int) -> nn.Module:
@@ -43,58 +159,46 @@ def with_features(network: nn.Module, width: int) -> nn.Module:
 
 
 def measure(
-    name: str, model: tuple, num_features: int, *, rounds: int, device: torch.device
-) -> dict:
-    """Milliseconds a step, plain and with the agent; on a GPU under bfloat16 autocast."""
-    architecture, width, size, batch_size = model
+    model: tuple, width: int, *, rounds: int, block: int, device: torch.device, compiled: bool
+) -> dict[str, float]:
+    """Milliseconds a step of each kind; on a GPU under bfloat16 autocast."""
+    architecture, channels, size, batch_size = model
     torch.manual_seed(0)
-    network = build_model(architecture, in_channels=3, num_classes=10, image_size=size, width=width)
-    network = with_features(network, num_features).to(device)
+    network = build_model(
+        architecture, in_channels=3, num_classes=CLASSES, image_size=size, width=channels
+    )
+    network = with_features(network, width).to(device)
+    body = torch.compile(network.body) if compiled else network.body
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    num_samples = 50_000
-    agent = DataAgent(num_samples, 200, keep_ratio=0.5)
-    agent.use_loader(batch_size)
-    agent.begin_epoch(0)
-    chosen = agent.select(0).index
     images = torch.randn(batch_size, 3, size, size, device=device)
-    labels = torch.randint(0, 10, (batch_size,), device=device)
-    position = 0
+    labels = torch.randint(0, CLASSES, (batch_size,), device=device)
+    index = torch.arange(batch_size)
+    kinds: dict[str, Learn] = {
+        "plain": plain,
+        "policy": Ours("data-agent", batch_size).learn,
+        "label-aware": Ours("label-aware", batch_size).learn,
+        "InfoBatch": InfoBatch().learn,
+        "paper": Paper(width, device).learn,
+    }
 
-    def block(*, with_agent: bool) -> float:
-        nonlocal position
-        agent.watch(network.head) if with_agent else agent.unwatch()
+    def steps(learn: Learn) -> float:
         _wait_for(device)
         start = time.perf_counter()
-        for _ in range(BLOCK):
+        for _ in range(block):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                losses = F.cross_entropy(network(images), labels, reduction="none")
-            if with_agent:
-                index = chosen[position : position + batch_size]
-                position = (position + batch_size) % (len(chosen) - batch_size)
-                agent._running.num_observed = 0  # one endless epoch
-                loss = agent.learn(losses, index)
-            else:
-                loss = losses.mean()
-            loss.backward()
+                features = body(images)
+                logits = network.head(features)
+                losses = F.cross_entropy(logits, labels, reduction="none")
+            learn(losses, logits.detach(), features.detach(), labels, index).backward()
             optimizer.step()
             optimizer.zero_grad()
         _wait_for(device)
-        return (time.perf_counter() - start) / BLOCK * 1e3
+        return (time.perf_counter() - start) / block * 1e3
 
-    for with_agent in (True, False):
-        block(with_agent=with_agent)
-    pairs = [(block(with_agent=False), block(with_agent=True)) for _ in range(rounds)]
-    plain, agent_ms = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return {
-        "model": name,
-        "features": num_features,
-        "batch_size": batch_size,
-        "plain_ms": round(plain, 3),
-        "agent_ms": round(agent_ms, 3),
-        "added_ms": round(agent_ms - plain, 3),
-        "added_percent": round(100 * (agent_ms / plain - 1), 2),
-        "rounds": rounds,
-    }
+    for learn in kinds.values():
+        steps(learn)
+    times = [{name: steps(learn) for name, learn in kinds.items()} for _ in range(rounds)]
+    return {name: statistics.median(row[name] for row in times) for name in kinds}
 
 
 def _wait_for(device: torch.device) -> None:
@@ -107,21 +211,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--block", type=int, default=BLOCK, help="steps of each kind in a round")
+    parser.add_argument("--features", type=int, nargs="+", default=FEATURES)
+    parser.add_argument("--models", type=int, default=3, help="the first so many")
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/overhead.json"))
     options = parser.parse_args()
     device = torch.device(options.device)
+    how = {"rounds": options.rounds, "block": options.block, "compiled": options.compiled}
+    run = partial(measure, **how, device=device)
+    models = GPU_MODELS if device.type == "cuda" else CPU_MODELS
     rows = []
-    print(f"{'model':32} {'features':>8} {'plain ms':>9} {'agent ms':>9} {'added':>8}")
-    for name, model in (GPU_MODELS if device.type == "cuda" else CPU_MODELS).items():
-        for num_features in FEATURES:
-            row = measure(name, model, num_features, rounds=options.rounds, device=device)
-            rows.append(row)
-            print(
-                f"{name:32} {num_features:8} {row['plain_ms']:9.2f} {row['agent_ms']:9.2f} "
-                f"{row['added_percent']:7.1f}%",
-                flush=True,
-            )
-    result = {"environment": describe_environment(options.device), "block": BLOCK, "rows": rows}
+    print(f"{'model':32} {'features':>8} {'plain ms':>9}   ratio to it")
+    for name, model in list(models.items())[: options.models]:
+        for width in options.features:
+            times = run(model, width)
+            ratios = {kind: round(ms / times["plain"], 4) for kind, ms in times.items()}
+            rows.append({"model": name, "features": width, "batch_size": model[3]})
+            rows[-1] |= {"ms": {k: round(ms, 4) for k, ms in times.items()}, "ratio": ratios}
+            shown = "  ".join(f"{kind} {ratio:.3f}" for kind, ratio in list(ratios.items())[1:])
+            print(f"{name:32} {width:8} {times['plain']:9.2f}   {shown}", flush=True)
+    result = {"environment": describe_environment(options.device), **how, "rows": rows}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {options.output}")

@@ -414,7 +414,7 @@ def report(run):
         "steps": steps,
         "weights": run.weights(),
         "selections": [run.agent.schedule.num_kept, len(run.loader)],
-        "policy": state["method"]["learner"]["actor"],
+        "policy": {"weights": state["method"]["learner"]["weights"]},
         "visits": run.agent.visits,
     }
 

@@ -84,6 +84,8 @@ def test_rewards_of_ones_own():
     index = fresh.select(0).index[:32]
     fresh.observe(feedback(index, labels=None, signals={"age_in_days": torch.rand(32) * 400}))
     regression.observe(feedback(index, logits=None, labels=None))
+    for one in (agent, fresh, regression):
+        one.settle()  # as an update or the next epoch does
     assert agent.metrics()["reward_weight/small_margin"] > 0
     assert fresh.metrics()["reward_weight/freshness"] > 0
     assert regression.metrics()["reward_weight/difficulty"] == 1

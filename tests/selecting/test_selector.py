@@ -330,10 +330,10 @@ def test_rows_that_an_accelerator_found_not_finite_are_reported_later_and_lose_n
 def test_rows_that_are_not_finite_are_left_out_of_their_batch():
     losses = torch.tensor([1.0, torch.nan, 3.0, 4.0, 5.0, torch.inf])
     features = torch.tensor([[100.0], [2.0], [torch.nan], [200.0], [4.0], [5.0]])
-    clean, refused = without_nonfinite(
+    clean, valid = without_nonfinite(
         Feedback(torch.arange(6), losses, features=features, sizes=(1, 2, 2, 1))
     )
-    assert refused.tolist() == [1, 2, 5]
+    assert valid.tolist() == [True, False, False, True, True, False]
     assert clean.index.tolist() == [0, 3, 4]
     assert clean.losses.tolist() == [1.0, 4.0, 5.0]
     assert clean.features.squeeze(1).tolist() == [100.0, 200.0, 4.0]
@@ -342,8 +342,8 @@ def test_rows_that_are_not_finite_are_left_out_of_their_batch():
 
 def test_many_large_values_are_finite_and_one_look_tells_nothing_wrong():
     large = torch.full((1000,), 9e14)
-    clean, refused = without_nonfinite(Feedback(torch.arange(1000), large))
-    assert refused is None
+    clean, valid = without_nonfinite(Feedback(torch.arange(1000), large))
+    assert valid is None
     assert len(clean) == 1000
 
 

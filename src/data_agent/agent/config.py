@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Literal
 
 from torch import Tensor
@@ -16,6 +16,20 @@ from data_agent.labels.rules import LabelRules
 from data_agent.selecting.feedback import Feedback
 
 _COUNTS = ("ppo_epochs", "rollout_rows", "update_every", "max_updates", "hidden", "max_features")
+_RANGES = {
+    **dict.fromkeys(_COUNTS, (1, inf)),
+    "rollout_rows": (2, inf),
+    **dict.fromkeys(("learning_rate", "clip"), (1e-12, inf)),
+    **dict.fromkeys(("weight_decay", "entropy_bonus", "tau_rate"), (0, inf)),
+    **dict.fromkeys(("gamma", "gae_lambda", "drift"), (0, 1)),
+    "explore": (0, 0.99),
+}
+_CHOICES = {
+    "reward": ("centred", "paper"),
+    "ranking": ("redraw", "last-action"),
+    "schedule": ("to-the-end", "exact", "paper", "uniform"),
+    "dtype": ("float32", "float64"),
+}
 
 Signal = Callable[[Feedback], Tensor]
 
@@ -109,24 +123,11 @@ class DataAgentConfig:
             )
         if self.label_rules is not None and not isinstance(self.label_rules, LabelRules):
             raise InputError(f"label_rules is {self.label_rules!r}; expected LabelRules or None.")
-        _check_names(self)
-        for name, low, high in (
-            ("learning_rate", 1e-12, float("inf")),
-            ("weight_decay", 0.0, float("inf")),
-            ("clip", 1e-12, float("inf")),
-            ("ppo_epochs", 1, float("inf")),
-            ("rollout_rows", 2, float("inf")),
-            ("update_every", 1, float("inf")),
-            ("max_updates", 1, float("inf")),
-            ("gamma", 0.0, 1.0),
-            ("gae_lambda", 0.0, 1.0),
-            ("entropy_bonus", 0.0, float("inf")),
-            ("tau_rate", 0.0, float("inf")),
-            ("explore", 0.0, 0.99),
-            ("drift", 0.0, 1.0),
-            ("hidden", 1, float("inf")),
-            ("max_features", 1, float("inf")),
-        ):
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in known:
+                raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}.")
+        for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             kind = int if name in _COUNTS else int | float
             if isinstance(value, bool) or not isinstance(value, kind) or not isfinite(value):
@@ -156,16 +157,3 @@ class DataAgentConfig:
             explore=0.0,
             drift=0.0,
         )
-
-
-def _check_names(config: DataAgentConfig) -> None:
-    choices = {
-        "reward": ("centred", "paper"),
-        "ranking": ("redraw", "last-action"),
-        "schedule": ("to-the-end", "exact", "paper", "uniform"),
-        "dtype": ("float32", "float64"),
-    }
-    for name, known in choices.items():
-        value = getattr(config, name)
-        if type(value) is not type(known[0]) or value not in known:
-            raise InputError(f"{name} is {value!r}; expected one of {', '.join(map(str, known))}.")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +35,7 @@ ACTION_MARGIN = 1e-6  # keeps log a and log(1 - a) finite
 MOMENTS_WINDOW = 10_000  # rows; features drift while the model trains
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Lesson:
+class _Lesson(NamedTuple):
     """What the last update learned from, kept for who reads diagnostics."""
 
     state: Tensor

@@ -121,14 +121,14 @@ class BatchSelector(Selector):
         check_range(feedback.index, self.schedule.num_samples)
         size = len(feedback)
         with self._clock.running(), plain_arithmetic(feedback.losses.device):
-            rows, refused = without_nonfinite(feedback)
-            if refused is not None and self._on_nonfinite == "raise":
-                raise nonfinite_error(refused)
+            rows, valid = without_nonfinite(feedback)
+            if valid is not None and self._on_nonfinite == "raise":
+                raise nonfinite_error(feedback.index[~valid])
             count = self._quota(size)
             scores = torch.full((size,), -torch.inf, device=feedback.losses.device)
             if rows is not None:
-                is_finite = torch.isin(feedback.index, rows.index).to(scores.device)
-                scores[is_finite] = self.score(rows).to(scores.dtype)
+                places = slice(None) if valid is None else valid.to(scores.device)
+                scores[places] = self.score(rows).to(scores.dtype)
             # A stable sort gives equal scores to the first in the pool, which is in random order.
             best = scores.argsort(descending=True, stable=True)[:count]
             mask = torch.zeros(size, dtype=torch.bool, device=scores.device)

@@ -29,12 +29,12 @@ def nonfinite_error(index: Tensor) -> InputError:
 
 
 def without_nonfinite(feedback: Feedback) -> tuple[Feedback | None, Tensor | None]:
-    """The rows all of whose values are finite (None: there are none), and the samples of others.
+    """The rows all of whose values are finite (None: there are none), and which they are.
 
     Waits for the device once, and again only where a value is not finite.
 
     Returns:
-        The feedback of the finite rows, and int64 `[M]` on the host, None where all are finite.
+        The feedback of the finite rows, and bool `[B]` on the host, which these are; None for all.
     """
     values = [feedback.losses, *feedback.signals.values()]
     for column in (feedback.logits, feedback.features, feedback.uncertainty):
@@ -42,7 +42,7 @@ def without_nonfinite(feedback: Feedback) -> tuple[Feedback | None, Tensor | Non
             values.append(column)
     if _look_finite(values) or (valid := _finite_rows(values)).all():
         return feedback, None
-    return rows_where(feedback, valid), feedback.index[~valid]
+    return rows_where(feedback, valid), valid
 
 
 def rows_where(feedback: Feedback, valid: Tensor) -> Feedback | None:

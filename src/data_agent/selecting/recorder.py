@@ -52,17 +52,17 @@ class Recorder:
             InputError: the method refuses the batch, or its values were looked at (on the host, and
                 where the method asks for it), are not finite, and `on_nonfinite` is "raise".
         """
-        rows, refused = feedback, None
+        rows, valid = feedback, None
         is_here = feedback.losses.device.type == "cpu"
         if is_here or self._reads is None or self._method.looks_first:
-            rows, refused = without_nonfinite(feedback)
-            if refused is not None and self._on_nonfinite == "raise":
-                raise nonfinite_error(refused)
+            rows, valid = without_nonfinite(feedback)
+            if valid is not None and self._on_nonfinite == "raise":
+                raise nonfinite_error(feedback.index[~valid])
         if rows is not None:
             reads = EVERYTHING if self._reads is None else self._reads
             self._keep(rows.index, columns_of(self._method.examine(rows), reads))
-        if refused is not None:
-            self.staging.refuse(refused)
+        if valid is not None:
+            self.staging.refuse(feedback.index[~valid])
 
     def act(self) -> None:
         """Let the method record the rows of all batches since it last did."""
@@ -70,12 +70,12 @@ class Recorder:
             return
         feedback, self._block = self._block.feedback(), None
         with plain_arithmetic(feedback.losses.device):
-            rows, refused = without_nonfinite(feedback)
+            rows, valid = without_nonfinite(feedback)
             if rows is not None:
                 recorded = as_rows(self._method.record(rows), rows, self._tables)
                 self.staging.append(rows.index, recorded)
-        if refused is not None:
-            self.staging.refuse(refused)
+        if valid is not None:
+            self.staging.refuse(feedback.index[~valid])
 
     def state_dict(self) -> dict[str, Any]:
         """What is staged, and the block as it stands, of all ranks; a collective call."""

@@ -108,9 +108,9 @@ class ReferenceAgent:
         taken = self.streams[stream][:count]
         self.streams[stream] = self.streams[stream][count:]
         if len(taken) < count:
-            generator = draws(self.seed, stream, self.passes[stream])
-            order = torch.randperm(self.n, generator=generator).tolist()
+            seed = derived_seed(self.seed, stream, self.passes[stream])
             self.passes[stream] += 1
+            order = sorted(range(self.n), key=lambda i: -hash_of(i, seed))
             fresh = [i for i in order if i not in taken][: count - len(taken)]
             self.streams[stream] = [i for i in order if i not in fresh]
             taken = taken + fresh

@@ -1,9 +1,9 @@
-"""Equal shares of classes, by hand and against plain sorts."""
+"""Equal shares of classes, by hand."""
 
 import pytest
 import torch
 
-from data_agent.labels.shares import equal_shares, highest_of_each, water_level
+from data_agent.labels.shares import equal_shares, water_level
 
 
 @pytest.mark.parametrize(
@@ -55,29 +55,6 @@ def test_shares_add_up_and_never_ask_for_more_than_there_is():
         can_give, can_take = quota > 0, quota < sizes
         if can_give.any() and can_take.any():  # no class could give one to a smaller one
             assert int(total[can_give].max()) <= int(total[can_take].min()) + 1
-
-
-def test_the_highest_of_each_group_are_those_a_sort_of_each_finds():
-    draws = torch.Generator().manual_seed(0)
-    scores, group = torch.rand(500, generator=draws), torch.randint(0, 5, (500,), generator=draws)
-    among = torch.rand(500, generator=draws) < 0.7
-    quota = torch.tensor([4, 0, 30, 1, 50])
-    found = highest_of_each(scores, group, quota, among=among)
-    expected = set()
-    for g in range(5):
-        rows = (among & (group == g)).nonzero().squeeze(1)
-        expected |= set(rows[scores[rows].argsort(descending=True)[: quota[g]]].tolist())
-    assert len(found) == quota.sum()
-    assert set(found.tolist()) == expected
-
-
-def test_equal_scores_are_drawn_at_random():
-    scores, group, quota = torch.zeros(1000), torch.zeros(1000, dtype=torch.int64), [100]
-    one, other = (
-        highest_of_each(scores, group, torch.tensor(quota), tie_seed=seed) for seed in (1, 2)
-    )
-    assert 0 < len(set(one.tolist()) & set(other.tolist())) < 40
-    assert 300 < one.float().mean() < 700
 
 
 def test_what_is_left_over_goes_to_other_classes_each_time():

@@ -71,7 +71,7 @@ class DataAgent(RuledSelector):
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """The highest actions that the rules allow; in the final phase those whose turn it is."""
         if self._turns is not None and self.schedule.plan(epoch).phase == "final":
-            return self.take_highest(self._turns.scores(), epoch, count, excluded)
+            return self.take_by_turns(self._turns, epoch, count, excluded)
         return self.take_highest(self._table.scores(epoch), epoch, count, excluded)
 
     def examine(self, feedback: Feedback) -> Feedback:
@@ -100,9 +100,9 @@ class DataAgent(RuledSelector):
         self._table.merge(index, values)
 
     def epoch_ends(self, epoch: int, index: Tensor) -> None:
-        """In the final phase, and only there, samples queue up again: its first epoch is fair."""
+        """In the final phase, and only there, samples take turns: its first epoch is fair."""
         if self._turns is not None and self.schedule.plan(epoch).phase == "final":
-            self._turns.take(index)
+            self.end_turns(self._turns, index)
 
     def metrics(self) -> dict[str, float]:
         """As every selector; and tau, actions, reward weights, PPO's diagnostics, kept/unkept."""

@@ -56,9 +56,17 @@ class ParameterTable:
     """
 
     def __init__(self, num_samples: int, *, seed: int, drift: float) -> None:
+        self._num_samples = num_samples
         self._seed = seed
         self._drift = drift
-        self._parameters = torch.ones(num_samples, 2, dtype=torch.float16)
+        self._visited: Tensor | None = None  # None: nobody was, so all are at the prior
+
+    @property
+    def _parameters(self) -> Tensor:
+        """float16 `[N, 2]`."""
+        if self._visited is None:
+            return torch.ones(1, 2, dtype=torch.float16).expand(self._num_samples, 2)
+        return self._visited
 
     def rows(self, alpha: Tensor, beta: Tensor, action: Tensor) -> Tensor:
         """(alpha, beta), float32 `[B, 2]`."""
@@ -67,19 +75,20 @@ class ParameterTable:
 
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Drift, then write."""
+        self._visited = self._parameters.contiguous()
         if self._drift:
-            self._parameters += self._drift * (1 - self._parameters)
-        self._parameters[index] = _as_stored(values)
+            _drift_to_prior(self._visited, self._drift)
+        self._visited[index] = _as_stored(values)
 
     def scores(self, epoch: int) -> Tensor:
         """A fresh draw of every sample's action; above 10^6 samples of its logit."""
-        alpha, beta = self._parameters.unbind(1)
-        draw = _beta_draws if len(alpha) <= EXACT_DRAWS_UP_TO else _logit_normal_draws
-        scores = torch.empty(len(alpha), dtype=torch.float32)
-        for block, start in enumerate(range(0, len(alpha), BLOCK)):
-            rows = slice(start, start + BLOCK)
-            draws = generator(self._seed, Purpose.REDRAW, epoch, block)
-            scores[rows] = draw(alpha[rows], beta[rows], draws)
+        parameters = self._parameters
+        draw = _beta_draws if len(parameters) <= EXACT_DRAWS_UP_TO else _logit_normal_draws
+        scores = torch.empty(len(parameters), dtype=torch.float32)
+        blocks = zip(parameters.split(BLOCK), scores.split(BLOCK), strict=True)
+        for number, (rows, out) in enumerate(blocks):
+            draws = generator(self._seed, Purpose.REDRAW, epoch, number)
+            out.copy_(draw(rows[:, 0], rows[:, 1], draws))
         return scores
 
     def expected_actions(self) -> Tensor:
@@ -87,13 +96,15 @@ class ParameterTable:
         return _beta_mean(self._parameters.float())
 
     def state_dict(self) -> dict[str, Any]:
-        """(alpha, beta), float16 `[N, 2]`."""
-        return {"parameters": self._parameters.clone()}
+        """(alpha, beta), float16 `[N, 2]`, or None while nobody was visited."""
+        return {"parameters": None if self._visited is None else self._visited.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        shape = tuple(self._parameters.shape)
-        self._parameters = require_tensor(state, "parameters", shape=shape, dtype=torch.float16)
+        self._visited = None
+        if state["parameters"] is not None:
+            shape = (self._num_samples, 2)
+            self._visited = require_tensor(state, "parameters", shape=shape, dtype=torch.float16)
 
 
 class ActionTable:
@@ -106,7 +117,14 @@ class ActionTable:
     """
 
     def __init__(self, num_samples: int) -> None:
-        self._actions = torch.full((num_samples,), 0.5, dtype=torch.float32)
+        self._num_samples = num_samples
+        self._visited: Tensor | None = None  # None: nobody was
+
+    @property
+    def _actions(self) -> Tensor:
+        if self._visited is None:
+            return torch.tensor(0.5).expand(self._num_samples)
+        return self._visited
 
     def rows(self, alpha: Tensor, beta: Tensor, action: Tensor) -> Tensor:
         """The action, float32 `[B, 1]`."""
@@ -115,7 +133,8 @@ class ActionTable:
 
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Write."""
-        self._actions[index] = values[:, 0]
+        self._visited = self._actions.contiguous()
+        self._visited[index] = values[:, 0]
 
     def scores(self, epoch: int) -> Tensor:
         """The actions as they were sampled."""
@@ -127,13 +146,23 @@ class ActionTable:
         return self._actions
 
     def state_dict(self) -> dict[str, Any]:
-        """The actions, float32 `[N]`."""
-        return {"actions": self._actions.clone()}
+        """The actions, float32 `[N]`, or None while nobody was visited."""
+        return {"actions": None if self._visited is None else self._visited.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        shape = tuple(self._actions.shape)
-        self._actions = require_tensor(state, "actions", shape=shape, dtype=torch.float32)
+        self._visited = None
+        if state["actions"] is not None:
+            shape = (self._num_samples,)
+            self._visited = require_tensor(state, "actions", shape=shape, dtype=torch.float32)
+
+
+def _drift_to_prior(parameters: Tensor, share: float) -> None:
+    """`p += share (1 - p)` in place, looked up: float16 has so few values that it is faster."""
+    values = torch.arange(_HALF_VALUES, dtype=torch.int16).view(torch.float16)
+    drifted = (values + share * (1 - values)).view(torch.int16).numpy()
+    for block in parameters.view(torch.int16).split(BLOCK):
+        block.copy_(torch.from_numpy(drifted.take(block.numpy())))
 
 
 def _as_stored(parameters: Tensor) -> Tensor:
@@ -159,8 +188,8 @@ def _logit_normal_draws(alpha: Tensor, beta: Tensor, draws: torch.Generator) -> 
     """
     digamma, trigamma = _polygamma_tables()
     at_alpha, at_beta = alpha.view(torch.int16).int(), beta.view(torch.int16).int()
-    mean = digamma[at_alpha] - digamma[at_beta]
-    variance = trigamma[at_alpha] + trigamma[at_beta]
+    mean = digamma.index_select(0, at_alpha) - digamma.index_select(0, at_beta)
+    variance = trigamma.index_select(0, at_alpha) + trigamma.index_select(0, at_beta)
     return (
         torch.randn(len(alpha), generator=draws, dtype=torch.float32)
         .mul_(variance.sqrt_())

@@ -10,8 +10,6 @@ of it was seen, as `random` does with the whole dataset.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +18,6 @@ from torch import Tensor
 
 from data_agent.baselines.inputs import checked_classes, checksum
 from data_agent.budget.permutations import PermutationStream
-from data_agent.budget.schedule import EpochPlan, SelectionSchedule
 from data_agent.labels.shares import water_level
 from data_agent.runtime.random import Purpose, derived_seed, permutation
 from data_agent.selecting.selector import Selector
@@ -69,23 +66,15 @@ class ClassBalancedRandom(Selector):
         turns[is_larger] = permutation(num_larger, self.seed, Purpose.SUBSET)
         streams: list[PermutationStream] = []
         for label, (size, turn) in enumerate(zip(sizes.tolist(), turns.tolist(), strict=True)):
-            has_turn = partial(is_its_turn, turn, rest, max(1, num_larger))
-            quota = _Quota(num_samples=size, epochs=1, keep_ratio=1, level=level, has_turn=has_turn)
+            quota = partial(_quota, size, level, turn, rest, max(1, num_larger))
             seed = derived_seed(self.seed, Purpose.SUBSET, 1 + label)
-            stream = PermutationStream(quota, seed, Purpose.PERMUTATION, lambda plan: plan.size)
-            streams.append(stream)
+            streams.append(PermutationStream(size, seed, Purpose.PERMUTATION, quota))
         return streams
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Quota(SelectionSchedule):
-    """What an epoch takes of a class: `level` samples, one more when it has its turn, or all."""
-
-    level: int
-    has_turn: Callable[[int], bool]
-
-    def plan(self, epoch: int) -> EpochPlan:
-        return EpochPlan("selected", min(self.num_samples, self.level + self.has_turn(epoch)), 0, 0)
+def _quota(size: int, level: int, turn: int, rest: int, num_classes: int, epoch: int) -> int:
+    """Samples of a class in `epoch`: its level, one more when it has its turn, or all."""
+    return min(size, level + is_its_turn(turn, rest, num_classes, epoch))
 
 
 def is_its_turn(turn: int, rest: int, num_classes: int, epoch: int) -> bool:

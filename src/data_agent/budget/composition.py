@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -12,7 +11,9 @@ from torch import Tensor
 from data_agent.budget.permutations import PermutationStream
 from data_agent.budget.schedule import EpochPlan, SelectionSchedule
 from data_agent.errors import StateError
-from data_agent.runtime.random import Purpose, permutation
+from data_agent.runtime.masks import mask_of, places_of
+from data_agent.runtime.random import Purpose, derived_seed
+from data_agent.runtime.topk import draw_mask
 
 Choose = Callable[[int, int, Tensor], Tensor]
 """(epoch, count, excluded bool `[N]`) -> int64 `[count]`, as `Method.choose`."""
@@ -48,9 +49,12 @@ class Composition:
     def __init__(self, schedule: SelectionSchedule, seed: int) -> None:
         self._schedule = schedule
         self._seed = seed
-        self._streams = (
-            PermutationStream(schedule, seed, Purpose.PERMUTATION, attrgetter("num_unselected")),
-            PermutationStream(schedule, seed, Purpose.EXPLORE, attrgetter("num_explored")),
+        size, plan = schedule.num_samples, schedule.plan
+        self._unselected = PermutationStream(
+            size, seed, Purpose.PERMUTATION, lambda epoch: plan(epoch).num_unselected
+        )
+        self._explored = PermutationStream(
+            size, seed, Purpose.EXPLORE, lambda epoch: plan(epoch).num_explored
         )
 
     def uniform(self, epoch: int) -> Tensor | None:
@@ -70,25 +74,27 @@ class Composition:
             StateError: `choose` returned samples that repeat or are excluded.
         """
         plan = self._schedule.plan(epoch)
-        taken, size = self._taken(epoch), plan.size
-        uniform = taken.clone() if plan.num_selected else None
+        uniform, size = self._taken(epoch), plan.size
+        before, comes_first = uniform, None
         displaced = torch.empty(0, dtype=torch.int64)
         if first is not None and len(first):
-            taken, displaced = self._put_first(first, taken, size, epoch)
-        before = taken.clone()
-        if num_open := self._num_open(plan, taken):
-            chosen = self._choose(choose, plan, epoch, num_open, taken)
+            comes_first = mask_of(first[:size], len(uniform))
+            before = self._put_first(comes_first, uniform, size, epoch)
+            displaced = torch.cat([first[size:], places_of(uniform & ~before)])
+        taken = before.clone()
+        if num_open := self._num_open(plan, before):
+            chosen = self._choose(choose, plan, epoch, num_open, before.clone())
             if self._schedule.kind == "floating":
                 size = plan.num_uniform + len(chosen)
-            taken[chosen] = True
-        index = taken.nonzero().squeeze(1)
+            taken.numpy()[chosen.numpy()] = True
+        index = places_of(taken)
         if len(index) != size or size == 0:
             raise StateError(
                 f"choose() returned samples that repeat or are excluded: epoch {epoch} has "
                 f"{len(index)} samples, not {size}."
             )
-        is_first = None if first is None or not len(first) else torch.isin(index, first)
-        return Composed(index, uniform, before, displaced, is_first)
+        is_first = None if comes_first is None else comes_first[index]
+        return Composed(index, uniform if plan.num_selected else None, before, displaced, is_first)
 
     def _num_open(self, plan: EpochPlan, taken: Tensor) -> int:
         """How many samples are still to be chosen; an upper bound in a floating schedule."""
@@ -97,29 +103,20 @@ class Composition:
         return plan.size - int(taken.sum())
 
     def _choose(
-        self, choose: Choose, plan: EpochPlan, epoch: int, count: int, taken: Tensor
+        self, choose: Choose, plan: EpochPlan, epoch: int, count: int, excluded: Tensor
     ) -> Tensor:
         """The method's choice; at random where the epoch is unselected and others came first."""
         if plan.num_selected:
-            return choose(epoch, count, taken.clone())
-        open_to_all = (~taken).nonzero().squeeze(1)
-        order = permutation(len(open_to_all), self._seed, Purpose.EXPLORE, epoch)
-        return open_to_all[order[:count]]
+            return choose(epoch, count, excluded)
+        return places_of(self._drawn(count, ~excluded, Purpose.EXPLORE, epoch))
 
-    def _put_first(
-        self, first: Tensor, taken: Tensor, size: int, epoch: int
-    ) -> tuple[Tensor, Tensor]:
-        """The mask of `first` and as many of the unselected as fit, and what does not fit."""
-        mask = torch.zeros_like(taken)
-        mask[first[:size]] = True
-        others = (taken & ~mask).nonzero().squeeze(1)
-        order = permutation(len(others), self._seed, Purpose.SUBSET, epoch)
-        num_fitting = max(0, size - int(mask.sum()))
-        mask[others[order[:num_fitting]]] = True
-        return mask, torch.cat([first[size:], others[order[num_fitting:]]])
+    def _put_first(self, first: Tensor, taken: Tensor, size: int, epoch: int) -> Tensor:
+        """A mask of `first` and of as many of the unselected as fit beside them."""
+        num_fitting = max(0, size - int(first.sum()))
+        return first | self._drawn(num_fitting, taken & ~first, Purpose.SUBSET, epoch)
+
+    def _drawn(self, count: int, among: Tensor, purpose: Purpose, epoch: int) -> Tensor:
+        return draw_mask(len(among), count, derived_seed(self._seed, purpose, epoch), among)
 
     def _taken(self, epoch: int) -> Tensor:
-        mask = torch.zeros(self._schedule.num_samples, dtype=torch.bool)
-        for stream in self._streams:
-            mask[stream.cut(epoch)] = True
-        return mask
+        return self._unselected.cut(epoch) | self._explored.cut(epoch)

@@ -7,66 +7,81 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from data_agent.budget.schedule import EpochPlan, SelectionSchedule
-from data_agent.runtime.random import Purpose, permutation
+from data_agent.runtime.masks import packed, unpacked
+from data_agent.runtime.random import Purpose, derived_seed
+from data_agent.runtime.topk import draw_mask
 
 
 class PermutationStream:
     """Uniform visits of a run: consecutive cuts of one stream of permutations of all samples.
 
-    Pass p over the data is a permutation seeded by (seed, p). A cut that spans two passes must not
-    hold a sample twice: those of the new pass that the cut already holds are deferred, they come
-    right after it. So any two samples' visits differ by at most one, wherever the stream stands.
+    Pass p over the data is the order of the samples by a hash seeded by (seed, p), of which a cut
+    takes the next ones. A cut that spans two passes must not hold a sample twice: those of the new
+    pass that the cut already holds are deferred, they come right after it. So any two samples'
+    visits differ by at most one, wherever the stream stands.
 
-    A pure function of its arguments and the epoch; the last position is only remembered for speed.
+    A pure function of its arguments and the epoch; where it stood last is only remembered for
+    speed, one bit a sample.
 
     Args:
-        schedule: the budget.
+        size: how many samples there are.
         seed: of the permutations.
         purpose: tells streams with one seed apart.
-        count_of: how many samples an epoch of this plan takes from the stream.
+        count_of: how many samples an epoch takes from the stream, at most all.
     """
 
     def __init__(
-        self,
-        schedule: SelectionSchedule,
-        seed: int,
-        purpose: Purpose,
-        count_of: Callable[[EpochPlan], int],
+        self, size: int, seed: int, purpose: Purpose, count_of: Callable[[int], int]
     ) -> None:
-        self._schedule = schedule
+        self._size = size
         self._seed = seed
         self._purpose = purpose
         self._count_of = count_of
         self._rewind()
 
     def cut(self, epoch: int) -> Tensor:
-        """int64 `[count]`: the samples that `epoch` takes, distinct, in stream order."""
+        """Bool `[size]`: the samples that `epoch` takes."""
         if epoch < self._epoch:
             self._rewind()
-        while self._epoch < epoch:
-            self._take(self._count_of(self._schedule.plan(self._epoch)), keep=True)
-            self._epoch += 1
-        return self._take(self._count_of(self._schedule.plan(epoch)), keep=False)
+        together = 0  # what epochs take from one pass is drawn at once
+        for passed in range(self._epoch, epoch):
+            count = self._count_of(passed)
+            if together + count > self._num_left:
+                self._take(together)
+                self._take(count)
+                together = 0
+            else:
+                together += count
+        self._take(together)
+        self._epoch = epoch + 1
+        return self._take(self._count_of(epoch))
 
     def _rewind(self) -> None:
-        self._epoch = 0
-        self._passes = 0
-        self._left = torch.empty(0, dtype=torch.int64)
+        self._epoch = 0  # the next one
+        self._pass = 0
+        self._num_left = self._size  # of the pass
+        self._done: Tensor | None = None  # a bit for each sample that the pass had
 
-    def _take(self, count: int, *, keep: bool) -> Tensor:
-        """The next `count` samples; `keep` moves the stream on."""
-        if count <= len(self._left):
-            taken, left, passes = self._left[:count], self._left[count:], self._passes
+    def _take(self, count: int) -> Tensor:
+        """Move the stream on by `count` samples."""
+        if not count:
+            return torch.zeros(self._size, dtype=torch.bool)
+        if self._done is None:
+            done = torch.zeros(self._size, dtype=torch.bool)
         else:
-            head, passes = self._left, self._passes + 1
-            order = permutation(self._schedule.num_samples, self._seed, self._purpose, self._passes)
-            in_head = torch.zeros(self._schedule.num_samples, dtype=torch.bool)
-            in_head[head] = True
-            fresh = (~in_head[order]).nonzero().squeeze(1)[: count - len(head)]
-            is_left = torch.ones(len(order), dtype=torch.bool)
-            is_left[fresh] = False
-            taken, left = torch.cat([head, order[fresh]]), order[is_left]
-        if keep:
-            self._left, self._passes = left, passes
+            done = unpacked(self._done, self._size)
+        if count <= self._num_left:
+            taken = self._draw(count, ~done)
+            done |= taken
+            self._num_left -= count
+        else:
+            self._pass += 1
+            fresh = self._draw(count - self._num_left, done)
+            taken, done = ~done | fresh, fresh
+            self._num_left += self._size - count
+        self._done = packed(done)
         return taken
+
+    def _draw(self, count: int, among: Tensor) -> Tensor:
+        seed = derived_seed(self._seed, self._purpose, self._pass)
+        return draw_mask(self._size, count, seed, among)

@@ -13,7 +13,7 @@ from data_agent.labels.turns import Turns
 
 
 class LabelAware(RuledSelector):
-    """Samples skipped for the most epochs come first, within what label rules allow.
+    """Samples of a class come by turns, within what label rules allow.
 
     It learns no ranking: within a class no ranking of any method beat a uniform draw where it was
     measured (docs/decisions/0010-labels.md). Every `learn` must bring labels.
@@ -37,12 +37,14 @@ class LabelAware(RuledSelector):
 
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """Those whose turn it is, classes and doubtful labels permitting."""
-        return self.take_highest(self._turns.scores(), epoch, count, excluded)
+        return self.take_by_turns(self._turns, epoch, count, excluded)
 
     def epoch_ends(self, epoch: int, index: Tensor) -> None:
-        """The samples that were in it queue up again."""
-        del epoch
-        self._turns.take(index)
+        """The samples that were in it had their turn."""
+        self.end_turns(self._turns, index)
+        phases = [self.schedule.plan(at).phase for at in (epoch, epoch + 1)]
+        if phases[0] != phases[1] == "final":
+            self._turns.begin_anew()  # so that the final phase is fair in itself
 
     def describe(self) -> str:
         """The rules."""

@@ -3,11 +3,52 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 FIRST_SHARE = 0.1  # of the classes: ten classes have one first place, a hundred have ten
+
+
+class Verdict(NamedTuple):
+    """What the outputs say about each label.
+
+    Args:
+        margin: float32 `[B]` in [-1, 1], see `label_margin`.
+        last: float32 `[B]` in [0, 1]: 1 where the label is the least likely of all, shared among
+            equals, else 0. Where all outputs are equal it is 0: they tell nothing.
+        ranks_first: bool `[B]`: the label is among the likeliest tenth of the classes (at least
+            one). A model near chance places a tenth of the labels there, a good one all right ones.
+    """
+
+    margin: Tensor
+    last: Tensor
+    ranks_first: Tensor
+
+
+def judge(logits: Tensor, labels: Tensor) -> Verdict:
+    """Compare each sample's label with all others.
+
+    A label that was replaced by one of the C - 1 others at random comes last about once in C - 1
+    times, however good the model is, and a right one hardly ever once the model is any good. So
+    C - 1 times the mean of `last` over a dataset estimates the share of replaced labels, from
+    above.
+
+    Args:
+        logits: float `[B, C]`.
+        labels: int64 `[B]` in [0, C).
+    """
+    num_classes = logits.shape[1]
+    own = logits.gather(1, labels.unsqueeze(1))
+    num_above, num_below = (logits > own).sum(1), (logits < own).sum(1)
+    is_last = (num_below == 0) & (num_above > 0)
+    num_first = max(1, math.floor(FIRST_SHARE * num_classes + 0.5))
+    return Verdict(
+        label_margin(logits, labels),
+        is_last / (num_classes - num_above),
+        num_above < num_first,
+    )
 
 
 def label_margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -24,41 +65,7 @@ def label_margin(logits: Tensor, labels: Tensor) -> Tensor:
         Pleiss et al. 2020, "Identifying Mislabeled Data using the Area Under the Margin Ranking",
         https://arxiv.org/abs/2001.10528, equation 1, of probabilities instead of logits.
     """
-    probability = torch.softmax(logits.float(), dim=1)
+    probability = torch.softmax(logits, dim=1, dtype=torch.float32)
     at = labels.unsqueeze(1)
     others = probability.scatter(1, at, -1.0).amax(1)
     return probability.gather(1, at).squeeze(1) - others
-
-
-def last_rank_evidence(logits: Tensor, labels: Tensor) -> Tensor:
-    """C - 1 where a sample's own label is the least likely, shared among equals, else 0.
-
-    A label that was replaced by one of the C - 1 others at random comes last about once in C - 1
-    times, however good the model is, and a right one hardly ever once the model is any good. So
-    the mean over a dataset estimates the share of replaced labels, from above.
-
-    Args:
-        logits: float `[B, C]`.
-        labels: int64 `[B]` in [0, C).
-
-    Returns:
-        float32 `[B]` in [0, C - 1].
-    """
-    own, lowest = logits.gather(1, labels.unsqueeze(1)).squeeze(1), logits.amin(1)
-    num_last = (logits == lowest.unsqueeze(1)).sum(1)
-    tells = (own == lowest) & (lowest < logits.amax(1))  # equal outputs tell nothing of a label
-    return tells.float() * (logits.shape[1] - 1) / num_last
-
-
-def ranks_first(logits: Tensor, labels: Tensor) -> Tensor:
-    """Bool `[B]`: the label is among the likeliest tenth of the classes (at least one).
-
-    A model near chance places a tenth of the labels there, a good one all that are right.
-
-    Args:
-        logits: float `[B, C]`.
-        labels: int64 `[B]` in [0, C).
-    """
-    num_first = max(1, math.floor(FIRST_SHARE * logits.shape[1] + 0.5))
-    own = logits.gather(1, labels.unsqueeze(1))
-    return (logits > own).sum(1) < num_first

@@ -1,4 +1,4 @@
-"""Equal shares: how many samples of each class an epoch takes, and which."""
+"""Equal shares: how many samples of each class an epoch takes."""
 
 from __future__ import annotations
 
@@ -53,28 +53,3 @@ def equal_shares(sizes: Tensor, taken: Tensor, count: int, *, seed: int = 0) -> 
     at_random = position_hash(open_to_more, seed).argsort(stable=True)
     quota[open_to_more[at_random[: count - int(quota.sum())]]] += 1
     return quota
-
-
-def highest_of_each(
-    scores: Tensor, group: Tensor, quota: Tensor, *, tie_seed: int = 0, among: Tensor | None = None
-) -> Tensor:
-    """The `quota[g]` highest scores of each group g, equal ones in random order.
-
-    Args:
-        scores: float `[N]`.
-        group: int64 `[N]` in [0, G).
-        quota: int64 `[G]`.
-        tie_seed: seed of the order of equal scores.
-        among: bool `[N]`, the samples that count; None takes all.
-
-    Returns:
-        int64 `[sum(quota)]`, distinct.
-    """
-    order = torch.arange(len(scores)) if among is None else among.nonzero().squeeze(1)
-    order = order[position_hash(order, tie_seed).argsort(stable=True)]
-    order = order[scores[order].argsort(descending=True, stable=True)]
-    order = order[group[order].argsort(stable=True)]
-    group = group[order]
-    sizes = torch.bincount(group, minlength=len(quota))
-    rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[group]
-    return order[rank < quota[group]]

@@ -6,24 +6,35 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_agent.errors import CheckpointError
 from data_agent.labels.changes import BEYOND, UNKNOWN, warn_of_labels
-from data_agent.labels.margins import label_margin, last_rank_evidence, ranks_first
+from data_agent.labels.classes import Classes
+from data_agent.labels.margins import judge
 from data_agent.labels.rules import LabelRules
-from data_agent.labels.shares import equal_shares, highest_of_each
+from data_agent.labels.shares import equal_shares
+from data_agent.runtime.random import hashed
 from data_agent.runtime.state import require_tensor
-from data_agent.runtime.topk import top_k_mask
+from data_agent.runtime.topk import BLOCK, highest_of_each, top_k_mask
 from data_agent.selecting.feedback import Feedback
 
-UNSEEN = 2.0  # in place of a margin, which is at most 1
-LARGEST_LABEL = 2**31 - 1  # what int32 holds
+STEPS = 127  # of a margin, from 0 to 1
+UNSEEN = -128  # in place of a margin
+FIRST = 128  # in the signs: the label was among the likeliest; below it how far it came last
+MOST_VISITS = 255  # a byte; from then on a visit counts in the mean as if it were this one
+LARGEST_SMALL = 2**15 - 2  # a label that int16 holds, and the number of its class too
+LARGEST_LABEL = 2**31 - 1
 
 
 class LabelTable:
-    """Remembers each sample's label and what the model thought of it, 19 bytes a sample.
+    """Each sample's label and what the model thought of it: 6 bytes, none before the first epoch.
+
+    The label is an int16 (an int32, so 8 bytes, once one needs it), margin and mean margin are in
+    steps of 1/127, rounded at random so that they are right on average.
 
     Args:
         num_samples: N.
@@ -34,99 +45,126 @@ class LabelTable:
     reads: ClassVar[tuple[str, ...]] = ("logits", "labels")
     dtypes: ClassVar[Mapping[str, torch.dtype]] = {
         "label": torch.int32,
-        "margin": torch.float32,
-        "evidence": torch.float32,
-        "ranks_first": torch.bool,
+        "margin": torch.int8,
+        "signs": torch.uint8,
     }
 
     def __init__(self, num_samples: int, rules: LabelRules) -> None:
         self.rules = rules
-        self._label = torch.full((num_samples,), UNKNOWN, dtype=torch.int32)
-        self._margin = torch.full((num_samples,), UNSEEN, dtype=torch.float32)
-        self._evidence = torch.zeros(num_samples, dtype=torch.float32)
-        self._ranks_first = torch.zeros(num_samples, dtype=torch.bool)
-        self._margin_sum = torch.zeros(num_samples, dtype=torch.float32)
-        self._num_margins = torch.zeros(num_samples, dtype=torch.int16)
+        self._num_samples = num_samples
+        self._columns: dict[str, Tensor] = {}
         self._shares = torch.zeros(2, dtype=torch.float64)  # sum and number of estimates
+        self._num_merges = 0
         self._num_classes = 0  # as the logits have; 0 while none came
+        self._count_signs()
 
     # What a batch shows, and what stays of it.
 
     def record(self, feedback: Feedback) -> dict[str, Tensor]:
-        """What to keep of a batch, `[B]` each, on its device."""
+        """What to keep of rows, `[B]` each, on their device.
+
+        "label", `UNKNOWN` or `BEYOND` where it is no class; "margin" in 127ths, `UNSEEN` where
+        nothing was judged; "signs", `FIRST` plus 127ths of `Verdict.last`.
+        """
         size, device, logits = len(feedback), feedback.losses.device, feedback.logits
-        rows = {
-            "label": torch.full((size,), UNKNOWN, dtype=torch.int32, device=device),
-            "margin": torch.full((size,), UNSEEN, device=device),
-            "evidence": torch.zeros(size, device=device),
-            "ranks_first": torch.zeros(size, dtype=torch.bool, device=device),
-        }
-        if feedback.labels is None:
-            return rows
-        labels = feedback.labels.to(device, torch.int64, non_blocking=True)
-        counts = (labels >= 0) & (labels <= LARGEST_LABEL)
+        labels = feedback.labels
+        margin = torch.full((size,), UNSEEN, dtype=torch.int8, device=device)
+        signs = torch.zeros(size, dtype=torch.uint8, device=device)
+        if labels is None:
+            label = torch.full((size,), UNKNOWN, dtype=torch.int32, device=device)
+            return {"label": label, "margin": margin, "signs": signs}
+        labels = labels.to(device, torch.int64, non_blocking=True)
+        label = torch.where((labels < 0) | (labels > LARGEST_LABEL), UNKNOWN, labels)
         if logits is not None:
-            self._num_classes = logits.shape[1]
-            beyond = counts & (labels >= logits.shape[1])  # such as 255 for "to be ignored"
-            rows["label"] = torch.where(beyond, BEYOND, rows["label"])
-            counts &= ~beyond
+            num_classes = self._num_classes = logits.shape[1]
+            label = torch.where(label >= num_classes, BEYOND, label)  # such as 255 for "ignore"
             if self._doubts_labels:
-                at = labels.clamp(0, logits.shape[1] - 1)
-                rows["margin"] = torch.where(counts, label_margin(logits, at), UNSEEN)
-                rows["evidence"] = last_rank_evidence(logits, at) * counts
-                rows["ranks_first"] = ranks_first(logits, at) & counts
-        rows["label"] = torch.where(counts, labels, rows["label"]).to(torch.int32)
-        return rows
+                is_class = label >= 0
+                verdict = judge(logits, label.clamp(min=0))
+                steps = (STEPS * verdict.margin).round()
+                margin = torch.where(is_class, steps, UNSEEN).to(torch.int8)
+                steps = (STEPS * verdict.last).round() + FIRST * verdict.ranks_first
+                signs = (is_class * steps).to(torch.uint8)
+        return {"label": label.to(torch.int32), "margin": margin, "signs": signs}
 
     def merge(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
         """Take in rows of distinct samples; margins are averaged over visits, late ones most."""
-        warn_of_labels(self._label[index], rows["label"], self._num_classes)
-        tells = rows["label"] >= 0  # a visit without a label takes nothing away
-        index, rows = index[tells], {name: values[tells] for name, values in rows.items()}
-        self._label[index] = rows["label"]
-        before, now, memory = self._margin[index], rows["margin"], self.rules.memory
-        mixed = torch.where(before == UNSEEN, now, memory * before + (1 - memory) * now)
-        is_seen = now != UNSEEN
-        self._margin[index] = torch.where(is_seen, mixed, before)
-        self._evidence[index] = rows["evidence"]
-        self._ranks_first[index] = rows["ranks_first"]
-        self._margin_sum[index] += torch.where(is_seen, now, 0.0)
-        self._num_margins[index] += is_seen.to(torch.int16)
+        if not len(index):
+            return
+        label = rows["label"]
+        self._make_room(int(label.max()))
+        warn_of_labels(self._columns["label"][index], label, self._num_classes)
+        self._num_merges += 1
+        for block in zip(
+            index.split(BLOCK), *(rows[name].split(BLOCK) for name in self.dtypes), strict=True
+        ):
+            self._merge_block(*(column.numpy() for column in block))
+        self._count_signs()
         if (share := self.doubtful_share) > 0:
             self._shares += torch.tensor([share, 1.0], dtype=torch.float64)
 
+    def _merge_block(
+        self,
+        index: NDArray[np.int64],
+        label: NDArray[np.int32],
+        margin: NDArray[np.int8],
+        signs: NDArray[np.uint8],
+    ) -> None:
+        own = {name: column.numpy() for name, column in self._columns.items()}
+        tells = label >= 0  # a visit without a label takes nothing away
+        own["label"][index[tells]] = label[tells]
+        own["signs"][index[tells]] = signs[tells]
+        seen = tells & (margin != UNSEEN)
+        index, margin = index[seen], margin[seen]
+        before, visits = own["margin"][index], own["visits"][index]
+        memory = np.where(before == UNSEEN, 0.0, self.rules.memory).astype(np.float32)
+        at_random = hashed(index, self._num_merges)
+        own["margin"][index] = _mixed(before, margin, memory, at_random)
+        visits = np.minimum(visits, MOST_VISITS - 1) + np.uint8(1)
+        memory = 1 - 1 / visits.astype(np.float32)
+        own["mean"][index] = _mixed(own["mean"][index], margin, memory, at_random)
+        own["visits"][index] = visits
+
     # What the rules allow.
 
-    def choose(self, scores: Tensor, count: int, excluded: Tensor, *, tie_seed: int) -> Tensor:
+    def choose(
+        self, scores: Tensor, count: int, excluded: Tensor, *, tie_seed: int, seed: int = 0
+    ) -> Tensor:
         """The highest scores, with the classes' shares and doubtful labels last.
 
         Args:
-            scores: float32 `[N]`.
+            scores: `[N]`, as `top_k_mask`.
             count: how many.
             excluded: bool `[N]`, samples that are in the epoch already.
             tie_seed: seed of the order of equal scores.
+            seed: of all other draws.
 
         Returns:
-            int64 `[count]`, distinct, none of them excluded.
+            Bool `[N]`, `count` of them, none of them excluded.
         """
-        doubtful = self.left_out()
+        if not self._columns:
+            return top_k_mask(scores, count, tie_seed=tie_seed, excluded=excluded)
+        classes = Classes(self._columns["label"])
+        doubtful = self._left_out(classes)
         among = ~(excluded | doubtful)
         if (num_missing := count - int(among.sum())) > 0:  # not without them: the least doubtful
-            others = ~doubtful | excluded
-            among |= top_k_mask(self._margin, num_missing, tie_seed=tie_seed, excluded=others)
-        known = self._label != UNKNOWN
-        if not self.rules.class_shares or not known.any():
-            return _highest(scores, count, among, tie_seed)
+            margin, others = self._columns["margin"], ~doubtful | excluded
+            among |= top_k_mask(margin, num_missing, tie_seed=seed, excluded=others)
+        sizes, taken = classes.sizes(among), classes.sizes(excluded)
+        if not self.rules.class_shares or not int(sizes[1:].sum()):
+            return top_k_mask(scores, count, tie_seed=tie_seed, excluded=~among)
         # Samples of unknown class are no class: they come as often as they are there.
-        others, is_open = among & ~known, among & known
-        num_others = math.floor(count * int(others.sum()) / max(1, int(among.sum())) + 0.5)
-        num_others = max(num_others, count - int(is_open.sum()))
-        group = self._groups()
-        sizes = torch.bincount(group[is_open], minlength=int(group.max()) + 1)
-        taken = torch.bincount(group[excluded & known], minlength=len(sizes))
-        quota = equal_shares(sizes, taken, count - num_others, seed=tie_seed)
-        chosen = highest_of_each(scores, group, quota, tie_seed=tie_seed, among=is_open)
-        return torch.cat([chosen, _highest(scores, num_others, others, tie_seed)])
+        num_others = math.floor(count * int(sizes[0]) / max(1, int(sizes.sum())) + 0.5)
+        num_others = max(num_others, count - int(sizes[1:].sum()))
+        quota = equal_shares(sizes[1:], taken[1:], count - num_others, seed=seed)
+        quota = torch.cat([torch.tensor([num_others]), quota])
+        return highest_of_each(scores, quota, tie_seed=tie_seed, group=classes.number, among=among)
+
+    def class_number(self) -> Tensor | None:
+        """Integers `[N]`, each sample's class; None where all count as one."""
+        if not self._columns or not self.rules.class_shares:
+            return None
+        return Classes(self._columns["label"]).number
 
     @property
     def doubtful_share(self) -> float:
@@ -136,9 +174,9 @@ class LabelTable:
 
     def left_out(self) -> Tensor:
         """Bool `[N]`: samples that training leaves out now, as their label is doubtful."""
-        if not (share := self.doubtful_share):
-            return torch.zeros(len(self._label), dtype=torch.bool)
-        return lowest_of_each(self._margin, self._groups(), share) & (self._margin != UNSEEN)
+        if not self._columns:
+            return torch.zeros(self._num_samples, dtype=torch.bool)
+        return self._left_out(Classes(self._columns["label"]))
 
     def suspects(self) -> Tensor:
         """Bool `[N]`: samples whose label is doubtful by all visits so far, for a person to see.
@@ -147,11 +185,10 @@ class LabelTable:
         says. Other than what training leaves out, none of it vanishes as a model memorises labels.
         """
         total, number = self._shares.tolist()
-        seen = self._num_margins > 0
         if not number:
-            return torch.zeros(len(self._label), dtype=torch.bool)
-        mean = torch.where(seen, self._margin_sum / self._num_margins.clamp(min=1), UNSEEN)
-        return lowest_of_each(mean, self._groups(), total / number) & seen
+            return torch.zeros(self._num_samples, dtype=torch.bool)
+        classes = Classes(self._columns["label"])
+        return lowest_of_each(self._columns["mean"], classes, total / number)
 
     def in_words(self) -> str:
         """What the rules do now: "equal class shares; doubtful labels: off, 2 classes"."""
@@ -170,39 +207,63 @@ class LabelTable:
         rules, num_classes = self.rules, self._num_classes
         return rules.doubtful_labels and num_classes >= rules.fewest_classes
 
+    def _left_out(self, classes: Classes) -> Tensor:
+        if not (share := self.doubtful_share):
+            return torch.zeros(self._num_samples, dtype=torch.bool)
+        margin = self._columns["margin"]
+        return lowest_of_each(margin, classes, share, tie_seed=self._num_merges)
+
+    def _count_signs(self) -> None:
+        """int64 `[256]`: how many of the samples that were judged show which signs."""
+        self._num_of_signs = torch.zeros(256, dtype=torch.int64)
+        if not self._columns:
+            return
+        columns = (self._columns[name].split(BLOCK) for name in ("signs", "margin"))
+        for signs, margin in zip(*columns, strict=True):
+            seen = signs.numpy()[margin.numpy() != UNSEEN]
+            self._num_of_signs += torch.from_numpy(np.bincount(seen, minlength=256))
+
     def _estimate(self) -> tuple[float, str]:
         """The estimated share of wrong labels, and why none is left out, if so."""
-        rules, seen = self.rules, self._margin != UNSEEN
+        rules, num_of_signs = self.rules, self._num_of_signs.view(2, FIRST)
+        num_seen = int(num_of_signs.sum())
         if not rules.doubtful_labels:
             return 0.0, "by its setting"
         if 0 < self._num_classes < rules.fewest_classes:
             return 0.0, f"{self._num_classes} classes"
-        if not seen.any():
+        if not num_seen:
             return 0.0, "no labels with logits so far"
-        evidence = self._evidence[seen]
-        share = min(rules.most_share, float(evidence.mean()))
-        if int((evidence > 0).sum()) < rules.fewest_signs or share < rules.least_share:
+        num_last = num_of_signs.sum(0)
+        last = float((num_last * torch.arange(FIRST)).sum()) / (STEPS * num_seen)
+        share = min(rules.most_share, (self._num_classes - 1) * last)
+        if int(num_last[1:].sum()) < rules.fewest_signs or share < rules.least_share:
             return share, f"fewer than {rules.least_share:.0%} look wrong"
-        if float(self._ranks_first[seen].float().mean()) < rules.least_right * (1 - share):
+        if int(num_of_signs[1].sum()) < rules.least_right * (1 - share) * num_seen:
             return share, "the model is near chance"
         return share, ""
 
-    def _groups(self) -> Tensor:
-        """int64 `[N]`: classes numbered without gaps, unknown ones 0 if there are any."""
-        return self._label.unique(return_inverse=True)[1]
-
     # State.
 
+    def _make_room(self, largest_label: int) -> None:
+        """Allocate the columns, or wider labels, where they are needed."""
+        size = self._num_samples
+        if not self._columns:
+            self._columns = {
+                "label": torch.full((size,), UNKNOWN, dtype=torch.int16),
+                "margin": torch.full((size,), UNSEEN, dtype=torch.int8),
+                "signs": torch.zeros(size, dtype=torch.uint8),
+                "mean": torch.full((size,), UNSEEN, dtype=torch.int8),
+                "visits": torch.zeros(size, dtype=torch.uint8),
+            }
+        if largest_label > LARGEST_SMALL:
+            self._columns["label"] = self._columns["label"].to(torch.int32)
+
     def state_dict(self) -> dict[str, Any]:
-        """The table's tensors."""
+        """The table's columns, none if there are none yet, and its counters."""
         return {
-            "label": self._label.clone(),
-            "margin": self._margin.clone(),
-            "evidence": self._evidence.clone(),
-            "ranks_first": self._ranks_first.clone(),
-            "margin_sum": self._margin_sum.clone(),
-            "num_margins": self._num_margins.clone(),
+            **{name: column.clone() for name, column in self._columns.items()},
             "shares": self._shares.clone(),
+            "num_merges": self._num_merges,
             "num_classes": self._num_classes,
         }
 
@@ -212,38 +273,47 @@ class LabelTable:
         Raises:
             CheckpointError: a tensor of another shape or dtype, or values that cannot be.
         """
-        loaded = {
-            name: require_tensor(state, name, shape=tuple(own.shape), dtype=own.dtype)
-            for name, own in self.state_dict().items()
-            if isinstance(own, Tensor)
-        }
-        label, margin, evidence = (loaded[name] for name in ("label", "margin", "evidence"))
-        if len(label) and int(label.min()) < UNKNOWN:
-            raise CheckpointError(f"a label is {int(label.min())}; expected {UNKNOWN} or more.")
-        if not (margin.abs() <= UNSEEN).all() or not ((evidence >= 0) & evidence.isfinite()).all():
-            raise CheckpointError(
-                "margins are not in [-1, 1], or evidence is not a count of classes."
-            )
-        if not loaded["margin_sum"].isfinite().all() or not loaded["shares"].isfinite().all():
-            raise CheckpointError("sums of margins or estimates are not finite.")
+        shares = require_tensor(state, "shares", shape=(2,), dtype=torch.float64)
+        if not shares.isfinite().all():
+            raise CheckpointError("the sum of estimates is not finite.")
+        columns: dict[str, Tensor] = {}
+        if "label" in state:
+            self._columns = {}
+            self._make_room(LARGEST_LABEL if state["label"].dtype == torch.int32 else 0)
+            columns = {
+                name: require_tensor(state, name, shape=tuple(own.shape), dtype=own.dtype)
+                for name, own in self._columns.items()
+            }
+            if (lowest := int(columns["label"].min())) < UNKNOWN:
+                raise CheckpointError(f"a label is {lowest}; expected {UNKNOWN} or more.")
+        self._columns, self._shares = columns, shares
+        self._num_merges = int(state["num_merges"])
         self._num_classes = int(state["num_classes"])
-        for name, values in loaded.items():
-            setattr(self, f"_{name}", values)
+        self._count_signs()
 
 
-def lowest_of_each(margin: Tensor, group: Tensor, share: float) -> Tensor:
-    """Bool `[N]`: in each class the `share` (rounded down) of lowest margin.
+def lowest_of_each(margin: Tensor, classes: Classes, share: float, *, tie_seed: int = 0) -> Tensor:
+    """Bool `[N]`: in each class the `share` (rounded down) of lowest margin; equal ones are drawn.
 
     Args:
-        margin: float `[N]`, of each sample's label.
-        group: int64 `[N]` in [0, G), its class.
-        share: in [0, 1].
+        margin: int8 `[N]`, of each sample's label; `UNSEEN` ones are never marked.
+        classes: of all samples.
+        share: of a class's samples, in [0, 1].
+        tie_seed: seed of the draws.
     """
-    sizes = torch.bincount(group)
-    mask = torch.zeros(len(group), dtype=torch.bool)
-    mask[highest_of_each(-margin, group, (share * sizes).long())] = True
-    return mask
+    quota = (share * classes.sizes()).long()
+    lowest_first = ~margin  # -1 - margin
+    return highest_of_each(
+        lowest_first, quota, tie_seed=tie_seed, group=classes.number, among=margin != UNSEEN
+    )
 
 
-def _highest(scores: Tensor, count: int, among: Tensor, tie_seed: int) -> Tensor:
-    return top_k_mask(scores, count, tie_seed=tie_seed, excluded=~among).nonzero().squeeze(1)
+def _mixed(
+    before: NDArray[np.int8],
+    now: NDArray[np.int8],
+    memory: NDArray[np.float32],
+    at_random: NDArray[np.uint32],
+) -> NDArray[np.int8]:
+    """`memory * before + (1 - memory) * now`, rounded up as often as it lies above the lower."""
+    mixed = now + memory * (before.astype(np.float32) - now)
+    return np.floor(mixed + (at_random >> 16) / np.float32(1 << 16)).astype(np.int8)

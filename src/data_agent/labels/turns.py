@@ -1,52 +1,69 @@
-"""Whose turn it is: samples skipped for the most epochs come first."""
+"""Whose turn it is: of a class nobody comes again until all of it came."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from data_agent.errors import CheckpointError
-from data_agent.runtime.random import Purpose, permutation
-from data_agent.runtime.state import require_tensor
+from data_agent.runtime.masks import packed, unpacked
+from data_agent.runtime.random import Purpose, derived_seed
 
 
 class Turns:
-    """A queue of all samples, in random order at first; four bytes a sample.
+    """Which samples had their turn in the running round of their class; a bit a sample.
+
+    The samples of a class come in one order again and again, that of a hash, so the visits of any
+    two differ by at most one. Who came by chance had the turn. Who could not be chosen has none to
+    catch up on: a round ends for all of a class. Nothing is allocated before the first turn.
 
     Args:
         num_samples: N.
-        seed: of the first order.
+        seed: of the order.
     """
 
     def __init__(self, num_samples: int, seed: int) -> None:
-        self._queue = permutation(num_samples, seed, Purpose.UNIFORM).to(torch.int32)
+        self._num_samples = num_samples
+        self._had: Tensor | None = None
+        self.order_seed = derived_seed(seed, Purpose.UNIFORM)
 
-    def scores(self) -> Tensor:
-        """float32 `[N]`: the further ahead in the queue, the higher."""
-        scores = torch.empty(len(self._queue), dtype=torch.float32)
-        scores[self._queue] = -torch.arange(len(self._queue), dtype=torch.float32)
-        return scores
+    def waiting(self) -> Tensor:
+        """Bool `[N]`: who comes before all others of the class, both by the hash of the order."""
+        if self._had is None:
+            return torch.ones(self._num_samples, dtype=torch.bool)
+        return ~unpacked(self._had, self._num_samples)
 
-    def take(self, index: Tensor) -> None:
-        """Move the samples of an epoch (int64 `[K]`) to the end, in the order they had."""
-        taken = torch.zeros(len(self._queue), dtype=torch.bool).index_fill_(0, index, True)
-        goes_back = taken.index_select(0, self._queue)
-        self._queue = torch.cat([self._queue[~goes_back], self._queue[goes_back]])
+    def take(self, taken: Tensor, by_turn: Tensor, class_number: Tensor | None) -> None:
+        """The samples of an epoch had their turn.
+
+        Args:
+            taken: bool `[N]`, all of them.
+            by_turn: bool `[N]`, those of them that came because it was their turn.
+            class_number: integers `[N]`, each sample's class, 0 or more; None where all are one.
+        """
+        had = ~self.waiting()
+        again = taken & had
+        begins = again & by_turn  # where somebody came a second time, a new round has begun
+        if class_number is None:
+            is_new = begins.any()
+        else:
+            number = class_number.numpy()
+            in_class = np.bincount(number[begins.numpy()], minlength=int(number.max()) + 1)
+            is_new = torch.from_numpy((in_class > 0).take(number))
+        self._had = packed(torch.where(is_new, again, had | taken))
+
+    def begin_anew(self) -> None:
+        """Nobody had a turn: visits are counted from here on."""
+        self._had = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The queue, int32 `[N]`."""
-        return {"queue": self._queue.clone()}
+        """uint8 `[ceil(N / 8)]`, or None."""
+        return {"had": None if self._had is None else self._had.clone()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned.
-
-        Raises:
-            CheckpointError: a sample is missing or repeated.
-        """
-        size = len(self._queue)
-        queue = require_tensor(state, "queue", shape=(size,), dtype=torch.int32)
-        if not queue.sort().values.equal(torch.arange(size, dtype=torch.int32)):
-            raise CheckpointError("its queue does not hold every sample once.")
-        self._queue = queue
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; a CheckpointError if it does not fit."""
+        had = state["had"]
+        self._had = None if had is None else packed(unpacked(had, self._num_samples))

@@ -10,6 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_agent.errors import InputError
@@ -19,6 +20,7 @@ __all__ = [
     "check_seed",
     "derived_seed",
     "generator",
+    "hashed",
     "permutation",
     "position_hash",
 ]
@@ -75,10 +77,19 @@ def permutation(size: int, seed: int, purpose: Purpose, *position: int) -> Tenso
 
 
 def position_hash(position: Tensor, seed: int) -> Tensor:
-    """Pseudo-random int64 in [0, 2^32) for each int64 position (SplitMix64, Steele et al. 2014)."""
-    z = position.numpy().astype(np.uint64)
-    with np.errstate(over="ignore"):
-        z += np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return torch.from_numpy((z >> np.uint64(32)).astype(np.int64))
+    """Pseudo-random int64 in [0, 2^32) for each int64 position, see `hashed`."""
+    return torch.from_numpy(hashed(position.numpy(), seed).astype(np.int64))
+
+
+def hashed(position: NDArray[np.int64], seed: int) -> NDArray[np.uint32]:
+    """Pseudo-random numbers, the upper half of SplitMix64 (Steele et al. 2014), one a position.
+
+    The order of samples by them stands for a random permutation, without a sort or memory.
+    """
+    z = position.astype(np.uint64)
+    z += np.uint64((seed + 1) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
+    part = np.empty_like(z)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z ^= np.right_shift(z, np.uint64(shift), out=part)
+        z *= np.uint64(factor)
+    return (z >> np.uint64(32)).astype(np.uint32)

@@ -1,11 +1,10 @@
-"""Helpers for saved state: its header, and one bit a sample for a selection."""
+"""Checks of saved state: its header and its tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,21 +38,6 @@ def check_header(state: object, expected: Mapping[str, object]) -> None:
             f"the state is of another run: {'; '.join(differences)}. Build the selector as it was "
             "when the state was saved."
         )
-
-
-def pack_mask(index: Tensor, size: int) -> Tensor:
-    """uint8 `[ceil(size / 8)]`: one bit a sample, set for those in `index`."""
-    mask = np.zeros(size, dtype=bool)
-    mask[index.numpy()] = True
-    return torch.from_numpy(np.packbits(mask))
-
-
-def unpack_mask(bits: Tensor, size: int) -> Tensor:
-    """int64 `[K]`, ascending: the samples whose bit is set; CheckpointError for another `size`."""
-    if bits.dtype != torch.uint8 or len(bits) != (size + 7) // 8:
-        raise CheckpointError(f"a selection of {size} samples cannot be {len(bits)} bytes.")
-    mask = np.unpackbits(bits.numpy(), count=size)
-    return torch.from_numpy(np.flatnonzero(mask).astype(np.int64))
 
 
 def require_tensor(

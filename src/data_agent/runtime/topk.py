@@ -1,17 +1,31 @@
-"""The k highest scores of many, exactly, in O(N): a radix selection, never a sort."""
+"""The highest scores of many, of all or of each group, exactly: histograms, never a sort of all.
+
+Samples are ordered by their score and, where scores are equal, by a hash of position and seed. Both
+are read a few bits at a time, from the highest on. A histogram of these bits in each group finds
+the bin in which its threshold lies: what is above is taken, what is below is not, and only the
+samples of that bin are looked at again. So the work is O(N), and memory is one byte a sample.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent.runtime.random import position_hash
+from data_agent.runtime.random import hashed
 
-_BINS = 65_536
-_DIGIT = 0xFFFF
+BLOCK = 32_768  # rows at a time, so that what is made of them stays in the cache
+FEW = 4_096  # so many are sorted
+_COUNTERS = 1 << 18  # of all groups, likewise
+_TAKEN, _OPEN = 2, 1
+
+Rows = slice | NDArray[np.int64]
+Key = tuple[Callable[[Rows], NDArray[np.unsignedinteger]], int]
+"""Rows -> unsigned numbers, the higher the better; and how many bits they have."""
 
 
 def top_k_mask(
@@ -19,13 +33,10 @@ def top_k_mask(
 ) -> Tensor:
     """Mark the `count` highest scores; equal scores are drawn at random, by `tie_seed`.
 
-    A histogram of the scores' upper 16 bits finds the bin that holds the threshold, and only the
-    samples of that bin go on to the lower 16 bits, then to two digits of a random second key.
-
     Args:
-        scores: float32 `[N]` without NaN.
+        scores: `[N]` without NaN: bool, int8 or anything that float32 holds.
         count: how many to mark, in [0, N less the excluded].
-        tie_seed: seed of the second key.
+        tie_seed: seed of the draws.
         excluded: bool `[N]`, samples that must not be marked, or None.
 
     Returns:
@@ -34,51 +45,202 @@ def top_k_mask(
     Raises:
         InputError: a score is NaN.
     """
-    if torch.isnan(scores).any():
-        raise InputError(f"{int(torch.isnan(scores).sum())} of {len(scores)} scores are NaN.")
-    key = _ordered_bits(scores.float())
-    mask = torch.zeros(len(scores), dtype=torch.bool)
-    digits: tuple[Callable[[Tensor | None], Tensor], ...] = (
-        lambda at: (_at(key, at) >> 16) + _BINS // 2,
-        lambda at: _at(key, at) & _DIGIT,
-        lambda at: position_hash(_positions(at, len(key)), tie_seed) >> 16,
-        lambda at: position_hash(_positions(at, len(key)), tie_seed) & _DIGIT,
-    )
-    candidates = None if excluded is None else (~excluded).nonzero().squeeze(1)
-    for digit_of in digits:
-        digit = digit_of(candidates)
-        threshold, num_above = _threshold_bin(digit, count)
-        mask[_positions_where(candidates, digit > threshold)] = True
-        candidates = _positions_where(candidates, digit == threshold)
-        count -= num_above
-        if count == len(candidates):
+    among = None if excluded is None else ~excluded
+    return highest_of_each(scores, torch.tensor([count]), tie_seed=tie_seed, among=among)
+
+
+def highest_of_each(
+    scores: Tensor,
+    quota: Tensor,
+    *,
+    tie_seed: int,
+    group: Tensor | None = None,
+    among: Tensor | None = None,
+) -> Tensor:
+    """Mark the `quota[g]` highest scores of each group g, or all where it has no more.
+
+    Args:
+        scores: `[N]`, as `top_k_mask`.
+        quota: int64 `[G]`, 0 or more.
+        tie_seed: seed of the draws among equal scores.
+        group: integers `[N]` in [0, G); None where G is 1.
+        among: bool `[N]`, the samples that count; None takes all.
+
+    Returns:
+        bool `[N]`.
+
+    Raises:
+        InputError: a score is NaN.
+    """
+    keys = [_hash_key(tie_seed)]
+    if scores.dtype == torch.bool:
+        keys = [_flagged(scores.numpy(), keys[0])]
+    else:
+        keys = [_score_key(scores), *keys]
+    return _select(keys, len(scores), quota, group, among)
+
+
+def draw_mask(size: int, count: int, seed: int, among: Tensor | None = None) -> Tensor:
+    """Mark `count` of `size` samples, drawn at random by `seed`: bool `[size]`.
+
+    The more that are drawn with one seed, the more are added to the same ones.
+
+    Args:
+        size: N.
+        count: how many; all where there are no more.
+        seed: of the draws.
+        among: bool `[N]`, the samples that count; None takes all.
+    """
+    if count <= 0:
+        return torch.zeros(size, dtype=torch.bool)
+    if count >= (size if among is None else int(among.sum())):
+        return torch.ones(size, dtype=torch.bool) if among is None else among.clone()
+    return _select([_hash_key(seed)], size, torch.tensor([count]), None, among)
+
+
+def _select(
+    keys: list[Key], size: int, quota: Tensor, group: Tensor | None, among: Tensor | None
+) -> Tensor:
+    left = quota.numpy().copy()
+    groups = None if group is None else group.numpy()
+    chosen = np.zeros(size, dtype=bool)
+    candidates = None if among is None else among.numpy().copy()
+    num_bits = _bits_for(len(left), size)
+    for digit in _digits(keys, num_bits):
+        num_open = size if candidates is None else int(np.count_nonzero(candidates))
+        if num_open <= FEW:
             break
-    mask[_positions(candidates, len(key))[:count]] = True
-    return mask
+        candidates = np.ones(size, dtype=bool) if candidates is None else candidates
+        left = _split(digit, num_bits, left, groups, chosen, candidates)
+    rows = np.arange(size) if candidates is None else np.flatnonzero(candidates)
+    chosen[_highest_by_sort(keys, rows, left, groups)] = True
+    return torch.from_numpy(chosen)
 
 
-def _ordered_bits(values: Tensor) -> Tensor:
-    """int32 keys in the order of the float32 `values`: flips the magnitude of negative ones."""
-    bits = (values + 0.0).view(torch.int32)  # adding zero turns -0.0 into 0.0
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+def _split(
+    digit: Callable[[Rows], NDArray[np.int32]],
+    num_bits: int,
+    left: NDArray[np.int64],
+    groups: NDArray[np.integer] | None,
+    chosen: NDArray[np.bool_],
+    candidates: NDArray[np.bool_],
+) -> NDArray[np.int64]:
+    """Choose the candidates that lie above their group's threshold bin, and keep those in it.
+
+    Returns:
+        How many of each group are still to be chosen.
+    """
+
+    def codes() -> Iterator[tuple[Rows, NDArray[np.int32]]]:
+        for rows, is_candidate in _blocks(candidates):
+            code = digit(rows) + np.int32(1)
+            if groups is not None:
+                code += groups[rows].astype(np.int32) << num_bits
+            if is_candidate is not None:
+                code *= is_candidate  # bin 0 is of those that are none
+            yield rows, code
+
+    counts = torch.zeros(1 + (len(left) << num_bits), dtype=torch.int64)
+    one = torch.ones(BLOCK, dtype=torch.int64)
+    for _, code in codes():
+        counts.scatter_add_(0, torch.from_numpy(code).long(), one[: len(code)])
+    fate, left = _fates(counts[1:].numpy().reshape(len(left), -1), left)
+    for rows, code in codes():
+        decided = fate.take(code)
+        chosen[rows] |= decided == _TAKEN
+        candidates[rows] = decided == _OPEN
+    return left
 
 
-def _threshold_bin(digit: Tensor, count: int) -> tuple[int, int]:
-    """The highest bin t with at least `count` members in bins >= t, and how many lie above it."""
-    counts = torch.bincount(digit, minlength=_BINS)
-    at_least = counts.flip(0).cumsum(0).flip(0)
-    threshold = max(0, int((at_least >= count).sum()) - 1)
-    return threshold, int(at_least[threshold] - counts[threshold])
+def _fates(
+    counts: NDArray[np.int64], left: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """What becomes of samples in each bin `[1 + G * bins]`, and what is then left to choose."""
+    at_least = counts[:, ::-1].cumsum(1)[:, ::-1]
+    threshold = np.maximum((at_least >= left[:, None]).sum(1) - 1, 0)
+    here = np.arange(len(left)), threshold
+    above = at_least[here] - counts[here]
+    fate = np.where(np.arange(counts.shape[1]) > threshold[:, None], _TAKEN, 0).astype(np.uint8)
+    is_whole = left - above >= counts[here]
+    fate[here] = np.where(is_whole, _TAKEN, np.where(left > above, _OPEN, 0))
+    return np.append(np.uint8(0), fate), np.where(is_whole, 0, left - above)
 
 
-def _at(values: Tensor, position: Tensor | None) -> Tensor:
-    return values if position is None else values[position]
+def _highest_by_sort(
+    keys: list[Key],
+    rows: NDArray[np.int64],
+    left: NDArray[np.int64],
+    groups: NDArray[np.integer] | None,
+) -> NDArray[np.int64]:
+    """Of a few rows the highest of each group, as many as are left to choose."""
+    group = np.zeros(len(rows), dtype=np.int64) if groups is None else groups[rows]
+    order = np.lexsort([*(key(rows) for key, _ in reversed(keys)), group])
+    group = group[order]
+    rank = np.bincount(group, minlength=len(left)).cumsum()[group] - np.arange(len(rows))
+    return rows[order[rank <= left[group]]]
 
 
-def _positions(position: Tensor | None, size: int) -> Tensor:
-    return torch.arange(size) if position is None else position
+def _digits(keys: list[Key], num_bits: int) -> Iterator[Callable[[Rows], NDArray[np.int32]]]:
+    """The keys in parts of at most `num_bits` bits, from the highest on."""
+    for key, width in keys:
+        for low in range(width - num_bits, -num_bits, -num_bits):
+            shift, mask = max(low, 0), (1 << min(num_bits, num_bits + low)) - 1
+            yield lambda rows, key=key, shift=shift, mask=mask: (
+                (key(rows) >> shift) & mask
+            ).astype(np.int32)
 
 
-def _positions_where(position: Tensor | None, where: Tensor) -> Tensor:
-    found = where.nonzero().squeeze(1)
-    return found if position is None else position[found]
+def _bits_for(num_groups: int, size: int) -> int:
+    """Bits a digit: a byte or more where that costs not more memory than the samples' masks."""
+    fitting = (_COUNTERS // num_groups).bit_length() - 1
+    affordable = (size // (16 * num_groups)).bit_length() - 1
+    return max(1, min(16, max(fitting, min(8, affordable))))
+
+
+def _blocks(candidates: NDArray[np.bool_]) -> Iterator[tuple[Rows, NDArray[np.bool_] | None]]:
+    """The candidates' rows in blocks; where they are most of one all its rows, and which they are.
+
+    Whole blocks are read several times as fast as rows picked out of them.
+    """
+    for start in range(0, len(candidates), BLOCK):
+        block = candidates[start : start + BLOCK]
+        num_open = int(np.count_nonzero(block))
+        if 2 * num_open > len(block):
+            rows = slice(start, start + len(block))
+            yield rows, None if num_open == len(block) else block
+        elif num_open:
+            yield np.flatnonzero(block) + start, None
+
+
+def _score_key(scores: Tensor) -> Key:
+    """In the order of the scores: bytes as they are, all others as float32."""
+    if scores.dtype == torch.int8:
+        offset = scores.numpy().view(np.uint8)
+        return lambda rows: offset[rows] ^ np.uint8(0x80), 8
+    values = scores.float().numpy()
+    if (num_missing := int(np.isnan(values).sum())) > 0:
+        raise InputError(f"{num_missing} of {len(values)} scores are NaN.")
+    return lambda rows: _ordered_bits(values[rows]), 32
+
+
+def _ordered_bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """In the order of the values: flips the sign, and all bits of negative ones."""
+    bits = (values + np.float32(0)).view(np.int32)  # adding zero turns -0.0 into 0.0
+    bits ^= (bits >> 31) | np.int32(-(2**31))
+    return bits.view(np.uint32)
+
+
+def _hash_key(seed: int) -> Key:
+    def key(rows: Rows) -> NDArray[np.uint32]:
+        if isinstance(rows, slice):
+            rows = np.arange(rows.start, rows.stop)
+        return hashed(rows, seed)
+
+    return key, 32
+
+
+def _flagged(flags: NDArray[np.bool_], key: Key) -> Key:
+    """Those with a flag first; so few different scores would take a round for a single bit."""
+    by_hash, width = key
+    top = np.uint32(1 << (width - 1))
+    return lambda rows: (by_hash(rows) >> 1) | (flags[rows] * top), width

@@ -14,8 +14,8 @@ from data_agent.budget.rounds import start_of
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.errors import CheckpointError, DataAgentWarning, StateError
 from data_agent.runtime import distributed
+from data_agent.runtime.masks import mask_of, packed, places_of, unpacked
 from data_agent.runtime.random import Purpose, permutation
-from data_agent.runtime.state import pack_mask, unpack_mask
 from data_agent.selecting.feedback import Selection, check_range
 from data_agent.selecting.observed import Array, Observed
 
@@ -116,7 +116,7 @@ class RunningEpoch:
         """Bool `[K]`: those of the selection that any rank observed; a collective call."""
         marks = self.observed.marks.clone()
         if schedule.world > 1:
-            (places,) = distributed.gather_rows(marks.nonzero().squeeze(1))
+            (places,) = distributed.gather_rows(places_of(marks))
             marks[places] = True
         return marks
 
@@ -270,19 +270,16 @@ class RunningEpoch:
 
     def state_dict(self, schedule: SelectionSchedule) -> dict[str, Any]:
         """Selection and observed samples as one bit each, and the position; a collective call."""
-        observed = self.observed_by_all(schedule)
         return {
             "epoch": self.epoch,
             "position": self.position(schedule),
             "batch_size": self.composed_for.batch_size,
             "world": self.composed_for.world,
             "last_rounds": self.composed_for.last_rounds,
-            "selection": pack_mask(self.selection.index, schedule.num_samples),
-            "observed": pack_mask(observed.nonzero().squeeze(1), len(observed)),
+            "selection": packed(mask_of(self.selection.index, schedule.num_samples)),
+            "observed": packed(self.observed_by_all(schedule)),
             "displaced": self.displaced.clone(),
-            "first": None
-            if self.first is None
-            else pack_mask(self.first.nonzero().squeeze(1), len(self.first)),
+            "first": None if self.first is None else packed(self.first),
             "weights": self.selection.weights,
         }
 
@@ -301,7 +298,7 @@ class RunningEpoch:
             CheckpointError: the selection has another size than the epoch.
         """
         epoch, position = int(state["epoch"]), int(state["position"])
-        index = unpack_mask(state["selection"], schedule.num_samples)
+        index = places_of(unpacked(state["selection"], schedule.num_samples))
         composed_for = replace(
             schedule,
             batch_size=state["batch_size"],
@@ -316,12 +313,7 @@ class RunningEpoch:
         weights = state["weights"]
         if weights is not None and weights.shape != index.shape:
             raise CheckpointError(f"its selection of epoch {epoch} has {len(weights)} weights.")
-        done = torch.zeros(len(index), dtype=torch.bool)
-        done[unpack_mask(state["observed"], len(index))] = True
-        first = None
-        if state["first"] is not None:
-            first = torch.zeros(len(index), dtype=torch.bool)
-            first[unpack_mask(state["first"], len(index))] = True
+        first = state["first"]
         displaced = state["displaced"]
         if displaced.dtype != torch.int64 or displaced.ndim != 1:
             raise CheckpointError(f"the samples put off from epoch {epoch} are not int64 [D].")
@@ -338,8 +330,8 @@ class RunningEpoch:
             observed_before=own,
             is_restored=True,
             displaced=displaced.clone(),
-            first=first,
-            done=done,
+            first=None if first is None else unpacked(first, len(index)),
+            done=unpacked(state["observed"], len(index)),
         )
         if left_out := len(index) - running.size(schedule):
             warn(

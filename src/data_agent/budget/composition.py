@@ -11,12 +11,12 @@ from torch import Tensor
 from data_agent.budget.permutations import PermutationStream
 from data_agent.budget.schedule import EpochPlan, SelectionSchedule
 from data_agent.errors import StateError
-from data_agent.runtime.masks import mask_of, places_of
+from data_agent.runtime.masks import mask_of, places_of, size_of
 from data_agent.runtime.random import Purpose, derived_seed
 from data_agent.runtime.topk import draw_mask
 
 Choose = Callable[[int, int, Tensor], Tensor]
-"""(epoch, count, excluded bool `[N]`) -> int64 `[count]`, as `Method.choose`."""
+"""(epoch, count, excluded bool `[N]`) -> int64 `[count]` or bool `[N]`, as `Method.choose`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,9 +83,9 @@ class Composition:
             displaced = torch.cat([first[size:], places_of(uniform & ~before)])
         taken = before.clone()
         if num_open := self._num_open(plan, before):
-            chosen = self._choose(choose, plan, epoch, num_open, before.clone())
+            chosen = self._choose(choose, plan, epoch, num_open, taken)
             if self._schedule.kind == "floating":
-                size = plan.num_uniform + len(chosen)
+                size = plan.num_uniform + len(chosen)  # which are never a mask there
             taken.numpy()[chosen.numpy()] = True
         index = places_of(taken)
         if len(index) != size or size == 0:
@@ -100,7 +100,7 @@ class Composition:
         """How many samples are still to be chosen; an upper bound in a floating schedule."""
         if self._schedule.kind == "floating":
             return plan.num_selected
-        return plan.size - int(taken.sum())
+        return plan.size - size_of(taken)
 
     def _choose(
         self, choose: Choose, plan: EpochPlan, epoch: int, count: int, excluded: Tensor
@@ -108,15 +108,21 @@ class Composition:
         """The method's choice; at random where the epoch is unselected and others came first."""
         if plan.num_selected:
             return choose(epoch, count, excluded)
-        return places_of(self._drawn(count, ~excluded, Purpose.EXPLORE, epoch))
+        return self._drawn(count, ~excluded, Purpose.EXPLORE, epoch)
 
     def _put_first(self, first: Tensor, taken: Tensor, size: int, epoch: int) -> Tensor:
         """A mask of `first` and of as many of the unselected as fit beside them."""
-        num_fitting = max(0, size - int(first.sum()))
+        num_fitting = max(0, size - size_of(first))
         return first | self._drawn(num_fitting, taken & ~first, Purpose.SUBSET, epoch)
 
     def _drawn(self, count: int, among: Tensor, purpose: Purpose, epoch: int) -> Tensor:
         return draw_mask(len(among), count, derived_seed(self._seed, purpose, epoch), among)
 
     def _taken(self, epoch: int) -> Tensor:
+        """A mask `[N]` of the samples that come unselected."""
+        plan = self._schedule.plan(epoch)
+        if not plan.num_explored:
+            return self._unselected.cut(epoch)
+        if not plan.num_unselected:
+            return self._explored.cut(epoch)
         return self._unselected.cut(epoch) | self._explored.cut(epoch)

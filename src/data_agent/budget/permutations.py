@@ -60,26 +60,20 @@ class PermutationStream:
         self._epoch = 0  # the next one
         self._pass = 0
         self._num_left = self._size  # of the pass
-        self._done: Tensor | None = None  # a bit for each sample that the pass had
+        self._done = torch.zeros((self._size + 7) // 8, dtype=torch.uint8)  # a bit for each sample
 
     def _take(self, count: int) -> Tensor:
         """Move the stream on by `count` samples."""
-        if not count:
-            return torch.zeros(self._size, dtype=torch.bool)
-        if self._done is None:
-            done = torch.zeros(self._size, dtype=torch.bool)
-        else:
-            done = unpacked(self._done, self._size)
         if count <= self._num_left:
-            taken = self._draw(count, ~done)
-            done |= taken
+            taken = self._draw(count, unpacked(~self._done, self._size))
+            self._done |= packed(taken)
             self._num_left -= count
         else:
             self._pass += 1
-            fresh = self._draw(count - self._num_left, done)
-            taken, done = ~done | fresh, fresh
+            fresh = self._draw(count - self._num_left, unpacked(self._done, self._size))
+            taken = unpacked(~self._done, self._size) | fresh
+            self._done = packed(fresh)
             self._num_left += self._size - count
-        self._done = packed(done)
         return taken
 
     def _draw(self, count: int, among: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import warnings
 from torch import Tensor
 
 from data_agent.errors import DataAgentWarning
+from data_agent.runtime.masks import size_of
 
 UNKNOWN = -1  # the class of a sample whose label never came
 BEYOND = -2  # in an epoch's rows: a label for which the model has no output
@@ -26,14 +27,14 @@ def warn_of_labels(before: Tensor, now: Tensor, num_classes: int) -> None:
     changed = was_known & is_known & (before != now)
     if _share(is_beyond, ~is_beyond & is_known) >= MOST:
         _warn(
-            f"{int(is_beyond.sum())} samples of the last epoch came with labels of {num_classes} "
+            f"{size_of(is_beyond)} samples of the last epoch came with labels of {num_classes} "
             f"or more, but the model has {num_classes} outputs: they count as samples without a "
             "label. Number the classes from 0 to "
             f"{num_classes - 1}, or leave labels= out where they are no classes."
         )
     if _share(changed, was_known & is_known & ~changed) >= MANY:
         _warn(
-            f"{int(changed.sum())} of {int((was_known & is_known).sum())} samples came with "
+            f"{size_of(changed)} of {size_of(was_known & is_known)} samples came with "
             "another label than at their visit before. Either the index is not theirs (pass on "
             "the one that the loader delivers), or labels are drawn or mixed anew: pass each "
             "sample's own label, or leave labels= out and take a method without label rules."
@@ -41,7 +42,7 @@ def warn_of_labels(before: Tensor, now: Tensor, num_classes: int) -> None:
     stopped = was_known & ~is_known
     if _share(stopped, was_known & is_known) >= MOST:
         _warn(
-            f"{int(stopped.sum())} samples of the last epoch had a label at a visit before and "
+            f"{size_of(stopped)} samples of the last epoch had a label at a visit before and "
             "came without one now; the label that is remembered stays. Pass labels= in every "
             "epoch."
         )
@@ -49,7 +50,7 @@ def warn_of_labels(before: Tensor, now: Tensor, num_classes: int) -> None:
 
 def _share(some: Tensor, others: Tensor) -> float:
     """Of two groups of samples the share of the first; 0 where it is too small to tell."""
-    first, second = int(some.sum()), int(others.sum())
+    first, second = size_of(some), size_of(others)
     return first / (first + second) if first >= FEWEST else 0.0
 
 

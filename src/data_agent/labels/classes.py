@@ -1,4 +1,4 @@
-"""Labels as classes numbered from 1, with 0 for samples whose label is not known."""
+"""Labels as classes numbered from 0, with -1 for samples whose label is not known."""
 
 from __future__ import annotations
 
@@ -20,40 +20,43 @@ class Classes:
 
     def __init__(self, label: Tensor) -> None:
         if label.dtype == torch.int16:
-            self.number = label + 1
-            self._count = int(label.max()) + 2
+            self.number, self._count = label, int(label.max()) + 1
         else:
-            names = distinct(label.numpy())
-            names = names if names[0] == -1 else np.append(np.int32(-1), names)
-            number = np.empty(len(label), dtype=np.int32)
-            for start in range(0, len(label), BLOCK):
-                rows = slice(start, start + BLOCK)
-                number[rows] = np.searchsorted(names, label.numpy()[rows])
-            self.number = torch.from_numpy(number)
+            names = torch.from_numpy(distinct(label.numpy()))
+            names = names[names >= 0]
+            self.number = torch.searchsorted(names, label, out_int32=True)
+            self.number[label < 0] = -1
             self._count = len(names)
 
-    def sizes(self, among: Tensor | None = None) -> Tensor:
-        """int64 `[1 + classes]`: how many samples, of those `among` bool `[N]`, have which."""
-        sizes = np.zeros(self._count, dtype=np.int64)
-        number = self.number.numpy()
-        for start in range(0, len(number), BLOCK):
-            rows = slice(start, start + BLOCK)
-            if among is None:
-                sizes += np.bincount(number[rows], minlength=self._count)
-            else:
-                sizes += np.bincount(number[rows][among.numpy()[rows]], minlength=self._count)
-        return torch.from_numpy(sizes)
+    def sizes(self, *among: Tensor) -> list[Tensor]:
+        """int64 `[1 + classes]` for each bool `[N]`: how many of them have none, and which."""
+        kinds = 1 << len(among)
+        counts = torch.zeros((1 + self._count) * kinds, dtype=torch.int64)
+        one = torch.ones(BLOCK, dtype=torch.int64)
+        blocks = zip(*(column.split(BLOCK) for column in (self.number, *among)), strict=True)
+        for number, *masks in blocks:
+            code = (number.long() + 1) * kinds
+            for bit, mask in enumerate(masks):
+                code += mask.long() << bit
+            counts.scatter_add_(0, code, one[: len(code)])
+        kind, of_each = torch.arange(kinds), counts.view(-1, kinds)
+        return [of_each[:, (kind >> bit) & 1 == 1].sum(1) for bit in range(len(among))]
+
+    def members_of(self, which: Tensor) -> Tensor:
+        """Bool `[N]`: the samples of marked classes, bool `[1 + classes]` in the order of sizes."""
+        marks = torch.empty(len(self.number), dtype=torch.bool)
+        for number, out in zip(self.number.split(BLOCK), marks.split(BLOCK), strict=True):
+            torch.index_select(which, 0, number.int() + 1, out=out)
+        return marks
 
 
 def distinct(values: NDArray[np.int32]) -> NDArray[np.int32]:
     """The different values, ascending; sorts no more at a time than there are different ones."""
-    found = values[:0]
-    start = 0
+    found, start = values[:0], 0
     while start < len(values):
         block = values[start : start + max(BLOCK, len(found))]
         start += len(block)
         if len(found):
-            at = np.searchsorted(found, block)
-            block = block[found.take(at, mode="clip") != block]
+            block = block[found.take(np.searchsorted(found, block), mode="clip") != block]
         found = np.union1d(found, block)
     return found

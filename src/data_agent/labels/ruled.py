@@ -12,7 +12,7 @@ from data_agent.errors import InputError
 from data_agent.labels.rules import LabelRules
 from data_agent.labels.table import LabelTable
 from data_agent.labels.turns import Turns
-from data_agent.runtime.masks import mask_of, places_of
+from data_agent.runtime.masks import mask_of
 from data_agent.runtime.random import Purpose, derived_seed
 from data_agent.runtime.topk import top_k_mask
 from data_agent.selecting.feedback import Feedback
@@ -49,7 +49,7 @@ class RuledSelector(Selector):
     def take_highest(
         self, scores: Tensor, epoch: int, count: int, excluded: Tensor, order: int | None = None
     ) -> Tensor:
-        """The `count` highest scores that the rules allow: int64 `[count]`, ascending.
+        """Mark the `count` highest scores that the rules allow: bool `[N]`.
 
         Args:
             scores: `[N]`, as `top_k_mask`.
@@ -61,23 +61,21 @@ class RuledSelector(Selector):
         seed = derived_seed(self.seed, Purpose.TIE, epoch)
         order = seed if order is None else order
         if self._labels is None:
-            mask = top_k_mask(scores, count, tie_seed=order, excluded=excluded)
-        else:
-            mask = self._labels.choose(scores, count, excluded, tie_seed=order, seed=seed)
-        return places_of(mask)
+            return top_k_mask(scores, count, tie_seed=order, excluded=excluded)
+        return self._labels.choose(scores, count, excluded, tie_seed=order, seed=seed)
 
     def take_by_turns(self, turns: Turns, epoch: int, count: int, excluded: Tensor) -> Tensor:
-        """Those whose turn it is that the rules allow: int64 `[count]`, ascending."""
+        """Mark those whose turn it is and that the rules allow: bool `[N]`."""
         return self.take_highest(turns.waiting(), epoch, count, excluded, turns.order_seed)
 
     def end_turns(self, turns: Turns, index: Tensor) -> None:
         """The samples of the running epoch, int64 `[K]`, had their turn."""
         running = self._open_epoch()
         taken = mask_of(index, self.schedule.num_samples)
-        by_turn = torch.zeros_like(taken) if running.uniform is None else taken & ~running.uniform
+        by_turn = torch.zeros_like(taken) if running.uniform is None else taken > running.uniform
         if running.first is not None:
             by_turn &= ~mask_of(index[running.first], len(taken))
-        turns.take(taken, by_turn, None if self._labels is None else self._labels.class_number())
+        turns.take(taken, by_turn, None if self._labels is None else self._labels.shared_classes())
 
     def observe(self, feedback: Feedback) -> None:
         """As `Selector.observe`; where rules hold, labels must come.

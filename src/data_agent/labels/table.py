@@ -17,6 +17,7 @@ from data_agent.labels.classes import Classes
 from data_agent.labels.margins import judge
 from data_agent.labels.rules import LabelRules
 from data_agent.labels.shares import equal_shares
+from data_agent.runtime.masks import size_of
 from data_agent.runtime.random import hashed
 from data_agent.runtime.state import require_tensor
 from data_agent.runtime.topk import BLOCK, highest_of_each, top_k_mask
@@ -26,7 +27,7 @@ STEPS = 127  # of a margin, from 0 to 1
 UNSEEN = -128  # in place of a margin
 FIRST = 128  # in the signs: the label was among the likeliest; below it how far it came last
 MOST_VISITS = 255  # a byte; from then on a visit counts in the mean as if it were this one
-LARGEST_SMALL = 2**15 - 2  # a label that int16 holds, and the number of its class too
+LARGEST_SMALL = 2**15 - 1  # a label that int16 holds
 LARGEST_LABEL = 2**31 - 1
 
 
@@ -146,11 +147,11 @@ class LabelTable:
             return top_k_mask(scores, count, tie_seed=tie_seed, excluded=excluded)
         classes = Classes(self._columns["label"])
         doubtful = self._left_out(classes)
-        among = ~(excluded | doubtful)
-        if (num_missing := count - int(among.sum())) > 0:  # not without them: the least doubtful
+        among = (excluded | doubtful).logical_not_()
+        if (num_missing := count - size_of(among)) > 0:  # not without them: the least doubtful
             margin, others = self._columns["margin"], ~doubtful | excluded
             among |= top_k_mask(margin, num_missing, tie_seed=seed, excluded=others)
-        sizes, taken = classes.sizes(among), classes.sizes(excluded)
+        sizes, taken = classes.sizes(among, excluded)
         if not self.rules.class_shares or not int(sizes[1:].sum()):
             return top_k_mask(scores, count, tie_seed=tie_seed, excluded=~among)
         # Samples of unknown class are no class: they come as often as they are there.
@@ -160,11 +161,10 @@ class LabelTable:
         quota = torch.cat([torch.tensor([num_others]), quota])
         return highest_of_each(scores, quota, tie_seed=tie_seed, group=classes.number, among=among)
 
-    def class_number(self) -> Tensor | None:
-        """Integers `[N]`, each sample's class; None where all count as one."""
-        if not self._columns or not self.rules.class_shares:
-            return None
-        return Classes(self._columns["label"]).number
+    def shared_classes(self) -> Classes | None:
+        """The classes that get equal shares; None where all samples count as one."""
+        has_classes = self._columns and self.rules.class_shares
+        return Classes(self._columns["label"]) if has_classes else None
 
     @property
     def doubtful_share(self) -> float:
@@ -301,7 +301,7 @@ def lowest_of_each(margin: Tensor, classes: Classes, share: float, *, tie_seed: 
         share: of a class's samples, in [0, 1].
         tie_seed: seed of the draws.
     """
-    quota = (share * classes.sizes()).long()
+    quota = (share * classes.sizes(margin != UNSEEN)[0]).long()
     lowest_first = ~margin  # -1 - margin
     return highest_of_each(
         lowest_first, quota, tie_seed=tie_seed, group=classes.number, among=margin != UNSEEN
@@ -311,7 +311,7 @@ def lowest_of_each(margin: Tensor, classes: Classes, share: float, *, tie_seed: 
 def _mixed(
     before: NDArray[np.int8],
     now: NDArray[np.int8],
-    memory: NDArray[np.float32],
+    memory: NDArray[np.floating],
     at_random: NDArray[np.uint32],
 ) -> NDArray[np.int8]:
     """`memory * before + (1 - memory) * now`, rounded up as often as it lies above the lower."""

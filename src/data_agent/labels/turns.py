@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from data_agent.labels.classes import Classes
 from data_agent.runtime.masks import packed, unpacked
 from data_agent.runtime.random import Purpose, derived_seed
 
@@ -34,26 +34,24 @@ class Turns:
         """Bool `[N]`: who comes before all others of the class, both by the hash of the order."""
         if self._had is None:
             return torch.ones(self._num_samples, dtype=torch.bool)
-        return ~unpacked(self._had, self._num_samples)
+        return unpacked(~self._had, self._num_samples)
 
-    def take(self, taken: Tensor, by_turn: Tensor, class_number: Tensor | None) -> None:
+    def take(self, taken: Tensor, by_turn: Tensor, classes: Classes | None) -> None:
         """The samples of an epoch had their turn.
 
         Args:
             taken: bool `[N]`, all of them.
-            by_turn: bool `[N]`, those of them that came because it was their turn.
-            class_number: integers `[N]`, each sample's class, 0 or more; None where all are one.
+            by_turn: bool `[N]`, those of them that came because it was their turn. It is used up.
+            classes: of all samples; None where all are one.
         """
         had = ~self.waiting()
-        again = taken & had
-        begins = again & by_turn  # where somebody came a second time, a new round has begun
-        if class_number is None:
-            is_new = begins.any()
-        else:
-            number = class_number.numpy()
-            in_class = np.bincount(number[begins.numpy()], minlength=int(number.max()) + 1)
-            is_new = torch.from_numpy((in_class > 0).take(number))
-        self._had = packed(torch.where(is_new, again, had | taken))
+        again = by_turn.logical_and_(had)
+        if classes is None:
+            begins = again.any()
+        else:  # where somebody came a second time, a new round of the class has begun
+            begins = classes.members_of(classes.sizes(again)[0] > 0)
+        either = torch.logical_or(had, taken, out=again)
+        self._had = packed(torch.where(begins, had.logical_and_(taken), either))
 
     def begin_anew(self) -> None:
         """Nobody had a turn: visits are counted from here on."""

@@ -21,6 +21,11 @@ def places_of(mask: Tensor) -> Tensor:
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
+def size_of(mask: Tensor) -> int:
+    """How many of a bool `[N]` are True; many times as fast as `mask.sum()`."""
+    return int(np.count_nonzero(mask.numpy()))
+
+
 def packed(mask: Tensor) -> Tensor:
     """uint8 `[ceil(N / 8)]`: one bit a sample of a bool `[N]`."""
     return torch.from_numpy(np.packbits(mask.numpy()))

@@ -3,7 +3,7 @@
 Samples are ordered by their score and, where scores are equal, by a hash of position and seed. Both
 are read a few bits at a time, from the highest on. A histogram of these bits in each group finds
 the bin in which its threshold lies: what is above is taken, what is below is not, and only the
-samples of that bin are looked at again. So the work is O(N), and memory is one byte a sample.
+samples of that bin are looked at again. So the work is O(N), and memory is two bytes a sample.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_agent.errors import InputError
+from data_agent.runtime.masks import size_of
 from data_agent.runtime.random import hashed
 
-BLOCK = 32_768  # rows at a time, so that what is made of them stays in the cache
+BLOCK = 32_768  # rows at a time, so that what is made of them stays in the processor's cache
 FEW = 4_096  # so many are sorted
 _COUNTERS = 1 << 18  # of all groups, likewise
 _TAKEN, _OPEN = 2, 1
 
 Rows = slice | NDArray[np.int64]
-Key = tuple[Callable[[Rows], NDArray[np.unsignedinteger]], int]
-"""Rows -> unsigned numbers, the higher the better; and how many bits they have."""
+Key = tuple[Callable[[Rows], NDArray[np.uint32]], int]
+"""Rows -> numbers, the higher the better; and how many bits they have."""
 
 
 def top_k_mask(
@@ -57,14 +58,14 @@ def highest_of_each(
     group: Tensor | None = None,
     among: Tensor | None = None,
 ) -> Tensor:
-    """Mark the `quota[g]` highest scores of each group g, or all where it has no more.
+    """Mark the highest scores of each group, as many as its quota, or all where it has no more.
 
     Args:
         scores: `[N]`, as `top_k_mask`.
-        quota: int64 `[G]`, 0 or more.
+        quota: int64 `[1 + G]`, of those without a group and of each group; `[1]` if there are none.
         tie_seed: seed of the draws among equal scores.
-        group: integers `[N]` in [0, G); None where G is 1.
-        among: bool `[N]`, the samples that count; None takes all.
+        group: integers `[N]` in [-1, G), -1 for those without a group; None where all are so.
+        among: bool `[N]`, the samples that count; None takes all. It is used up.
 
     Returns:
         bool `[N]`.
@@ -72,12 +73,7 @@ def highest_of_each(
     Raises:
         InputError: a score is NaN.
     """
-    keys = [_hash_key(tie_seed)]
-    if scores.dtype == torch.bool:
-        keys = [_flagged(scores.numpy(), keys[0])]
-    else:
-        keys = [_score_key(scores), *keys]
-    return _select(keys, len(scores), quota, group, among)
+    return _select(_keys(scores, tie_seed), len(scores), quota, group, among)
 
 
 def draw_mask(size: int, count: int, seed: int, among: Tensor | None = None) -> Tensor:
@@ -89,30 +85,28 @@ def draw_mask(size: int, count: int, seed: int, among: Tensor | None = None) -> 
         size: N.
         count: how many; all where there are no more.
         seed: of the draws.
-        among: bool `[N]`, the samples that count; None takes all.
+        among: bool `[N]`, the samples that count; None takes all. It is used up.
     """
     if count <= 0:
         return torch.zeros(size, dtype=torch.bool)
-    if count >= (size if among is None else int(among.sum())):
-        return torch.ones(size, dtype=torch.bool) if among is None else among.clone()
+    if count >= (size if among is None else size_of(among)):
+        return torch.ones(size, dtype=torch.bool) if among is None else among
     return _select([_hash_key(seed)], size, torch.tensor([count]), None, among)
 
 
 def _select(
     keys: list[Key], size: int, quota: Tensor, group: Tensor | None, among: Tensor | None
 ) -> Tensor:
-    left = quota.numpy().copy()
+    left = quota.numpy()
     groups = None if group is None else group.numpy()
     chosen = np.zeros(size, dtype=bool)
-    candidates = None if among is None else among.numpy().copy()
+    candidates = np.ones(size, dtype=bool) if among is None else among.numpy()
     num_bits = _bits_for(len(left), size)
     for digit in _digits(keys, num_bits):
-        num_open = size if candidates is None else int(np.count_nonzero(candidates))
-        if num_open <= FEW:
+        if np.count_nonzero(candidates) <= FEW:
             break
-        candidates = np.ones(size, dtype=bool) if candidates is None else candidates
         left = _split(digit, num_bits, left, groups, chosen, candidates)
-    rows = np.arange(size) if candidates is None else np.flatnonzero(candidates)
+    rows = np.flatnonzero(candidates)
     chosen[_highest_by_sort(keys, rows, left, groups)] = True
     return torch.from_numpy(chosen)
 
@@ -135,7 +129,7 @@ def _split(
         for rows, is_candidate in _blocks(candidates):
             code = digit(rows) + np.int32(1)
             if groups is not None:
-                code += groups[rows].astype(np.int32) << num_bits
+                code += (groups[rows].astype(np.int32) + np.int32(1)) << num_bits
             if is_candidate is not None:
                 code *= is_candidate  # bin 0 is of those that are none
             yield rows, code
@@ -159,11 +153,11 @@ def _fates(
     at_least = counts[:, ::-1].cumsum(1)[:, ::-1]
     threshold = np.maximum((at_least >= left[:, None]).sum(1) - 1, 0)
     here = np.arange(len(left)), threshold
-    above = at_least[here] - counts[here]
+    left = left - (at_least[here] - counts[here])
     fate = np.where(np.arange(counts.shape[1]) > threshold[:, None], _TAKEN, 0).astype(np.uint8)
-    is_whole = left - above >= counts[here]
-    fate[here] = np.where(is_whole, _TAKEN, np.where(left > above, _OPEN, 0))
-    return np.append(np.uint8(0), fate), np.where(is_whole, 0, left - above)
+    is_whole = left >= counts[here]
+    fate[here] = np.where(is_whole, _TAKEN, np.where(left > 0, _OPEN, 0))
+    return np.append(np.uint8(0), fate), np.where(is_whole, 0, left)
 
 
 def _highest_by_sort(
@@ -173,7 +167,7 @@ def _highest_by_sort(
     groups: NDArray[np.integer] | None,
 ) -> NDArray[np.int64]:
     """Of a few rows the highest of each group, as many as are left to choose."""
-    group = np.zeros(len(rows), dtype=np.int64) if groups is None else groups[rows]
+    group = np.zeros(len(rows), dtype=int) if groups is None else groups[rows].astype(int) + 1
     order = np.lexsort([*(key(rows) for key, _ in reversed(keys)), group])
     group = group[order]
     rank = np.bincount(group, minlength=len(left)).cumsum()[group] - np.arange(len(rows))
@@ -204,23 +198,27 @@ def _blocks(candidates: NDArray[np.bool_]) -> Iterator[tuple[Rows, NDArray[np.bo
     """
     for start in range(0, len(candidates), BLOCK):
         block = candidates[start : start + BLOCK]
-        num_open = int(np.count_nonzero(block))
+        num_open = np.count_nonzero(block)
         if 2 * num_open > len(block):
-            rows = slice(start, start + len(block))
-            yield rows, None if num_open == len(block) else block
+            yield slice(start, start + len(block)), None if num_open == len(block) else block
         elif num_open:
             yield np.flatnonzero(block) + start, None
 
 
-def _score_key(scores: Tensor) -> Key:
-    """In the order of the scores: bytes as they are, all others as float32."""
+def _keys(scores: Tensor, seed: int) -> list[Key]:
+    """In the order of the scores, then of the hash: bytes as they are, most others as float32."""
+    by_hash = _hash_key(seed)
+    if scores.dtype == torch.bool:  # so few different scores would take a round for a single bit
+        flags = scores.numpy()
+        return [(lambda rows: (flags[rows].astype(np.uint32) << 31) | (by_hash[0](rows) >> 1), 32)]
     if scores.dtype == torch.int8:
         offset = scores.numpy().view(np.uint8)
-        return lambda rows: offset[rows] ^ np.uint8(0x80), 8
+        return [(lambda rows: (offset[rows] ^ np.uint8(0x80)).astype(np.uint32), 8), by_hash]
     values = scores.float().numpy()
-    if (num_missing := int(np.isnan(values).sum())) > 0:
+    starts = range(0, len(values), BLOCK)
+    if num_missing := sum(np.count_nonzero(np.isnan(values[s : s + BLOCK])) for s in starts):
         raise InputError(f"{num_missing} of {len(values)} scores are NaN.")
-    return lambda rows: _ordered_bits(values[rows]), 32
+    return [(lambda rows: _ordered_bits(values[rows]), 32), by_hash]
 
 
 def _ordered_bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
@@ -232,15 +230,6 @@ def _ordered_bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 def _hash_key(seed: int) -> Key:
     def key(rows: Rows) -> NDArray[np.uint32]:
-        if isinstance(rows, slice):
-            rows = np.arange(rows.start, rows.stop)
-        return hashed(rows, seed)
+        return hashed(np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows, seed)
 
     return key, 32
-
-
-def _flagged(flags: NDArray[np.bool_], key: Key) -> Key:
-    """Those with a flag first; so few different scores would take a round for a single bit."""
-    by_hash, width = key
-    top = np.uint32(1 << (width - 1))
-    return lambda rows: (by_hash(rows) >> 1) | (flags[rows] * top), width

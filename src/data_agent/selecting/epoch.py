@@ -14,7 +14,7 @@ from data_agent.budget.rounds import start_of
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.errors import CheckpointError, DataAgentWarning, StateError
 from data_agent.runtime import distributed
-from data_agent.runtime.masks import mask_of, packed, places_of, unpacked
+from data_agent.runtime.masks import mask_of, packed, places_of, size_of, unpacked
 from data_agent.runtime.random import Purpose, permutation
 from data_agent.selecting.feedback import Selection, check_range
 from data_agent.selecting.observed import Array, Observed
@@ -122,8 +122,8 @@ class RunningEpoch:
 
     def left_over(self, schedule: SelectionSchedule) -> Tensor:
         """int64: samples that were to be trained on and were not; a collective call."""
-        missed = self.selection.index[~self.observed_by_all(schedule)]
-        return torch.cat([missed, self.displaced])
+        missed = self.selection.index.numpy()[~self.observed_by_all(schedule).numpy()]
+        return torch.cat([torch.from_numpy(missed), self.displaced])
 
     def places(self, index: Tensor, schedule: SelectionSchedule) -> Array:
         """Where the samples of a batch stand in the selection; see `Observed.check`."""
@@ -212,7 +212,7 @@ class RunningEpoch:
             StateError: batches were delivered and none was observed, or ranks shared the epoch
                 twice.
         """
-        num_missed = self.size(schedule) - int(self.observed_by_all(schedule).sum())
+        num_missed = self.size(schedule) - size_of(self.observed_by_all(schedule))
         if self.is_restored and self.num_delivered > self.observed_before:
             raise StateError(
                 f"epoch {self.epoch} was restored behind {self.resume_at} of its "

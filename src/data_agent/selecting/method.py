@@ -91,6 +91,7 @@ class Method:
 
         Returns:
             int64 `[count]`, distinct, none of them excluded; fewer only in a floating schedule.
+            Or a bool `[N]` that marks as many: with very many samples that is faster.
         """
         del epoch, count, excluded
         raise NotImplementedError(f"{type(self).__name__} must define choose().")

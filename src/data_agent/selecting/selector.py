@@ -20,6 +20,7 @@ from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
 from data_agent.errors import CheckpointError, InputError, StateError
 from data_agent.runtime import distributed
 from data_agent.runtime.clock import Stopwatch
+from data_agent.runtime.masks import size_of
 from data_agent.runtime.random import check_seed
 from data_agent.runtime.state import STATE_VERSION, check_header
 from data_agent.selecting.columns import VALUES, Rows, Table, rows_of
@@ -384,6 +385,6 @@ class Selector(Watcher, CountsEpochs, Method):
     ) -> tuple[Composed, Selection]:
         composed = self._composition.compose(epoch, self.choose, first)
         weights = None
-        if composed.uniform is not None and int(composed.excluded.sum()) < len(composed.index):
+        if composed.uniform is not None and size_of(composed.excluded) < len(composed.index):
             weights = self.weigh(epoch, composed.index, composed.excluded)
         return composed, Selection(composed.index, weights)

@@ -35,19 +35,19 @@ class Classes:
         one = torch.ones(BLOCK, dtype=torch.int64)
         blocks = zip(*(column.split(BLOCK) for column in (self.number, *among)), strict=True)
         for number, *masks in blocks:
-            code = (number.long() + 1) * kinds
+            code = number.long().add_(1).mul_(kinds)
             for bit, mask in enumerate(masks):
-                code += mask.long() << bit
+                code.add_(mask, alpha=1 << bit)
             counts.scatter_add_(0, code, one[: len(code)])
         kind, of_each = torch.arange(kinds), counts.view(-1, kinds)
         return [of_each[:, (kind >> bit) & 1 == 1].sum(1) for bit in range(len(among))]
 
-    def members_of(self, which: Tensor) -> Tensor:
-        """Bool `[N]`: the samples of marked classes, bool `[1 + classes]` in the order of sizes."""
-        marks = torch.empty(len(self.number), dtype=torch.bool)
-        for number, out in zip(self.number.split(BLOCK), marks.split(BLOCK), strict=True):
-            torch.index_select(which, 0, number.int() + 1, out=out)
-        return marks
+    def with_any_of(self, marked: Tensor) -> Tensor:
+        """Bool `[N]`: the samples of all classes that have one which is marked, bool `[N]`."""
+        has_one, members = self.sizes(marked)[0] > 0, torch.empty_like(marked)
+        for number, out in zip(self.number.split(BLOCK), members.split(BLOCK), strict=True):
+            torch.index_select(has_one, 0, number.int() + 1, out=out)
+        return members
 
 
 def distinct(values: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -301,11 +301,10 @@ def lowest_of_each(margin: Tensor, classes: Classes, share: float, *, tie_seed: 
         share: of a class's samples, in [0, 1].
         tie_seed: seed of the draws.
     """
-    quota = (share * classes.sizes(margin != UNSEEN)[0]).long()
+    seen = margin != UNSEEN
+    quota = (share * classes.sizes(seen)[0]).long()
     lowest_first = ~margin  # -1 - margin
-    return highest_of_each(
-        lowest_first, quota, tie_seed=tie_seed, group=classes.number, among=margin != UNSEEN
-    )
+    return highest_of_each(lowest_first, quota, tie_seed=tie_seed, group=classes.number, among=seen)
 
 
 def _mixed(

@@ -46,10 +46,8 @@ class Turns:
         """
         had = ~self.waiting()
         again = by_turn.logical_and_(had)
-        if classes is None:
-            begins = again.any()
-        else:  # where somebody came a second time, a new round of the class has begun
-            begins = classes.members_of(classes.sizes(again)[0] > 0)
+        # Where somebody came a second time, a new round of the class has begun.
+        begins = again.any() if classes is None else classes.with_any_of(again)
         either = torch.logical_or(had, taken, out=again)
         self._had = packed(torch.where(begins, had.logical_and_(taken), either))
 

@@ -210,7 +210,8 @@ def _keys(scores: Tensor, seed: int) -> list[Key]:
     by_hash = _hash_key(seed)
     if scores.dtype == torch.bool:  # so few different scores would take a round for a single bit
         flags = scores.numpy()
-        return [(lambda rows: (flags[rows].astype(np.uint32) << 31) | (by_hash[0](rows) >> 1), 32)]
+        one = np.uint32(1)
+        return [(lambda rows: (flags[rows] * (one << 31)) | (by_hash[0](rows) >> one), 32)]
     if scores.dtype == torch.int8:
         offset = scores.numpy().view(np.uint8)
         return [(lambda rows: (offset[rows] ^ np.uint8(0x80)).astype(np.uint32), 8), by_hash]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data_agent.errors import CheckpointError
 from data_agent.runtime import distributed
+from data_agent.runtime.masks import mask_of, size_of
 from data_agent.selecting.columns import VALUES, Rows
 from data_agent.selecting.feedback import check_range
 from data_agent.selecting.nonfinite import OnNonfinite, nonfinite_error
@@ -133,9 +134,9 @@ class Staging:
 
 def keep_last(index: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
     """One row a sample: of repeated samples (padding of a framework) the last row stays."""
-    distinct, inverse = torch.unique(index, return_inverse=True)
-    if len(distinct) == len(index):
+    if not len(index) or size_of(mask_of(index, int(index.max()) + 1)) == len(index):
         return index, rows
+    distinct, inverse = torch.unique(index, return_inverse=True)
     last = torch.zeros(len(distinct), dtype=torch.int64)
     last.scatter_reduce_(0, inverse, torch.arange(len(index)), reduce="amax")
     return distinct, {name: column[last] for name, column in rows.items()}

@@ -53,6 +53,31 @@ def test_a_sample_costs_at_most_eight_bytes():
         assert sum(t.numel() * t.element_size() for t in tensors) <= 8 * 1000
 
 
+@pytest.mark.parametrize(
+    "make", [lambda size: ParameterTable(size, seed=0, drift=0.1), ActionTable]
+)
+def test_nothing_is_held_before_the_first_visit_and_the_prior_is_read(make):
+    table = make(100)
+    assert not any(isinstance(v, torch.Tensor) for v in table.state_dict().values())
+    assert (table.expected_actions() == 0.5).all()
+    assert len(table.scores(0)) == 100
+    visited = make(100)
+    visited.merge(torch.arange(1), visited.rows(*torch.tensor([[3.0], [1.0], [0.75]])))
+    table.load_state_dict(visited.state_dict())
+    assert table.expected_actions()[0] == 0.75
+    table.load_state_dict(make(100).state_dict())
+    assert table.expected_actions()[0] == 0.5
+
+
+def test_the_drift_that_is_looked_up_is_the_one_that_is_computed():
+    table = ParameterTable(5000, seed=0, drift=0.02)
+    values = 1 + 50 * torch.rand(5000, 2, generator=torch.Generator().manual_seed(0)).square()
+    table.merge(torch.arange(5000), values)
+    before = table.state_dict()["parameters"]
+    table.merge(torch.arange(0), torch.empty(0, 2))
+    assert torch.equal(table.state_dict()["parameters"], before + 0.02 * (1 - before))
+
+
 def test_the_papers_ranking_keeps_the_last_action():
     table = ActionTable(3)
     table.merge(torch.tensor([1]), torch.tensor([[0.9]]))

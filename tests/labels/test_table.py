@@ -129,6 +129,47 @@ def test_no_labels_or_those_that_do_not_count_change_nothing():
         assert chosen_by(table, scores, 2, excluded, tie_seed=0).tolist() == [1, 2]
 
 
+def bytes_of(state):
+    return sum(value.nbytes for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def test_a_sample_costs_six_bytes_none_before_and_eight_where_labels_are_large():
+    table = LabelTable(10_000, LabelRules())
+    assert bytes_of(table.state_dict()) <= 16
+    index = torch.arange(10_000)
+    for label, num_bytes in ((32_767, 6), (32_768, 8)):
+        table.merge(index[:1], rows_of([label], [0.5], [0.0]))
+        assert bytes_of(table.state_dict()) <= num_bytes * 10_000 + 16
+        assert table.state_dict()["label"][0] == label
+    restored = LabelTable(10_000, LabelRules())
+    restored.load_state_dict(table.state_dict())
+    assert restored.state_dict()["label"].dtype == torch.int32
+
+
+def test_margins_are_right_on_average_however_long_the_memory_is():
+    """Rounded to the nearest 127th, a change of a fifth of one would never be seen."""
+    size = 20_000
+    table = LabelTable(size, LabelRules(fewest_classes=2, memory=0.99))
+    margins = [0.0, *[0.2] * 20]
+    for margin in margins:
+        rows = rows_of([0] * size, [margin] * size, [0.0] * size)
+        table.merge(torch.arange(size), rows)
+    state = table.state_dict()
+    now = round(0.2 * STEPS) / STEPS
+    assert state["margin"].float().mean() / STEPS == pytest.approx(now * (1 - 0.99**20), abs=2e-3)
+    assert state["mean"].float().mean() / STEPS == pytest.approx(now * 20 / 21, abs=2e-3)
+    assert (state["visits"] == 21).all()
+
+
+def test_equal_margins_are_drawn_and_by_another_draw_in_each_epoch():
+    table = table_of([0] * 400, [-0.5] * 400, [1.0] * 160 + [0.0] * 240)
+    first = table.left_out()
+    assert int(first.sum()) == 160
+    assert torch.equal(first, table.left_out())
+    table.merge(torch.arange(400), rows_of([0] * 400, [-0.5] * 400, [1.0] * 160 + [0.0] * 240))
+    assert 40 < int((first & table.left_out()).sum()) < 90  # 64 expected
+
+
 def test_large_class_numbers_are_kept_as_they_are():
     table = LabelTable(2, LabelRules(doubtful_labels=False))
     index, labels = torch.arange(2), torch.tensor([2**24 + 1, 2**31 - 1])

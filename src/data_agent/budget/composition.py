@@ -16,7 +16,6 @@ from data_agent.runtime.random import Purpose, derived_seed
 from data_agent.runtime.topk import draw_mask
 
 Choose = Callable[[int, int, Tensor], Tensor]
-"""(epoch, count, excluded bool `[N]`) -> int64 `[count]` or bool `[N]`, as `Method.choose`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,12 +38,7 @@ class Composed:
 
 
 class Composition:
-    """The samples of each epoch; a pure function of schedule, seed, epoch and choice.
-
-    Args:
-        schedule: the budget.
-        seed: of the permutations.
-    """
+    """The samples of each epoch; a pure function of schedule, seed, epoch and choice."""
 
     def __init__(self, schedule: SelectionSchedule, seed: int) -> None:
         self._schedule = schedule
@@ -66,7 +60,7 @@ class Composition:
 
         Args:
             epoch: its number.
-            choose: chooses what is left after the unselected samples.
+            choose: chooses what is left after the unselected samples; see `Method.choose`.
             first: int64 `[F]`, distinct: samples that an epoch before delivered to nobody, which
                 come before all others. None where the method's schedule knows no such.
 
@@ -82,9 +76,10 @@ class Composition:
             before = self._put_first(comes_first, uniform, size, epoch)
             displaced = torch.cat([first[size:], places_of(uniform & ~before)])
         taken = before.clone()
-        if num_open := self._num_open(plan, before):
+        is_floating = self._schedule.kind == "floating"
+        if num_open := plan.num_selected if is_floating else size - size_of(before):
             chosen = self._choose(choose, plan, epoch, num_open, taken)
-            if self._schedule.kind == "floating":
+            if is_floating:
                 size = plan.num_uniform + len(chosen)  # which are never a mask there
             taken.numpy()[chosen.numpy()] = True
         index = places_of(taken)
@@ -95,12 +90,6 @@ class Composition:
             )
         is_first = None if comes_first is None else comes_first[index]
         return Composed(index, uniform if plan.num_selected else None, before, displaced, is_first)
-
-    def _num_open(self, plan: EpochPlan, taken: Tensor) -> int:
-        """How many samples are still to be chosen; an upper bound in a floating schedule."""
-        if self._schedule.kind == "floating":
-            return plan.num_selected
-        return plan.size - size_of(taken)
 
     def _choose(
         self, choose: Choose, plan: EpochPlan, epoch: int, count: int, excluded: Tensor

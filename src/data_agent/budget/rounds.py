@@ -16,12 +16,7 @@ LastRounds = Literal["spread", "cut", "filled"]
 
 
 class Rounds(NamedTuple):
-    """The rounds of an epoch, over all ranks.
-
-    Args:
-        num_full: how many come first and are full.
-        last: the sizes of those that follow.
-    """
+    """The rounds of an epoch, over all ranks: how many full ones, and the sizes of the others."""
 
     num_full: int
     last: list[int]

@@ -44,16 +44,15 @@ class EpochPlan:
 class SelectionSchedule:
     """The budget of a run, epoch by epoch; a pure value.
 
-    `kind="exact"`: every epoch visits exactly `K = max(1, floor(keep_ratio * num_samples + 0.5))`
-    distinct samples. The first `min(N, K * epochs)` visits are a warm-up over all samples, the
-    last `floor(epochs / 8)` epochs are unselected again, all others are chosen.
-    `kind="to-the-end"`: as exact, but the method chooses the last epochs too, told that they are
-    the final phase.
-    `kind="paper"`: one full epoch, then K samples an epoch, then full epochs for the last eighth.
-    `kind="uniform"`: K samples an epoch, never chosen: every pass over the data is a permutation.
-    `kind="static"`: K chosen samples in every epoch, for subsets that stand before training.
-    `kind="floating"`: a first full epoch, then as many as the method wants, known only when an
-    epoch begins, then full epochs for the last eighth; all counts here are upper bounds.
+    - "exact": every epoch visits exactly `K = max(1, floor(keep_ratio * num_samples + 0.5))`
+      distinct samples. The first `min(N, K * epochs)` visits are a warm-up over all samples, the
+      last `floor(epochs / 8)` epochs are unselected again, all others are chosen.
+    - "to-the-end": as exact, but the method chooses the last epochs too, told so by their phase.
+    - "paper": one full epoch, then K samples an epoch, then full epochs for the last eighth.
+    - "uniform": K samples an epoch, never chosen: every pass over the data is a permutation.
+    - "static": K chosen samples in every epoch, for subsets that stand before training.
+    - "floating": as paper, but each epoch has as many as the method wants, known only when it
+      begins; all counts here are upper bounds.
 
     Args:
         num_samples: N, length of the dataset, at least 1.
@@ -137,13 +136,8 @@ class SelectionSchedule:
         self, batch_size: int, *, world: int, drop_last: bool, last_rounds: LastRounds = "spread"
     ) -> SelectionSchedule:
         """The same budget as delivered by a loader in batches of `batch_size` on `world` ranks."""
-        return replace(
-            self,
-            batch_size=batch_size,
-            world=world,
-            drop_last=drop_last,
-            last_rounds=last_rounds,
-        )
+        loader = {"batch_size": batch_size, "world": world, "last_rounds": last_rounds}
+        return replace(self, drop_last=drop_last, **loader)
 
     def plan(self, epoch: int) -> EpochPlan:
         """The plan of `epoch` in [0, epochs)."""
@@ -174,9 +168,8 @@ class SelectionSchedule:
     def loadable(self, size: int) -> int:
         """How many of the last `size` samples of an epoch the loader's batches hold.
 
-        All of them, but for a rest that is left out: of `drop_last`; one smaller than the number
-        of ranks; or one that would make a batch of a single sample where the loader of all data
-        makes none, and that cannot be spread.
+        All but a rest of `drop_last`, one smaller than the number of ranks, or one that cannot be
+        spread and would make a batch of a single sample where the loader of all data makes none.
         """
         if self.batch_size is None:
             return size
@@ -251,7 +244,7 @@ class SelectionSchedule:
 
         Args:
             batch_size: samples a step on each rank; None takes the loader's.
-            accumulation: batches for each optimizer step; an epoch's last group may be smaller.
+            accumulation: batches for each step; an epoch's last group may be smaller.
         """
         _check_count("accumulation", accumulation, "batches for each optimizer step")
         return sum(
@@ -282,18 +275,13 @@ class SelectionSchedule:
         )
 
     def _paper_plan(self, epoch: int, *, is_final: bool) -> EpochPlan:
-        everything = self.loadable(self.num_samples)
-        if epoch == 0:
-            return EpochPlan("warm-up", everything, 0, 0)
-        if is_final:
-            return EpochPlan("final", everything, 0, 0)
-        return self._selected_plan()
+        if epoch and not is_final:
+            return self._selected_plan()
+        phase = "final" if epoch else "warm-up"
+        return EpochPlan(phase, self.loadable(self.num_samples), 0, 0)
 
     def _makes_single(self, size: int) -> bool:
-        """Whether the last round gives a rank a single sample, where all data never make that.
-
-        Batch normalisation cannot train on one, and `squeeze()` removes its batch dimension.
-        """
+        """Whether the last round gives a rank a single sample, where all data never make that."""
         if self.batch_size is None or self.last_rounds == "filled":
             return False
         if smallest_batch(self.num_samples, self.batch_size, self.world) == 1:

@@ -78,11 +78,7 @@ class RuledSelector(Selector):
         turns.take(taken, by_turn, None if self._labels is None else self._labels.shared_classes())
 
     def observe(self, feedback: Feedback) -> None:
-        """As `Selector.observe`; where rules hold, labels must come.
-
-        Raises:
-            InputError: none came.
-        """
+        """As `Selector.observe`; an InputError where rules hold and no labels came."""
         if self._labels is not None and feedback.labels is None:
             raise InputError(
                 f"{self.name} has label rules ({self._labels.rules.in_words()}), and no labels "
@@ -94,11 +90,8 @@ class RuledSelector(Selector):
     def suspects(self) -> Tensor:
         """Bool `[N]`: samples whose label is doubtful, worth a look by a person.
 
-        As of the running epoch's beginning; needs `label_rules`. Other than what training leaves
-        out, what was named early does not vanish as the model memorises it.
-
-        Raises:
-            InputError: no label rules were put on this selector.
+        As of the running epoch's beginning; what was named early does not vanish as the model
+        memorises it. An InputError where there are no label rules.
         """
         if self._labels is None:
             raise InputError(

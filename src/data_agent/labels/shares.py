@@ -39,9 +39,9 @@ def equal_shares(sizes: Tensor, taken: Tensor, count: int, *, seed: int = 0) -> 
     Single samples that the water level leaves over go to classes at random.
 
     Args:
-        sizes: int64 `[G]`, samples of each class that can be chosen.
-        taken: int64 `[G]`, samples of each class that are in the epoch already.
-        count: to choose, in [0, sum(sizes)].
+        sizes: as `water_level`.
+        taken: as there.
+        count: as there.
         seed: of what is left over.
 
     Returns:

@@ -33,11 +33,8 @@ class NextBatch(NamedTuple):
 class CountsEpochs:
     """The part of a selector that counts; a subclass begins the epochs.
 
-    A plain loop needs `epochs()` alone. A framework that has a loop of its own calls `set_epoch`
-    when an epoch begins, and what else of the methods below fits its events.
-
-    Args:
-        schedule: the budget.
+    A plain loop needs `epochs()` alone. A framework with a loop of its own calls `set_epoch` when
+    an epoch begins, and what else of the methods below fits its events.
     """
 
     def __init__(self, schedule: SelectionSchedule) -> None:
@@ -73,12 +70,12 @@ class CountsEpochs:
     @distributed.together("next_batch()")
     def next_batch(self) -> NextBatch:
         """Where training goes on, by what was observed; on several ranks a collective call."""
-        epoch, running, schedule = self._next_epoch(), self._running, self.schedule
-        if running is None or running.epoch != epoch:
+        epoch, schedule = self._next_epoch(), self.schedule
+        if (running := self._in(epoch)) is None:
             return NextBatch(epoch, 0, is_whole=True)
-        position, size = running.position(schedule), running.size(schedule)
-        batch, is_whole = schedule.batches_in(position, size)
-        return NextBatch(epoch, batch, is_whole)
+        return NextBatch(
+            epoch, *schedule.batches_in(running.position(schedule), running.size(schedule))
+        )
 
     # Epochs.
 
@@ -126,13 +123,10 @@ class CountsEpochs:
         self._epoch_shift = by
 
     def close_epoch(self) -> None:
-        """Check that the running epoch was observed, where no other epoch begins after it.
-
-        On several ranks a collective call.
+        """Check that the last epoch was observed, as `begin_epoch` does; a collective call.
 
         Raises:
-            StateError: batches were delivered and none was observed, or ranks shared the epoch
-                twice.
+            StateError: batches were delivered and none was observed, or they were shared twice.
         """
         if self._running is not None:
             with distributed.together("close_epoch()"), distributed.failing_together():
@@ -161,37 +155,39 @@ class CountsEpochs:
             self._visits -= num_samples
 
     def note_delivered(self, epoch: int, count: int, *, is_dealt: bool = False) -> None:
-        """Tell how many samples of `epoch` a loader has taken on this rank; see `begin_epoch`.
+        """Tell that a loader has taken `count` samples of `epoch` on this rank so far.
 
-        Args:
-            epoch: the epoch.
-            count: samples so far.
-            is_dealt: whether a framework deals the epoch to ranks, and may fill its last round.
+        `is_dealt`: a framework deals the epoch to ranks, and may fill its last round.
         """
-        if self._running is not None and self._running.epoch == epoch:
-            self._running.note_delivered(count, is_dealt=is_dealt)
+        if running := self._in(epoch):
+            running.note_delivered(count, is_dealt=is_dealt)
 
     def note_given_out(self, epoch: int, index: Tensor) -> None:
         """Tell that the loop gets the batch `index` (int64 `[B]`) of `epoch` on this rank."""
-        if self._running is not None and self._running.epoch == epoch:
-            self._running.observed.give_out(index)
+        if running := self._in(epoch):
+            running.observed.give_out(index)
 
     def first_of(self, epoch: int) -> Tensor | None:
         """Bool `[K]`: of the samples of `epoch`, ascending, those that are delivered first."""
-        running = self._running
-        return running.first if running is not None and running.epoch == epoch else None
+        running = self._in(epoch)
+        return running and running.first
 
     def observed_before(self, epoch: int) -> Tensor | None:
         """Bool `[K]`: of the samples of `epoch`, ascending, those observed before a restore."""
-        running = self._running
-        return running.done if running is not None and running.epoch == epoch else None
+        running = self._in(epoch)
+        return running and running.done
 
     def position(self, epoch: int) -> int:
         """Samples of the order of `epoch`, over all ranks, that were observed before a restore."""
-        running = self._running
-        return running.resume_at if running is not None and running.epoch == epoch else 0
+        running = self._in(epoch)
+        return running.resume_at if running else 0
 
     # For subclasses.
+
+    def _in(self, epoch: int) -> RunningEpoch | None:
+        """The running epoch, if it is `epoch`."""
+        running = self._running
+        return running if running is not None and running.epoch == epoch else None
 
     @distributed.together("epochs()")
     def _next_epoch(self) -> int:

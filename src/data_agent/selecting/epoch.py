@@ -20,19 +20,16 @@ from data_agent.selecting.feedback import Selection, check_range
 from data_agent.selecting.observed import Array, Observed
 
 CARRIES_OVER = ("exact", "to-the-end", "uniform")  # schedules where samples can come first
+_OF_LOADER = ("batch_size", "world", "last_rounds")
 OBSERVED_SHARE = 0.9  # below it a loop forgets to observe some of its batches
 
 
 def delivery_places(
     selection: Selection, seed: int, epoch: int, first: Tensor | None = None
 ) -> Tensor:
-    """int64 `[K]`: places in the selection, in the order in which its samples are delivered.
+    """int64 `[K]`: places in the selection of `epoch`, in the order of their delivery.
 
-    Args:
-        selection: the samples of `epoch`, over all ranks.
-        seed: of the order.
-        epoch: its number.
-        first: bool `[K]`, those that come before all others; None for none.
+    `first`, bool `[K]`, marks those that come before all others.
     """
     places = permutation(len(selection), seed, Purpose.ORDER, epoch)
     if first is None or not first.any():
@@ -49,8 +46,7 @@ class RunningEpoch:
         epoch: its number.
         selection: its samples, over all ranks.
         uniform: bool `[N]`, the samples that the method did not choose; None for all.
-        composed_for: the budget that it was composed for; not the present one if it goes on on
-            other ranks.
+        composed_for: the budget that it was composed for, before it went on on other ranks.
         num_observed: samples observed on this rank.
         num_delivered: samples that a loader took on this rank.
         resume_at: samples of the order that all ranks had observed when the loop last stopped.
@@ -59,10 +55,8 @@ class RunningEpoch:
         is_ordered: whether a sampler delivers the epoch in its order; streams have their own.
         is_dealt: whether a framework deals the order to ranks, and may fill the last round.
         displaced: int64 `[D]`, samples whose visit is put off to the next epoch.
-        first: bool `[K]`, those of the selection that the last epoch left out, which come before
-            all others; None for none.
-        done: bool `[K]`, those of the selection that all ranks had observed when the loop last
-            stopped; None where it did not.
+        first: bool `[K]`, what the last epoch left out, which comes first; None for none.
+        done: bool `[K]`, what all ranks had observed when the loop last stopped; None for none.
     """
 
     epoch: int
@@ -85,20 +79,14 @@ class RunningEpoch:
         self.observed = Observed(self.selection, None if self.done is None else self.done.clone())
 
     def position(self, schedule: SelectionSchedule) -> int:
-        """Samples of the order that were observed over all ranks; a collective call.
-
-        Where no loader shares the epoch, every rank is taken to see all of it.
-        """
+        """Samples of the order that were observed over all ranks; a collective call."""
         since = self.num_observed - self.observed_before
         if schedule.world > 1:
             since = distributed.total(since)
         return min(self.size(schedule), self.resume_at + since)
 
     def size(self, schedule: SelectionSchedule) -> int:
-        """Samples that the epoch has, over all ranks, since the loop last stopped.
-
-        Less than were selected where it goes on on other ranks, whose batches cannot hold the rest.
-        """
+        """Samples of all ranks that the loader's batches can hold; fewer after other ranks'."""
         left = len(self.selection) - self.resume_at
         return self.resume_at + schedule.loadable(left)
 
@@ -133,11 +121,7 @@ class RunningEpoch:
         )
 
     def check_open(self, schedule: SelectionSchedule) -> None:
-        """More samples than an epoch has are refused; those that frameworks repeat are let through.
-
-        Raises:
-            StateError: all of this rank's samples were observed already.
-        """
+        """More samples than an epoch has are refused, less those that frameworks repeat."""
         padding = (schedule.batch_size or 1) if schedule.world > 1 else 0
         if self.num_observed >= len(self.selection) // schedule.world + padding:
             raise StateError(
@@ -148,23 +132,14 @@ class RunningEpoch:
             )
 
     def check_resumed(self, index: Tensor, schedule: SelectionSchedule, seed: int) -> None:
-        """The first batch after a restore must be the first one that was not observed.
-
-        Args:
-            index: int64 `[B]`, the samples of that batch on this rank.
-            schedule: tells the size of a round, a batch on each rank.
-            seed: of the order.
-
-        Raises:
-            StateError: the loader began the epoch again, or batches were skipped twice.
-        """
+        """The first batch after a restore, int64 `[B]`, must be the first that was not observed."""
         if not (self.is_restored and self.is_ordered and self.resume_at and schedule.batch_size):
             return
         places = delivery_places(self.selection, seed, self.epoch, self.first)
-        done = (
-            torch.zeros(len(places), dtype=torch.bool) if self.done is None else self.done[places]
-        )
-        order = self.selection.index[torch.cat([places[done], places[~done]])]
+        if self.done is not None:
+            done = self.done[places]
+            places = torch.cat([places[done], places[~done]])
+        order = self.selection.index[places]
         found = (order == index[0]).nonzero()
         if not len(found):
             return
@@ -193,11 +168,7 @@ class RunningEpoch:
             )
 
     def check_next(self, epoch: int, schedule: SelectionSchedule) -> None:
-        """Another epoch may begin: a later one, after one that was observed.
-
-        Raises:
-            StateError: an earlier one, or as `check_observed`.
-        """
+        """Another epoch may begin: a later one, after one that was observed."""
         if epoch < self.epoch:
             raise StateError(
                 f"epoch {epoch} cannot begin: epoch {self.epoch} is running and epochs only go "
@@ -206,12 +177,7 @@ class RunningEpoch:
         self.check_observed(schedule)
 
     def check_observed(self, schedule: SelectionSchedule) -> None:
-        """A forgotten learn() must not turn the selection off silently.
-
-        Raises:
-            StateError: batches were delivered and none was observed, or ranks shared the epoch
-                twice.
-        """
+        """A forgotten learn() must not turn the selection off silently."""
         num_missed = self.size(schedule) - size_of(self.observed_by_all(schedule))
         if self.is_restored and self.num_delivered > self.observed_before:
             raise StateError(
@@ -273,9 +239,7 @@ class RunningEpoch:
         return {
             "epoch": self.epoch,
             "position": self.position(schedule),
-            "batch_size": self.composed_for.batch_size,
-            "world": self.composed_for.world,
-            "last_rounds": self.composed_for.last_rounds,
+            **{name: getattr(self.composed_for, name) for name in _OF_LOADER},
             "selection": packed(mask_of(self.selection.index, schedule.num_samples)),
             "observed": packed(self.observed_by_all(schedule)),
             "displaced": self.displaced.clone(),
@@ -287,24 +251,11 @@ class RunningEpoch:
     def from_state(
         cls, state: dict[str, Any], schedule: SelectionSchedule, seed: int
     ) -> RunningEpoch:
-        """Take over what `state_dict` returned, on any number of ranks.
-
-        Args:
-            state: what it returned.
-            schedule: the budget on these ranks.
-            seed: of the selector.
-
-        Raises:
-            CheckpointError: the selection has another size than the epoch.
-        """
+        """Take over what `state_dict` returned, on any number of ranks."""
         epoch, position = int(state["epoch"]), int(state["position"])
         index = places_of(unpacked(state["selection"], schedule.num_samples))
-        composed_for = replace(
-            schedule,
-            batch_size=state["batch_size"],
-            world=state["world"],
-            last_rounds=state.get("last_rounds", schedule.last_rounds),
-        )
+        loader = {name: state[name] for name in _OF_LOADER}
+        composed_for = replace(schedule, **loader)
         expected = composed_for.epoch_size(epoch)
         if len(index) > expected or (len(index) < expected and schedule.kind != "floating"):
             raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")

@@ -38,10 +38,7 @@ class Network(Protocol):
     """A network after its short training."""
 
     def look(self) -> tuple[Tensor, Tensor]:
-        """Logits `[N, C]` and features `[N, D]` of all samples, float32 on the CPU.
-
-        In evaluation mode and without augmentation; costs a forward pass over the dataset.
-        """
+        """Logits `[N, C]` and features `[N, D]`, float32 on the CPU, without augmentation."""
         ...
 
 

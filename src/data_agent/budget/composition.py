@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,13 +44,11 @@ class Composition:
     def __init__(self, schedule: SelectionSchedule, seed: int) -> None:
         self._schedule = schedule
         self._seed = seed
-        size, plan = schedule.num_samples, schedule.plan
-        self._unselected = PermutationStream(
-            size, seed, Purpose.PERMUTATION, lambda epoch: plan(epoch).num_unselected
-        )
-        self._explored = PermutationStream(
-            size, seed, Purpose.EXPLORE, lambda epoch: plan(epoch).num_explored
-        )
+        size = schedule.num_samples
+        count_of = partial(_count_of, schedule, "num_unselected")
+        self._unselected = PermutationStream(size, seed, Purpose.PERMUTATION, count_of)
+        count_of = partial(_count_of, schedule, "num_explored")
+        self._explored = PermutationStream(size, seed, Purpose.EXPLORE, count_of)
 
     def uniform(self, epoch: int) -> Tensor | None:
         """A mask `[N]` of the samples of `epoch` that no method chooses; None where all are so."""
@@ -115,3 +114,7 @@ class Composition:
         if not plan.num_unselected:
             return self._explored.cut(epoch)
         return self._unselected.cut(epoch) | self._explored.cut(epoch)
+
+
+def _count_of(schedule: SelectionSchedule, part: str, epoch: int) -> int:
+    return getattr(schedule.plan(epoch), part)

@@ -62,7 +62,7 @@ def feed(selector: Selector, kind: str, index: torch.Tensor) -> None:
     running.observed.marks.fill_(True)
     running.num_observed = len(running.selection)
     if len(index):
-        selector._staging._settled = [(index, rows_of(kind, index))]
+        selector._recorder.staging.append(index, rows_of(kind, index))
 
 
 def fill(selector: Selector, kind: str) -> None:

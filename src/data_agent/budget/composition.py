@@ -80,7 +80,7 @@ class Composition:
             chosen = self._choose(choose, plan, epoch, num_open, taken)
             if is_floating:
                 size = plan.num_uniform + len(chosen)  # which are never a mask there
-            taken.numpy()[chosen.numpy()] = True
+            taken |= chosen if chosen.dtype == torch.bool else mask_of(chosen, len(taken))
         index = places_of(taken)
         if len(index) != size or size == 0:
             raise StateError(

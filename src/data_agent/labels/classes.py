@@ -44,10 +44,14 @@ class Classes:
 
     def with_any_of(self, marked: Tensor) -> Tensor:
         """Bool `[N]`: the samples of all classes that have one which is marked, bool `[N]`."""
-        has_one, members = self.sizes(marked)[0] > 0, torch.empty_like(marked)
-        for number, out in zip(self.number.split(BLOCK), members.split(BLOCK), strict=True):
-            torch.index_select(has_one, 0, number.int() + 1, out=out)
-        return members
+        number, members = self.number.numpy(), np.empty(len(marked), dtype=bool)
+        has_one = np.zeros(self._count + 1, dtype=bool)  # the last one is -1's
+        blocks = [slice(start, start + BLOCK) for start in range(0, len(number), BLOCK)]
+        for rows in blocks:
+            has_one[number[rows][marked.numpy()[rows]]] = True
+        for rows in blocks:
+            members[rows] = has_one[number[rows]]
+        return torch.from_numpy(members)
 
 
 def distinct(values: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -44,7 +44,7 @@ class Turns:
             by_turn: bool `[N]`, those of them that came because it was their turn. It is used up.
             classes: of all samples; None where all are one.
         """
-        had = ~self.waiting()
+        had = self.waiting().logical_not_()
         again = by_turn.logical_and_(had)
         # Where somebody came a second time, a new round of the class has begun.
         begins = again.any() if classes is None else classes.with_any_of(again)

@@ -9,6 +9,7 @@ samples of that bin are looked at again. So the work is O(N), and memory is two 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ _COUNTERS = 1 << 18  # of all groups, likewise
 _TAKEN, _OPEN = 2, 1
 
 Rows = slice | NDArray[np.int64]
+Candidates = NDArray[Any]  # a mask bool [N], or rows int64
 Key = tuple[Callable[[Rows], NDArray[np.uint32]], int]
 """Rows -> numbers, the higher the better; and how many bits they have."""
 
@@ -103,10 +105,11 @@ def _select(
     candidates = np.ones(size, dtype=bool) if among is None else among.numpy()
     num_bits = _bits_for(len(left), size)
     for digit in _digits(keys, num_bits):
-        if np.count_nonzero(candidates) <= FEW:
+        candidates = _listed(candidates)
+        if candidates.dtype != bool and len(candidates) <= FEW:
             break
-        left = _split(digit, num_bits, left, groups, chosen, candidates)
-    rows = np.flatnonzero(candidates)
+        left, candidates = _split(digit, num_bits, left, groups, chosen, candidates)
+    rows = np.flatnonzero(candidates) if candidates.dtype == bool else candidates
     chosen[_highest_by_sort(keys, rows, left, groups)] = True
     return torch.from_numpy(chosen)
 
@@ -117,17 +120,18 @@ def _split(
     left: NDArray[np.int64],
     groups: NDArray[np.integer] | None,
     chosen: NDArray[np.bool_],
-    candidates: NDArray[np.bool_],
-) -> NDArray[np.int64]:
-    """Choose the candidates that lie above their group's threshold bin, and keep those in it.
+    candidates: Candidates,
+) -> tuple[NDArray[np.int64], Candidates]:
+    """Choose the candidates that lie above their group's threshold bin.
 
     Returns:
-        How many of each group are still to be chosen.
+        How many of each group are still to be chosen, and of whom: those in that bin.
     """
 
     def codes() -> Iterator[tuple[Rows, NDArray[np.int32]]]:
         for rows, is_candidate in _blocks(candidates):
-            code = digit(rows) + np.int32(1)
+            code = digit(rows)
+            code += 1
             if groups is not None:
                 code += (groups[rows].astype(np.int32) + np.int32(1)) << num_bits
             if is_candidate is not None:
@@ -139,11 +143,15 @@ def _split(
     for _, code in codes():
         counts.scatter_add_(0, torch.from_numpy(code).long(), one[: len(code)])
     fate, left = _fates(counts[1:].numpy().reshape(len(left), -1), left)
+    is_open = candidates if candidates.dtype == bool else np.zeros(len(candidates), dtype=bool)
+    done = 0
     for rows, code in codes():
         decided = fate.take(code)
         chosen[rows] |= decided == _TAKEN
-        candidates[rows] = decided == _OPEN
-    return left
+        where = rows if candidates.dtype == bool else slice(done, done + len(code))
+        is_open[where] = decided == _OPEN
+        done += len(code)
+    return left, is_open if candidates.dtype == bool else candidates[is_open]
 
 
 def _fates(
@@ -179,9 +187,9 @@ def _digits(keys: list[Key], num_bits: int) -> Iterator[Callable[[Rows], NDArray
     for key, width in keys:
         for low in range(width - num_bits, -num_bits, -num_bits):
             shift, mask = max(low, 0), (1 << min(num_bits, num_bits + low)) - 1
-            yield lambda rows, key=key, shift=shift, mask=mask: (
-                (key(rows) >> shift) & mask
-            ).astype(np.int32)
+            yield lambda rows, key=key, shift=shift, mask=mask: ((key(rows) >> shift) & mask).view(
+                np.int32
+            )
 
 
 def _bits_for(num_groups: int, size: int) -> int:
@@ -191,7 +199,15 @@ def _bits_for(num_groups: int, size: int) -> int:
     return max(1, min(16, max(fitting, min(8, affordable))))
 
 
-def _blocks(candidates: NDArray[np.bool_]) -> Iterator[tuple[Rows, NDArray[np.bool_] | None]]:
+def _listed(candidates: Candidates) -> Candidates:
+    """Of a mask the places, where these are few: others are then not looked at again."""
+    if candidates.dtype != bool:
+        return candidates
+    are_few = np.count_nonzero(candidates) <= max(FEW, len(candidates) // 16)
+    return np.flatnonzero(candidates) if are_few else candidates
+
+
+def _blocks(candidates: Candidates) -> Iterator[tuple[Rows, NDArray[np.bool_] | None]]:
     """The candidates' rows in blocks; where they are most of one all its rows, and which they are.
 
     Whole blocks are read several times as fast as rows picked out of them.
@@ -199,7 +215,9 @@ def _blocks(candidates: NDArray[np.bool_]) -> Iterator[tuple[Rows, NDArray[np.bo
     for start in range(0, len(candidates), BLOCK):
         block = candidates[start : start + BLOCK]
         num_open = np.count_nonzero(block)
-        if 2 * num_open > len(block):
+        if block.dtype != bool:
+            yield block, None
+        elif 2 * num_open > len(block):
             yield slice(start, start + len(block)), None if num_open == len(block) else block
         elif num_open:
             yield np.flatnonzero(block) + start, None

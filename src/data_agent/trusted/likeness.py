@@ -1,0 +1,144 @@
+"""How likely a row is trusted rather than drawn from all data: a logistic regression, exactly.
+
+With as much weight on the trusted rows as on the others, the regression's log-odds estimate the
+log ratio of two densities, `D(s, y) = log p_trusted(s, y) - log p_all(s, y)`: what an agent gains
+by choosing the row is read from no more than the feedback that comes anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CLIP = 5.0  # standardised signals beyond five deviations tell no more
+NEWTON_STEPS = 6  # from the last fit; the objective is convex, and a handful is enough
+_LEAST_DEVIATION = 1e-4
+_LEAST_CURVATURE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Likeness:
+    """A fitted regression: `D(s, y) = w . z(s) + b + c_y` with z the standardised signals.
+
+    Args:
+        mean: float64 `[S]`, of the signals of the rows it was fitted on.
+        deviation: float64 `[S]`, above zero.
+        weight: float64 `[S + 1]`: w, then b.
+        by_class: float64 `[C]`: c_y; a row without a class has none.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    weight: Tensor
+    by_class: Tensor
+
+    def __call__(self, signals: Tensor, classes: Tensor) -> Tensor:
+        """D of each row, float64 `[R]`.
+
+        Args:
+            signals: float `[R, S]`.
+            classes: int64 `[R]`, -1 for rows without a class.
+        """
+        z = _with_one(_standardised(signals, self.mean, self.deviation))
+        return z @ self.weight + _at_class(self.by_class, classes)
+
+
+def fit(
+    signals: Tensor,
+    classes: Tensor,
+    is_trusted: Tensor,
+    *,
+    num_classes: int,
+    ridge: float,
+    start: Likeness | None = None,
+) -> Likeness:
+    """The regression between trusted rows and the others, by Newton's method.
+
+    Minimises `sum_i q_i log(1 + exp(-t_i D_i)) + ridge/2 (|w|^2 + |c|^2)` with `t_i = +-1` and
+    weights q that give both kinds the same sum, the smaller kind's number of rows. The classes'
+    block of the Hessian is diagonal, so a step costs `O(R S^2 + C S)` whatever C is.
+
+    Args:
+        signals: float `[R, S]`, rows of both kinds, from the same steps of training.
+        classes: int64 `[R]` in [0, num_classes), -1 for rows without a class.
+        is_trusted: bool `[R]`, with some true and some false.
+        num_classes: C, 0 or more.
+        ridge: above 0; 1 stands for about one row of evidence that nothing differs.
+        start: where to start from, such as the last fit.
+    """
+    signals = signals.double()
+    mean, deviation = signals.mean(0), signals.std(0).clamp_min(_LEAST_DEVIATION)
+    z = _with_one(_standardised(signals, mean, deviation))
+    trusted = is_trusted.double()
+    num_trusted, num_others = trusted.sum(), (1 - trusted).sum()
+    smaller = torch.minimum(num_trusted, num_others)
+    q = torch.where(is_trusted, smaller / num_trusted, smaller / num_others)
+    penalty = torch.full((z.shape[1],), ridge, dtype=torch.float64)
+    penalty[-1] = _LEAST_CURVATURE  # the intercept is free
+    weight = torch.zeros(z.shape[1], dtype=torch.float64)
+    by_class = torch.zeros(num_classes, dtype=torch.float64)
+    if start is not None and start.weight.shape == weight.shape:
+        weight, by_class = start.weight, _widened(start.by_class, num_classes)
+    for _ in range(NEWTON_STEPS):
+        p = torch.sigmoid(z @ weight + _at_class(by_class, classes))
+        error, curvature = q * (p - trusted), q * p * (1 - p)
+        gradient = z.T @ error + penalty * weight
+        of_class = _summed_by_class(error.unsqueeze(1), classes, num_classes).squeeze(1)
+        of_class = of_class + ridge * by_class
+        own = (z * curvature.unsqueeze(1)).T @ z + penalty.diag()
+        both = _summed_by_class(z * curvature.unsqueeze(1), classes, num_classes)
+        diagonal = _summed_by_class(curvature.unsqueeze(1), classes, num_classes) + ridge
+        # The Schur complement of the classes' diagonal block.
+        reduced = own - both.T @ (both / diagonal)
+        step = torch.linalg.solve(reduced, gradient - both.T @ (of_class / diagonal.squeeze(1)))
+        weight = weight - step
+        by_class = by_class - (of_class - both @ step) / diagonal.squeeze(1)
+    return Likeness(mean, deviation, weight, by_class)
+
+
+def separation(trusted: Tensor, others: Tensor) -> float:
+    """How well scores tell two kinds of rows apart: the area under the ROC curve, in [0, 1].
+
+    The share of pairs in which the trusted row is above, ties counted half (Mann and Whitney
+    1947); 0.5 is chance, and 0.5 where a kind has no rows.
+
+    Args:
+        trusted: float `[T]`.
+        others: float `[U]`.
+    """
+    if not len(trusted) or not len(others):
+        return 0.5
+    ordered = others.sort().values
+    below = torch.searchsorted(ordered, trusted.contiguous())
+    up_to = torch.searchsorted(ordered, trusted.contiguous(), right=True)
+    return float((below + up_to).double().mean() / (2 * len(others)))
+
+
+def _standardised(signals: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    return ((signals.double() - mean) / deviation).clamp(-CLIP, CLIP)
+
+
+def _with_one(z: Tensor) -> Tensor:
+    return torch.cat([z, z.new_ones(len(z), 1)], dim=1)
+
+
+def _at_class(by_class: Tensor, classes: Tensor) -> Tensor:
+    """c_y of each row, zero for rows without a class or of one that was not there."""
+    if not len(by_class):
+        return torch.zeros(len(classes), dtype=torch.float64)
+    is_known = (classes >= 0) & (classes < len(by_class))
+    return torch.where(is_known, by_class[classes.clamp(0, len(by_class) - 1)], 0.0)
+
+
+def _summed_by_class(rows: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """float64 `[C, W]`: sums of rows `[R, W]` by class; those without one are left out."""
+    known = classes >= 0
+    sums = torch.zeros(num_classes, rows.shape[1], dtype=torch.float64)
+    return sums.index_add_(0, classes[known], rows[known]) if num_classes else sums
+
+
+def _widened(by_class: Tensor, num_classes: int) -> Tensor:
+    more = by_class.new_zeros(max(0, num_classes - len(by_class)))
+    return torch.cat([by_class, more])[:num_classes]

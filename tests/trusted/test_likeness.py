@@ -1,0 +1,94 @@
+"""The regression between trusted rows and all others: its optimum, its meaning, its edges."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from data_agent.trusted.likeness import CLIP, fit, separation
+
+
+def made_up(rows=600, num_classes=4, seed=0):
+    draws = np.random.default_rng(seed)
+    signals = torch.from_numpy(draws.normal(size=(rows, 3)))
+    classes = torch.from_numpy(draws.integers(-1, num_classes, size=rows))
+    odds = signals @ torch.tensor([1.0, -0.5, 0.0], dtype=torch.float64) + 0.7 * (classes == 2)
+    is_trusted = torch.from_numpy(draws.random(rows)) < torch.sigmoid(odds - 1)
+    return signals, classes, is_trusted
+
+
+def test_it_is_scikit_learns_ridge_logistic_regression():
+    signals, classes, is_trusted = made_up()
+    fitted = fit(signals, classes, is_trusted, num_classes=4, ridge=2.0)
+    z = ((signals - signals.mean(0)) / signals.std(0)).clamp(-CLIP, CLIP)
+    one_hot = torch.stack([classes == c for c in range(4)], dim=1).double()
+    smaller = min(int(is_trusted.sum()), int((~is_trusted).sum()))
+    weights = torch.where(is_trusted, smaller / is_trusted.sum(), smaller / (~is_trusted).sum())
+    reference = LogisticRegression(C=1 / 2.0, tol=1e-12, max_iter=10_000)
+    reference.fit(torch.cat([z, one_hot], 1).numpy(), is_trusted.numpy(), weights.numpy())
+    expected = reference.decision_function(torch.cat([z, one_hot], 1).numpy())
+    torch.testing.assert_close(
+        fitted(signals, classes), torch.from_numpy(expected), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_its_odds_are_the_ratio_of_densities_however_many_rows_of_each_kind_there_are():
+    draws = torch.Generator().manual_seed(0)
+    trusted = torch.randn(2_000, 1, generator=draws) + 1  # N(1, 1)
+    others = torch.randn(20_000, 1, generator=draws)  # N(0, 1): log ratio s - 1/2
+    signals = torch.cat([trusted, others])
+    is_trusted = torch.arange(len(signals)) < len(trusted)
+    nobody = torch.full((len(signals),), -1)
+    fitted = fit(signals, nobody, is_trusted, num_classes=0, ridge=1e-3)
+    at = torch.tensor([[-1.0], [0.0], [1.0], [2.0]])
+    found = fitted(at, torch.full((4,), -1))
+    torch.testing.assert_close(
+        found, torch.tensor([-1.5, -0.5, 0.5, 1.5], dtype=torch.float64), rtol=0, atol=0.12
+    )
+
+
+def test_classes_that_trusted_rows_hold_more_often_get_higher_odds():
+    classes = torch.tensor([0] * 90 + [1] * 10 + [0] * 50 + [1] * 50)
+    is_trusted = torch.arange(200) >= 100  # half of them of class 1, where others have a tenth
+    fitted = fit(torch.zeros(200, 1), classes, is_trusted, num_classes=3, ridge=1e-3)
+    rare, common, unseen = fitted(torch.zeros(3, 1), torch.tensor([1, 0, 2]))
+    assert float(rare - common) == pytest.approx(np.log(0.5 / 0.1) - np.log(0.5 / 0.9), abs=0.02)
+    assert common < unseen < rare  # a class that no row had: as if nothing differed
+
+
+def test_a_fit_starts_from_the_last_one_and_ends_at_the_same_optimum():
+    signals, classes, is_trusted = made_up()
+    before = fit(*made_up(seed=1), num_classes=4, ridge=1.0)
+    cold = fit(signals, classes, is_trusted, num_classes=4, ridge=1.0)
+    warm = fit(signals, classes, is_trusted, num_classes=4, ridge=1.0, start=before)
+    torch.testing.assert_close(warm.weight, cold.weight, rtol=0, atol=1e-9)
+    torch.testing.assert_close(warm.by_class, cold.by_class, rtol=0, atol=1e-9)
+
+
+def test_rows_that_can_be_told_apart_perfectly_leave_finite_odds():
+    signals = torch.cat([torch.full((50, 2), 5.0), torch.full((500, 2), -5.0)])
+    is_trusted = torch.arange(550) < 50
+    fitted = fit(signals, torch.full((550,), -1), is_trusted, num_classes=0, ridge=1.0)
+    odds = fitted(signals, torch.full((550,), -1))
+    assert odds.isfinite().all()
+    assert odds[0] > 1 > -1 > odds[-1]
+
+
+def test_a_signal_that_never_varies_tells_nothing():
+    signals, classes, is_trusted = made_up()
+    constant = torch.cat([signals, torch.full((len(signals), 1), 7.0)], dim=1)
+    with_it = fit(constant, classes, is_trusted, num_classes=4, ridge=1.0)
+    without = fit(signals, classes, is_trusted, num_classes=4, ridge=1.0)
+    torch.testing.assert_close(
+        with_it(constant, classes), without(signals, classes), rtol=0, atol=1e-8
+    )
+
+
+def test_separation_is_the_area_under_the_roc_curve():
+    draws = np.random.default_rng(0)
+    trusted, others = draws.integers(0, 9, 50) + 1.0, draws.integers(0, 9, 400) + 0.0
+    expected = roc_auc_score([1] * 50 + [0] * 400, np.concatenate([trusted, others]))
+    found = separation(torch.from_numpy(trusted), torch.from_numpy(others))
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert separation(torch.empty(0), torch.ones(3)) == 0.5

@@ -43,6 +43,7 @@ class Purpose(IntEnum):
     SUBSET = 11
     UNIFORM = 12
     UPDATE = 13
+    TRUSTED = 14
 
 
 def check_seed(seed: object) -> None:

@@ -1,1 +1,1 @@
-"""A reward that is learned: how rows a user trusts differ, to the model in training, from others."""
+"""A reward that is learned: how rows that a user trusts differ, to the model, from all others."""

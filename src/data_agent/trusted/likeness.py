@@ -7,10 +7,15 @@ by choosing the row is read from no more than the feedback that comes anyway.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from data_agent.errors import CheckpointError
+from data_agent.runtime.state import require_tensor
 
 CLIP = 5.0  # standardised signals beyond five deviations tell no more
 NEWTON_STEPS = 6  # from the last fit; the objective is convex, and a handful is enough
@@ -43,6 +48,30 @@ class Likeness:
         """
         z = _with_one(_standardised(signals, self.mean, self.deviation))
         return z @ self.weight + _at_class(self.by_class, classes)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return {f.name: getattr(self, f.name).clone() for f in fields(self)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Likeness:
+        """What `state_dict` was taken of.
+
+        Raises:
+            CheckpointError: tensors of other shapes or dtypes, or values that are not finite.
+        """
+        width = len(state["mean"])
+        shapes = {"mean": width, "deviation": width, "weight": width + 1}
+        shapes["by_class"] = len(state["by_class"])
+        tensors = {
+            name: require_tensor(state, name, shape=(size,), dtype=torch.float64)
+            for name, size in shapes.items()
+        }
+        if not all(t.isfinite().all() for t in tensors.values()) or (
+            width and float(tensors["deviation"].min()) <= 0
+        ):
+            raise CheckpointError("the regression of trusted rows is not finite.")
+        return cls(**tensors)
 
 
 def fit(

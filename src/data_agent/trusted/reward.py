@@ -1,0 +1,144 @@
+"""The reward that trusted rows teach, learned online from the feedback that comes anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_agent.errors import CheckpointError
+from data_agent.runtime.random import Purpose, derived_seed, position_hash
+from data_agent.selecting.feedback import Feedback
+from data_agent.trusted.likeness import Likeness, fit, separation
+from data_agent.trusted.signals import row_classes, row_signals
+from data_agent.trusted.window import HELD_BACK, POOL, TRUSTED, Window, WindowRows
+
+WINDOW_STEPS = 80  # a regression shall see the model as it is, not as it was
+WINDOW_ROWS = 4096  # of each kind
+FEWEST_ROWS = 8  # of each kind, before anything is fitted
+_ONE_IN = 5  # trusted rows that only show whether what was learned holds
+
+
+class TrustedReward:
+    """How much likelier a row is among the trusted ones than among all: `D(s, y)`, in nats.
+
+    Args:
+        is_trusted: bool `[N]`.
+        seed: of which trusted rows are held back from the regression.
+        ridge: of the regression, above 0.
+    """
+
+    def __init__(self, is_trusted: Tensor, *, seed: int, ridge: float) -> None:
+        self._ridge = ridge
+        self._window = Window(WINDOW_STEPS, WINDOW_ROWS)
+        self._likeness: Likeness | None = None
+        self._separation: dict[str, float] = {}
+        rows = is_trusted.nonzero().squeeze(1)
+        is_held_back = position_hash(rows, derived_seed(seed, Purpose.TRUSTED)) % _ONE_IN == 0
+        self._kind = torch.zeros(len(is_trusted), dtype=torch.int8)
+        self._kind[rows] = torch.where(is_held_back, HELD_BACK, TRUSTED).to(torch.int8)
+
+    def rate(self, feedback: Feedback, uniform: Tensor, step: Tensor) -> Tensor:
+        """D of rows as it was learned so far, and keep of them what is learned from next.
+
+        Args:
+            feedback: the rows of one or several batches.
+            uniform: bool `[M]` on the host, rows that were drawn uniformly from all data.
+            step: int64 `[M]` on the host, the batch of each.
+
+        Returns:
+            float32 `[M]` on the host; zeros before the first regression.
+        """
+        signals, classes = row_signals(feedback).cpu(), row_classes(feedback).cpu()
+        kind = self._kind[feedback.index].long()
+        tells = (kind != POOL) | uniform
+        self._window.add(WindowRows(signals, classes, kind, step).at(tells))
+        if self._likeness is None:
+            return torch.zeros(len(feedback))
+        return self._likeness(signals, classes).float()
+
+    def update(self, step: int) -> None:
+        """Fit the regression to the rows of the last steps; a collective call on several ranks.
+
+        Args:
+            step: batches so far.
+        """
+        rows = self._window.share(step)
+        if rows is None:
+            return
+        fitted = rows.at(rows.kind != HELD_BACK)
+        is_trusted = fitted.kind == TRUSTED
+        if min(int(is_trusted.sum()), int((~is_trusted).sum())) < FEWEST_ROWS:
+            return
+        self._likeness = fit(
+            fitted.signals,
+            fitted.classes,
+            is_trusted,
+            num_classes=1 + max(-1, int(rows.classes.max())),
+            ridge=self._ridge,
+            start=self._likeness,
+        )
+        score = self._likeness(rows.signals, rows.classes)
+        pool = score[rows.kind == POOL]
+        self._separation = {
+            "trusted_separation": separation(score[rows.kind == TRUSTED], pool),
+            "trusted_separation_held_back": separation(score[rows.kind == HELD_BACK], pool),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """How well trusted rows can be told from others: areas under the ROC curve, 0.5 is chance.
+
+        Once of the rows that the regression was fitted on, once of the fifth of the trusted rows
+        that were held back from it.
+        """
+        return dict(self._separation)
+
+    def in_words(self) -> str:
+        """Which classes it asks for more of and for less of, where there are classes."""
+        if self._likeness is None:
+            return "nothing learned yet"
+        by_class = self._likeness.by_class - self._likeness.by_class.mean()
+        more, less = (by_class > _MUCH).nonzero(), (by_class < -_MUCH).nonzero()
+        if not len(more) and not len(less):
+            return "all classes alike"
+        words = [
+            f"{name} of {'classes' if len(found) > 1 else 'class'} {_listed(found)}"
+            for name, found in (("more", more), ("less", less))
+            if len(found)
+        ]
+        return ", ".join(words)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Regression and rows; a collective call on several ranks."""
+        learned = self._likeness
+        return {
+            "window": self._window.state_dict(),
+            "likeness": None if learned is None else learned.state_dict(),
+            "separation": dict(self._separation),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            CheckpointError: tensors that do not belong together.
+        """
+        learned = state["likeness"]
+        separations = {str(name): float(value) for name, value in state["separation"].items()}
+        if not all(0 <= value <= 1 for value in separations.values()):
+            raise CheckpointError("how well trusted rows are told apart is not in [0, 1].")
+        self._likeness = None if learned is None else Likeness.from_state(learned)
+        self._separation = separations
+        self._window.load_state_dict(state["window"])
+
+
+_MUCH = 0.4  # nats: half as many again
+_NAMED = 5
+
+
+def _listed(found: Tensor) -> str:
+    names = found.flatten().tolist()
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(str, names[:_NAMED])) + more

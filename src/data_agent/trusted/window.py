@@ -127,7 +127,7 @@ def _checked(columns: list[Tensor] | None) -> WindowRows | None:
         or len(rows.signals) != size
         or any(c.dtype != torch.int64 or c.shape != (size,) for c in whole)
         or not rows.signals.isfinite().all()
-        or (size and not (0 <= int(rows.kind.min()) and int(rows.kind.max()) <= HELD_BACK))
+        or (size and not (int(rows.kind.min()) >= 0 and int(rows.kind.max()) <= HELD_BACK))
     ):
         raise CheckpointError("the rows that the trusted reward learns from are damaged.")
     return rows

@@ -1,0 +1,75 @@
+"""What the learned reward tells apart, and that it goes on after a restore as if nothing was."""
+
+import copy
+
+import torch
+
+from data_agent.selecting.feedback import Feedback
+from data_agent.trusted.reward import TrustedReward
+
+NUM_SAMPLES, NUM_CLASSES = 400, 5
+
+
+def rated(reward, step, *, wrong_share=0.4, updates=True):
+    """One batch of everybody: of those that are not trusted, some labels are wrong."""
+    draws = torch.Generator().manual_seed(step)
+    truth = torch.randint(NUM_CLASSES, (NUM_SAMPLES,), generator=draws)
+    is_wrong = torch.rand(NUM_SAMPLES, generator=draws) < wrong_share
+    is_wrong[:50] = False  # trusted
+    logits = torch.randn(NUM_SAMPLES, NUM_CLASSES, generator=draws)
+    logits[torch.arange(NUM_SAMPLES), truth] += 2  # the model knows something
+    labels = torch.where(is_wrong, (truth + 1) % NUM_CLASSES, truth)
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    feedback = Feedback(torch.arange(NUM_SAMPLES), losses, logits, labels=labels)
+    uniform = torch.ones(NUM_SAMPLES, dtype=torch.bool)
+    score = reward.rate(feedback, uniform, torch.full((NUM_SAMPLES,), step))
+    if updates:
+        reward.update(step)
+    return score, is_wrong
+
+
+def new_reward(seed=0):
+    return TrustedReward(torch.arange(NUM_SAMPLES) < 50, seed=seed, ridge=1.0)
+
+
+def test_rows_with_wrong_labels_score_lower():
+    reward = new_reward()
+    assert rated(reward, 0)[0].tolist() == [0.0] * NUM_SAMPLES
+    score, is_wrong = rated(reward, 1)
+    assert score[~is_wrong].mean() > score[is_wrong].mean() + 0.5
+    metrics = reward.metrics()
+    assert 0.6 < metrics["trusted_separation"] < 0.9
+    assert 0.5 < metrics["trusted_separation_held_back"] < 1.0
+
+
+def test_nothing_to_tell_apart_gives_scores_near_zero():
+    reward = new_reward()
+    for step in range(3):
+        score, _ = rated(reward, step, wrong_share=0.0)
+    assert score.abs().mean() < 0.35
+    assert abs(reward.metrics()["trusted_separation_held_back"] - 0.5) < 0.2
+
+
+def test_a_restored_reward_goes_on_bitwise():
+    reward, other = new_reward(), new_reward()
+    rated(reward, 0)
+    rated(reward, 1, updates=False)  # rows that were not learned from yet
+    other.load_state_dict(copy.deepcopy(reward.state_dict()))
+    for step in (2, 3):
+        assert torch.equal(rated(reward, step)[0], rated(other, step)[0])
+    assert reward.metrics() == other.metrics()
+
+
+def test_classes_it_asks_for_are_named():
+    reward = new_reward()
+    assert reward.in_words() == "nothing learned yet"
+    for step in range(2):
+        labels = torch.cat([torch.arange(50) % 2, torch.zeros(350, dtype=torch.int64)])
+        logits = torch.zeros(NUM_SAMPLES, 2)
+        feedback = Feedback(
+            torch.arange(NUM_SAMPLES), torch.ones(NUM_SAMPLES), logits, labels=labels
+        )
+        everybody = torch.ones(NUM_SAMPLES, dtype=torch.bool)
+        reward.rate(feedback, everybody, torch.full((NUM_SAMPLES,), step))
+        reward.update(step)
+    assert reward.in_words() == "more of class 1, less of class 0"

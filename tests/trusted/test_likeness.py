@@ -1,5 +1,7 @@
 """The regression between trusted rows and all others: its optimum, its meaning, its edges."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -92,3 +94,22 @@ def test_separation_is_the_area_under_the_roc_curve():
     found = separation(torch.from_numpy(trusted), torch.from_numpy(others))
     assert found == pytest.approx(expected, abs=1e-12)
     assert separation(torch.empty(0), torch.ones(3)) == 0.5
+
+
+def test_signals_that_say_almost_the_same_do_not_drive_it_apart():
+    """Undamped Newton steps diverge here, to odds of hundreds that mean nothing."""
+    draws = torch.Generator().manual_seed(0)
+    loss = torch.randn(2_000, 1, generator=draws).exp()
+    signals = torch.cat(
+        [loss, (-loss).exp(), -loss + 1e-3 * torch.randn(2_000, 1, generator=draws)], dim=1
+    )
+    is_trusted = torch.rand(2_000, generator=draws) < torch.sigmoid(-loss.squeeze(1))
+    nobody = torch.full((2_000,), -1)
+    started = fit(signals, nobody, is_trusted, num_classes=0, ridge=1.0)
+    far_off = replace(started, weight=torch.tensor([90.0, -70.0, 80.0, 5.0]).double())
+    for start in (None, started, far_off):
+        fitted = fit(signals, nobody, is_trusted, num_classes=0, ridge=1.0, start=start)
+        odds = fitted(signals, nobody)
+        assert odds.abs().max() < 30
+        torch.testing.assert_close(odds, started(signals, nobody), rtol=0, atol=1e-4)
+        assert separation(odds[is_trusted], odds[~is_trusted]) > 0.6

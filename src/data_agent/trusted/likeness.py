@@ -12,13 +12,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data_agent.errors import CheckpointError
 from data_agent.runtime.state import require_tensor
 
 CLIP = 5.0  # standardised signals beyond five deviations tell no more
-NEWTON_STEPS = 6  # from the last fit; the objective is convex, and a handful is enough
+NEWTON_STEPS = 10  # at most; from the last fit two or three are enough
+MOST_HALVINGS = 12
 _LEAST_DEVIATION = 1e-4
 _LEAST_CURVATURE = 1e-9
 
@@ -83,7 +85,7 @@ def fit(
     ridge: float,
     start: Likeness | None = None,
 ) -> Likeness:
-    """The regression between trusted rows and the others, by Newton's method.
+    """The regression between trusted rows and the others, by Newton's method with backtracking.
 
     Minimises `sum_i q_i log(1 + exp(-t_i D_i)) + ridge/2 (|w|^2 + |c|^2)` with `t_i = +-1` and
     weights q that give both kinds the same sum, the smaller kind's number of rows. The classes'
@@ -110,6 +112,16 @@ def fit(
     by_class = torch.zeros(num_classes, dtype=torch.float64)
     if start is not None and start.weight.shape == weight.shape:
         weight, by_class = start.weight, _widened(start.by_class, num_classes)
+
+    def objective(weight: Tensor, by_class: Tensor) -> Tensor:
+        d = z @ weight + _at_class(by_class, classes)
+        fit_to_rows = (q * (F.softplus(d) - trusted * d)).sum()
+        return fit_to_rows + 0.5 * ((penalty * weight**2).sum() + ridge * (by_class**2).sum())
+
+    nothing = (torch.zeros_like(weight), torch.zeros_like(by_class))
+    reached = objective(weight, by_class)
+    if objective(*nothing) < reached:  # the model has changed since
+        (weight, by_class), reached = nothing, objective(*nothing)
     for _ in range(NEWTON_STEPS):
         p = torch.sigmoid(z @ weight + _at_class(by_class, classes))
         error, curvature = q * (p - trusted), q * p * (1 - p)
@@ -122,8 +134,16 @@ def fit(
         # The Schur complement of the classes' diagonal block.
         reduced = own - both.T @ (both / diagonal)
         step = torch.linalg.solve(reduced, gradient - both.T @ (of_class / diagonal.squeeze(1)))
-        weight = weight - step
-        by_class = by_class - (of_class - both @ step) / diagonal.squeeze(1)
+        class_step = (of_class - both @ step) / diagonal.squeeze(1)
+        # A whole step may overshoot where signals say almost the same: halved until it descends.
+        for halvings in range(MOST_HALVINGS):
+            share = 0.5**halvings
+            trial = (weight - share * step, by_class - share * class_step)
+            if (value := objective(*trial)) < reached:
+                (weight, by_class), reached = trial, value
+                break
+        else:
+            break
     return Likeness(mean, deviation, weight, by_class)
 
 

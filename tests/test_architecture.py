@@ -26,7 +26,7 @@ LAYERS = [
     {"budget"},
     {"selecting"},
     {"loading"},
-    {"labels"},
+    {"labels", "trusted"},
     {"agent", "baselines"},
     {"methods"},
     {"testing", "integrations"},

@@ -99,6 +99,9 @@ class ImageRecipe(Recipe):
     sizes between fall exponentially. The evaluation samples stay as they are."""
     duplicates: Share = 0.0
     """Share of the training samples that are near-copies of a few others, in [0, 1)."""
+    trusted_rows: Annotated[int, at_least(0)] = 0
+    """Training samples that are trusted, 0 or more: as many of each class as can be, with their
+    true labels where these are known. Every method has them in each epoch after the first pass."""
     train_labels: FileAndColumn | None = None
     """PARQUET:COLUMN with other training labels, one for each row of the training data in order;
     None takes the data's own."""

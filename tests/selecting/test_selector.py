@@ -362,7 +362,7 @@ def test_a_sampler_of_a_framework_leaves_the_batches_to_it():
     SelectionSampler(one)
     assert one.schedule.batch_size is None
     observe_epoch(one, 0)
-    assert one.policy.update_interval == 32  # 256 rows in batches of 8
+    assert one.policy.cadence.interval == 32  # 256 rows in batches of 8
 
 
 def test_a_second_loader_with_other_batches_is_refused_once_training_runs():

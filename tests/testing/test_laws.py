@@ -11,6 +11,7 @@ from data_agent.methods import METHODS, method_class
 from data_agent.testing import LAWS, check_selector
 from data_agent.testing.laws import law_exact_budget
 from data_agent.testing.runs import NUM_SAMPLES
+from data_agent.trusted import TrustedConfig
 
 VARIANTS = {
     "data-agent last-action": DataAgentConfig(ranking="last-action", reward="paper"),
@@ -34,6 +35,13 @@ def maker(name):
 MAKERS = {name: maker(name) for name in METHODS} | {
     name: partial(DataAgent, config=config) for name, config in VARIANTS.items()
 }
+MAKERS["data-agent trusted"] = partial(
+    DataAgent, trusted=range(4), config=TrustedConfig(update_every=3)
+)
+MAKERS["random with trusted rows"] = partial(make_selector, "random", trusted=range(4))
+MAKERS["class-balanced with trusted rows"] = partial(
+    maker("class-balanced-random"), trusted=range(4)
+)
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)

@@ -10,16 +10,15 @@ from data_agent.trusted.table import LikenessTable
 
 def table_of(scores, *, seed=0, memory=0.5, sharpness=2.0):
     table = LikenessTable(len(scores), seed=seed, memory=memory, sharpness=sharpness)
-    table.merge(torch.arange(len(scores)), torch.tensor(scores))
+    table.merge(torch.arange(len(scores)), table.rows(torch.tensor(scores)))
     return table
 
 
 def test_a_first_visit_counts_whole_and_later_ones_are_averaged():
     table = LikenessTable(3, seed=0, memory=0.5, sharpness=1.0)
-    table.merge(torch.tensor([0, 1]), torch.tensor([1.0, -2.0]))
-    table.merge(torch.tensor([0]), torch.tensor([3.0]))
-    assert table.averages()[:2].tolist() == [2.0, -2.0]
-    assert table.averages()[2].isnan()
+    table.merge(torch.tensor([0, 1]), torch.tensor([[1.0], [-2.0]]))
+    table.merge(torch.tensor([0]), torch.tensor([[3.0]]))
+    assert table.averages().tolist() == [2.0, -2.0, 0.0]
 
 
 def test_draws_are_a_function_of_seed_and_epoch():
@@ -55,5 +54,5 @@ def test_a_sample_costs_two_bytes():
 def test_infinite_averages_are_refused():
     state = table_of([0.0, 1.0]).state_dict()
     state["average"][0] = torch.inf
-    with pytest.raises(CheckpointError, match="infinite"):
+    with pytest.raises(CheckpointError, match="not finite"):
         table_of([0.0, 1.0]).load_state_dict(state)

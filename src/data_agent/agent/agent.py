@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,9 @@ from data_agent.labels.turns import Turns
 from data_agent.runtime import distributed
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.nonfinite import OnNonfinite
+from data_agent.selecting.trusted_rows import trusted_mask
+from data_agent.trusted.policy import TrustedConfig, TrustedPolicy
+from data_agent.trusted.table import LikenessTable
 
 
 class DataAgent(RuledSelector):
@@ -27,6 +31,10 @@ class DataAgent(RuledSelector):
         keep_ratio: share of the dataset visited in an epoch, in (0, 1].
         seed: seed of every draw; nobody's global random state is touched.
         config: the agent's settings; `DataAgentConfig.paper()` is the algorithm as published.
+        trusted: int `[T]`, positions of rows that look like what the model will be judged on, with
+            right labels. They are in every selected epoch, and the reward is learned from how they
+            differ, to the model in training, from other rows. With a `TrustedConfig` as `config`,
+            or None.
         on_nonfinite: what NaN or infinite values in a batch do: "raise" or "skip" (and count).
 
     Raises:
@@ -38,7 +46,7 @@ class DataAgent(RuledSelector):
     """
 
     name: ClassVar[str] = "data-agent"
-    needs_features: ClassVar[bool] = True
+    needs_features = True
 
     def __init__(
         self,
@@ -47,26 +55,32 @@ class DataAgent(RuledSelector):
         *,
         keep_ratio: float = 0.5,
         seed: int = 0,
-        config: DataAgentConfig | None = None,
+        config: DataAgentConfig | TrustedConfig | None = None,
+        trusted: Tensor | Sequence[int] | None = None,
         on_nonfinite: OnNonfinite = "raise",
     ) -> None:
-        self.config = DataAgentConfig() if config is None else config
-        self.policy = Policy(self.config, seed=seed, keep_ratio=keep_ratio)
-        self.explore = self.config.explore
+        budget: dict[str, Any] = {"num_samples": num_samples, "epochs": epochs, "seed": seed}
+        budget.update(keep_ratio=keep_ratio, on_nonfinite=on_nonfinite, trusted=trusted)
+        self.policy: Policy | TrustedPolicy
+        self._table: SampleTable
+        if trusted is None:
+            self.config = config = DataAgentConfig() if config is None else config
+            self.policy = Policy(config, seed=seed, keep_ratio=keep_ratio)
+            budget.update(schedule=config.schedule, label_rules=config.label_rules)
+        else:
+            self.config = config = TrustedConfig() if config is None else config
+            is_trusted = trusted_mask(trusted, num_samples)
+            self.policy = TrustedPolicy(config, is_trusted, seed=seed)
+            budget["schedule"] = "to-the-end"
+            self.needs_features = False
+        self.explore = config.explore
         self.reads = self.policy.reads
         self.precision = self.policy.precision
         self.looks_first = self.policy.has_own_signals
-        super().__init__(
-            num_samples=num_samples,
-            epochs=epochs,
-            keep_ratio=keep_ratio,
-            seed=seed,
-            schedule=self.config.schedule,
-            on_nonfinite=on_nonfinite,
-            label_rules=self.config.label_rules,
-        )
+        super().__init__(**budget)
         self._table = self._make_table()
-        self._turns = Turns(num_samples, seed) if self.schedule.kind == "to-the-end" else None
+        takes_turns = trusted is None and self.schedule.kind == "to-the-end"
+        self._turns = Turns(num_samples, seed) if takes_turns else None
 
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """The highest actions that the rules allow; in the final phase those whose turn it is."""
@@ -146,9 +160,14 @@ class DataAgent(RuledSelector):
         self.policy.load_state_dict(state)
 
     def _make_table(self) -> SampleTable:
-        if self.config.ranking == "last-action":
-            return ActionTable(self.schedule.num_samples)
-        return ParameterTable(self.schedule.num_samples, seed=self.seed, drift=self.config.drift)
+        config, size = self.config, self.schedule.num_samples
+        if isinstance(config, TrustedConfig):
+            return LikenessTable(
+                size, seed=self.seed, memory=config.memory, sharpness=config.sharpness
+            )
+        if config.ranking == "last-action":
+            return ActionTable(size)
+        return ParameterTable(size, seed=self.seed, drift=config.drift)
 
     def _kept_and_unkept(self) -> tuple[Tensor, Tensor]:
         assert self._running is not None

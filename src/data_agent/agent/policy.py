@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from itertools import groupby
@@ -24,6 +23,7 @@ from data_agent.agent.reward import (
 from data_agent.errors import InputError
 from data_agent.runtime import distributed
 from data_agent.runtime.random import Purpose, derived_seed, position_hash
+from data_agent.selecting.cadence import Cadence
 from data_agent.selecting.feedback import Feedback
 
 
@@ -43,9 +43,12 @@ class Policy:
         if not isinstance(config, DataAgentConfig):
             raise InputError(f"config is {type(config).__name__}; expected a DataAgentConfig(...).")
         self.config = config
-        self.num_steps = 0
+        self.cadence = Cadence(
+            config.update_every,
+            fewest_rows=config.rollout_rows,
+            most_updates=config.max_updates,
+        )
         self.num_updates = 0
-        self.update_interval = 0
         self.learner: Learner | None = None
         self.precision = torch.float64 if config.dtype == "float64" else torch.float32
         own = [signal for signal in config.signals if signal not in (difficulty, uncertainty)]
@@ -97,8 +100,8 @@ class Policy:
         self.learner = learner = self._learner_of(features)
         key = position_hash(feedback.index, derived_seed(self._seed, Purpose.ROLLOUT, epoch))
         sizes = torch.tensor(feedback.sizes)
-        first = self.num_steps - len(sizes)
-        step = torch.arange(first, self.num_steps).repeat_interleave(sizes)
+        end = self.cadence.num_steps
+        step = torch.arange(end - len(sizes), end).repeat_interleave(sizes)
         labels = torch.stack([key, step], 1)
         parameters = learner.act(features, self._utility(feedback), labels, uniform)
         action = expected_action(parameters)
@@ -120,13 +123,7 @@ class Policy:
             total_rows: of the whole run, over all ranks.
         """
         self.learner = self.learner or self._coming
-        if self.num_steps == 0:
-            rows = rows_a_step * distributed.world_size()
-            enough = math.ceil(self.config.rollout_rows / rows)
-            seldom = math.ceil(total_rows / rows / self.config.max_updates)
-            self.update_interval = max(self.config.update_every, enough, seldom)
-        self.num_steps += 1
-        return self.num_steps % self.update_interval == 0
+        return self.cadence.count(rows_a_step, total_rows)
 
     def update(self, progress: float) -> None:
         """Learn from what was kept; a collective call on several ranks.
@@ -172,16 +169,14 @@ class Policy:
         learner = self._learner_of_all()
         return {
             "learner": None if learner is None else learner.state_dict(),
-            "num_steps": self.num_steps,
             "num_updates": self.num_updates,
-            "update_interval": self.update_interval,
+            **self.cadence.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.num_steps = int(state["num_steps"])
+        self.cadence.load_state_dict(state)
         self.num_updates = int(state["num_updates"])
-        self.update_interval = int(state["update_interval"])
         self._reward_weights = None  # a reading of the last batch, no state
         self.learner = self._coming = None
         if state["learner"] is not None:
@@ -218,7 +213,7 @@ class Policy:
         return torch.cat(utilities)
 
     def _draw(self, learner: Learner, parameters: Tensor) -> Tensor:
-        return learner.draw(parameters, Purpose.ACTION, distributed.rank(), self.num_steps)
+        return learner.draw(parameters, Purpose.ACTION, distributed.rank(), self.cadence.num_steps)
 
     def _learner_for(self, features: Tensor) -> Learner:
         """The learner, where the features are; before the first batch one that may yet come."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data_agent.baselines.inputs import checked_classes, checksum
 from data_agent.budget.permutations import PermutationStream
-from data_agent.labels.shares import water_level
+from data_agent.labels.shares import up_to, water_level
 from data_agent.runtime.random import Purpose, derived_seed, permutation
 from data_agent.selecting.selector import Selector
 
@@ -40,7 +40,12 @@ class ClassBalancedRandom(Selector):
         labels = checked_classes(self.required[0], labels, self.schedule.num_samples)
         self._checksum = checksum(labels)
         sizes = labels.unique(return_counts=True)[1]
-        self._members = labels.argsort(stable=True).split(sizes.tolist())
+        self._members = list(labels.argsort(stable=True).split(sizes.tolist()))
+        self._num_trusted = torch.zeros_like(sizes)
+        if self.trusted is not None:  # they count for their class, and are no part of its stream
+            is_open = ~self.trusted
+            self._num_trusted = torch.stack([self.trusted[m].sum() for m in self._members])
+            self._members = [members[is_open[members]] for members in self._members]
         self._count = 0
         self._streams: list[PermutationStream] = []
 
@@ -50,7 +55,7 @@ class ClassBalancedRandom(Selector):
 
     def choose(self, epoch: int, count: int, excluded: Tensor) -> Tensor:
         """Each class's quota, from where its stream of permutations stands."""
-        del excluded  # none in a static schedule
+        del excluded  # the trusted ones, in a static schedule
         if count != self._count:  # the first time, or a loader has changed the budget
             self._count, self._streams = count, self._begin_streams(count)
         pairs = zip(self._members, self._streams, strict=True)
@@ -58,15 +63,18 @@ class ClassBalancedRandom(Selector):
 
     def _begin_streams(self, count: int) -> list[PermutationStream]:
         sizes = torch.tensor([len(members) for members in self._members])
-        level = water_level(sizes, torch.zeros_like(sizes), count)
-        rest = count - int(sizes.clamp(max=level).sum())
-        is_larger = sizes > level
+        level = water_level(sizes, self._num_trusted, count)
+        own = up_to(level, sizes, self._num_trusted)
+        rest = count - int(own.sum())
+        is_larger = up_to(level + 1, sizes, self._num_trusted) > own
         num_larger = int(is_larger.sum())
         turns = torch.zeros_like(sizes)
         turns[is_larger] = permutation(num_larger, self.seed, Purpose.SUBSET)
         streams: list[PermutationStream] = []
-        for label, (size, turn) in enumerate(zip(sizes.tolist(), turns.tolist(), strict=True)):
-            quota = partial(_quota, size, level, turn, rest, max(1, num_larger))
+        parts = zip(sizes.tolist(), own.tolist(), is_larger.tolist(), turns.tolist(), strict=True)
+        for label, (size, share, is_larger_one, turn) in enumerate(parts):
+            extra = rest if is_larger_one else 0
+            quota = partial(_quota, size, share, turn, extra, max(1, num_larger))
             seed = derived_seed(self.seed, Purpose.SUBSET, 1 + label)
             streams.append(PermutationStream(size, seed, Purpose.PERMUTATION, quota))
         return streams

@@ -39,16 +39,29 @@ class Composed:
 
 
 class Composition:
-    """The samples of each epoch; a pure function of schedule, seed, epoch and choice."""
+    """The samples of each epoch; a pure function of its arguments, the epoch and the choice.
 
-    def __init__(self, schedule: SelectionSchedule, seed: int) -> None:
+    Args:
+        schedule: the budget.
+        seed: of the draws.
+        trusted: bool `[N]`, samples that are in every epoch but those of the warm-up, which has all
+            of them once; None for none.
+    """
+
+    def __init__(
+        self, schedule: SelectionSchedule, seed: int, trusted: Tensor | None = None
+    ) -> None:
         self._schedule = schedule
         self._seed = seed
+        self._trusted = trusted
         size = schedule.num_samples
-        count_of = partial(_count_of, schedule, "num_unselected")
+        count_of = partial(_num_unselected, schedule, trusted is not None)
         self._unselected = PermutationStream(size, seed, Purpose.PERMUTATION, count_of)
-        count_of = partial(_count_of, schedule, "num_explored")
+        count_of = partial(_num_explored, schedule)
         self._explored = PermutationStream(size, seed, Purpose.EXPLORE, count_of)
+        if trusted is not None:
+            count_of = partial(_num_beside, schedule, size_of(trusted))
+            self._beside = PermutationStream(size, seed, Purpose.TRUSTED, count_of, among=~trusted)
 
     def uniform(self, epoch: int) -> Tensor | None:
         """A mask `[N]` of the samples of `epoch` that no method chooses; None where all are so."""
@@ -68,12 +81,15 @@ class Composition:
         """
         plan = self._schedule.plan(epoch)
         uniform, size = self._taken(epoch), plan.size
-        before, comes_first = uniform, None
+        wanted = uniform
+        if self._trusted is not None and plan.phase != "warm-up":
+            wanted = uniform | self._trusted
+        before, comes_first = wanted, None
         displaced = torch.empty(0, dtype=torch.int64)
         if first is not None and len(first):
             comes_first = mask_of(first[:size], len(uniform))
-            before = self._put_first(comes_first, uniform, size, epoch)
-            displaced = torch.cat([first[size:], places_of(uniform & ~before)])
+            before = self._put_first(comes_first, wanted, size, epoch)
+            displaced = torch.cat([first[size:], places_of(wanted & ~before)])
         taken = before.clone()
         is_floating = self._schedule.kind == "floating"
         if num_open := plan.num_selected if is_floating else size - size_of(before):
@@ -93,7 +109,7 @@ class Composition:
     def _choose(
         self, choose: Choose, plan: EpochPlan, epoch: int, count: int, excluded: Tensor
     ) -> Tensor:
-        """The method's choice; at random where the epoch is unselected and others came first."""
+        """The method's choice; at random where the epoch is unselected."""
         if plan.num_selected:
             return choose(epoch, count, excluded)
         return self._drawn(count, ~excluded, Purpose.EXPLORE, epoch)
@@ -109,6 +125,8 @@ class Composition:
     def _taken(self, epoch: int) -> Tensor:
         """A mask `[N]` of the samples that come unselected."""
         plan = self._schedule.plan(epoch)
+        if self._trusted is not None and _is_shared(plan):
+            return self._trusted | self._beside.cut(epoch)
         if not plan.num_explored:
             return self._unselected.cut(epoch)
         if not plan.num_unselected:
@@ -116,5 +134,21 @@ class Composition:
         return self._unselected.cut(epoch) | self._explored.cut(epoch)
 
 
-def _count_of(schedule: SelectionSchedule, part: str, epoch: int) -> int:
-    return getattr(schedule.plan(epoch), part)
+def _is_shared(plan: EpochPlan) -> bool:
+    """Whether trusted samples and all others share an epoch in which nothing is chosen."""
+    return not plan.num_selected and plan.phase != "warm-up"
+
+
+def _num_unselected(schedule: SelectionSchedule, has_trusted: bool, epoch: int) -> int:
+    plan = schedule.plan(epoch)
+    return 0 if has_trusted and _is_shared(plan) else plan.num_unselected
+
+
+def _num_beside(schedule: SelectionSchedule, num_trusted: int, epoch: int) -> int:
+    """What is left for all others of an epoch in which nothing is chosen."""
+    plan = schedule.plan(epoch)
+    return plan.num_unselected - num_trusted if _is_shared(plan) else 0
+
+
+def _num_explored(schedule: SelectionSchedule, epoch: int) -> int:
+    return schedule.plan(epoch).num_explored

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from data_agent.runtime.masks import packed, unpacked
+from data_agent.runtime.masks import packed, size_of, unpacked
 from data_agent.runtime.random import Purpose, derived_seed
 from data_agent.runtime.topk import draw_mask
 
@@ -27,13 +27,21 @@ class PermutationStream:
         size: how many samples there are.
         seed: of the permutations.
         purpose: tells streams with one seed apart.
-        count_of: how many samples an epoch takes from the stream, at most all.
+        count_of: how many samples an epoch takes from the stream, at most all of `among`.
+        among: bool `[size]`, samples that the stream is of; None for all.
     """
 
     def __init__(
-        self, size: int, seed: int, purpose: Purpose, count_of: Callable[[int], int]
+        self,
+        size: int,
+        seed: int,
+        purpose: Purpose,
+        count_of: Callable[[int], int],
+        among: Tensor | None = None,
     ) -> None:
         self._size = size
+        self._among = among
+        self._length = size if among is None else size_of(among)
         self._seed = seed
         self._purpose = purpose
         self._count_of = count_of
@@ -59,8 +67,8 @@ class PermutationStream:
     def _rewind(self) -> None:
         self._epoch = 0  # the next one
         self._pass = 0
-        self._num_left = self._size  # of the pass
-        self._done = torch.zeros((self._size + 7) // 8, dtype=torch.uint8)  # a bit for each sample
+        self._num_left = self._length  # of the pass
+        self._done = self._outside()  # a bit for each sample
 
     def _take(self, count: int) -> Tensor:
         """Move the stream on by `count` samples."""
@@ -70,11 +78,19 @@ class PermutationStream:
             self._num_left -= count
         else:
             self._pass += 1
-            fresh = self._draw(count - self._num_left, unpacked(self._done, self._size))
+            outside = self._outside()
+            came = unpacked(self._done & ~outside, self._size)
+            fresh = self._draw(count - self._num_left, came)
             taken = unpacked(~self._done, self._size) | fresh
-            self._done = packed(fresh)
-            self._num_left += self._size - count
+            self._done = packed(fresh) | outside
+            self._num_left += self._length - count
         return taken
+
+    def _outside(self) -> Tensor:
+        """A bit for each sample that the stream never takes."""
+        if self._among is None:
+            return torch.zeros((self._size + 7) // 8, dtype=torch.uint8)
+        return packed(~self._among)
 
     def _draw(self, count: int, among: Tensor) -> Tensor:
         seed = derived_seed(self._seed, self._purpose, self._pass)

@@ -67,6 +67,11 @@ class BatchSelector(Selector):
     """
 
     def __init__(self, *, keep_ratio: float, **base: Any) -> None:
+        if base.get("trusted") is not None:
+            raise InputError(
+                f"{self.name} chooses inside each batch, where trusted rows have no place of their "
+                "own. Take a method that chooses epochs (data-agent), or leave trusted out."
+            )
         super().__init__(keep_ratio=1.0, **base)
         self._budget = SelectionSchedule(
             num_samples=self.schedule.num_samples, epochs=1, keep_ratio=keep_ratio

@@ -8,6 +8,7 @@ across ranks, weighs losses, and saves and restores.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,7 @@ from data_agent.selecting.readings import progress_metrics, progress_summary
 from data_agent.selecting.recorder import Recorder
 from data_agent.selecting.staging import keep_last
 from data_agent.selecting.taps import Watcher
+from data_agent.selecting.trusted_rows import check_room, checksum, trusted_mask
 
 logger = logging.getLogger("data_agent")
 
@@ -54,6 +56,8 @@ class Selector(Watcher, CountsEpochs, Method):
         seed: seed of every draw.
         schedule: "exact", "paper" or "uniform", see `SelectionSchedule`; None takes the method's.
         on_nonfinite: what NaN or infinite values in a batch do: "raise" or "skip" (and count).
+        trusted: int `[T]`, positions of rows that are in every epoch after the warm-up, whatever
+            the method thinks of them; None for none.
         tables: what is remembered of each sample besides what the method records.
 
     Raises:
@@ -69,6 +73,7 @@ class Selector(Watcher, CountsEpochs, Method):
         seed: int = 0,
         schedule: ScheduleKind | None = None,
         on_nonfinite: OnNonfinite = "raise",
+        trusted: Tensor | Sequence[int] | None = None,
         tables: tuple[Table, ...] = (),
     ) -> None:
         check_seed(seed)
@@ -88,7 +93,9 @@ class Selector(Watcher, CountsEpochs, Method):
         self._on_nonfinite: OnNonfinite = on_nonfinite
         self._tables = tables
         self._recorder = Recorder(self, tables, on_nonfinite)
-        self._composition = Composition(self.schedule, self.seed)
+        self.trusted = None if trusted is None else trusted_mask(trusted, num_samples)
+        """Bool `[N]`, rows that are in every epoch after the warm-up; None for none."""
+        self._compose()
         self.schedule.warn_if_nothing_is_selected()
 
     # Epochs.
@@ -267,7 +274,7 @@ class Selector(Watcher, CountsEpochs, Method):
                 "and before a state is loaded, and no second one with other batches."
             )
         self.schedule = schedule
-        self._composition = Composition(self.schedule, self.seed)
+        self._compose()
 
     def uniform_rows(self, index: Tensor) -> Tensor:
         """Bool `[B]`: which of these samples of the running epoch the method did not choose."""
@@ -349,6 +356,11 @@ class Selector(Watcher, CountsEpochs, Method):
 
     # Helpers.
 
+    def _compose(self) -> None:
+        if self.trusted is not None:
+            check_room(int(self.trusted.sum()), self.schedule)
+        self._composition = Composition(self.schedule, self.seed, self.trusted)
+
     def _header(self) -> dict[str, object]:
         """What must be equal for a state to be of this run."""
         return {
@@ -359,6 +371,7 @@ class Selector(Watcher, CountsEpochs, Method):
             "drop_last": self.schedule.drop_last,
             "schedule": self.schedule.kind,
             "seed": self.seed,
+            "trusted": None if self.trusted is None else checksum(self.trusted),
             "settings": self.settings(),
         }
 
@@ -372,10 +385,7 @@ class Selector(Watcher, CountsEpochs, Method):
             self.epoch_ends(running.epoch, running.selection.index)
 
     def _left_over(self) -> Tensor | None:
-        """What the running epoch was to train on and did not; a collective call.
-
-        None for schedules in which samples cannot come first: what they choose is fixed, or full.
-        """
+        """What the running epoch did not train on, where samples can come first; collective."""
         if self._running is None or self.schedule.kind not in CARRIES_OVER:
             return None
         return self._running.left_over(self.schedule)

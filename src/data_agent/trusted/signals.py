@@ -18,15 +18,22 @@ def row_signals(feedback: Feedback) -> Tensor:
     With logits and labels the loss, the entropy over log C, the label's probability, the highest
     probability, the label's logit less the highest other one, and the share of the other classes
     that are likelier than the label. With logits alone the loss, the entropy and the highest
-    probability. Without, the loss, and the task's own uncertainty if there is one.
+    probability. Without, the loss, and the task's own uncertainty if there is one. Features, where
+    there are some, come last.
 
     Args:
-        feedback: reads `losses` `[B]`, `logits` `[B, C]`, `labels` `[B]`, `uncertainty` `[B]`.
+        feedback: reads `losses` `[B]`, `logits` `[B, C]`, `labels` `[B]`, `uncertainty` `[B]`,
+            `features` `[B, D]`.
 
     Returns:
-        float32 `[B, S]`, S of 6, 3, 2 or 1; rows whose label is no class have zeros for what the
-        label tells.
+        float32 `[B, S]`, S of 6, 3, 2 or 1, and D more with features; rows whose label is no class
+        have zeros for what the label tells.
     """
+    shown = _of_outputs(feedback)
+    return shown if feedback.features is None else torch.cat([shown, feedback.features.float()], 1)
+
+
+def _of_outputs(feedback: Feedback) -> Tensor:
     losses = feedback.losses.float()
     if feedback.logits is None:
         columns = [losses] if feedback.uncertainty is None else [losses, feedback.uncertainty]

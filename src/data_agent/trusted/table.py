@@ -11,6 +11,7 @@ from data_agent.errors import CheckpointError
 from data_agent.runtime.random import Purpose, generator
 from data_agent.runtime.state import require_tensor
 
+UNSEEN = torch.finfo(torch.float16).max  # in place of an average
 BLOCK = 65_536  # samples that share a seed, so that draws depend on neither rank nor memory
 
 
@@ -29,17 +30,26 @@ class LikenessTable:
         self._seed = seed
         self._memory = memory
         self._sharpness = sharpness
-        self._average = torch.full((num_samples,), torch.nan, dtype=torch.float16)
+        self._average = torch.full((num_samples,), UNSEEN, dtype=torch.float16)
 
-    def merge(self, index: Tensor, score: Tensor) -> None:
-        """Take in D (float32 `[M]`) of distinct samples: `e <- memory e + (1 - memory) D`."""
-        before = self._average[index].float()
+    def rows(self, score: Tensor) -> Tensor:
+        """What to keep of rows: D, float32 `[M, 1]`."""
+        return score.unsqueeze(1)
+
+    def merge(self, index: Tensor, values: Tensor) -> None:
+        """Take in D (`[M, 1]`) of distinct samples: `e <- memory e + (1 - memory) D`."""
+        score, before = values[:, 0], self._average[index].float()
         mixed = self._memory * before + (1 - self._memory) * score
-        self._average[index] = torch.where(before.isnan(), score, mixed).to(torch.float16)
+        self._average[index] = torch.where(before == UNSEEN, score, mixed).to(torch.float16)
 
     def averages(self) -> Tensor:
-        """float32 `[N]`: e_i; NaN before a first visit."""
-        return self._average.float()
+        """float32 `[N]`: e_i; zero, as of an average row, before a first visit."""
+        average = self._average.float()
+        return average.masked_fill_(average == UNSEEN, 0.0)
+
+    def expected_actions(self) -> Tensor:
+        """float32 `[N]`: how likely each is a trusted row, where as many are as are not."""
+        return torch.sigmoid(self.averages())
 
     def scores(self, epoch: int) -> Tensor:
         """float32 `[N]`: `beta e_i` and Gumbel noise, drawn anew for each sample in each epoch.
@@ -51,7 +61,8 @@ class LikenessTable:
         scores = torch.empty(self._num_samples, dtype=torch.float32)
         for block, start in enumerate(range(0, self._num_samples, BLOCK)):
             rows = slice(start, start + BLOCK)
-            average = self._average[rows].float().nan_to_num(nan=0.0)
+            average = self._average[rows].float()
+            average.masked_fill_(average == UNSEEN, 0.0)
             draws = generator(self._seed, Purpose.REDRAW, epoch, block)
             noise = torch.empty_like(average).exponential_(generator=draws).log_().neg_()
             scores[rows] = noise.add_(average, alpha=self._sharpness)
@@ -69,6 +80,6 @@ class LikenessTable:
         """
         shape = (self._num_samples,)
         average = require_tensor(state, "average", shape=shape, dtype=torch.float16)
-        if average.isinf().any():
-            raise CheckpointError("an average likeness is infinite.")
+        if not average.isfinite().all():
+            raise CheckpointError("an average likeness is not finite.")
         self._average = average

@@ -188,6 +188,31 @@ def _drawn(labels: Tensor, quota: np.ndarray) -> Tensor:
     return torch.from_numpy(np.sort(np.concatenate(chosen)))
 
 
+def trusted_rows(labels: Tensor, count: int) -> Tensor:
+    """Choose `count` samples to trust, each class alike: int64 `[count]`, positions, ascending.
+
+    Args:
+        labels: int64 `[N]`, true labels.
+        count: in [1, N]; of a class at most half of its samples are taken.
+
+    Raises:
+        InputError: the classes do not have so many.
+    """
+    most = torch.from_numpy(np.bincount(labels.numpy()) // 2)
+    if count > int(most.sum()):
+        raise InputError(
+            f"--trusted-rows is {count}; half of each class is {int(most.sum())} samples in all. "
+            "Trust fewer, a few hundred are enough."
+        )
+    quota = torch.zeros_like(most)
+    while (left := count - int(quota.sum())) > 0:  # small classes give all they can
+        is_open = quota < most
+        each, rest = divmod(left, int(is_open.sum()))
+        more = is_open * (each + (is_open.cumsum(0) <= rest).long())
+        quota = torch.minimum(quota + more, most)
+    return _drawn(labels, quota.numpy())
+
+
 def with_near_copies(data: ImageData, num_copies: int) -> ImageData:
     """Add near-copies of a few training samples, and shuffle all of them; 0 changes nothing.
 

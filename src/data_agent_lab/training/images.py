@@ -17,7 +17,7 @@ from data_agent import BatchSelector, Feedback, make_selector, selection_loader
 from data_agent.errors import CheckpointError
 from data_agent.methods import method_class
 from data_agent.runtime import distributed
-from data_agent_lab.data.image_data import corrupt_labels
+from data_agent_lab.data.image_data import corrupt_labels, trusted_rows
 from data_agent_lab.training.batches import Batches
 from data_agent_lab.training.engine import Engine, Hook, Position, leaving_no_trace, measure
 from data_agent_lab.training.models import Network, build_model
@@ -54,6 +54,11 @@ class ImageEngine(Engine):
         self.labels = corrupt_labels(
             data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
         )
+        options: dict[str, Any] = {}
+        if recipe.trusted_rows:
+            true = data.train_labels if data.clean_labels is None else data.clean_labels
+            options["trusted"] = rows = trusted_rows(true, recipe.trusted_rows)
+            self.labels[rows] = true[rows]
         images = zlib.crc32(data.train_images.numpy().data)
         self._checksum = zlib.crc32(self.labels.numpy().data, images)  # tells data from others
         self.batches = Batches(data, recipe, seed=seed, device=self.device)
@@ -68,6 +73,7 @@ class ImageEngine(Engine):
             epochs=plan.epochs,
             keep_ratio=plan.keep_ratio,
             seed=seed,
+            **options,
             **(self._prepare() if method_class(plan.selector).required else {}),
         )
         self.selector.watch(self.model.head)

@@ -15,7 +15,7 @@ from data_agent import BatchSelector, DataAgentError
 from data_agent.baselines.random import Random
 from data_agent.errors import CheckpointError
 from data_agent.runtime import checkpoint
-from data_agent_lab.data.image_data import ImageData
+from data_agent_lab.data.image_data import ImageData, trusted_rows
 from data_agent_lab.recipes import ImageRecipe, RunConfig
 from data_agent_lab.runs.folder import RunFolder, open_run
 from data_agent_lab.tasks import load_task, recipe_for
@@ -332,6 +332,20 @@ def test_labels_that_a_method_needs_are_those_it_trains_on(
     engine.selector.begin_epoch(0)
     for labels, index in engine.loader:
         assert torch.equal(engine.selector.labels[index], labels)
+
+
+@pytest.mark.parametrize("method", ["data-agent", "random", "class-balanced-random", "full"])
+def test_trusted_rows_have_true_labels_and_are_in_every_epoch_of_every_method(
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe, method: str
+) -> None:
+    config = config_of(recipe, method, label_noise=0.4, trusted_rows=9)
+    engine = ImageEngine(config, data, RunFolder(tmp_path), device=torch.device("cpu"))
+    trusted = trusted_rows(data.train_labels, 9)
+    assert torch.bincount(data.train_labels[trusted]).tolist() == [3, 3, 3]
+    assert torch.equal(engine.labels[trusted], data.train_labels[trusted])
+    engine.train(lambda _: False)
+    assert engine.selector.epoch == recipe.epochs - 1
+    assert torch.isin(trusted, engine.selector.select(recipe.epochs - 1).index).all()
 
 
 def test_a_run_records_how_many_trained_beside_it(

@@ -1,0 +1,143 @@
+"""An agent with trusted rows in a plain loop: what it chooses, its budget, what it refuses."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.data import TensorDataset
+
+from data_agent import DataAgent, DataAgentConfig, make_selector, selection_loader
+from data_agent.errors import InputError
+from data_agent.trusted import TrustedConfig
+
+NUM_SAMPLES, NUM_CLASSES, NUM_TRUSTED = 1200, 4, 60
+EPOCHS = 10
+
+
+def wrong_labels(seed=0):
+    """Clusters of four classes, of whose labels four in ten are wrong; but for the first rows."""
+    draws = torch.Generator().manual_seed(seed)
+    truth = torch.randint(NUM_CLASSES, (NUM_SAMPLES,), generator=draws)
+    centres = 2.0 * torch.randn(NUM_CLASSES, 8, generator=draws)
+    inputs = centres[truth] + torch.randn(NUM_SAMPLES, 8, generator=draws)
+    is_wrong = torch.rand(NUM_SAMPLES, generator=draws) < 0.4
+    is_wrong[:NUM_TRUSTED] = False
+    labels = torch.where(is_wrong, (truth + 1) % NUM_CLASSES, truth)
+    return inputs, labels, is_wrong
+
+
+def trained(agent, inputs, labels):
+    """The selections of all epochs, as a linear model is trained on them."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(8, NUM_CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = selection_loader(TensorDataset(inputs, labels), agent, batch_size=32)
+    agent.watch(model)
+    selections = []
+    for epoch in agent.epochs():
+        selections.append(agent.select(epoch).index)
+        for x, y, index in loader:
+            losses = F.cross_entropy(model(x), y, reduction="none")
+            agent.learn(losses, index, labels=y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return selections
+
+
+def test_wrong_labels_are_chosen_less_and_trusted_rows_are_in_every_chosen_epoch():
+    inputs, labels, is_wrong = wrong_labels()
+    agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(NUM_TRUSTED))
+    selections = trained(agent, inputs, labels)
+    assert {len(index) for index in selections} == {NUM_SAMPLES // 2}
+    for index in selections[2:]:  # behind the warm-up
+        assert torch.isin(torch.arange(NUM_TRUSTED), index).all()
+    shares = [float(is_wrong[index].float().mean()) for index in selections]
+    assert sum(shares[:2]) / 2 == pytest.approx(float(is_wrong.float().mean()), abs=1e-6)
+    assert shares[-1] < 0.18  # of 0.38
+    metrics = agent.metrics()
+    assert metrics["trusted_rows"] == NUM_TRUSTED
+    assert metrics["trusted_separation_held_back"] > 0.55
+    assert f"trusted examples ({NUM_TRUSTED} rows)" in agent.summary()
+    assert 0 <= agent.expected_actions().min() <= agent.expected_actions().max() <= 1
+
+
+def test_trusted_rows_alone_do_not_change_what_a_method_without_a_reward_does_to_others():
+    inputs, labels, is_wrong = wrong_labels()
+    random = make_selector(
+        "random", num_samples=NUM_SAMPLES, epochs=EPOCHS, keep_ratio=0.5, trusted=range(60)
+    )
+    selections = trained(random, inputs, labels)
+    for index in selections:
+        assert torch.isin(torch.arange(NUM_TRUSTED), index).all()
+        others = index[index >= NUM_TRUSTED]
+        assert float(is_wrong[others].float().mean()) == pytest.approx(0.4, abs=0.07)
+
+
+def test_classes_that_trusted_rows_hold_more_often_are_chosen_more_often():
+    inputs, labels, _ = wrong_labels()
+    labels = torch.where(torch.arange(NUM_SAMPLES) % 12 == 0, 3, labels % 3)  # one in twelve is 3
+    rows = torch.cat([(labels == c).nonzero().squeeze(1)[:15] for c in range(4)])
+    agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=rows)
+    last = trained(agent, inputs, labels)[-1]
+    counts = torch.bincount(labels[last], minlength=4)
+    assert counts[3] > 0.8 * int((labels == 3).sum())  # of a random half it would be a half
+    assert "more of class 3" in agent.summary()
+
+
+@pytest.mark.parametrize(
+    ("trusted", "says"),
+    [
+        ([], "at least one row"),
+        (torch.ones(NUM_SAMPLES, dtype=torch.bool), "mask.nonzero"),
+        ([0.5], "whole numbers"),
+        ([0, NUM_SAMPLES], "ConcatDataset"),
+        ([3, 3], "twice"),
+        (range(400), "more than half of an epoch"),
+    ],
+)
+def test_rows_that_cannot_be_trusted_are_refused(trusted, says):
+    with pytest.raises(InputError, match=says):
+        DataAgent(NUM_SAMPLES, EPOCHS, trusted=trusted)
+
+
+def test_batches_that_bring_other_things_are_refused():
+    labels = wrong_labels()[1]
+    agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(60))
+    agent.begin_epoch(0)
+    index = agent.select(0).index
+    logits = torch.randn(8, NUM_CLASSES)
+    losses = torch.rand(8, requires_grad=True)
+    agent.learn(losses, index[:8], logits=logits, labels=labels[index[:8]])
+    with pytest.raises(InputError, match="must be the same in every batch"):
+        agent.learn(losses, index[8:16], logits=logits)
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [("selective-backprop", "inside each batch"), ("infobatch-published", "floating")],
+)
+def test_methods_without_room_for_trusted_rows_refuse_them(method, says):
+    keep_ratio = 1.0 if method == "infobatch-published" else 0.5
+    with pytest.raises(InputError, match=says):
+        make_selector(method, num_samples=100, epochs=8, keep_ratio=keep_ratio, trusted=range(9))
+
+
+def test_a_state_of_other_trusted_rows_is_refused():
+    agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(60))
+    other = DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(1, 61))
+    with pytest.raises(Exception, match="trusted"):
+        other.load_state_dict(agent.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sharpness", -1), ("memory", 1.0), ("update_every", 2.5), ("explore", 0)]
+)
+def test_settings_outside_their_range_are_named(name, value):
+    with pytest.raises(InputError, match=name):
+        TrustedConfig(**{name: value})
+
+
+def test_a_config_of_the_other_kind_is_refused():
+    with pytest.raises(InputError, match="TrustedConfig"):
+        DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(60), config=DataAgentConfig())
+    with pytest.raises(InputError, match="DataAgentConfig"):
+        DataAgent(NUM_SAMPLES, EPOCHS, config=TrustedConfig())

@@ -61,19 +61,21 @@ class DataAgent(RuledSelector):
     ) -> None:
         budget: dict[str, Any] = {"num_samples": num_samples, "epochs": epochs, "seed": seed}
         budget.update(keep_ratio=keep_ratio, on_nonfinite=on_nonfinite, trusted=trusted)
-        self.policy: Policy | TrustedPolicy
-        self._table: SampleTable
+        self.config: Any = config
+        """A DataAgentConfig, or with trusted rows a TrustedConfig."""
+        self.policy: Any
+        """A Policy, or with trusted rows a TrustedPolicy."""
         if trusted is None:
-            self.config = config = DataAgentConfig() if config is None else config
-            self.policy = Policy(config, seed=seed, keep_ratio=keep_ratio)
-            budget.update(schedule=config.schedule, label_rules=config.label_rules)
+            self.config = DataAgentConfig() if config is None else config
+            self.policy = Policy(self.config, seed=seed, keep_ratio=keep_ratio)
+            budget.update(schedule=self.config.schedule, label_rules=self.config.label_rules)
         else:
-            self.config = config = TrustedConfig() if config is None else config
+            self.config = TrustedConfig() if config is None else config
             is_trusted = trusted_mask(trusted, num_samples)
-            self.policy = TrustedPolicy(config, is_trusted, seed=seed)
+            self.policy = TrustedPolicy(self.config, is_trusted, seed=seed)
             budget["schedule"] = "to-the-end"
             self.needs_features = False
-        self.explore = config.explore
+        self.explore = self.config.explore
         self.reads = self.policy.reads
         self.precision = self.policy.precision
         self.looks_first = self.policy.has_own_signals
@@ -159,7 +161,7 @@ class DataAgent(RuledSelector):
         self._table.load_state_dict(state["table"])
         self.policy.load_state_dict(state)
 
-    def _make_table(self) -> SampleTable:
+    def _make_table(self) -> SampleTable | LikenessTable:
         config, size = self.config, self.schedule.num_samples
         if isinstance(config, TrustedConfig):
             return LikenessTable(

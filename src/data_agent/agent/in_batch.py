@@ -37,7 +37,7 @@ class InBatchAgent(BatchSelector):
     """
 
     name: ClassVar[str] = "data-agent-in-batch"
-    needs_features: ClassVar[bool] = True
+    needs_features = True
 
     def __init__(self, *, config: DataAgentConfig | None = None, **base: Any) -> None:
         super().__init__(**base)

@@ -35,7 +35,7 @@ class Method:
     needs_labels: ClassVar[bool] = False
     """Whether every batch must bring labels, so that it has no place where samples have none."""
 
-    needs_features: ClassVar[bool] = False
+    needs_features: bool = False
     """Whether it cannot learn from a batch without features: frameworks then look for the head."""
 
     reads: tuple[str, ...] | None = None

@@ -175,11 +175,11 @@ class TrustedPolicy:
         width = features.shape[1]
         if width <= MAX_FEATURES:
             return features.float()
-        if self._projection is None or len(self._projection) != width:
+        matrix = self._projection
+        if matrix is None or len(matrix) != width:
             draws = generator(self._seed, Purpose.PROJECTION)
             matrix = torch.randn(width, MAX_FEATURES, generator=draws) / MAX_FEATURES**0.5
-            self._projection = matrix
-        self._projection = self._projection.to(features.device)
+        self._projection = matrix.to(features.device)
         return features.float() @ self._projection
 
 

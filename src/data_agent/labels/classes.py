@@ -35,23 +35,19 @@ class Classes:
         one = torch.ones(BLOCK, dtype=torch.int64)
         blocks = zip(*(column.split(BLOCK) for column in (self.number, *among)), strict=True)
         for number, *masks in blocks:
-            code = number.long().add_(1).mul_(kinds)
+            code = number.int().add_(1).mul_(kinds)
             for bit, mask in enumerate(masks):
-                code.add_(mask, alpha=1 << bit)
-            counts.scatter_add_(0, code, one[: len(code)])
+                code += mask.view(torch.uint8) << bit
+            counts.scatter_add_(0, code.long(), one[: len(code)])
         kind, of_each = torch.arange(kinds), counts.view(-1, kinds)
         return [of_each[:, (kind >> bit) & 1 == 1].sum(1) for bit in range(len(among))]
 
     def with_any_of(self, marked: Tensor) -> Tensor:
         """Bool `[N]`: the samples of all classes that have one which is marked, bool `[N]`."""
-        number, members = self.number.numpy(), np.empty(len(marked), dtype=bool)
-        has_one = np.zeros(self._count + 1, dtype=bool)  # the last one is -1's
-        blocks = [slice(start, start + BLOCK) for start in range(0, len(number), BLOCK)]
-        for rows in blocks:
-            has_one[number[rows][marked.numpy()[rows]]] = True
-        for rows in blocks:
-            members[rows] = has_one[number[rows]]
-        return torch.from_numpy(members)
+        has_one, members = self.sizes(marked)[0] > 0, torch.empty_like(marked)
+        for number, out in zip(self.number.split(BLOCK), members.split(BLOCK), strict=True):
+            torch.index_select(has_one, 0, number.int() + 1, out=out)
+        return members
 
 
 def distinct(values: NDArray[np.int32]) -> NDArray[np.int32]:

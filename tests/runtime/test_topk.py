@@ -128,6 +128,17 @@ def test_more_draws_with_one_seed_only_add(size, seed, data):
     assert not (drawn & ~draw_mask(size, more, seed)).any()
 
 
+@pytest.mark.parametrize("count", [1, 70, 3_000, 150_000])
+def test_few_of_many_are_drawn_as_a_sort_by_the_hash_draws_them(count, monkeypatch):
+    monkeypatch.setattr(topk, "BLOCK", 32_768)
+    size = 200_000
+    among = torch.rand(size, generator=torch.Generator().manual_seed(0)) < 0.9
+    ranked = position_hash(torch.arange(size), 5).masked_fill(~among, -1)
+    expected = torch.zeros(size, dtype=torch.bool)
+    expected[ranked.argsort(descending=True)[:count]] = True
+    assert torch.equal(draw_mask(size, count, 5, among.clone()), expected)
+
+
 def test_large_random_scores():
     scores = torch.randn(300_000, generator=torch.Generator().manual_seed(0))
     mask = top_k_mask(scores, 100_000, tie_seed=0)

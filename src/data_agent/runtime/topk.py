@@ -8,6 +8,7 @@ samples of that bin are looked at again. So the work is O(N), and memory is two 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -75,7 +76,9 @@ def highest_of_each(
     Raises:
         InputError: a score is NaN.
     """
-    return _select(_keys(scores, tie_seed), len(scores), quota, group, among)
+    candidates = np.ones(len(scores), dtype=bool) if among is None else among.numpy()
+    groups = None if group is None else group.numpy()
+    return _select(_keys(scores, tie_seed), len(scores), quota.numpy(), groups, candidates)
 
 
 def draw_mask(size: int, count: int, seed: int, among: Tensor | None = None) -> Tensor:
@@ -91,18 +94,36 @@ def draw_mask(size: int, count: int, seed: int, among: Tensor | None = None) -> 
     """
     if count <= 0:
         return torch.zeros(size, dtype=torch.bool)
-    if count >= (size if among is None else size_of(among)):
-        return torch.ones(size, dtype=torch.bool) if among is None else among
-    return _select([_hash_key(seed)], size, torch.tensor([count]), None, among)
+    among = torch.ones(size, dtype=torch.bool) if among is None else among
+    if count >= (num_open := size_of(among)):
+        return among
+    key, candidates = _hash_key(seed), among.numpy()
+    enough = count + 8 * math.isqrt(count) + 64  # fewer are found once in 10^15 times
+    if 16 * enough < num_open:
+        likely = _rows_from(candidates, key, (1 << 32) - (enough << 32) // num_open)
+        candidates = likely if len(likely) >= count else candidates
+    return _select([key], size, np.array([count]), None, candidates)
+
+
+def _rows_from(among: NDArray[np.bool_], key: Key, least: int) -> NDArray[np.int64]:
+    """Those `among` bool `[N]` whose key is `least` or more; a pass instead of two."""
+    found: list[NDArray[np.int64]] = []
+    for start in range(0, len(among), BLOCK):
+        block = among[start : start + BLOCK]
+        is_high = key[0](slice(start, start + len(block))) >= np.uint32(least)
+        found.append(np.flatnonzero(is_high & block) + start)
+    return np.concatenate(found)
 
 
 def _select(
-    keys: list[Key], size: int, quota: Tensor, group: Tensor | None, among: Tensor | None
+    keys: list[Key],
+    size: int,
+    left: NDArray[np.int64],
+    groups: NDArray[np.integer] | None,
+    candidates: Candidates,
 ) -> Tensor:
-    left = quota.numpy()
-    groups = None if group is None else group.numpy()
+    """Mark the highest candidates of each group, as many as are `left` to choose."""
     chosen = np.zeros(size, dtype=bool)
-    candidates = np.ones(size, dtype=bool) if among is None else among.numpy()
     num_bits = _bits_for(len(left), size)
     for digit in _digits(keys, num_bits):
         candidates = _listed(candidates)

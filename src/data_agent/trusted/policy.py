@@ -179,8 +179,8 @@ class TrustedPolicy:
         if matrix is None or len(matrix) != width:
             draws = generator(self._seed, Purpose.PROJECTION)
             matrix = torch.randn(width, MAX_FEATURES, generator=draws) / MAX_FEATURES**0.5
-        self._projection = matrix.to(features.device)
-        return features.float() @ self._projection
+        self._projection = matrix = matrix.to(features.device)
+        return features.float() @ matrix
 
 
 def _listed(parts: tuple[str, ...]) -> str:

@@ -48,6 +48,7 @@ RECIPE_FLAGS = [
     "--subset",
     "--task",
     "--train-labels",
+    "--trusted-rows",
     "--weight-decay",
     "--width",
 ]

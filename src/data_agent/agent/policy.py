@@ -23,6 +23,7 @@ from data_agent.agent.reward import (
 from data_agent.errors import InputError
 from data_agent.runtime import distributed
 from data_agent.runtime.random import Purpose, derived_seed, position_hash
+from data_agent.runtime.state import require_tensor
 from data_agent.selecting.cadence import Cadence
 from data_agent.selecting.feedback import Feedback
 
@@ -167,8 +168,12 @@ class Policy:
     def state_dict(self) -> dict[str, Any]:
         """Learner and counters; a collective call on several ranks."""
         learner = self._learner_of_all()
+        weights = torch.zeros(len(self.config.signals), dtype=self.precision)
+        if self._reward_weights is not None:
+            weights = self._reward_weights.cpu()
         return {
             "learner": None if learner is None else learner.state_dict(),
+            "reward_weights": distributed.from_first(weights).clone(),
             "num_updates": self.num_updates,
             **self.cadence.state_dict(),
         }
@@ -177,7 +182,9 @@ class Policy:
         """Take over what `state_dict` returned."""
         self.cadence.load_state_dict(state)
         self.num_updates = int(state["num_updates"])
-        self._reward_weights = None  # a reading of the last batch, no state
+        shape = (len(self.config.signals),)
+        weights = require_tensor(state, "reward_weights", shape=shape, dtype=self.precision)
+        self._reward_weights = weights if weights.any() else None  # a reading of the last block
         self.learner = self._coming = None
         if state["learner"] is not None:
             learner = self._make_learner(int(state["learner"]["width"]), torch.device("cpu"))

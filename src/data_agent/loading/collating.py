@@ -2,20 +2,22 @@
 
 A collate function may sort its samples (the usual recipe for padding), leave some out, or copy the
 list first. It sees samples that note when they are read. The order in which it read them last, for
-each part of a sample, is the order of the rows; where that cannot be told, the batch is refused.
+each part of a sample, is the order of the rows, unless their contents tell another one; where it
+cannot be told, the batch is refused.
 """
 
 from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
+from data_agent.loading.contents import Contents, parts_of
 
 INDEX_KEY = "sample_index"
 _CARRY_IT = (
@@ -83,6 +85,7 @@ class CollateWithIndex:
     ) -> None:
         self.collate_fn = collate_fn
         self._prepare = prepare
+        self._contents = Contents()
 
     def __call__(self, samples: list[IndexedSample]) -> Any:
         """The batch, with the int64 `[B]` index as last element or under "sample_index".
@@ -94,10 +97,15 @@ class CollateWithIndex:
         prepare = self._prepare
         plain = [sample if prepare is None else prepare(sample) for sample, _ in samples]
         given = [_noting(sample, place, reads) for place, sample in enumerate(plain)]
-        before = list(given)
+        before, parts = list(given), parts_of(plain) if len(plain) > 1 else []
         batch = _plain(self.collate_fn(given))
-        order = _order_of(given, before, _telling(reads, batch), _num_rows(batch))
-        _check_contents(batch, plain, order)
+        num_rows = _num_rows(batch)
+        order = _order_of(given, before, _telling(reads, batch), num_rows)
+        if parts:
+            unclear = partial(_unclear, len(samples), num_rows)
+            order = self._contents.order_of(
+                batch, parts, order, is_read=bool(reads), unclear=unclear
+            )
         index = torch.tensor([samples[place].index for place in order], dtype=torch.int64)
         if isinstance(batch, MutableMapping):  # of its own type, such as BatchEncoding
             refuse_own_index(cast("Mapping[Any, Any]", batch))
@@ -166,8 +174,9 @@ def _noting(sample: Any, place: int, reads: dict[object, list[int]]) -> Any:
 
 def _telling(reads: dict[object, list[int]], batch: Any) -> dict[object, list[int]]:
     """The reads that tell the order of rows: not those that were made to sort by."""
-    if isinstance(batch, Mapping):
-        return {part: places for part, places in reads.items() if part in batch} or reads
+    named = {part: reads[part] for part in reads if isinstance(batch, Mapping) and part in batch}
+    if named:
+        return named
     last = next(reversed(reads), None)
     return {last: reads[last]} if last == "whole" else reads
 
@@ -229,39 +238,6 @@ def _num_rows(batch: Any) -> int | None:
     parts = [batch] if isinstance(batch, Tensor) else _parts(batch).values()
     lengths = {len(part) for part in parts if isinstance(part, Tensor) and part.ndim}
     return lengths.pop() if len(lengths) == 1 else None
-
-
-def _check_contents(batch: Any, samples: list[Any], order: list[int]) -> None:
-    """Numbers and sequences that samples bring must stand in the batch in the order found."""
-    brought = _parts(samples[0])
-    for part, rows in _parts(batch).items():
-        if part not in brought or not isinstance(rows, Tensor) or rows.ndim not in (1, 2):
-            continue
-        ends = [_ends(samples[place][part]) for place in order]
-        if len(rows) != len(order) or not rows.numel() or None in ends:
-            continue
-        columns = (rows, rows) if rows.ndim == 1 else (rows[:, 0], rows[:, -1])
-        values = zip(*(pair for pair in ends if pair is not None), strict=True)
-        if any(_is_permuted(*pair) for pair in zip(columns, values, strict=True)):
-            raise _unclear(
-                len(samples), len(rows), f"{part!r} is in another order than samples were read in"
-            )
-
-
-def _ends(value: Any) -> tuple[float, float] | None:
-    """The first and the last number of a sample's part: padding leaves one of them in place."""
-    if isinstance(value, Tensor):
-        value = value.reshape(-1)[[0, -1]].tolist() if value.ndim <= 1 and value.numel() else []
-    values: list[Any] = value if isinstance(value, list) else [value]
-    is_numeric = bool(values) and isinstance(values[0], int | float)
-    return (values[0], values[-1]) if is_numeric else None
-
-
-def _is_permuted(column: Tensor, values: tuple[float, ...]) -> bool:
-    """Whether a column holds just these numbers, in another order."""
-    expected = torch.tensor(values).to(column.device, column.dtype)
-    is_same = torch.equal(expected, column)
-    return not is_same and torch.equal(expected.sort()[0], column.sort()[0])
 
 
 def _unclear(size: int, num_rows: int | None, why: str) -> InputError:

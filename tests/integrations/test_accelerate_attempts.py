@@ -112,6 +112,21 @@ def test_selectors_that_run_side_by_side_or_in_turn_are_all_saved(tmp_path):
     assert len(saved_in(tmp_path)) == 3
 
 
+def test_a_selector_in_training_is_not_replaced_by_its_twin(tmp_path):
+    accelerator = Accelerator(cpu=True)
+    first, second = DataAgent(SIZE, EPOCHS), DataAgent(SIZE, EPOCHS)
+    training = train(first, accelerator, 8)
+    next(training)
+    next(first.epochs())  # successive halving: one epoch of this, then one of that
+    other = train(second, accelerator, 8)
+    next(other)
+    accelerator.save_state(str(tmp_path))
+    assert len(saved_in(tmp_path)) == 2
+    assert not list(training)
+    assert not list(other)
+    assert first.visits == second.visits == first.schedule.total_visits
+
+
 def test_a_second_loader_of_a_selector_registers_it_once(tmp_path):
     accelerator, agent = Accelerator(cpu=True), DataAgent(SIZE, EPOCHS)
     for _ in range(2):

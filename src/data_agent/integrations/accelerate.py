@@ -6,7 +6,8 @@ on behind the last observed batch, without `skip_first_batches`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
 from itertools import chain, cycle, islice
 from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
@@ -16,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from data_agent.errors import InputError, StateError
 from data_agent.loading.indexed import ForwardsAttributes, IndexedDataset
 from data_agent.loading.loader import indexed, settings_of
-from data_agent.loading.sampler import SelectionSampler, use_selection_batches
+from data_agent.loading.sampler import SelectionSampler, given_out, use_selection_batches
 from data_agent.selecting.selector import Selector
 
 try:
     from accelerate import Accelerator
+    from accelerate.data_loader import DataLoaderShard
     from accelerate.utils import DistributedType, ParallelismConfig
 except ImportError as error:
     raise ImportError(
@@ -44,9 +46,9 @@ def selection_loader(
     """A loader over the samples that `selector` chooses; hand it to `accelerator.prepare`.
 
     The selector is registered with the accelerator: `save_state` and `load_state` hold it, in the
-    place of one with the same settings whose run was given up, as `find_executable_batch_size` does
-    with all but its last attempt. Several processes make the same number of steps on full batches:
-    the last round is filled with the epoch's first samples, also after a restore.
+    place of one with the same settings whose loader nobody uses any more, as after all attempts but
+    the last one of `find_executable_batch_size`. Several processes make the same number of steps
+    on full batches: the last round is filled with the epoch's first samples, also after a restore.
 
     Args:
         data: a map-style dataset, or a `DataLoader` (not a prepared one) whose settings are kept.
@@ -74,7 +76,7 @@ def selection_loader(
     data, options = settings_of(data, batch_size, drop_last, options)
     dataset = indexed(data, selector, options)
     share = _share(options["batch_size"], accelerator)
-    sampler = _DealtSampler(selector, dataset, share, num_processes, drop_last=options["drop_last"])
+    sampler = _DealtSampler(selector, dataset, share, accelerator, drop_last=options["drop_last"])
     _check_even(accelerator, sampler)
     _register(accelerator, selector, sampler)
     loader = _UnpreparedLoader(_SizedByEpoch(dataset, sampler), sampler=sampler, **options)
@@ -95,10 +97,11 @@ class _DealtSampler(SelectionSampler):
         selector: Selector,
         dataset: IndexedDataset,
         batch_size: int,
-        num_processes: int,
+        accelerator: Accelerator,
         *,
         drop_last: bool,
     ) -> None:
+        num_processes = accelerator.num_processes
         super().__init__(
             selector,
             batch_size=batch_size,
@@ -106,8 +109,11 @@ class _DealtSampler(SelectionSampler):
             world=num_processes,
             drop_last=drop_last,
             last_rounds="filled" if num_processes > 1 else "spread",
+            data=dataset,
         )
         self._tell_epoch = getattr(dataset, "set_epoch", None)
+        self._accelerator = ref(accelerator)
+        self.data: Callable[[], _SizedByEpoch | None] = lambda: None
 
     def __len__(self) -> int:
         return self.num_selected + self.num_repeated
@@ -136,15 +142,36 @@ class _DealtSampler(SelectionSampler):
         after a restore, or after an epoch that was left early.
         """
         del epoch
+        self._note_batches()
         if self._tell_epoch is not None:
             self._tell_epoch(self._epoch())
+
+    def _note_batches(self) -> None:
+        """Let the loader that Accelerate made, and is about to iterate, tell of its batches."""
+        accelerator = self._accelerator()
+        prepared = [] if accelerator is None else accelerator._dataloaders  # pyright: ignore[reportPrivateUsage]
+        for loader in cast("list[Any]", prepared):
+            # Of a dispatcher's batches each process gets a part.
+            if type(loader) is DataLoaderShard and loader.dataset is self.data():
+                loader.base_dataloader.__class__ = _NotingLoader
+                loader.base_dataloader.selector = self.selector
+
+
+class _NotingLoader(DataLoader[Any]):
+    """What Accelerate takes a process's batches from, before it moves them to a device."""
+
+    selector: Selector
+
+    def __iter__(self) -> Any:
+        return given_out(self.selector, super().__iter__())
 
 
 class _SizedByEpoch(ForwardsAttributes, Dataset[Any]):
     """The dataset; Accelerate's `gather_for_metrics` learns from it how long the epoch is."""
 
     def __init__(self, dataset: IndexedDataset, sampler: _DealtSampler) -> None:
-        self._sampler: _DealtSampler | None = sampler
+        self.__sampler: _DealtSampler | None = sampler
+        sampler.data = ref(self)
         self.wrapped = dataset
 
     def __len__(self) -> int:
@@ -157,7 +184,10 @@ class _SizedByEpoch(ForwardsAttributes, Dataset[Any]):
         return self.wrapped.__getitems__(indices)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_sampler": None}  # worker processes need the samples only
+        return {
+            **vars(self),
+            "_SizedByEpoch__sampler": None,
+        }  # worker processes need the samples only
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing: Accelerate tells its own count here, and the sampler tells the agent's."""
@@ -165,7 +195,7 @@ class _SizedByEpoch(ForwardsAttributes, Dataset[Any]):
     @property
     def total_dataset_length(self) -> int:
         """Samples of the running epoch: where repeated ones begin."""
-        return len(self) if self._sampler is None else self._sampler.num_selected
+        return len(self) if self.__sampler is None else self.__sampler.num_selected
 
 
 class _UnpreparedLoader(DataLoader[Any]):
@@ -185,19 +215,33 @@ _samplers: WeakKeyDictionary[Selector, ref[_DealtSampler]] = WeakKeyDictionary()
 def _register(accelerator: Accelerator, selector: Selector, sampler: _DealtSampler) -> None:
     """Let `save_state` and `load_state` hold the selector, and no attempt that it replaces."""
     registered = cast("list[object]", accelerator._custom_objects)  # pyright: ignore[reportPrivateUsage]
-    registered[:] = [other for other in registered if not _replaces(selector, other)]
+    given_up = [
+        id(other)
+        for other in registered
+        if isinstance(other, Selector)
+        and other is not selector
+        and _identity(other) == _identity(selector)
+        and not _has_loader(other, accelerator)
+    ]
+    registered[:] = [other for other in registered if id(other) not in given_up]
     _samplers[selector] = ref(sampler)
     if not any(other is selector for other in registered):
         accelerator.register_for_checkpointing(selector)
 
 
-def _replaces(selector: Selector, other: object) -> bool:
-    """Whether `other` was a former attempt at the run of `selector`: begun, or without a loader."""
-    if not isinstance(other, Selector) or other is selector:
-        return False
-    has_lost_loader = other in _samplers and _samplers[other]() is None
-    has_begun = other.epoch is not None and other.epoch < other.schedule.epochs - 1
-    return (has_lost_loader or has_begun) and _identity(other) == _identity(selector)
+def _has_loader(selector: Selector, accelerator: Accelerator) -> bool:
+    """Whether anybody but Accelerate holds a loader of this selector; True for one not of ours."""
+    if selector not in _samplers:
+        return True
+    prepared = cast("list[Any]", accelerator._dataloaders)  # pyright: ignore[reportPrivateUsage]
+    for place in reversed(range(len(prepared))):
+        if isinstance(prepared[place].dataset, _SizedByEpoch):
+            loader = ref(prepared.pop(place))
+            gc.collect()
+            if (kept := loader()) is not None:
+                prepared.insert(place, kept)
+    gc.collect()  # one that was never prepared; an error's frames may hold it in a circle
+    return _samplers[selector]() is not None
 
 
 def _identity(selector: Selector) -> tuple[object, ...]:

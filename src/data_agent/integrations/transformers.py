@@ -364,7 +364,6 @@ class SelectiveTrainerMixin(_Base):
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SelectionSampler:
-        del train_dataset
         # Accelerate deals our batches to the processes, and the Trainer skips.
         return SelectionSampler(
             self._begin_run(),
@@ -373,6 +372,7 @@ class SelectiveTrainerMixin(_Base):
             world=self.accelerator.num_processes,
             drop_last=self.args.dataloader_drop_last,
             skip_observed=False,
+            data=train_dataset,
         )
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

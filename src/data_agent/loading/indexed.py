@@ -17,7 +17,8 @@ class ForwardsAttributes:
     """Reads and writes attributes on the data that it wraps, but for its own.
 
     What a user sets on `loader.dataset` (a transform, an epoch) is meant for the data in it. Its
-    own are those that are set before `wrapped`.
+    own are those that are set before `wrapped`; their names begin with two underscores, so that
+    Python makes them different from all names in the data.
     """
 
     wrapped: Any
@@ -33,6 +34,9 @@ class ForwardsAttributes:
             super().__setattr__(name, value)
         else:
             setattr(self.wrapped, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self.wrapped, name)
 
 
 class IndexedDataset(ForwardsAttributes, Dataset[Any]):
@@ -52,19 +56,19 @@ class IndexedDataset(ForwardsAttributes, Dataset[Any]):
 
     def __init__(self, dataset: Any, *, as_pairs: bool = False) -> None:
         _check_map_style(dataset)
-        self._with_index = IndexedSample if as_pairs else with_index
-        self._num_samples = len(dataset)
+        self.__with_index = IndexedSample if as_pairs else with_index
+        self.__num_samples = len(dataset)
         self.wrapped = dataset
 
     def __len__(self) -> int:
         return len(self.wrapped)
 
     def __getitem__(self, index: int) -> Any:
-        self._check_length()
-        return self._with_index(self.wrapped[index], index)
+        check_length(self.wrapped, self.__num_samples)
+        return self.__with_index(self.wrapped[index], index)
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
-        self._check_length()
+        check_length(self.wrapped, self.__num_samples)
         fetch = getattr(self.wrapped, "__getitems__", None)
         samples = fetch(indices) if fetch else [self.wrapped[index] for index in indices]
         if not isinstance(samples, list) or len(cast("list[Any]", samples)) != len(indices):
@@ -76,17 +80,18 @@ class IndexedDataset(ForwardsAttributes, Dataset[Any]):
                 "collate_fn."
             )
         rows = cast("list[Any]", samples)
-        return [self._with_index(sample, i) for sample, i in zip(rows, indices, strict=True)]
+        return [self.__with_index(sample, i) for sample, i in zip(rows, indices, strict=True)]
 
-    def _check_length(self) -> None:
-        """Positions of a dataset that grew or shrank are no longer those that were selected."""
-        if len(self.wrapped) != self._num_samples:
-            raise InputError(
-                f"the dataset has {len(self.wrapped)} samples now, but had {self._num_samples} "
-                "when its loader was built: what was learned belongs to their positions. Keep its "
-                "length through a run; for other data build a new selector and a new loader "
-                "(data that grow while a model trains are a stream)."
-            )
+
+def check_length(data: Sized, num_samples: int) -> None:
+    """Positions of a dataset that grew or shrank are no longer those that were selected."""
+    if len(data) != num_samples:
+        raise InputError(
+            f"the dataset has {len(data)} samples now, but had {num_samples} when its loader was "
+            "built: what was learned belongs to their positions. Keep its length through a run; "
+            "for other data build a new selector and a new loader (data that grow while a model "
+            "trains are a stream)."
+        )
 
 
 def _check_map_style(dataset: Any) -> None:
@@ -138,51 +143,57 @@ class IndexedStream(ForwardsAttributes, IterableDataset[Any]):
         as_pairs: bool = False,
         skip_observed: bool = True,
     ) -> None:
-        self._selector: BatchSelector | None = selector
-        self._num_samples = selector.schedule.num_samples
-        self._num_done = 0  # what a copy without selector, in a worker process, is to skip
-        self._skip_observed = skip_observed
-        self._batch_size = batch_size
-        self._rank = rank
-        self._world = world
-        self._with_index = IndexedSample if as_pairs else with_index
+        self.__selector: BatchSelector | None = selector
+        self.__num_samples = selector.schedule.num_samples
+        self.__num_done = 0  # what a copy without selector, in a worker process, is to skip
+        self.__skip_observed = skip_observed
+        self.__batch_size = batch_size
+        self.__rank = rank
+        self.__world = world
+        self.__with_index = IndexedSample if as_pairs else with_index
         self.wrapped = stream
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch`; frameworks that count epochs call this."""
-        assert self._selector is not None
+        assert self.__selector is not None
         if callable(forward := getattr(self.wrapped, "set_epoch", None)):
             forward(epoch)
-        self._selector.set_epoch(epoch)
+        self.__selector.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
+        if self.__selector is not None:
+            self.__selector.forget_forward()
         worker = get_worker_info()
         number, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        num_done, count = self._done(), 0
+        num_done, count = self.__done(), 0
         for count, sample in enumerate(self.wrapped, start=1):
             # Workers make whole batches in turn, and in each turn every rank has one.
-            batch, place = divmod(count - 1, self._batch_size)
-            batch = (batch * num_workers + number) * self._world + self._rank
-            index = batch * self._batch_size + place
-            if index >= self._num_samples:
+            batch, place = divmod(count - 1, self.__batch_size)
+            batch = (batch * num_workers + number) * self.__world + self.__rank
+            index = batch * self.__batch_size + place
+            if index >= self.__num_samples:
                 return
             if index >= num_done:
-                yield self._with_index(sample, index)
-        if count * num_workers * self._world < self._num_samples:
+                yield self.__with_index(sample, index)
+        if count * num_workers * self.__world < self.__num_samples:
             warnings.warn(
                 f"the stream ended after {count} samples (in each of {num_workers} worker(s) on "
-                f"each of {self._world} rank(s)), but the selector was built for num_samples="
-                f"{self._num_samples}: its budget is not used up.",
+                f"each of {self.__world} rank(s)), but the selector was built for num_samples="
+                f"{self.__num_samples}: its budget is not used up.",
                 DataAgentWarning,
                 stacklevel=2,
             )
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes: without the selector, which stays in the main process."""
-        return {**self.__dict__, "_selector": None, "_num_done": self._done()}
+        return {
+            **self.__dict__,
+            "_IndexedStream__selector": None,
+            "_IndexedStream__num_done": self.__done(),
+        }
 
-    def _done(self) -> int:
-        if self._selector is None or not self._skip_observed:
-            return self._num_done
-        epoch = self._selector.epoch
-        return 0 if epoch is None else self._selector.position(epoch)
+    def __done(self) -> int:
+        if self.__selector is None or not self.__skip_observed:
+            return self.__num_done
+        epoch = self.__selector.epoch
+        return 0 if epoch is None else self.__selector.position(epoch)

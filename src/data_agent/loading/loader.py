@@ -33,7 +33,7 @@ _REFUSED = {
     "sampler": "the selector decides which samples are visited",
     "batch_sampler": "the selector decides which samples are visited; pass batch_size",
 }
-_ITERATION = ("__iter__", "__len__", "_get_iterator")
+_ITERATION = ("__iter__", "__len__", "_get_iterator", "_index_sampler")
 
 
 def selection_loader(
@@ -79,6 +79,7 @@ def selection_loader(
         world=distributed.world_size(),
         drop_last=options["drop_last"],
         last_rounds="spread",
+        data=dataset,
     )
     loader = SelectionLoader(dataset, sampler=sampler, **options)
     use_selection_batches(loader)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from itertools import islice
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 from data_agent.budget.rounds import LastRounds
 from data_agent.errors import InputError
 from data_agent.loading.collating import INDEX_KEY
+from data_agent.loading.indexed import check_length
 from data_agent.selecting.epoch import delivery_places
 from data_agent.selecting.selector import Selector
 
@@ -36,6 +37,7 @@ class SelectionSampler(DistributedSampler[int]):
         last_rounds: what becomes of a rest that fills no batch on each rank, see `LastRounds`.
             None: as the selector's loader has it, or "cut", as a `DataLoader` does with indices;
             "filled" where a framework deals the batches to several ranks.
+        data: the dataset, whose length is checked each time: worker processes may hold old copies.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class SelectionSampler(DistributedSampler[int]):
         drop_last: bool = False,
         skip_observed: bool = True,
         last_rounds: LastRounds | None = None,
+        data: Sized | None = None,
     ) -> None:
         check_selector(selector)
         if rank is not None and not 0 <= rank < world:
@@ -67,17 +70,26 @@ class SelectionSampler(DistributedSampler[int]):
         self._rank = rank
         self._world = world
         self._skip_observed = skip_observed
+        self._data = data
 
     def __len__(self) -> int:
         size = self._size()
         return size if self._rank is None else self.selector.schedule.rank_size(size, self._rank)
 
     def __iter__(self) -> Iterator[int]:
-        return self._deliver(*self._order(self._skip_observed))
+        order, epoch, done = self._begin()
+        indices = self._deliver(order, epoch, done)
+        return indices if self._rank is None else self._noted(indices, epoch)
+
+    def _noted(self, indices: Iterator[int], epoch: int) -> Iterator[int]:
+        """The indices, which a loader that is not ours takes in batches as they are."""
+        while batch := [*islice(indices, self._batch_size or 1)]:
+            self.selector.note_given_out(epoch, torch.tensor(batch))
+            yield from batch
 
     def batches(self) -> Iterator[list[int]]:
         """The same indices in batches, of which the last ones may be smaller."""
-        order, epoch, done = self._order(self._skip_observed)
+        order, epoch, done = self._begin()
         indices = self._deliver(order, epoch, done)
         for size in self.selector.schedule.batch_sizes(len(order), self._rank or 0):
             yield [*islice(indices, size)]
@@ -101,6 +113,13 @@ class SelectionSampler(DistributedSampler[int]):
         if self.selector.epoch is None and schedule.kind != "floating":
             return schedule.epoch_size(epoch)
         return self._end(len(self.selector.select(epoch)), epoch)
+
+    def _begin(self) -> tuple[Tensor, int, int]:
+        """The order that a loader begins: no forward before it belongs to its batches."""
+        if self._data is not None:
+            check_length(self._data, self.selector.schedule.num_samples)
+        self.selector.forget_forward()
+        return self._order(self._skip_observed)
 
     def _order(self, skip_observed: bool) -> tuple[Tensor, int, int]:
         """What is to be delivered over all ranks, of which epoch, and how much was before."""
@@ -167,11 +186,10 @@ class SelectionLoader(DataLoader[Any]):
     """
 
     def __iter__(self) -> Any:
-        batches = super().__iter__()
-        sampler = cast("object", self.sampler)
+        batches, sampler = super().__iter__(), cast("object", self.sampler)
         if not isinstance(sampler, SelectionSampler):
             return batches
-        return (_given_out(sampler.selector, batch) for batch in batches)
+        return given_out(sampler.selector, batches)
 
 
 def use_selection_batches(loader: DataLoader[Any]) -> None:
@@ -198,12 +216,16 @@ def check_selector(selector: object) -> None:
         )
 
 
-def _given_out(selector: Selector, batch: Any) -> Any:
-    """The batch, of which the selector knows now; but for one whose index a function took out."""
-    if isinstance(batch, Mapping):
-        index = cast("Mapping[str, Any]", batch).get(INDEX_KEY)
-    else:
-        index = batch[-1] if isinstance(batch, list | tuple) and batch else None
-    if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
-        selector.note_given_out(selector.epoch or 0, index.cpu())
-    return batch
+def given_out(selector: Selector, batches: Iterator[Any]) -> Iterator[Any]:
+    """A loader's batches, of each of which the selector knows when the loop gets it.
+
+    Not of one whose index a function of the user's took out.
+    """
+    for batch in batches:
+        if isinstance(batch, Mapping):
+            index = cast("Mapping[str, Any]", batch).get(INDEX_KEY)
+        else:
+            index = batch[-1] if isinstance(batch, list | tuple) and batch else None
+        if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
+            selector.note_given_out(selector.epoch or 0, index.cpu())
+        yield cast("Any", batch)

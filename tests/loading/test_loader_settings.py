@@ -47,6 +47,17 @@ def own_collate(rows):
     return default_collate(rows)
 
 
+def test_attributes_called_like_our_own_and_deleted_ones_are_the_datas():
+    images: Any = Images()
+    loader: Any = selection_loader(images, agent(), batch_size=8)
+    loader.dataset._num_samples = 9
+    loader.dataset.transform = None
+    assert (images._num_samples, images.transform) == (9, None)
+    del loader.dataset.transform
+    assert not hasattr(images, "transform")
+    assert len(next(iter(loader))[-1]) == 8
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("collate_fn", [None, own_collate])
 def test_attributes_set_on_the_loaders_dataset_reach_the_data(num_workers, collate_fn):
@@ -111,7 +122,16 @@ class Named(DataLoader):
     """Adds nothing to what is iterated."""
 
 
-@pytest.mark.parametrize(("kind", "own"), [(Prefetching, "__iter__"), (Shorter, "__len__")])
+class Chosen(DataLoader):
+    @property
+    def _index_sampler(self):
+        return [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [(Prefetching, "__iter__"), (Shorter, "__len__"), (Chosen, "_index_sampler")],
+)
 def test_loaders_with_an_iteration_of_their_own_are_refused(kind, own):
     with pytest.raises(InputError, match=f"{kind.__name__} has {own} of its own") as error:
         selection_loader(kind(Images(), batch_size=8, shuffle=True), agent())
@@ -194,8 +214,10 @@ def test_samples_that_are_fetched_as_a_batch_are_refused():
 
 
 @pytest.mark.parametrize("size", [SIZE + 24, SIZE - 1])
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_dataset_that_changes_its_length_is_noticed_at_the_next_epoch(size, num_workers):
+@pytest.mark.parametrize(
+    "options", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}]
+)
+def test_a_dataset_that_changes_its_length_is_noticed_at_the_next_epoch(size, options):
     images, chosen, trained = Images(), DataAgent(SIZE, 6), []
 
     def train():
@@ -206,7 +228,7 @@ def test_a_dataset_that_changes_its_length_is_noticed_at_the_next_epoch(size, nu
                 given = {"logits": torch.rand(len(index), 3), "features": torch.rand(len(index), 2)}
                 chosen.learn(torch.ones(len(index), requires_grad=True), index, **given)
 
-    loader = selection_loader(images, chosen, batch_size=8, num_workers=num_workers)
+    loader = selection_loader(images, chosen, batch_size=8, **options)
     with pytest.raises(InputError, match=f"has {size} samples now, but had {SIZE} when its"):
         train()
     assert len(trained) == 2 * 20  # nothing was trained on behind the change

@@ -135,7 +135,8 @@ def test_the_scale_is_known_once_the_candidates_differ():
     both, apart = [torch.tensor(3.0)] * 2, [torch.tensor(3.0), torch.tensor(1.5)]
     assert found(scale, 3.0, both) == 0  # either: not decided
     assert found(scale, 1.5, apart) == 1
-    assert found(scale, 99.0, apart) == 1  # decided, by a batch that tells: no further look
+    assert found(scale, 1.5, apart) == 1
+    assert found(scale, 99.0, apart) == 1  # decided, by a batch that tells: no look at the 3rd
     assert found(scale, 99.0, apart, always=True) is None
     assert found(LossScale(accumulation=1), 9.0, apart) is None
     assert found(LossScale(accumulation=1), math.nan, apart) == 0
@@ -165,19 +166,41 @@ def test_a_batch_that_cannot_tell_settles_nothing(losses, labels):
 
 
 def test_batches_that_never_tell_are_not_compared_for_ever():
-    dull = SampleLosses(torch.tensor([1.0]), torch.ones(1))
+    dull = SampleLosses(torch.ones(2), torch.ones(2))
     scale, expected, looks = LossScale(accumulation=1), [torch.tensor(2.0)], []
     for number in range(2 * RECHECK + 1):
         if found(scale, 9.0, expected, dull) is None:
             looks.append(number)
-    assert looks == [*range(RECHECK + 1), 2 * RECHECK]
+    assert looks == [*range(RECHECK + 1), 128, 2 * RECHECK]
 
 
 def test_what_a_batch_has_told_is_compared_again_later():
     scale, expected = LossScale(accumulation=1), [torch.tensor(2.0)]
     assert found(scale, 2.0, expected) == 0
     looks = [n for n in range(1, 3 * RECHECK) if found(scale, 9.0, expected) is None]
-    assert looks == [RECHECK, 2 * RECHECK]
+    assert looks == [1, 2, 4, 8, 16, 32, 64, RECHECK, 128, 2 * RECHECK, 256]
+
+
+def of_classes(*labels):
+    labels, losses = torch.tensor(labels), torch.arange(1.0, 1 + len(labels))
+    return SampleLosses(losses, torch.ones(len(labels)), torch.zeros(len(labels), 4), labels)
+
+
+def test_classes_that_were_never_in_one_batch_are_compared_when_they_come_together():
+    scale, expected = LossScale(accumulation=1), [torch.tensor(2.0)]
+    for number in range(40):
+        batch = of_classes(0, 1) if number % 2 else of_classes(2, 3)
+        assert found(scale, 2.0, expected, batch) == 0
+    assert found(scale, 9.0, expected, of_classes(0, 0, 1)) == 0  # known: no look
+    assert found(scale, 9.0, expected, of_classes(1, 2)) is None  # as if of other weights
+    assert found(scale, 2.0, expected, of_classes(1, 2)) == 0
+    assert found(scale, 9.0, expected, of_classes(0, 3)) == 0  # all are compared now
+
+
+def test_a_single_sample_is_always_compared():
+    scale, expected = LossScale(accumulation=1), [torch.tensor(2.0)]
+    assert all(found(scale, 2.0, expected, of_classes(0)) == 0 for _ in range(RECHECK + 20))
+    assert found(scale, 9.0, expected, of_classes(0)) is None
 
 
 def test_the_head_is_the_layer_that_makes_the_logits():

@@ -76,8 +76,47 @@ def test_a_class_weight_that_cancels_is_found_when_it_no_longer_does(tmp_path):
     assert trainer.selector.visits >= BATCH
 
 
-def test_a_loss_that_changes_later_is_found_at_the_next_look(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_agent.integrations._batches.RECHECK", 8)
+class RareClass(Texts):
+    """The class with another weight is one sample in 24."""
+
+    def label(self, i, tokens):
+        return 2 if i % 24 == 23 else i % 2
+
+
+def test_another_weight_of_a_rare_class_is_found_in_the_first_batch_that_holds_it(tmp_path):
+    held = []
+
+    class Watching(Ours):
+        def training_step(self, model, inputs, *args, **kwargs):
+            held.append(bool((inputs["labels"] == 2).any()))
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    def rare(outputs, labels, num_items_in_batch=None):
+        return F.cross_entropy(outputs["logits"], labels, torch.tensor([1.0, 1.0, 10.0]))
+
+    args = arguments(tmp_path)
+    with pytest.raises(InputError, match="trains on another objective"):
+        train(bert(), RareClass(), args, kind=Watching, compute_loss_func=rare)
+    assert held.index(True) == len(held) - 1
+
+
+@pytest.mark.parametrize("kind", ["function", "subclass"])
+def test_a_wrong_loss_under_label_smoothing_is_found(kind, tmp_path):
+    class Own(Ours):
+        def _loss_and_outputs(self, model, inputs, num_items):
+            loss, outputs = super()._loss_and_outputs(model, inputs, num_items)
+            return (3 * loss if kind == "subclass" else loss), outputs
+
+    def threefold(outputs, labels, num_items_in_batch=None):
+        return 3 * F.cross_entropy(outputs["logits"], labels)
+
+    args = arguments(tmp_path, label_smoothing_factor=0.1)
+    function = threefold if kind == "function" else None
+    with pytest.raises(InputError, match="trains on another objective"):
+        train(bert(), Texts(), args, kind=Own, compute_loss_func=function)
+
+
+def test_a_loss_that_changes_later_is_found_at_the_next_look(tmp_path):
     calls = []
 
     def changes(outputs, labels, num_items_in_batch=None):
@@ -86,7 +125,7 @@ def test_a_loss_that_changes_later_is_found_at_the_next_look(tmp_path, monkeypat
 
     with pytest.raises(InputError, match="trains on another objective"):
         train(bert(), Texts(), arguments(tmp_path), compute_loss_func=changes)
-    assert len(calls) == 9
+    assert len(calls) == 5
 
 
 class WeightedClasses(Ours):

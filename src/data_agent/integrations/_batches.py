@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data_agent.errors import InputError
+from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
 from data_agent.losses import SampleLosses
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.selector import Selector
@@ -23,8 +24,9 @@ class LossScale:
     Transformers divides either by the number of terms of this batch or by that of all batches of a
     step (`num_items_in_batch`), and its models do not say which: it is found by comparison, which
     also proves that our terms are those of the Trainer's loss. It is made on each of the first
-    batches until one of them can tell, on each 100th later on, and always where samples are
-    weighed; it waits for the host.
+    batches until one of them can tell; after that on any with a class that was not yet compared
+    with the others, whose weight may be another one, on the 2nd, 4th, 8th ... and each 100th; and
+    always on single samples and where samples are weighed. It waits for the host.
 
     Args:
         accumulation: batches of a step.
@@ -38,19 +40,28 @@ class LossScale:
         self._router_loss = router_loss
         self._found: int | None = None
         self._has_told = False
+        self._compared: list[set[int]] = []
+        """Classes that were in one batch, or in batches with a class in common, that told."""
         self._num_batches = 0
 
     def of(
-        self, loss: Tensor, samples: SampleLosses, outputs: Any, num_items: Any, *, always: bool
+        self,
+        loss: Tensor,
+        samples: SampleLosses,
+        outputs: Any,
+        num_items: Any,
+        *,
+        total: Tensor,
+        always: bool,
     ) -> Tensor:
-        """The factor, a scalar; refuses a loss of other terms."""
+        """The factor, a scalar, between the sum of terms `total` and a loss; refuses others."""
         ranks, loss = (1 if num_items is None else self._ranks), loss.detach()
         scales = [ranks / samples.counts.sum().clamp(min=1)]
         if num_items is not None:
             scales.append(ranks / torch.as_tensor(num_items, device=loss.device))
         router = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
         extra = 0.0 if router is None else ranks * (self._router_loss * router.detach())
-        expected = [samples.sums.detach().sum() * scale + extra for scale in scales]
+        expected = [total.detach() * scale + extra for scale in scales]
         found = self.find(loss, expected, samples, always=always)
         if found is None:
             raise InputError(
@@ -67,7 +78,8 @@ class LossScale:
         """Which of `expected`, one for each factor that there may be, is the loss; None if none."""
         number, self._num_batches = self._num_batches, self._num_batches + 1
         is_open = number < RECHECK and not self._has_told
-        is_due = always or is_open or number % RECHECK == 0
+        is_turn = number % RECHECK == 0 or number & (number - 1) == 0
+        is_due = always or is_open or is_turn or self._brings_new(samples)
         # A loss that is not finite is refused by the selector.
         if not (is_due and torch.isfinite(loss) and torch.isfinite(expected[0])):
             return self._found or 0
@@ -77,9 +89,32 @@ class LossScale:
             return None
         if self._accumulation == 1 or len(fitting) < len(expected):
             self._found = fitting[0]
-        if self._found is not None and not self._has_told:
-            self._has_told = tells(samples, _tolerance(loss))
+        if self._found is not None and tells(samples, _tolerance(loss)):
+            self._has_told = True
+            self._note_classes(_classes(samples))
         return fitting[0]
+
+    def _brings_new(self, samples: SampleLosses) -> bool:
+        """Whether a wrong weight could show here that could not show before."""
+        if len(samples.counts) == 1:
+            return True
+        if samples.labels is None or samples.logits is None:
+            return False
+        if any(len(group) == samples.logits.shape[-1] for group in self._compared):
+            return False  # all classes: no need to look, which would wait for an accelerator
+        classes = _classes(samples)
+        return not any(classes <= group for group in self._compared)
+
+    def _note_classes(self, classes: set[int]) -> None:
+        touched = [group for group in self._compared if group & classes]
+        others = [group for group in self._compared if not group & classes]
+        self._compared = [*others, classes.union(*touched)]
+
+
+def _classes(samples: SampleLosses) -> set[int]:
+    if samples.labels is None:
+        return set()
+    return set(samples.labels[samples.counts.to(samples.labels.device) > 0].tolist())
 
 
 def tells(samples: SampleLosses, tolerance: float = 1e-4) -> bool:
@@ -106,6 +141,22 @@ def is_close(sum_of_terms: Tensor, loss: Tensor) -> bool:
 
 def _tolerance(loss: Tensor) -> float:
     return 1e-4 if loss.dtype in (torch.float32, torch.float64) else 2e-2
+
+
+def smoothed_sum(
+    smoother: Any, outputs: Any, labels: Tensor, samples: SampleLosses, *, shift: bool
+) -> Tensor:
+    """The sum of a batch's terms as the Trainer smooths labels."""
+    return smoother(outputs, labels, shift_labels=shift) * samples.counts.sum().clamp(min=1)
+
+
+class CollateWithIndexArray(CollateWithIndex):
+    """The index as an array: Accelerate moves tensors to the device, and it is needed here."""
+
+    def __call__(self, samples: list[Any]) -> Any:
+        batch = super().__call__(samples)
+        batch[INDEX_KEY] = batch[INDEX_KEY].numpy()
+        return batch
 
 
 def find_head(model: nn.Module) -> nn.Module | None:

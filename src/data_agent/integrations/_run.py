@@ -25,6 +25,25 @@ _STATE_FILE = "data_agent.safetensors"
 _BUILD_ONE = "selector=functools.partial(DataAgent, keep_ratio=0.5)"
 
 
+def check_bases(kind: type, mixin: type, trainer: type, *, known: type | None) -> None:
+    """Refuse a Trainer that hides `mixin`, or one of TRL whose loss is not that of `known`."""
+    order = kind.__mro__
+    if trainer in order and order.index(trainer) < order.index(mixin):
+        raise InputError(
+            f"{kind.__name__} lists SelectiveTrainerMixin behind a Trainer, whose methods hide "
+            "it. Write it first: class MyTrainer(SelectiveTrainerMixin, TheirTrainer)."
+        )
+    for base in order:
+        is_known = known and (issubclass(base, known) or issubclass(known, base))
+        if base.__module__.startswith("trl.") and not is_known:
+            raise InputError(
+                f"{kind.__name__} has TRL's {base.__name__} among its bases. "
+                "data_agent.integrations.trl.SelectiveSFTTrainer is for SFTTrainer and its "
+                "subclasses; preference and reinforcement trainers do not train on one loss "
+                "for each row of their dataset."
+            )
+
+
 def check_given(given: object, keep_ratio: float | None) -> None:
     """Refuse what no selector can be made of, and a keep ratio that would be ignored."""
     if keep_ratio is not None and not isinstance(given, str):

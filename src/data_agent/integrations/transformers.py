@@ -20,10 +20,18 @@ from torch.utils.data import IterableDataset
 
 from data_agent.errors import InputError, StateError
 from data_agent.integrations._auto import AUTO, pick_method
-from data_agent.integrations._batches import LossScale, feedback_of, find_head, rows_of
+from data_agent.integrations._batches import (
+    CollateWithIndexArray,
+    LossScale,
+    feedback_of,
+    find_head,
+    rows_of,
+    smoothed_sum,
+)
 from data_agent.integrations._run import (
     Given,
     build_selector,
+    check_bases,
     check_given,
     load_selector,
     refuse_what_would_be_wrong,
@@ -104,21 +112,7 @@ class SelectiveTrainerMixin(_Base):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        order, known = cls.__mro__, cls._of_trl
-        if Trainer in order and order.index(Trainer) < order.index(SelectiveTrainerMixin):
-            raise InputError(
-                f"{cls.__name__} lists SelectiveTrainerMixin behind a Trainer, whose methods hide "
-                "it. Write it first: class MyTrainer(SelectiveTrainerMixin, TheirTrainer)."
-            )
-        for base in order:
-            is_known = known and (issubclass(base, known) or issubclass(known, base))
-            if base.__module__.startswith("trl.") and not is_known:
-                raise InputError(
-                    f"{cls.__name__} has TRL's {base.__name__} among its bases. "
-                    "data_agent.integrations.trl.SelectiveSFTTrainer is for SFTTrainer and its "
-                    "subclasses; preference and reinforcement trainers do not train on one loss "
-                    "for each row of their dataset."
-                )
+        check_bases(cls, SelectiveTrainerMixin, Trainer, known=cls._of_trl)
 
     # What a subclass may define.
 
@@ -146,10 +140,7 @@ class SelectiveTrainerMixin(_Base):
             inputs,
             outputs,
             problem=getattr(getattr(model, "config", None), "problem_type", None),
-            predicts_next=(
-                getattr(model, "loss_function", None) is ForCausalLMLoss
-                and not getattr(model.config, "is_encoder_decoder", False)
-            ),
+            predicts_next=self._predicts_next(),
         )
 
     def on_samples(self, index: Tensor, *, is_backward: bool) -> None:
@@ -222,7 +213,7 @@ class SelectiveTrainerMixin(_Base):
         weights = selector.weights_of(index)
         with torch.set_grad_enabled(weights is not None):
             samples = self._samples(index, given, outputs)
-        scale = self._scale(loss, samples, outputs, num_items, weighs=weights is not None)
+        scale = self._scale(loss, samples, given, outputs, num_items, weighs=weights is not None)
         if weights is not None and scale is not None:
             more = weights.to(samples.sums.device) - 1
             loss = loss + (more * samples.sums).sum() * scale
@@ -265,12 +256,29 @@ class SelectiveTrainerMixin(_Base):
         return samples
 
     def _scale(
-        self, loss: Tensor, samples: SampleLosses, outputs: Any, num_items: Any, *, weighs: bool
+        self,
+        loss: Tensor,
+        samples: SampleLosses,
+        inputs: Mapping[str, Any],
+        outputs: Any,
+        num_items: Any,
+        *,
+        weighs: bool,
     ) -> Tensor | None:
         """The factor between the samples' terms and the Trainer's loss, which checks the terms."""
-        if not weighs and (self._has_own_losses() or self.label_smoother is not None):
+        if not weighs and self._has_own_losses():
             return None
-        return self._loss_scale.of(loss, samples, outputs, num_items, always=weighs)
+        total, labels = samples.sums.sum(), inputs.get("labels")
+        if self.label_smoother and not (weighs or self.compute_loss_func or labels is None):
+            shift = self._predicts_next()
+            total = smoothed_sum(self.label_smoother, outputs, labels, samples, shift=shift)
+        return self._loss_scale.of(loss, samples, outputs, num_items, total=total, always=weighs)
+
+    def _predicts_next(self) -> bool:
+        """Whether labels are shifted: each position's logits are about the token behind it."""
+        model = self._inner_model()
+        is_causal = getattr(model, "loss_function", None) is ForCausalLMLoss
+        return is_causal and not getattr(model.config, "is_encoder_decoder", False)
 
     def _has_own_losses(self) -> bool:
         """Whether the samples' losses are computed by a method of the user's."""
@@ -333,7 +341,7 @@ class SelectiveTrainerMixin(_Base):
         removing = self._get_collator_with_removed_columns(collator, description)
         if hasattr(dataset, "remove_columns") and not is_stream:
             dataset = self._remove_unused_columns(dataset, description)
-        kind = CollateWithIndex if is_stream else _CollateWithIndex
+        kind = CollateWithIndex if is_stream else CollateWithIndexArray
         self.data_collator = kind(collator, getattr(removing, "_remove_columns", None))
         try:
             loader = super()._get_dataloader(
@@ -389,12 +397,3 @@ class SelectiveTrainerMixin(_Base):
 
 class SelectiveTrainer(SelectiveTrainerMixin, Trainer):
     """`transformers.Trainer` with a selector; see `SelectiveTrainerMixin`."""
-
-
-class _CollateWithIndex(CollateWithIndex):
-    """The index as an array: Accelerate moves tensors to the device, and it is needed here."""
-
-    def __call__(self, samples: list[Any]) -> Any:
-        batch = super().__call__(samples)
-        batch[INDEX_KEY] = batch[INDEX_KEY].numpy()
-        return batch

@@ -168,9 +168,17 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
         return loss, seen[-1]
 
     def _scale(
-        self, loss: Tensor, samples: SampleLosses, outputs: Any, num_items: Any, *, weighs: bool
+        self,
+        loss: Tensor,
+        samples: SampleLosses,
+        inputs: Mapping[str, Any],
+        outputs: Any,
+        num_items: Any,
+        *,
+        weighs: bool,
     ) -> Tensor | None:
         """The factor between the samples' terms and SFTTrainer's loss."""
+        del inputs
         if not weighs:
             return None
         num_tokens = outputs.label_mask.sum() if num_items is None else num_items

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from data_agent import DataAgent, Feedback, make_selector, selection_loader
-from data_agent.errors import DataAgentError, DataAgentWarning, StateError
+from data_agent.errors import DataAgentError, DataAgentWarning, InputError, StateError
 
 SIZE, BATCH = 200, 16
 
@@ -55,6 +55,27 @@ def test_the_right_index_passes_at_every_keep_ratio():
 def test_an_index_that_is_not_the_batchs_is_refused_within_an_epoch(change, keep_ratio):
     with pytest.raises(DataAgentError, match=r"samples .* that came|came as .* in another order"):
         loop(change, keep_ratio=keep_ratio, epochs=3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index, step: (torch.arange(len(index)) + step * BATCH) % SIZE,
+        lambda index, _: (index + 1) % SIZE,
+        lambda index, _: SIZE - 1 - index,
+    ],
+    ids=["counter", "shifted", "turned"],
+)
+def test_samples_that_were_not_given_out_yet_are_refused_in_the_first_batches(change):
+    steps = []
+
+    def counts(index, step):
+        steps.append(step)
+        return change(index, step)
+
+    with pytest.raises(InputError, match=r"samples .* were not given out by the loader yet"):
+        loop(counts, keep_ratio=1.0)
+    assert len(steps) <= 2
 
 
 def test_what_is_refused_changes_nothing_and_the_right_index_goes_on():

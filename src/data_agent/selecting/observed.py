@@ -37,6 +37,7 @@ class Observed:
         self._marks = marks.numpy()
         self._last: deque[Array] = deque(maxlen=_BATCHES_KEPT)
         self._given_out: deque[Array] = deque(maxlen=_BATCHES_KEPT)
+        self._was_given: Array | None = None  # bool [K], where a loader tells
         self._num_twice = 0  # samples of the batch that was checked last which were seen before
         self.num_given_out = 0
         self.num_repeated = 0
@@ -53,6 +54,10 @@ class Observed:
             self._given_out.clear()
             self.num_given_out = 0
         self._given_out.append(batch)
+        if self._was_given is None:
+            self._was_given = np.zeros(len(self._index), dtype=bool)
+        place, is_known = self._places(batch)
+        self._was_given[place[is_known]] = True
         self.num_given_out += len(batch)
 
     def check(self, index: Tensor, *, epoch: int, num_samples: int, may_repeat: int) -> Array:
@@ -65,21 +70,24 @@ class Observed:
             may_repeat: samples of this rank that a framework may deliver twice, to fill a round.
 
         Raises:
-            InputError: samples outside of [0, N), or that the epoch does not deliver, or in another
-                order than the loader gave them out; nothing is marked.
+            InputError: samples outside of [0, N), or that the epoch does not deliver, or did not
+                yet, or in another order than the loader gave them out; nothing is marked.
             StateError: samples that were observed already.
         """
         batch, self._num_twice = index.numpy(), 0
         if not len(batch):
             return batch
-        place = self._index.searchsorted(batch)
-        place[place == len(self._index)] = 0
-        is_foreign = self._index[place] != batch
-        if is_foreign.any():
+        place, is_known = self._places(batch)
+        if not is_known.all():
             check_range(index, num_samples)
             raise InputError(
-                f"{_some(batch[is_foreign])} of the {len(batch)} samples that came are not among "
+                f"{_some(batch[~is_known])} of the {len(batch)} samples that came are not among "
                 f"the {len(self._index)} that epoch {epoch} delivers. {_FROM_LOADER}"
+            )
+        if self._was_given is not None and not self._was_given[place].all():
+            raise InputError(
+                f"{_some(batch[~self._was_given[place]])} of the {len(batch)} samples that came "
+                f"were not given out by the loader yet in epoch {epoch}. {_FROM_LOADER}"
             )
         again = self._marks[place]
         self._num_twice = int(np.count_nonzero(again)) + _num_repeats(place[~again])
@@ -114,6 +122,12 @@ class Observed:
                 self._last.append(place[: len(place) - cut])
             count -= cut
 
+    def _places(self, batch: Array) -> tuple[Array, Array]:
+        """Where samples stand in the selection, and which are in it."""
+        place = self._index.searchsorted(batch)
+        place[place == len(self._index)] = 0
+        return place, self._index[place] == batch
+
     def _check_order(self, batch: Array) -> None:
         """Rows are in the order in which the loader gave them out, where it is known."""
         if not self._given_out:
@@ -133,7 +147,7 @@ class Observed:
                 f"out: {_first(known[np.isin(known, batch)])}. Each loss must stand where its "
                 "sample stands in the index: pass both as they were delivered, or put the losses "
                 "back in that order (losses[order.argsort()] undoes rows[order]). A collate "
-                "function may reorder: the index follows it."
+                "function may reorder, in a loader of selection_loader(): the index follows it."
             )
         num_passed = int(place.max()) + 1  # batches before them were never observed, or are over
         while self._given_out and len(self._given_out[0]) <= num_passed:

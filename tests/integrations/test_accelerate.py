@@ -369,7 +369,8 @@ def test_batches_that_were_observed_are_not_skipped_again(tmp_path):
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
 def test_the_last_round_is_filled_as_accelerate_fills_it(num_kept, num_processes):
     selector = make_selector("random", num_samples=num_kept, epochs=2, keep_ratio=1.0)
-    dealt = _DealtSampler(selector, IndexedDataset(Revealing()), 4, num_processes, drop_last=False)
+    data = IndexedDataset(Revealing(num_kept))
+    dealt = _DealtSampler(selector, data, 4, num_processes, drop_last=False)
     selector.begin_epoch(0)
     order = list(SelectionSampler(selector, batch_size=4, rank=None, world=num_processes))
     assert len(dealt) == len(list(dealt))

@@ -76,10 +76,12 @@ def selection_loader(
     data, options = settings_of(data, batch_size, drop_last, options)
     dataset = indexed(data, selector, options)
     share = _share(options["batch_size"], accelerator)
-    sampler = _DealtSampler(selector, dataset, share, accelerator, drop_last=options["drop_last"])
+    sampler = _DealtSampler(selector, dataset, share, num_processes, drop_last=options["drop_last"])
     _check_even(accelerator, sampler)
     _register(accelerator, selector, sampler)
-    loader = _UnpreparedLoader(_SizedByEpoch(dataset, sampler), sampler=sampler, **options)
+    sized = _SizedByEpoch(dataset, sampler)
+    sampler.note_batches(accelerator, sized)
+    loader = _UnpreparedLoader(sized, sampler=sampler, **options)
     if num_processes == 1:
         use_selection_batches(loader)
     return loader
@@ -97,11 +99,10 @@ class _DealtSampler(SelectionSampler):
         selector: Selector,
         dataset: IndexedDataset,
         batch_size: int,
-        accelerator: Accelerator,
+        num_processes: int,
         *,
         drop_last: bool,
     ) -> None:
-        num_processes = accelerator.num_processes
         super().__init__(
             selector,
             batch_size=batch_size,
@@ -112,8 +113,7 @@ class _DealtSampler(SelectionSampler):
             data=dataset,
         )
         self._tell_epoch = getattr(dataset, "set_epoch", None)
-        self._accelerator = ref(accelerator)
-        self.data: Callable[[], _SizedByEpoch | None] = lambda: None
+        self._find_loaders: Callable[[], list[Any]] = list
 
     def __len__(self) -> int:
         return self.num_selected + self.num_repeated
@@ -142,19 +142,22 @@ class _DealtSampler(SelectionSampler):
         after a restore, or after an epoch that was left early.
         """
         del epoch
-        self._note_batches()
+        for loader in self._find_loaders():  # one of them is about to be iterated
+            loader.base_dataloader.__class__ = _NotingLoader
+            loader.base_dataloader.selector = self.selector
         if self._tell_epoch is not None:
             self._tell_epoch(self._epoch())
 
-    def _note_batches(self) -> None:
-        """Let the loader that Accelerate made, and is about to iterate, tell of its batches."""
-        accelerator = self._accelerator()
-        prepared = [] if accelerator is None else accelerator._dataloaders  # pyright: ignore[reportPrivateUsage]
-        for loader in cast("list[Any]", prepared):
+    def note_batches(self, accelerator: Accelerator, data: _SizedByEpoch) -> None:
+        """Let the loaders over `data` that the accelerator will make tell of their batches."""
+        held_by, held = ref(accelerator), ref(data)
+
+        def find() -> list[Any]:
+            prepared: Any = getattr(held_by(), "_dataloaders", [])
             # Of a dispatcher's batches each process gets a part.
-            if type(loader) is DataLoaderShard and loader.dataset is self.data():
-                loader.base_dataloader.__class__ = _NotingLoader
-                loader.base_dataloader.selector = self.selector
+            return [x for x in prepared if type(x) is DataLoaderShard and x.dataset is held()]
+
+        self._find_loaders = find
 
 
 class _NotingLoader(DataLoader[Any]):
@@ -171,7 +174,6 @@ class _SizedByEpoch(ForwardsAttributes, Dataset[Any]):
 
     def __init__(self, dataset: IndexedDataset, sampler: _DealtSampler) -> None:
         self.__sampler: _DealtSampler | None = sampler
-        sampler.data = ref(self)
         self.wrapped = dataset
 
     def __len__(self) -> int:

@@ -295,3 +295,25 @@ def test_one_function_sees_many_batches_without_a_false_word():
         chosen = torch.randperm(SIZE, generator=draw)[:8].tolist()
         batch = collate([IndexedSample(of_binary(i), i) for i in chosen])
         assert batch[-1].tolist() == chosen
+
+
+def test_arrays_texts_and_nested_tensors_in_a_batch_are_read_or_passed_over():
+    def arrays(samples):
+        pixels = np.stack([pixels.numpy() for _, pixels in samples])[::-1]
+        pixels.flags.writeable = False
+        return {"pixels": pixels, "texts": [text for text, _ in samples][::-1]}
+
+    def texts(samples):
+        ragged = torch.nested.nested_tensor([torch.zeros(len(s.text)) for s in samples])
+        return {"texts": [s.text for s in samples], "ragged": ragged}
+
+    @dataclass
+    class Text:
+        text: str
+
+    for batch in run(lambda i: (str(i), IMAGES[i]), arrays):
+        assert batch["pixels"][:, 0, 0, 0].tolist() == batch["sample_index"].tolist()
+    with pytest.warns(UserWarning, match="nested"):
+        batches = list(run(lambda i: Text("x" * (i + 1)), texts))
+    for batch in batches:
+        assert [len(text) - 1 for text in batch["texts"]] == batch["sample_index"].tolist()

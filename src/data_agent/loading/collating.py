@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent.loading.contents import Contents, parts_of
+from data_agent.loading.contents import Contents
+from data_agent.loading.parts import parts_of
 
 INDEX_KEY = "sample_index"
 _CARRY_IT = (
@@ -216,14 +217,16 @@ def _order_of(
 
 def _last_pass(places: list[int]) -> list[int]:
     """The longest end of a list of reads in which no sample comes twice."""
-    seen: list[int] = []
+    seen: dict[int, None] = {}
+    last = None
     for place in reversed(places):
         if place in seen:
-            if place == seen[-1]:  # read twice in a row: `sample[k] if sample[k] else ...`
+            if place == last:  # read twice in a row: `sample[k] if sample[k] else ...`
                 continue
             break
-        seen.append(place)
-    return seen[::-1]
+        seen[place] = None
+        last = place
+    return [*reversed(seen)]
 
 
 def _parts(value: Any) -> dict[Any, Any]:
@@ -236,7 +239,7 @@ def _parts(value: Any) -> dict[Any, Any]:
 def _num_rows(batch: Any) -> int | None:
     """Rows of a batch: the one length that all of its tensors have; None if they differ."""
     parts = [batch] if isinstance(batch, Tensor) else _parts(batch).values()
-    lengths = {len(part) for part in parts if isinstance(part, Tensor) and part.ndim}
+    lengths = {part.size(0) for part in parts if isinstance(part, Tensor) and part.ndim}
     return lengths.pop() if len(lengths) == 1 else None
 
 

@@ -1,26 +1,21 @@
 """Which sample each row of a batch is, told by what both hold: labels, images, padded sequences.
 
-Of each part of the samples (a field, an element, all numbers of a row) some numbers are looked at,
-and searched for in the rows of every tensor of the batch, whatever its name and its dimensions.
+Some numbers of each part of the samples are searched for in the rows of every tensor of the batch,
+whatever its name and its dimensions.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property, lru_cache
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+
+from data_agent.loading.parts import Part, rows_of, values_of
 
 _CERTAIN = 24.0  # bits: a coincidence of 1 in 16 million
-_NUM_LOOKS = 32  # numbers that are looked at of each part of a sample, about, spread over it
-_MOST_ELEMENTS = 16  # of a sample that are parts of their own
-_MOST_LEVELS = 3  # of mappings and sequences inside of each other
 
 Unclear = Callable[[str], Exception]
 """Makes the error of a reason why it is not known which sample each row is."""
@@ -51,7 +46,9 @@ class Contents:
             is_read: whether samples were read in this order; else it is a guess.
             unclear: makes the error that is raised where contents leave the order open.
         """
-        rows = [row for value in _values(batch) if (row := _rows_of(value, len(order))) is not None]
+        rows = [
+            row for value in values_of(batch) if (row := rows_of(value, len(order))) is not None
+        ]
         pairs = {part: [*_pairs(part, rows)] for part in parts}
         confirming = [
             part for part in parts if any(not pair.wrong(order).any() for pair in pairs[part])
@@ -92,53 +89,6 @@ class Contents:
                 self._doubts[part.name] = self._doubts.get(part.name, 0.0) + part.num_bits()
         doubt = sum(max(0.0, self._doubts.get(part.name, 0.0)) for part in against)
         return doubt >= _CERTAIN or (doubt > 0 and not is_read and most < 2)
-
-
-class Part:
-    """One part of `S` samples: some of its numbers, and where they are among all of them.
-
-    Args:
-        name: where it is in a sample.
-        looks: what was seen of it in each sample.
-    """
-
-    def __init__(self, name: object, looks: list[_Look]) -> None:
-        self.name = name
-        self.shapes = {look.shape for look in looks}
-        self.numbers = pad_sequence([look.numbers for look in looks], batch_first=True)
-        at = pad_sequence(
-            [look.places for look in (looks if len(self.shapes) > 1 else looks[:1])],
-            batch_first=True,
-            padding_value=-1,
-        )
-        self.at = at.expand(self.numbers.shape)
-        self.sizes = torch.tensor([[math.prod(look.shape)] for look in looks])
-
-    @cached_property
-    def _counts(self) -> Counter[tuple[float, ...]]:
-        return Counter(map(tuple, self.numbers.tolist()))
-
-    @property
-    def num_distinct(self) -> int:
-        """Samples that differ in this part."""
-        return len(self._counts)
-
-    def num_bits(self, wrong: Tensor | None = None) -> float:
-        """How improbable it is that other things than this part look like it, in another order.
-
-        Args:
-            wrong: bool `[B, W]`, numbers of rows that are not those of their sample, which each had
-                to become another sample's; None: that the values are drawn from among them.
-        """
-        size = len(self.numbers)
-        if wrong is None:
-            counts = self._counts.values()
-            log_ways = math.lgamma(size + 1) - sum(math.lgamma(n + 1) for n in counts)
-            return sum(n * math.log2(size / n) for n in counts) - log_ways / math.log(2)
-        if 2 * self.num_distinct <= size:
-            return 0.0  # few kinds of rows
-        bits = torch.tensor([math.log2(len(column.unique())) for column in self.numbers.T])
-        return float(((wrong.float() @ bits)[wrong.any(1)] - math.log2(size)).sum())
 
 
 class _Pair(NamedTuple):
@@ -224,120 +174,3 @@ def _assigned(hits: Tensor) -> list[int] | None:
         order[row] = int(left[0])
         free[left[0]] = False
     return order
-
-
-class _Look(NamedTuple):
-    """What is seen of one part of a sample: its shape, and some numbers with their places."""
-
-    shape: tuple[int, ...]
-    places: Tensor
-    numbers: Tensor
-
-
-def parts_of(samples: list[Any]) -> list[Part]:
-    """What all samples have in common: numbers, texts, and rows of numbers."""
-    samples = [_opened(sample) for sample in samples]
-    parts: list[Part] = []
-    for path in _paths(samples[0]):
-        looks: list[_Look] = []
-        for sample in samples:
-            look = _look_at(sample, path)
-            if look is None:
-                break
-            looks.append(look)
-        else:
-            parts.append(Part(path, looks))
-    return parts
-
-
-def _opened(sample: Any) -> Any:
-    """The attributes of an object of the user's; all else as it is."""
-    if isinstance(sample, Tensor | np.ndarray | list | tuple | dict | Mapping):
-        return cast("Any", sample)
-    return getattr(sample, "__dict__", sample)
-
-
-def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The ways to all parts of a sample: itself, fields, elements, and those of these."""
-    inner: Mapping[Any, Any] = {}
-    if isinstance(value, Mapping):
-        inner = cast("Mapping[Any, Any]", value)
-    elif isinstance(value, list | tuple) and len(cast("list[Any]", value)) <= _MOST_ELEMENTS:
-        elements = dict(enumerate(cast("list[Any]", value)))
-        inner = {} if path and isinstance(elements.get(0), bool | int | float) else elements
-    yield path
-    if len(path) < _MOST_LEVELS:
-        for key, element in inner.items():
-            yield from _paths(element, (*path, key))
-
-
-def _look_at(sample: Any, path: tuple[Any, ...]) -> _Look | None:
-    try:
-        for key in path:
-            sample = sample[key]
-    except (KeyError, IndexError, TypeError):
-        return None
-    return _look(sample)
-
-
-def _look(value: Any) -> _Look | None:
-    """Some of its numbers; a text is told from others by a number too."""
-    if isinstance(value, str | bytes):
-        value = float(hash(value) >> 12)
-    try:
-        shape, flat = _flat(value)
-        step = len(flat) // _NUM_LOOKS | 1  # odd, so as not to look down one column of an image
-        seen = flat[::step].astype(np.float64) if isinstance(flat, np.ndarray) else flat[::step]
-        numbers = torch.as_tensor(seen, dtype=torch.float64, device="cpu")
-        return _Look(shape, _places(len(flat), step), numbers) if len(numbers) else None
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # no numbers, or of no one shape
-        return None
-
-
-@lru_cache
-def _places(size: int, step: int) -> Tensor:
-    return torch.arange(0, size, step)
-
-
-def _flat(value: Any) -> tuple[tuple[int, ...], Any]:
-    """The shape of numbers, and all of them in a row."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape), value.detach().reshape(-1)
-    if isinstance(value, list | tuple):
-        first = cast("list[Any]", value)[0] if value else None
-        if isinstance(first, bool | int | float):
-            return (len(cast("list[Any]", value)),), value
-        value = np.asarray(value) if isinstance(first, list | tuple) else None
-    if not isinstance(value, bool | int | float | np.generic | np.ndarray):
-        raise TypeError
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise TypeError
-    return array.shape, array.reshape(-1)
-
-
-def _values(batch: Any) -> Iterator[Any]:
-    """All tensors, arrays and lists in a batch."""
-    if isinstance(batch, Mapping):
-        for value in cast("Mapping[Any, Any]", batch).values():
-            yield from _values(value)
-    elif isinstance(batch, Tensor | np.ndarray):
-        yield batch
-    elif isinstance(batch, list | tuple):
-        yield batch
-        for value in cast("list[Any]", batch):
-            yield from _values(value)
-
-
-def _rows_of(value: Any, size: int) -> Tensor | None:
-    """A tensor, an array or a list with one row for each of `size` samples, as a tensor."""
-    if isinstance(value, list | tuple):
-        looks = [_look(each) for each in cast("list[Any]", value)[: size + 1]]
-        numbers = [look.numbers[0] for look in looks if look is not None and look.shape == ()]
-        value = torch.tensor(numbers if len(looks) == len(numbers) else [], dtype=torch.float64)
-    elif isinstance(value, np.ndarray):
-        array = cast("np.ndarray[Any, Any]", value)
-        value = torch.tensor(array.tolist() if array.dtype.kind in "biuf" else [])
-    rows = cast("Tensor", value).detach().cpu()
-    is_usable = rows.ndim > 0 and len(rows) == size and rows.numel() and not rows.is_complex()
-    return rows if is_usable and rows.layout == torch.strided else None

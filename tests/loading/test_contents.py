@@ -12,10 +12,13 @@ from torch.utils.data import Dataset
 
 from data_agent import make_selector, selection_loader
 from data_agent.errors import InputError
+from data_agent.loading.collating import CollateWithIndex, IndexedSample
 
 SIZE = 64
 DRAW = torch.Generator().manual_seed(0)
-SIGNALS = [torch.randn(int(n), 3, generator=DRAW) for n in torch.randint(2, 9, (SIZE,))]
+SIGNALS = [
+    torch.randn(int(n), 3, generator=DRAW) for n in torch.randint(2, 9, (SIZE,), generator=DRAW)
+]
 IMAGES = torch.randn(SIZE, 1, 8, 8, generator=DRAW)
 LABELS = torch.randint(0, 10, (SIZE,), generator=DRAW).tolist()
 for number in range(SIZE):
@@ -195,8 +198,15 @@ def test_labels_alone_that_are_shuffled_are_refused_after_some_batches():
         pixels = torch.stack([pixels + torch.randn(1) for pixels, _ in samples])
         return pixels[order], torch.tensor([label for _, label in samples])[order]
 
+    collate = CollateWithIndex(shuffles)
+
+    def collates_many():
+        for _ in range(20):
+            chosen = torch.randperm(SIZE)[:8].tolist()
+            collate([IndexedSample(image(i), i) for i in chosen])
+
     with pytest.raises(InputError, match="their contents are in another order"):
-        list(run(image, shuffles))
+        collates_many()
 
 
 BINARY = [label % 2 for label in LABELS]
@@ -288,8 +298,6 @@ def test_correct_functions_are_not_refused_by_a_coincidence(sample, collate, bat
 
 def test_one_function_sees_many_batches_without_a_false_word():
     """The doubts of labels that are turned in the function do not add up."""
-    from data_agent.loading.collating import CollateWithIndex, IndexedSample
-
     collate, draw = CollateWithIndex(augments_and_turns), torch.Generator().manual_seed(1)
     for _ in range(1000):
         chosen = torch.randperm(SIZE, generator=draw)[:8].tolist()

@@ -129,7 +129,14 @@ def test_a_state_of_other_trusted_rows_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("sharpness", -1), ("memory", 1.0), ("update_every", 2.5), ("explore", 0)]
+    ("name", "value"),
+    [
+        ("sharpness", -1),
+        ("sharpness", float("inf")),
+        ("memory", 1.0),
+        ("update_every", 2.5),
+        ("explore", 0),
+    ],
 )
 def test_settings_outside_their_range_are_named(name, value):
     with pytest.raises(InputError, match=name):

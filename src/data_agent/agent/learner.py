@@ -27,7 +27,7 @@ from data_agent.agent.reward import centred_reward, multiplier_step, paper_rewar
 from data_agent.agent.rollout import Rollout, RolloutRows
 from data_agent.errors import InputError
 from data_agent.runtime import distributed
-from data_agent.runtime.random import Purpose, generator
+from data_agent.runtime.random import Purpose, generator, projection
 from data_agent.runtime.state import require_tensor
 
 STATE_CLIP = 5.0  # standardised features beyond five deviations tell no more
@@ -282,8 +282,7 @@ class Learner:
     def _make_projection(self, width: int, state_width: int) -> Tensor | None:
         if width == state_width:
             return None
-        draws = generator(self._seed, Purpose.PROJECTION)
-        matrix = torch.randn(width, state_width, generator=draws) / state_width**0.5
+        matrix = projection(width, state_width, self._seed)
         return matrix.to(self.device, self._dtype)
 
 

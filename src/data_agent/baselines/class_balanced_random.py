@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_agent.baselines.inputs import checked_classes, checksum
+from data_agent.baselines.inputs import checked_classes
 from data_agent.budget.permutations import PermutationStream
 from data_agent.labels.shares import up_to, water_level
 from data_agent.runtime.random import Purpose, derived_seed, permutation
+from data_agent.runtime.state import checksum
 from data_agent.selecting.selector import Selector
 
 

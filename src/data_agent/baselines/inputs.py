@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 import torch
 from torch import Tensor
 
@@ -54,8 +52,3 @@ def _checked(name: str, values: object, num_samples: int, *, example: str) -> Te
             "each sample of the dataset."
         )
     return values.detach().cpu()
-
-
-def checksum(values: Tensor) -> int:
-    """CRC-32 of a tensor's bytes: tells a saved state made with other inputs."""
-    return zlib.crc32(values.contiguous().numpy().tobytes())

@@ -25,10 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_agent.baselines.inputs import checked_classes, checksum
+from data_agent.baselines.inputs import checked_classes
 from data_agent.baselines.scored import Remembers
 from data_agent.errors import InputError
 from data_agent.runtime.random import Purpose, generator
+from data_agent.runtime.state import checksum
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.selector import Selector
 

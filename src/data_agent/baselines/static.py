@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_agent.baselines.inputs import checked_scores, checksum
+from data_agent.baselines.inputs import checked_scores
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.runtime.random import Purpose, derived_seed
+from data_agent.runtime.state import checksum
 from data_agent.runtime.topk import top_k_mask
 from data_agent.selecting.proxy import Network, Proxy, Visit
 from data_agent.selecting.selector import Selector

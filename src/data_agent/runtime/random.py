@@ -23,6 +23,7 @@ __all__ = [
     "hashed",
     "permutation",
     "position_hash",
+    "projection",
 ]
 
 
@@ -70,6 +71,12 @@ def generator(
 ) -> torch.Generator:
     """A fresh generator on `device` for the draw at `position`."""
     return torch.Generator(device=device).manual_seed(derived_seed(seed, purpose, *position))
+
+
+def projection(width: int, reduced: int, seed: int) -> Tensor:
+    """float32 `[width, reduced]`: a fixed random projection that keeps lengths on average."""
+    draws = generator(seed, Purpose.PROJECTION)
+    return torch.randn(width, reduced, generator=draws) / reduced**0.5
 
 
 def permutation(size: int, seed: int, purpose: Purpose, *position: int) -> Tensor:

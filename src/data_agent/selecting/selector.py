@@ -23,7 +23,7 @@ from data_agent.runtime import distributed
 from data_agent.runtime.clock import Stopwatch
 from data_agent.runtime.masks import size_of
 from data_agent.runtime.random import check_seed
-from data_agent.runtime.state import STATE_VERSION, check_header
+from data_agent.runtime.state import STATE_VERSION, check_header, checksum
 from data_agent.selecting.columns import VALUES, Rows, Table, rows_of
 from data_agent.selecting.counting import CountsEpochs
 from data_agent.selecting.epoch import CARRIES_OVER, RunningEpoch, warn_of_late_start
@@ -41,7 +41,7 @@ from data_agent.selecting.readings import progress_metrics, progress_summary
 from data_agent.selecting.recorder import Recorder
 from data_agent.selecting.staging import keep_last
 from data_agent.selecting.taps import Watcher
-from data_agent.selecting.trusted_rows import check_room, checksum, trusted_mask
+from data_agent.selecting.trusted_rows import check_room, trusted_mask
 
 logger = logging.getLogger("data_agent")
 

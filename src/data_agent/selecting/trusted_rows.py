@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import torch
@@ -62,8 +61,3 @@ def check_room(num_trusted: int, schedule: SelectionSchedule) -> None:
             f"(keep ratio {schedule.keep_ratio:g} of {schedule.num_samples}). Trust fewer (a few "
             "hundred are enough), or take a higher keep_ratio."
         )
-
-
-def checksum(mask: Tensor) -> int:
-    """What tells one set of trusted rows from another."""
-    return zlib.crc32(mask.numpy().data)

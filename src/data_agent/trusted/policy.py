@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent.runtime.random import Purpose, generator
+from data_agent.runtime.random import projection
 from data_agent.selecting.cadence import Cadence
 from data_agent.selecting.feedback import Feedback
 from data_agent.trusted.reward import TrustedReward
@@ -57,7 +58,8 @@ class TrustedConfig:
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             kind = int if name in ("update_every", "max_updates") else int | float
-            if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+            is_number = isinstance(value, kind) and not isinstance(value, bool)
+            if not is_number or not isfinite(value) or not low <= value <= high:
                 expected = f"a {'whole ' if kind is int else ''}number in [{low:g}, {high:g}]"
                 raise InputError(f"{name} is {value!r}; expected {expected}.")
 
@@ -177,8 +179,7 @@ class TrustedPolicy:
             return features.float()
         matrix = self._projection
         if matrix is None or len(matrix) != width:
-            draws = generator(self._seed, Purpose.PROJECTION)
-            matrix = torch.randn(width, MAX_FEATURES, generator=draws) / MAX_FEATURES**0.5
+            matrix = projection(width, MAX_FEATURES, self._seed)
         self._projection = matrix = matrix.to(features.device)
         return features.float() @ matrix
 

@@ -113,3 +113,22 @@ def test_signals_that_say_almost_the_same_do_not_drive_it_apart():
         assert odds.abs().max() < 30
         torch.testing.assert_close(odds, started(signals, nobody), rtol=0, atol=1e-4)
         assert separation(odds[is_trusted], odds[~is_trusted]) > 0.6
+
+
+def test_a_start_that_was_too_sure_of_itself_is_left_behind():
+    """From there whole Newton steps end at odds of millions (tried on these rows)."""
+    draws = torch.Generator().manual_seed(0)
+
+    def rows(count, shift):
+        loss = (torch.randn(count, 1, generator=draws) + shift).exp()
+        noise = 0.01 * torch.randn(count, 1, generator=draws)
+        return torch.cat([loss, (-loss).exp(), noise - loss, (-loss / 2).exp()], dim=1)
+
+    is_trusted, nobody = torch.arange(1000) < 300, torch.full((1000,), -1)
+    late = torch.cat([rows(300, -3.0), rows(700, 0.5)])
+    early = torch.cat([rows(300, -1.0), rows(700, 0.0)])
+    before = fit(early, nobody, is_trusted, num_classes=0, ridge=1.0)
+    too_sure = replace(before, weight=6 * before.weight)
+    cold = fit(late, nobody, is_trusted, num_classes=0, ridge=1.0)
+    warm = fit(late, nobody, is_trusted, num_classes=0, ridge=1.0, start=too_sure)
+    torch.testing.assert_close(warm(late, nobody), cold(late, nobody), rtol=0, atol=1e-3)

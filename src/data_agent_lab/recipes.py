@@ -99,6 +99,10 @@ class ImageRecipe(Recipe):
     sizes between fall exponentially. The evaluation samples stay as they are."""
     duplicates: Share = 0.0
     """Share of the training samples that are near-copies of a few others, in [0, 1)."""
+    foreign_data: str | None = None
+    """Other images, as --data, of which some are mixed in under labels drawn at random."""
+    foreign_share: Share = 0.0
+    """Share of the training samples that are of --foreign-data, in [0, 1)."""
     trusted_rows: Annotated[int, at_least(0)] = 0
     """Training samples that are trusted, 0 or more: as many of each class as can be, with their
     true labels where these are known. Every method has them in each epoch after the first pass."""
@@ -132,6 +136,11 @@ class ImageRecipe(Recipe):
             raise InputError(
                 f"--learning-rate is {self.learning_rate}, which suits sgd; adamw diverges above "
                 f"{_ADAMW_LIMIT}. Try --learning-rate 0.001."
+            )
+        if (self.foreign_data is None) != (self.foreign_share == 0):
+            raise InputError(
+                f"--foreign-data is {self.foreign_data!r} and --foreign-share is "
+                f"{self.foreign_share}; one means nothing without the other. Give both or neither."
             )
         check_model(self.model, image_size=self.image_size, width=self.width)
 

@@ -2,8 +2,8 @@
 
 A task of a suite is small enough for a processor core, and each is a regime in which selecting may
 pay or harm: far from converged, trained until the training data are memorised, wrong labels (random
-or by human hand), long tails, near-duplicates, many classes; small language models from scratch.
-Their data lie in folders of parquet files under one root.
+or by human hand), long tails, near-duplicates, foreign images, many classes; small language models
+from scratch. Their data lie in folders of parquet files under one root.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ DEFAULT_TASK = "digits"
 DATA_ROOT = Path("data")
 _CIFAR10 = str(DATA_ROOT / "cifar10")
 _WORSE = str(DATA_ROOT / "cifar10n/train.parquet:worse_label")
+_AGGREGATE = str(DATA_ROOT / "cifar10n/train.parquet:aggre_label")
 _MNIST = str(DATA_ROOT / "mnist")
 _TINY_IMAGENET = str(DATA_ROOT / "tiny_imagenet_32")
 
@@ -97,6 +98,7 @@ _SMALL_LANGUAGE_MODEL = replace(
 )
 _small = partial(replace, _SMALL_PHOTOS)
 _language = partial(replace, _SMALL_LANGUAGE_MODEL)
+_trusted = partial(replace, _SMALL_PHOTOS, trusted_rows=500)
 
 
 TASKS: dict[str, Recipe] = {
@@ -120,6 +122,16 @@ TASKS: dict[str, Recipe] = {
         _small(task="cifar10-noise40", epochs=12, augment="none", label_noise=0.4),
         _small(task="tiny-imagenet-noise30", data=_TINY_IMAGENET, label_noise=0.3),
         _small(task="tiny-imagenet-long-tail", data=_TINY_IMAGENET, imbalance=20.0),
+        _trusted(task="trusted-clean"),
+        _trusted(task="trusted-noise30", label_noise=0.3),
+        _trusted(task="trusted-noise40", label_noise=0.4),
+        _trusted(task="trusted-worse", train_labels=_WORSE),
+        _trusted(task="trusted-aggregate", train_labels=_AGGREGATE),
+        _trusted(task="trusted-tail50", imbalance=50.0),
+        _trusted(task="trusted-tail20", imbalance=20.0),
+        _trusted(task="trusted-digits", foreign_data=_MNIST, foreign_share=0.5),
+        _trusted(task="trusted-photos", foreign_data=_TINY_IMAGENET, foreign_share=0.5),
+        _trusted(task="trusted-duplicates", duplicates=0.6),
         _SMALL_CLASSIFIER,
         replace(_SMALL_CLASSIFIER, task="sst2-noise30", label_noise=0.3),
         _language(task="t0-mix", data=str(DATA_ROOT / "t0_mix")),
@@ -145,6 +157,11 @@ SUITES: dict[str, Sequence[str]] = {
     "held-out": (
         *("mnist", "mnist-noise40", "cifar10-noise40", "tiny-imagenet-noise30"),
         "tiny-imagenet-long-tail",
+    ),
+    "trusted": (
+        *("trusted-clean", "trusted-noise30", "trusted-noise40", "trusted-worse"),
+        *("trusted-aggregate", "trusted-tail50", "trusted-tail20", "trusted-digits"),
+        *("trusted-photos", "trusted-duplicates"),
     ),
     "language": ("sst2", "sst2-noise30", "t0-mix", "gsm8k", "shakespeare"),
 }
@@ -186,10 +203,10 @@ def suite_recipes(
 def _under(root: Path, recipe: Recipe) -> Recipe:
     """The recipe with its data under another root, where they must be."""
     moved: dict[str, str] = {}
-    for name in ("data", "train_labels"):
+    for name in ("data", "train_labels", "foreign_data"):
         if (path := getattr(recipe, name, None)) is not None:
             place = root / Path(path).relative_to(DATA_ROOT)
-            folder = place if name == "data" else place.parent  # of FILE:COLUMN
+            folder = place.parent if name == "train_labels" else place  # of FILE:COLUMN
             if not folder.is_dir():
                 raise InputError(
                     f"the task {recipe.task} needs the folder {folder}, which does not exist. Name "

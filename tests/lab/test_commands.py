@@ -31,6 +31,8 @@ RECIPE_FLAGS = [
     "--device",
     "--duplicates",
     "--epochs",
+    "--foreign-data",
+    "--foreign-share",
     "--image-column",
     "--image-size",
     "--imbalance",

@@ -103,5 +103,7 @@ def test_digits_take_no_data_and_images_need_some() -> None:
         load_task(replace(recipe_for("digits"), data="folder"))
     with pytest.raises(DataAgentError, match="digits has its own data"):
         load_task(replace(recipe_for("digits"), train_labels="a.parquet:b"))
+    with pytest.raises(DataAgentError, match="--foreign-data is 'folder'"):
+        load_task(replace(recipe_for("digits"), foreign_data="folder", foreign_share=0.5))
     with pytest.raises(DataAgentError, match="the task image needs --data"):
         load_task(recipe_for("image"))

@@ -13,6 +13,7 @@ from data_agent.errors import InputError
 from data_agent_lab.data.image_data import ImageData, choose_rows, hold_out, with_near_copies
 from data_agent_lab.data.pixels import fit
 from data_agent_lab.recipes import ImageRecipe
+from data_agent_lab.rules import flag_of
 
 NUM_TRAIN = 448  # a quarter of the 1,797, 14 batches of 32: with more, every method is near 99 %
 
@@ -23,10 +24,14 @@ def load_digits(recipe: ImageRecipe) -> ImageData:
     Raises:
         InputError: a subset larger than the training data, or other data or labels.
     """
-    if recipe.data is not None or recipe.train_labels is not None:
+    given = {
+        flag_of(name): getattr(recipe, name) for name in ("data", "train_labels", "foreign_data")
+    }
+    if any(given.values()):
         raise InputError(
-            f"the task digits has its own data, but --data is {recipe.data!r} and --train-labels "
-            f"{recipe.train_labels!r}. For other images use --task image."
+            "the task digits has its own data, but "
+            + ", ".join(f"{flag} is {value!r}" for flag, value in given.items() if value)
+            + ". For other images use --task image."
         )
     # UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), its test part.
     bunch = cast("Any", _load_digits())

@@ -24,6 +24,8 @@ MAX_SHIFT = 1  # pixels
 BRIGHTNESS = 0.05  # a copy is darker or brighter by up to this share
 NOISE_LEVELS = 2.0  # standard deviation of a copy's pixel noise, in grey levels of 255
 _COPIES_STREAM = 0x636F70696573  # keeps the draws of copies apart from those of subsets
+NO_CLASS = -1  # the true label of a foreign image
+_FOREIGN_STREAM = 0x666F726569676E
 _CHUNK = 4096
 
 
@@ -41,7 +43,7 @@ class ImageData:
     eval_labels: Tensor  # int64 [M]
     class_names: tuple[str, ...]  # at least two
     evaluation: str  # where the evaluation samples come from, in words
-    clean_labels: Tensor | None = None  # int64 [N], before any noise; None: the training labels
+    clean_labels: Tensor | None = None  # int64 [N], true or NO_CLASS; None: the training labels
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -100,8 +102,9 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 def choose_rows(labels: Tensor, recipe: ImageRecipe) -> tuple[Tensor, int]:
     """The training rows to decode (int64, distinct, ascending), and how many copies to add.
 
-    Together they are the recipe's subset or long tail; without either, as many samples as there
-    are rows. `labels`, int64 `[N]`, are the clean ones of all training rows.
+    Together, and with the foreign images, they are the recipe's subset or long tail; without
+    either, as many samples as there are rows. `labels`, int64 `[N]`, are the clean ones of all
+    training rows.
 
     Raises:
         InputError: more samples are asked for than there are.
@@ -111,6 +114,8 @@ def choose_rows(labels: Tensor, recipe: ImageRecipe) -> tuple[Tensor, int]:
         rows = long_tail(labels, recipe.imbalance, count=recipe.subset)
     elif recipe.subset is not None:
         rows = stratified(labels, recipe.subset)
+    if num_foreign := math.floor(recipe.foreign_share * len(rows) + 0.5):
+        rows = rows[stratified(labels[rows], len(rows) - num_foreign)]
     num_copies = math.floor(recipe.duplicates * len(rows) + 0.5)
     if num_copies > 0:
         rows = rows[stratified(labels[rows], len(rows) - num_copies)]
@@ -192,13 +197,13 @@ def trusted_rows(labels: Tensor, count: int) -> Tensor:
     """Choose `count` samples to trust, each class alike: int64 `[count]`, positions, ascending.
 
     Args:
-        labels: int64 `[N]`, true labels.
+        labels: int64 `[N]`, true labels; a foreign sample, which has none, is never chosen.
         count: in [1, N]; of a class at most half of its samples are taken.
 
     Raises:
         InputError: the classes do not have so many.
     """
-    most = torch.from_numpy(np.bincount(labels.numpy()) // 2)
+    most = torch.from_numpy(np.bincount(labels[labels >= 0].numpy()) // 2)
     if count > int(most.sum()):
         raise InputError(
             f"--trusted-rows is {count}; half of each class is {int(most.sum())} samples in all. "
@@ -237,6 +242,28 @@ def with_near_copies(data: ImageData, num_copies: int) -> ImageData:
         train_images=torch.cat([data.train_images, *copies])[order],
         train_labels=data.train_labels[origins],
         clean_labels=None if clean is None else clean[origins],
+    )
+
+
+def num_foreign(share: float, num_own: int) -> int:
+    """How many foreign samples make up a share of all, beside so many of the data's own."""
+    return math.floor(share / (1 - share) * num_own + 0.5)
+
+
+def with_foreign(data: ImageData, images: Tensor) -> ImageData:
+    """Mix other images in, under labels drawn uniformly, and shuffle all.
+
+    `images` are uint8 `[F, C, H, W]` as the data's own. Their true label is `NO_CLASS`.
+    """
+    generator = np.random.default_rng([DATA_SEED, _FOREIGN_STREAM])
+    drawn = torch.from_numpy(generator.integers(data.num_classes, size=len(images)))
+    order = torch.from_numpy(generator.permutation(data.num_train + len(images)))
+    clean = data.train_labels if data.clean_labels is None else data.clean_labels
+    return replace(
+        data,
+        train_images=torch.cat([data.train_images, images])[order],
+        train_labels=torch.cat([data.train_labels, drawn])[order],
+        clean_labels=torch.cat([clean, torch.full((len(images),), NO_CLASS)])[order],
     )
 
 

@@ -21,7 +21,15 @@ from torch import Tensor
 from data_agent.errors import CheckpointError, InputError
 from data_agent.runtime import checkpoint
 from data_agent_lab.data.folders import open_images
-from data_agent_lab.data.image_data import ImageData, choose_rows, hold_out, with_near_copies
+from data_agent_lab.data.image_data import (
+    ImageData,
+    choose_rows,
+    hold_out,
+    num_foreign,
+    stratified,
+    with_foreign,
+    with_near_copies,
+)
 from data_agent_lab.data.labels import Labels, find_column, has_labels, read_labels
 from data_agent_lab.data.pixels import decode, on_one_scale
 from data_agent_lab.data.sources import choose_splits
@@ -35,11 +43,10 @@ _IMAGE_NAMES = ("image", "img")
 
 
 class _Part(NamedTuple):
-    """Images of a split, still encoded (`{"bytes", "path"}`), their labels, and the rows in use."""
+    """Images of a split, still encoded (`{"bytes", "path"}`), and the rows in use."""
 
     name: str
     images: datasets.Dataset
-    labels: Labels
     rows: Tensor
 
 
@@ -59,43 +66,61 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
         )
     splits = open_images(recipe.data)
     rows, eval_name = choose_splits(splits, lambda rows: has_labels(rows, recipe.label_column))
-    train = _part(rows, "train", recipe)
-    names = train.labels.class_names
+    train, labels = _part(rows, "train", recipe.image_column), _labels(rows, "train", recipe)
+    names, clean = labels.class_names, labels.numbers
     if eval_name is not None:
-        source = f"split {eval_name!r}"
-        evaluation = _part(splits[eval_name], eval_name, recipe, names)
+        source, others = f"split {eval_name!r}", splits[eval_name]
+        evaluation = _part(others, eval_name, recipe.image_column)
+        eval_labels = _labels(others, eval_name, recipe, names).numbers
     else:
-        kept, held = hold_out(train.labels.numbers)
+        kept, held = hold_out(clean)
         train, evaluation = train._replace(rows=kept), train._replace(rows=held)
-        source = f"{len(held)} samples held out of 'train' (10 %)"
-    clean = given = train.labels.numbers
+        source, eval_labels = f"{len(held)} samples held out of 'train' (10 %)", clean
     chosen, num_copies = choose_rows(clean[train.rows], recipe)
     train = train._replace(rows=train.rows[chosen])
-    if recipe.train_labels is not None:
-        given = _other_labels(recipe.train_labels, train.labels)
-    train_images, eval_images = _decoded([train, evaluation], recipe.image_size, progress)
+    given = clean if recipe.train_labels is None else _other_labels(recipe.train_labels, labels)
+    foreign = _foreign(recipe, num_own=len(chosen) + num_copies)
+    own, seen, *others = _decoded([train, evaluation, *foreign], recipe.image_size, progress)
     data = ImageData(
-        train_images=train_images,
+        train_images=own,
         train_labels=given[train.rows],
-        eval_images=eval_images,
-        eval_labels=evaluation.labels.numbers[evaluation.rows],
+        eval_images=seen,
+        eval_labels=eval_labels[evaluation.rows],
         class_names=names,
         evaluation=source,
         clean_labels=clean[train.rows],
     )
-    return with_near_copies(data, num_copies)
+    data = with_near_copies(data, num_copies)
+    return with_foreign(data, others[0]) if others else data
 
 
-def _part(
-    rows: datasets.Dataset, name: str, recipe: ImageRecipe, class_names: Sequence[str] = ()
-) -> _Part:
-    source = f"split {name!r}"
-    labels = read_labels(rows, recipe.label_column, source=source, class_names=class_names)
-    column = find_column(
-        rows, recipe.image_column, usual=_IMAGE_NAMES, fits=_is_image, what="image"
-    )
+def _part(rows: datasets.Dataset, name: str, wanted: str | None) -> _Part:
+    """All images of a split; `wanted` names their column, None finds it."""
+    column = find_column(rows, wanted, usual=_IMAGE_NAMES, fits=_is_image, what="image")
     images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    return _Part(name, images, labels, torch.arange(len(rows)))
+    return _Part(name, images, torch.arange(len(rows)))
+
+
+def _labels(
+    rows: datasets.Dataset, name: str, recipe: ImageRecipe, class_names: Sequence[str] = ()
+) -> Labels:
+    source = f"split {name!r}"
+    return read_labels(rows, recipe.label_column, source=source, class_names=class_names)
+
+
+def _foreign(recipe: ImageRecipe, *, num_own: int) -> Sequence[_Part]:
+    """The images to mix in, drawn from the training split of the foreign data; none without."""
+    if recipe.foreign_data is None:
+        return ()
+    count = num_foreign(recipe.foreign_share, num_own)
+    rows, _ = choose_splits(open_images(recipe.foreign_data), lambda _: False)
+    if count > len(rows):
+        raise InputError(
+            f"--foreign-share {recipe.foreign_share} asks for {count} images; "
+            f"{recipe.foreign_data} has {len(rows)}. Use a smaller --foreign-share or --subset."
+        )
+    part = _part(rows, "train of the foreign data", None)
+    return (part._replace(rows=stratified(torch.zeros(len(rows), dtype=torch.int64), count)),)
 
 
 def _is_image(kind: Any) -> bool:

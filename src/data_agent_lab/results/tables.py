@@ -132,6 +132,8 @@ def describe(task: Task) -> str:
         regime.append(f"the first class {config['imbalance']:g} times the last")
     if config.get("duplicates"):
         regime.append(f"{100 * config['duplicates']:g} % near-copies of others")
+    if config.get("foreign_share"):
+        regime.append(f"{100 * config['foreign_share']:g} % foreign images among these")
     if config.get("trusted_rows"):
         regime.append(f"{config['trusted_rows']:,} trusted, for every method")
     dropped = [f"{count:,} {reason}" for reason, count in (facts.get("dropped") or {}).items()]

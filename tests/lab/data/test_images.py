@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_agent import DataAgentError
 from data_agent_lab.data import images as images_module
-from data_agent_lab.data.image_data import ImageData
+from data_agent_lab.data.image_data import ImageData, trusted_rows
 from data_agent_lab.data.images import cache_folder, load_images
 from data_agent_lab.data.pixels import fit
 from data_agent_lab.progress import Progress, silent
@@ -355,3 +355,40 @@ def test_recipes_with_the_same_images_share_what_was_decoded(
     load(parquet_folder, subset=10, label_noise=0.2)
     load(parquet_folder, subset=10, train_labels=with_labels(tmp_path / "o.parquet", [0] * 40))
     assert len(list(cache_folder().iterdir())) == 1
+
+
+def test_foreign_images_make_up_their_share_under_labels_drawn_at_random(
+    parquet_folder: Path, tmp_path: Path, make_split: MakeSplit
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    made = make_split(60, num_classes=5)  # their own classes do not matter
+    made.to_parquet(other / "train.parquet")
+    changes = {"foreign_data": str(other), "foreign_share": 0.25, "label_noise": 0.0}
+    data, again = (load(parquet_folder, **changes) for _ in range(2))
+    assert data.clean_labels is not None
+    is_foreign = data.clean_labels == -1
+    assert (len(is_foreign), int(is_foreign.sum())) == (40, 10)
+    assert torch.equal(data.train_images, again.train_images)
+    assert torch.equal(data.train_labels, again.train_labels)
+    own = load(parquet_folder, subset=30)
+    found = data.train_images[~is_foreign]
+    assert sorted(first_pixels(found)) == sorted(first_pixels(own.train_images))
+    assert set(data.train_labels[is_foreign].tolist()) <= {0, 1}
+    assert data.num_noisy(data.train_labels) == 10
+    assert torch.equal(data.eval_images, own.eval_images)
+    assert not set(trusted_rows(data.clean_labels, 8).tolist()) & set(
+        is_foreign.nonzero().flatten().tolist()
+    )
+
+
+def test_more_foreign_images_than_there_are_and_half_a_request_are_refused(
+    parquet_folder: Path, tmp_path: Path, make_split: MakeSplit
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    make_split(4).to_parquet(other / "train.parquet")
+    with pytest.raises(DataAgentError, match=r"asks for 20 images; .*other has 4\."):
+        load(parquet_folder, foreign_data=str(other), foreign_share=0.5)
+    with pytest.raises(DataAgentError, match="one means nothing without the other"):
+        load(parquet_folder, foreign_share=0.5)

@@ -20,7 +20,7 @@ def epochs(turns, classes, quota, count, *, barred=()):
         taken = highest_of_each(
             turns.waiting(), quota, tie_seed=turns.order_seed, group=classes.number, among=among
         )
-        turns.take(taken, taken.clone(), classes)
+        turns.take(taken, taken.clone(), ~among, classes)
         yield taken
 
 
@@ -39,13 +39,17 @@ def test_visits_in_a_class_differ_by_at_most_one_from_any_epoch_on(sizes, seed, 
 
 
 def test_who_could_not_come_has_no_turns_to_catch_up_on():
-    label = torch.zeros(40, dtype=torch.int16)
-    barred = [{7}] * 20 + [set()] * 10
+    """Else an epoch would be made of those whom all epochs before rejected."""
+    label, some = torch.zeros(40, dtype=torch.int16), set(range(20))
+    barred = [some] * 21 + [set()] * 12
     came = torch.stack(
-        list(epochs(Turns(40, 0), Classes(label), torch.tensor([0, 10]), 30, barred=barred))
+        list(epochs(Turns(40, 0), Classes(label), torch.tensor([0, 10]), 33, barred=barred))
     )
-    assert not came[:20, 7].any()
-    assert came[20:, 7].sum() <= 3  # four epochs a round
+    assert not came[:21, :20].any()
+    assert came[21, 20:].sum() == 10  # the other half of their round
+    visits = came[21:].sum(0)
+    assert visits.min() >= 2  # four epochs a round
+    assert visits.max() <= 4
 
 
 def test_before_the_first_turn_there_is_nothing_and_then_a_bit_a_sample():
@@ -53,7 +57,7 @@ def test_before_the_first_turn_there_is_nothing_and_then_a_bit_a_sample():
     assert turns.waiting().all()
     assert turns.state_dict() == {"had": None}
     taken = torch.arange(1000) < 500
-    turns.take(taken, taken.clone(), None)
+    turns.take(taken, taken.clone(), None, None)
     assert torch.equal(turns.waiting(), ~taken)
     state = turns.state_dict()
     assert state["had"].nbytes == 125

@@ -75,7 +75,10 @@ class RuledSelector(Selector):
         by_turn = torch.zeros_like(taken) if running.uniform is None else taken > running.uniform
         if running.first is not None:
             by_turn &= ~mask_of(index[running.first], len(taken))
-        turns.take(taken, by_turn, None if self._labels is None else self._labels.shared_classes())
+        barred = classes = None
+        if self._labels is not None:
+            barred, classes = self._labels.left_out(), self._labels.shared_classes()
+        turns.take(taken, by_turn, barred, classes)
 
     def observe(self, feedback: Feedback) -> None:
         """As `Selector.observe`; an InputError where rules hold and no labels came."""

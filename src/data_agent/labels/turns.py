@@ -17,8 +17,9 @@ class Turns:
     """Which samples had their turn in the running round of their class; a bit a sample.
 
     The samples of a class come in one order again and again, that of a hash, so the visits of any
-    two differ by at most one. Who came by chance had the turn. Who could not be chosen has none to
-    catch up on: a round ends for all of a class. Nothing is allocated before the first turn.
+    two differ by at most one. Who came by chance had the turn. Who could not be chosen had it too:
+    else all who were rejected would come first once they are not. Nothing is allocated before the
+    first turn.
 
     Args:
         num_samples: N.
@@ -36,12 +37,15 @@ class Turns:
             return torch.ones(self._num_samples, dtype=torch.bool)
         return unpacked(~self._had, self._num_samples)
 
-    def take(self, taken: Tensor, by_turn: Tensor, classes: Classes | None) -> None:
-        """The samples of an epoch had their turn.
+    def take(
+        self, taken: Tensor, by_turn: Tensor, barred: Tensor | None, classes: Classes | None
+    ) -> None:
+        """The samples of an epoch had their turn, and those that could not come.
 
         Args:
             taken: bool `[N]`, all of them.
             by_turn: bool `[N]`, those of them that came because it was their turn. It is used up.
+            barred: bool `[N]`, those that could not be chosen; None for nobody.
             classes: of all samples; None where all are one.
         """
         had = self.waiting().logical_not_()
@@ -49,7 +53,8 @@ class Turns:
         # Where somebody came a second time, a new round of the class has begun.
         begins = again.any() if classes is None else classes.with_any_of(again)
         either = torch.logical_or(had, taken, out=again)
-        self._had = packed(torch.where(begins, had.logical_and_(taken), either))
+        had = torch.where(begins, had.logical_and_(taken), either)
+        self._had = packed(had if barred is None else had.logical_or_(barred))
 
     def begin_anew(self) -> None:
         """Nobody had a turn: visits are counted from here on."""

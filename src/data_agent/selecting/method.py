@@ -123,7 +123,9 @@ class Method:
         del index, values
 
     def epoch_ends(self, epoch: int, index: Tensor) -> None:
-        """Called when the next epoch begins, after `merge`: whose samples were in the last one.
+        """Called when the next epoch begins, before `merge`: whose samples were in the last one.
+
+        All is known still that was when they were chosen, and nothing else.
 
         Args:
             epoch: the epoch that is over.

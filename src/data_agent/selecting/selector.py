@@ -377,12 +377,12 @@ class Selector(Watcher, CountsEpochs, Method):
 
     def _merge(self, index: Tensor, rows: Rows) -> None:
         """Take the last epoch's rows into the method's table and all others."""
+        if (running := self._running) is not None:
+            self.epoch_ends(running.epoch, running.selection.index)
         if rows[VALUES].shape[1:].numel():
             self.merge(index, rows[VALUES])
         for table in self._tables:
             table.merge(index, rows_of(table, rows))
-        if (running := self._running) is not None:
-            self.epoch_ends(running.epoch, running.selection.index)
 
     def _left_over(self) -> Tensor | None:
         """What the running epoch did not train on, where samples can come first; collective."""

@@ -77,13 +77,14 @@ def test_no_label_is_doubted_while_the_model_is_near_chance():
     assert table_of(labels, margins, evidence, first=first).doubtful_share == pytest.approx(0.4)
 
 
-def test_what_a_person_was_shown_does_not_vanish_as_the_model_memorises_it():
+@pytest.mark.parametrize("rules", [FEW, LabelRules(), LabelRules(doubtful_labels=False)])
+def test_what_a_person_was_shown_does_not_vanish_as_the_model_memorises_it(rules):
     labels, margins = [0] * 100, torch.linspace(-0.9, 0.9, 100).tolist()
-    table = table_of(labels, margins, [1.0] * 40 + [0.0] * 60)
+    table = table_of(labels, margins, [1.0] * 40 + [0.0] * 60, rules=rules)
     early = table.suspects()
     assert early.nonzero().squeeze(1).tolist() == list(range(40))
-    for _ in range(2):
-        table.merge(torch.arange(100), rows_of(labels, [0.95] * 100, [0.0] * 100))
+    for late in ([1.0] * 9 + [0.0] * 91, [0.0] * 100):
+        table.merge(torch.arange(100), rows_of(labels, [0.95] * 100, late))
     assert not table.left_out().any()
     assert torch.equal(table.suspects(), early)
 

@@ -43,12 +43,16 @@ def judge(logits: Tensor, labels: Tensor) -> Verdict:
     own = logits.gather(1, labels.unsqueeze(1))
     num_above, num_below = (logits > own).sum(1), (logits < own).sum(1)
     is_last = (num_below == 0) & (num_above > 0)
-    num_first = max(1, math.floor(FIRST_SHARE * num_classes + 0.5))
     return Verdict(
         label_margin(logits, labels),
         is_last / (num_classes - num_above),
-        num_above < num_first,
+        num_above < num_first(num_classes),
     )
+
+
+def num_first(num_classes: int) -> int:
+    """How many of the likeliest classes count as first places."""
+    return max(1, math.floor(FIRST_SHARE * num_classes + 0.5))
 
 
 def label_margin(logits: Tensor, labels: Tensor) -> Tensor:

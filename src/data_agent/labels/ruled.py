@@ -93,8 +93,13 @@ class RuledSelector(Selector):
     def suspects(self) -> Tensor:
         """Bool `[N]`: samples whose label is doubtful, worth a look by a person.
 
-        As of the running epoch's beginning; what was named early does not vanish as the model
-        memorises it. An InputError where there are no label rules.
+        As of the running epoch's beginning, by all visits so far, whatever the rules leave out of
+        training; what was named early does not vanish as the model memorises it. Nobody is named
+        before the second epoch, where no logits come with the labels (`watch` the head), and as
+        long as the model is hardly better than chance.
+
+        Raises:
+            InputError: there are no label rules, so no labels are remembered.
         """
         if self._labels is None:
             raise InputError(

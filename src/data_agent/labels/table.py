@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from data_agent.errors import CheckpointError
 from data_agent.labels.changes import BEYOND, UNKNOWN, warn_of_labels
 from data_agent.labels.classes import Classes
-from data_agent.labels.margins import judge
+from data_agent.labels.margins import judge, num_first
 from data_agent.labels.rules import LabelRules
 from data_agent.labels.shares import equal_shares
 from data_agent.runtime.masks import size_of
@@ -27,6 +27,7 @@ STEPS = 127  # of a margin, from 0 to 1
 UNSEEN = -128  # in place of a margin
 FIRST = 128  # in the signs: the label was among the likeliest; below it how far it came last
 MOST_VISITS = 255  # a byte; from then on a visit counts in the mean as if it were this one
+MOST_ESTIMATES = 8  # of the share of wrong labels, where none is left out
 LARGEST_SMALL = 2**15 - 1  # a label that int16 holds
 LARGEST_LABEL = 2**31 - 1
 
@@ -79,13 +80,12 @@ class LabelTable:
         if logits is not None:
             num_classes = self._num_classes = logits.shape[1]
             label = torch.where(label >= num_classes, BEYOND, label)  # such as 255 for "ignore"
-            if self._doubts_labels:
-                is_class = label >= 0
-                verdict = judge(logits, label.clamp(min=0))
-                steps = (STEPS * verdict.margin).round()
-                margin = torch.where(is_class, steps, UNSEEN).to(torch.int8)
-                steps = (STEPS * verdict.last).round() + FIRST * verdict.ranks_first
-                signs = (is_class * steps).to(torch.uint8)
+            is_class = label >= 0
+            verdict = judge(logits, label.clamp(min=0))
+            steps = (STEPS * verdict.margin).round()
+            margin = torch.where(is_class, steps, UNSEEN).to(torch.int8)
+            steps = (STEPS * verdict.last).round() + FIRST * verdict.ranks_first
+            signs = (is_class * steps).to(torch.uint8)
         return {"label": label.to(torch.int32), "margin": margin, "signs": signs}
 
     def merge(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
@@ -101,7 +101,7 @@ class LabelTable:
         ):
             self._merge_block(*(column.numpy() for column in block))
         self._count_signs()
-        if (share := self.doubtful_share) > 0:
+        if (share := self._share_to_show()) > 0:
             self._shares += torch.tensor([share, 1.0], dtype=torch.float64)
 
     def _merge_block(
@@ -182,7 +182,11 @@ class LabelTable:
         """Bool `[N]`: samples whose label is doubtful by all visits so far, for a person to see.
 
         In each class the lowest mean margin over all visits, as many as the mean of all estimates
-        says. Other than what training leaves out, none of it vanishes as a model memorises labels.
+        says, rounded down, whatever training leaves out by its rules: of few classes, few wrong
+        labels, or with `doubtful_labels=False`. None of it vanishes as a model memorises labels.
+        An estimate is too high rather than too low, most so with few classes: of two it is the
+        error on the training data. Nobody is named while nothing tells: before the second epoch,
+        without logits, and as long as the model is hardly better than chance.
         """
         total, number = self._shares.tolist()
         if not number:
@@ -223,24 +227,51 @@ class LabelTable:
             seen = signs.numpy()[margin.numpy() != UNSEEN]
             self._num_of_signs += torch.from_numpy(np.bincount(seen, minlength=256))
 
+    def _evidence(self) -> _Evidence | None:
+        """What the signs say of all labels; None where none was judged."""
+        num_of_signs = self._num_of_signs.view(2, FIRST)
+        num_seen = int(num_of_signs.sum())
+        if not (num_seen and self._num_classes):
+            return None
+        num_last = num_of_signs.sum(0)
+        last = float((num_last * torch.arange(FIRST)).sum()) / (STEPS * num_seen)
+        return _Evidence(
+            share=min(self.rules.most_share, (self._num_classes - 1) * last),
+            num_last=int(num_last[1:].sum()),
+            first=int(num_of_signs[1].sum()) / num_seen,
+        )
+
     def _estimate(self) -> tuple[float, str]:
         """The estimated share of wrong labels, and why none is left out, if so."""
-        rules, num_of_signs = self.rules, self._num_of_signs.view(2, FIRST)
-        num_seen = int(num_of_signs.sum())
+        rules, evidence = self.rules, self._evidence()
         if not rules.doubtful_labels:
             return 0.0, "by its setting"
         if 0 < self._num_classes < rules.fewest_classes:
             return 0.0, f"{self._num_classes} classes"
-        if not num_seen:
+        if evidence is None:
             return 0.0, "no labels with logits so far"
-        num_last = num_of_signs.sum(0)
-        last = float((num_last * torch.arange(FIRST)).sum()) / (STEPS * num_seen)
-        share = min(rules.most_share, (self._num_classes - 1) * last)
-        if int(num_last[1:].sum()) < rules.fewest_signs or share < rules.least_share:
-            return share, f"fewer than {rules.least_share:.0%} look wrong"
-        if int(num_of_signs[1].sum()) < rules.least_right * (1 - share) * num_seen:
-            return share, "the model is near chance"
-        return share, ""
+        if evidence.num_last < rules.fewest_signs or evidence.share < rules.least_share:
+            return evidence.share, f"fewer than {rules.least_share:.0%} look wrong"
+        if evidence.first < rules.least_right * (1 - evidence.share):
+            return evidence.share, "the model is near chance"
+        return evidence.share, ""
+
+    def _share_to_show(self) -> float:
+        """The estimate where it tells a person something, whatever training leaves out; else 0.
+
+        A model that has memorised the wrong labels says nothing of them any more: what training
+        does not leave out is estimated in the first epochs, and not from far less than before.
+        """
+        evidence, (total, number) = self._evidence(), self._shares.tolist()
+        if evidence is None or (share := self.doubtful_share) > 0:
+            return 0.0 if evidence is None else share
+        if number >= MOST_ESTIMATES or evidence.share * number < total / 4:
+            return 0.0
+        chance = num_first(self._num_classes) / self._num_classes  # of two classes it is a half
+        is_near_chance = evidence.first - chance < (1 - chance) * (
+            self.rules.least_right * (1 - evidence.share)
+        )
+        return 0.0 if is_near_chance else evidence.share
 
     # State.
 
@@ -290,6 +321,20 @@ class LabelTable:
         self._num_merges = int(state["num_merges"])
         self._num_classes = int(state["num_classes"])
         self._count_signs()
+
+
+class _Evidence(NamedTuple):
+    """What the model's outputs say of all labels that were judged.
+
+    Args:
+        share: of wrong ones in [0, most_share], as estimated.
+        num_last: labels that came last, alone or among equals.
+        first: share in [0, 1] of those that the model ranks first.
+    """
+
+    share: float
+    num_last: int
+    first: float
 
 
 def lowest_of_each(margin: Tensor, classes: Classes, share: float, *, tie_seed: int = 0) -> Tensor:

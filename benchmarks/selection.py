@@ -68,7 +68,9 @@ def feed(selector: Selector, kind: str, index: torch.Tensor) -> None:
 def fill(selector: Selector, kind: str) -> None:
     """Merge a row of every sample, a part of them at a time."""
     for index in torch.arange(selector.schedule.num_samples).split(1 << 22):
-        selector._merge(index, rows_of(kind, index))
+        selector._recorder.staging.append(index, rows_of(kind, index))
+        selector._recorder.merge()
+        selector._recorder.staging.clear()
 
 
 def bytes_of(state: object) -> int:

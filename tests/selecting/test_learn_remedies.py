@@ -206,12 +206,16 @@ def epochs_of(labels_in, *, head=None, fails=""):
 def test_labels_that_change_are_told_with_numbers():
     with pytest.warns(DataAgentWarning, match="40 of 40 samples came with another label"):
         epochs_of(lambda epoch, y: (y + epoch) % 3)
+    with pytest.warns(DataAgentWarning, match="40 of 40 samples came with another label"):
+        epochs_of(lambda epoch, y: (y + (epoch == 2)) % 3)
     epochs_of(lambda epoch, y: y)  # "pass each sample's own label"
 
 
 def test_labels_that_stop_in_mid_run_are_told_with_numbers():
     with pytest.warns(DataAgentWarning, match="40 samples of the last epoch had a label"):
         epochs_of(lambda epoch, y: torch.full_like(y, -100) if epoch else y)
+    with pytest.warns(DataAgentWarning, match="40 samples of the last epoch had a label"):
+        epochs_of(lambda epoch, y: torch.full_like(y, -100) if epoch == 2 else y)  # no other comes
     with pytest.raises(InputError, match="no labels came"):
         epochs_of(lambda epoch, y: None if epoch else y)
 

@@ -55,4 +55,4 @@ def _share(some: Tensor, others: Tensor) -> float:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, DataAgentWarning, stacklevel=8)
+    warnings.warn(message, DataAgentWarning, stacklevel=9)

@@ -88,13 +88,19 @@ class LabelTable:
             signs = (is_class * steps).to(torch.uint8)
         return {"label": label.to(torch.int32), "margin": margin, "signs": signs}
 
+    def check(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
+        """Warn of labels that cannot be what was meant; see `warn_of_labels`."""
+        before = torch.full(index.shape, UNKNOWN)
+        if self._columns:
+            before = self._columns["label"][index]
+        warn_of_labels(before, rows["label"], self._num_classes)
+
     def merge(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
         """Take in rows of distinct samples; margins are averaged over visits, late ones most."""
         if not len(index):
             return
-        label = rows["label"]
-        self._make_room(int(label.max()))
-        warn_of_labels(self._columns["label"][index], label, self._num_classes)
+        self._make_room(int(rows["label"].max()))
+        self.check(index, rows)
         self._num_merges += 1
         for block in zip(
             index.split(BLOCK), *(rows[name].split(BLOCK) for name in self.dtypes), strict=True

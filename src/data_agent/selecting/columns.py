@@ -36,6 +36,10 @@ class Table(Protocol):
         """What to keep of rows: a `[B]` tensor for each column, on the feedback's device."""
         ...
 
+    def check(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
+        """Warn of what cannot be meant in rows that will not be merged: no other epoch follows."""
+        ...
+
     def merge(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
         """Take in the last epoch's rows of all ranks; `index` int64 `[M]`, distinct."""
         ...

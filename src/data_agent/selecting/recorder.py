@@ -16,11 +16,12 @@ from data_agent.selecting.block import (
     columns_of,
     state_of_all,
 )
-from data_agent.selecting.columns import Table, as_rows
+from data_agent.selecting.columns import VALUES, Table, as_rows, rows_of
 from data_agent.selecting.feedback import Feedback, plain_arithmetic
+from data_agent.selecting.label_sketch import LabelSketch
 from data_agent.selecting.method import Method
 from data_agent.selecting.nonfinite import OnNonfinite, nonfinite_error, without_nonfinite
-from data_agent.selecting.staging import Staging
+from data_agent.selecting.staging import Staging, keep_last
 
 
 class Recorder:
@@ -30,10 +31,15 @@ class Recorder:
         method: what it `reads`, `examine` and `record` are used.
         tables: further ones that record the same rows.
         on_nonfinite: what NaN or infinite values do: "raise" or "skip" (and count).
+        num_samples: N.
     """
 
     def __init__(
-        self, method: Method, tables: tuple[Table, ...], on_nonfinite: OnNonfinite
+        self,
+        method: Method,
+        tables: tuple[Table, ...],
+        on_nonfinite: OnNonfinite,
+        num_samples: int,
     ) -> None:
         dtypes = {f"{t.name}.{key}": dtype for t in tables for key, dtype in t.dtypes.items()}
         self.staging = Staging(on_nonfinite, dtypes)
@@ -41,6 +47,8 @@ class Recorder:
         self._tables = tables
         self._on_nonfinite: OnNonfinite = on_nonfinite
         self._block: Block | None = None
+        self._sketch = LabelSketch(num_samples)
+        self._num_samples = num_samples
         own = () if type(method).record is Method.record else method.reads
         of_tables = [name for table in tables for name in table.reads]
         self._reads = None if own is None else tuple(dict.fromkeys((*own, *of_tables)))
@@ -61,11 +69,14 @@ class Recorder:
         if rows is not None:
             reads = EVERYTHING if self._reads is None else self._reads
             self._keep(rows.index, columns_of(self._method.examine(rows), reads))
+            if rows.labels is not None:
+                self._sketch.note(rows.index, rows.labels)
         if valid is not None:
             self.staging.refuse(feedback.index[~valid])
 
     def act(self) -> None:
         """Let the method record the rows of all batches since it last did."""
+        self._sketch.look()
         if self._block is None:
             return
         feedback, self._block = self._block.feedback(), None
@@ -77,20 +88,37 @@ class Recorder:
         if valid is not None:
             self.staging.refuse(feedback.index[~valid])
 
+    def merge(self) -> None:
+        """Take the epoch's rows of all ranks into the method and all tables; a collective call."""
+        index, rows = keep_last(*self.staging.rows_of_all())
+        if rows[VALUES].shape[1:].numel():
+            self._method.merge(index, rows[VALUES])
+        for table in self._tables:
+            table.merge(index, rows_of(table, rows))
+
+    def check(self) -> None:
+        """Let tables look at this rank's rows of the last epoch, which is merged into none."""
+        index, rows = keep_last(*self.staging.rows())
+        for table in self._tables:
+            table.check(index, rows_of(table, rows))
+
     def state_dict(self) -> dict[str, Any]:
         """What is staged, and the block as it stands, of all ranks; a collective call."""
-        return {**self.staging.state_dict(), "block": state_of_all(self._block)}
+        staged, sketch = self.staging.state_dict(), self._sketch.state_dict()
+        return {**staged, **sketch, "block": state_of_all(self._block)}
 
-    def load_state_dict(self, state: Mapping[str, Any], num_samples: int) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over this rank's part of what `state_dict` returned; the method's own comes first.
 
         Raises:
             CheckpointError: columns that do not belong together, or rows without an epoch.
             InputError: a sample outside of the dataset.
         """
-        self.staging.load_state_dict(state, num_samples)
+        self.staging.load_state_dict(state, self._num_samples)
+        self._sketch.load_state_dict(state)
         self._block = None
-        for index, batch in batches_to_resume(state["block"], self._method.precision, num_samples):
+        parts, precision = state["block"], self._method.precision
+        for index, batch in batches_to_resume(parts, precision, self._num_samples):
             if state["running"] is None:
                 raise CheckpointError("a block of rows is of no epoch.")
             self._keep(index, batch)

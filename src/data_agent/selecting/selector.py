@@ -24,7 +24,7 @@ from data_agent.runtime.clock import Stopwatch
 from data_agent.runtime.masks import size_of
 from data_agent.runtime.random import check_seed
 from data_agent.runtime.state import STATE_VERSION, check_header, checksum
-from data_agent.selecting.columns import VALUES, Rows, Table, rows_of
+from data_agent.selecting.columns import Table
 from data_agent.selecting.counting import CountsEpochs
 from data_agent.selecting.epoch import CARRIES_OVER, RunningEpoch, warn_of_late_start
 from data_agent.selecting.feedback import (
@@ -39,7 +39,6 @@ from data_agent.selecting.method import Method
 from data_agent.selecting.nonfinite import OnNonfinite
 from data_agent.selecting.readings import progress_metrics, progress_summary
 from data_agent.selecting.recorder import Recorder
-from data_agent.selecting.staging import keep_last
 from data_agent.selecting.taps import Watcher
 from data_agent.selecting.trusted_rows import check_room, trusted_mask
 
@@ -92,7 +91,7 @@ class Selector(Watcher, CountsEpochs, Method):
         self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
         self._tables = tables
-        self._recorder = Recorder(self, tables, on_nonfinite)
+        self._recorder = Recorder(self, tables, on_nonfinite, num_samples)
         self.trusted = None if trusted is None else trusted_mask(trusted, num_samples)
         """Bool `[N]`, rows that are in every epoch after the warm-up; None for none."""
         self._compose()
@@ -121,8 +120,10 @@ class Selector(Watcher, CountsEpochs, Method):
             warn_of_late_start(epoch)
         with self._clock.running(), distributed.together(f"begin_epoch({epoch})"):
             self.settle()
-            self._merge(*keep_last(*self._recorder.staging.rows_of_all()))
-            if self._running is None:
+            if (ended := self._running) is not None:
+                self.epoch_ends(ended.epoch, ended.selection.index)
+            self._recorder.merge()
+            if ended is None:
                 logger.info("%s: %s.", self.name, self.describe())
             composed, selection = self._compute_selection(epoch, self._left_over())
             self._recorder.staging.clear()
@@ -132,6 +133,14 @@ class Selector(Watcher, CountsEpochs, Method):
                 first=composed.first,
             )
         self._just_restored = False
+
+    def close_epoch(self) -> None:
+        """As `CountsEpochs.close_epoch`; and settle the last rows, and warn of their labels."""
+        super().close_epoch()
+        if self._running is not None:
+            with self._clock.running(), distributed.together("close_epoch()"):
+                self.settle()
+                self._recorder.check()
 
     def select(self, epoch: int) -> Selection:
         """The samples of `epoch`, from the table as it is now; changes no state."""
@@ -352,7 +361,7 @@ class Selector(Watcher, CountsEpochs, Method):
         if saved is not None:
             self._running = RunningEpoch.from_state(saved, self.schedule, self.seed)
         self._just_restored = self._running is not None
-        self._recorder.load_state_dict(state, self.schedule.num_samples)
+        self._recorder.load_state_dict(state)
 
     # Helpers.
 
@@ -374,15 +383,6 @@ class Selector(Watcher, CountsEpochs, Method):
             "trusted": None if self.trusted is None else checksum(self.trusted),
             "settings": self.settings(),
         }
-
-    def _merge(self, index: Tensor, rows: Rows) -> None:
-        """Take the last epoch's rows into the method's table and all others."""
-        if (running := self._running) is not None:
-            self.epoch_ends(running.epoch, running.selection.index)
-        if rows[VALUES].shape[1:].numel():
-            self.merge(index, rows[VALUES])
-        for table in self._tables:
-            table.merge(index, rows_of(table, rows))
 
     def _left_over(self) -> Tensor | None:
         """What the running epoch did not train on, where samples can come first; collective."""

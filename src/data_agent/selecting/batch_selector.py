@@ -209,7 +209,9 @@ class BatchSelector(Selector):
             round_size = schedule.next_round(left)
         if size != share_of(round_size, rank, world):  # a pool of the user's, or a padded one
             start, round_size, rank, world = running.num_observed, size, 0, 1
-        quota = round_quota(start, round_size, total=total, keep_ratio=ratio, world=world)
+        full = max(round_size, (schedule.batch_size or 0) * world)
+        rounds = {"total": total, "keep_ratio": ratio, "world": world, "full": full}
+        quota = round_quota(start, round_size, **rounds)
         if quota < world:
             raise InputError(
                 f"the pool holds {size} samples, of which keep_ratio={ratio} leaves less than one. "
@@ -218,11 +220,14 @@ class BatchSelector(Selector):
         return share_of(quota, rank, world)
 
 
-def round_quota(start: int, size: int, *, total: int, keep_ratio: float, world: int) -> int:
+def round_quota(
+    start: int, size: int, *, total: int, keep_ratio: float, world: int, full: int
+) -> int:
     """Samples to take of a round of pools, one on each rank, so that an epoch takes exactly K.
 
-    What the budget grows by from `start` offered samples to `start + size`. Where rounds can spare
-    it, a sample for each rank is left for the last round, however small that is.
+    What the budget grows by from `start` offered samples to `start + size`. Where an epoch can
+    spare it, two samples for each rank are left for each of the last rounds, or at least one, as
+    far as the last pools hold them: many models cannot train on a batch of a single sample.
 
     Args:
         start: samples that were offered before, over all ranks.
@@ -230,17 +235,22 @@ def round_quota(start: int, size: int, *, total: int, keep_ratio: float, world: 
         total: N, samples that the epoch offers.
         keep_ratio: share that is taken, in (0, 1].
         world: number of ranks.
+        full: samples in a full round, over all ranks; `size` but for the last rounds.
 
     Returns:
         0 or more; in the last round at least one for each rank.
     """
-    reserve = world if keep_ratio * size >= 2 * world else 0
     budget = max(1, math.floor(keep_ratio * total + 0.5))
+    most = min(budget // math.ceil(total / full), math.floor(keep_ratio * full))
+    least = world * min(2, most // world)  # of each round
 
     def taken(offered: int) -> int:
         if offered >= total:
             return budget
-        return max(0, min(math.floor(keep_ratio * offered + 0.5), budget - reserve))
+        num_after = math.ceil((total - offered) / full)
+        last = total - offered - (num_after - 1) * full
+        reserve = least * (num_after - 1) + min(least, last)
+        return min(math.floor(keep_ratio * offered + 0.5), budget - reserve)
 
     quota = taken(start + size) - taken(start)
     return max(world, quota) if start + size >= total else quota

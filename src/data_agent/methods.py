@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import InputError
+from data_agent.runtime.names import did_you_mean
 
 if TYPE_CHECKING:
     from data_agent.selecting.selector import Selector
@@ -68,13 +67,6 @@ def method_class(name: str) -> type[Selector]:
     return method
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence with what was probably meant by `name`; empty where nothing is near it."""
-    plain = {other.lower().replace("-", "").replace("_", ""): other for other in known}
-    close = difflib.get_close_matches(name.lower().replace("-", "").replace("_", ""), plain, n=1)
-    return f" Did you mean {plain[close[0]]!r}?" if close else ""
-
-
 def make_selector(
     name: str,
     *,
@@ -110,8 +102,4 @@ def make_selector(
             num_samples=num_samples, epochs=epochs, keep_ratio=keep_ratio, seed=seed, **options
         )
     except TypeError as error:
-        known = [p for base in method.__mro__ for p in signature(base.__init__).parameters]
-        hints = {did_you_mean(option, known) for option in options if option not in known}
-        raise InputError(
-            f"method {name!r} does not take these options: {error}.{''.join(sorted(hints))}"
-        ) from error
+        raise InputError(f"method {name!r} does not take these options: {error}.") from error

@@ -239,9 +239,9 @@ def test_a_loader_follows_a_floating_schedule():
 
 def test_a_floating_selection_is_restored():
     first = Halving(num_samples=40, epochs=8, keep_ratio=1)
-    for epoch in (0, 1):
+    for epoch, size in ((0, 40), (1, 10)):
         first.begin_epoch(epoch)
-        first.observe(Feedback(torch.arange(10), torch.rand(10)))
+        first.observe(Feedback(torch.arange(size), torch.rand(size)))
     second = Halving(num_samples=40, epochs=8, keep_ratio=1)
     second.load_state_dict(first.state_dict())
     assert second.epoch == 1

@@ -1,5 +1,7 @@
 """`learn`: the loss is the one that was asked for, and mistyped arguments do not pass."""
 
+import copy
+import pickle
 from functools import partial
 
 import numpy as np
@@ -9,8 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from data_agent import DataAgent, make_selector, selection_loader
+from data_agent import DataAgent, DataAgentConfig, make_selector, selection_loader
 from data_agent.errors import InputError
+from data_agent.labels import LabelRules
+from data_agent.labels.label_aware import LabelAware
+from data_agent.methods import method_class
+from data_agent.trusted import TrustedConfig
 
 SIZE, CLASSES = 64, 4
 X = torch.randn(SIZE, 8, generator=torch.Generator().manual_seed(0))
@@ -133,6 +139,11 @@ def test_what_is_no_denominator_is_refused_before_anything_is_learnt(denominator
         ("feature", "features"),
         ("uncertanty", "uncertainty"),
         ("denominater", "denominator"),
+        ("target", "labels"),
+        ("targets", "labels"),
+        ("y", "labels"),
+        ("idx", "index"),
+        ("outputs", "logits"),
     ],
 )
 def test_a_mistyped_argument_is_no_signal(typo, meant):
@@ -143,6 +154,48 @@ def test_a_mistyped_argument_is_no_signal(typo, meant):
     assert selector.visits == 0
     learn(age=values)
     assert selector.visits == 16
+
+
+@pytest.mark.parametrize("name", ["weight", "weights", "sample_weight", "wieghts"])
+def test_weights_are_no_signal_and_belong_in_the_losses(name):
+    selector, index = running(), torch.arange(16)
+    losses, weights = torch.rand(16, requires_grad=True), torch.rand(16)
+    with pytest.raises(InputError, match=r"learn\(weights \* losses, index, denominator=weights"):
+        selector.learn(losses, index, **{name: weights})
+    loss = selector.learn(weights * losses, index, denominator=weights.sum())
+    assert loss.item() == pytest.approx(float((weights * losses.detach()).sum() / weights.sum()))
+
+
+def test_mistyped_arguments_of_a_class_and_of_a_loader_are_told_what_was_meant():
+    base = {"num_samples": 100, "epochs": 4, "keep_ratio": 0.5}
+    for make, typo, meant in (
+        (partial(DataAgent, 100, 4), "keep_ratoi", "keep_ratio"),
+        (partial(DataAgent, epochs=4), "num_sample", "num_samples"),
+        (partial(LabelAware, **base), "label_rule", "label_rules"),
+        (partial(LabelAware, **base), "onnonfinite", "on_nonfinite"),
+        (DataAgentConfig, "entropy_bonsu", "entropy_bonus"),
+        (LabelRules, "doubtful_label", "doubtful_labels"),
+        (TrustedConfig, "sharpnes", "sharpness"),
+    ):
+        with pytest.raises(InputError, match=f"no argument '{typo}'.*Did you mean '{meant}'"):
+            make(**{typo: 1})
+    with pytest.raises(InputError, match="takes num_samples, epochs, keep_ratio, seed, config, tr"):
+        DataAgent(100, 4, schedule="paper")
+    agent = DataAgent(100, 4)
+    with pytest.raises(InputError, match=r"got batchsize=.*Did you mean 'batch_size'"):
+        selection_loader(TensorDataset(torch.arange(100)), agent, batchsize=8)
+
+
+def test_a_method_of_ones_own_may_take_what_it_likes():
+    class Own(method_class("random")):
+        def __init__(self, **options):
+            self.temperature = options.pop("temperature")
+            super().__init__(**options)
+
+    own = Own(temperature=2.0, num_samples=9, epochs=2, keep_ratio=0.5)
+    assert copy.deepcopy(own).temperature == 2.0
+    rules = LabelRules(memory=0.25)
+    assert pickle.loads(pickle.dumps(rules)) == copy.copy(rules) == rules
 
 
 def test_mistyped_methods_and_options_are_told_what_was_meant():

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default
 from data_agent import DataAgent, DataAgentConfig, Feedback, make_selector, selection_loader
 from data_agent.agent.reward import difficulty, uncertainty
 from data_agent.errors import DataAgentWarning, InputError, StateError
+from data_agent.labels import LabelRules
 
 SIZE = 40
 X = torch.randn(SIZE, 4, generator=torch.Generator().manual_seed(0))
@@ -92,16 +93,96 @@ def test_an_index_of_another_shape_or_type():
 def test_labels_of_several_classes_and_of_a_regression():
     for name in ("data-agent", "label-aware"):
         agent, head, index = ready(name)
-        mixed = F.one_hot(Y[index], 3).float()
-        with pytest.raises(InputError, match=r"leave labels= out, or pass the class before"):
-            agent.learn(losses_of(head, index), index, labels=mixed)
+        rows = F.one_hot(Y[index], 3)
+        with pytest.raises(InputError, match=r"labels\.argmax\(1\).*the class before mixing"):
+            agent.learn(losses_of(head, index), index, labels=0.7 * rows + 0.3 * rows.flip(0))
         agent.learn(losses_of(head, index), index, labels=Y[index])
+        agent, head, index = ready(name)
+        agent.learn(losses_of(head, index), index, labels=rows.argmax(1))
+        agent, head, index = ready(name)
+        with pytest.raises(InputError, match=r"shape \[8, 1\].*Pass labels\.flatten\(\)"):
+            agent.learn(losses_of(head, index), index, labels=Y[index][:, None])
+        agent.learn(losses_of(head, index), index, labels=Y[index][:, None].flatten())
         agent, head, index = ready(name)
         with pytest.raises(InputError, match=r"labels\.long\(\); for a regression leave"):
             agent.learn(losses_of(head, index), index, labels=Y[index].float())
         agent.learn(losses_of(head, index), index, labels=Y[index].float().long())
-    agent, head, index = ready()
-    agent.learn(losses_of(head, index), index)
+    for name in ("data-agent", "random"):  # "a method without label rules, such as"
+        agent, head, index = ready(name)
+        agent.learn(losses_of(head, index), index)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("label-aware", {}, r"take a method without label rules, such as data-agent or random"),
+        ("top-loss", {"label_rules": LabelRules()}, r"build it with label_rules=None\."),
+        ("data-agent", {"config": DataAgentConfig(label_rules=LabelRules())}, "label_rules=None"),
+    ],
+)
+def test_rules_without_labels(name, options, message):
+    agent, head, index = ready(name, **options)
+    with pytest.raises(InputError, match=message):
+        agent.learn(losses_of(head, index), index)
+    agent.learn(losses_of(head, index), index, labels=Y[index])
+    agent, head, index = ready(name, **options)
+    agent.learn(losses_of(head, index), index, labels=torch.full_like(index, -100))
+    if name != "label-aware":
+        without: dict = {"label_rules": None}
+        if name == "data-agent":
+            without = {"config": DataAgentConfig(label_rules=None)}
+        agent, head, index = ready(name, **without)
+        agent.learn(losses_of(head, index), index)
+
+
+def test_no_suspects_without_rules():
+    agent, _, _ = ready()
+    with pytest.raises(InputError, match=r"label_rules=LabelRules\(\).*DataAgentConfig.*label-aw"):
+        agent.suspects()
+    for name, options in (
+        ("data-agent", {"config": DataAgentConfig(label_rules=LabelRules())}),
+        ("top-loss", {"label_rules": LabelRules()}),
+        ("label-aware", {}),
+    ):
+        assert not ready(name, **options)[0].suspects().any()
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_closure_that_is_called_several_times(learns):
+    """The remedy is carried out with a head that is watched and with steps that follow."""
+    agent = DataAgent(SIZE, 3, keep_ratio=0.5)
+    head = nn.Linear(4, 3)
+    agent.watch(head)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=3)
+
+    def train():
+        for _ in agent.epochs():
+            for x, y, index in selection_loader(TensorDataset(X, Y), agent, batch_size=10):
+                num_calls = 0
+
+                def closure(x=x, y=y, index=index):
+                    nonlocal num_calls
+                    num_calls += 1
+                    optimizer.zero_grad()
+                    losses = F.cross_entropy(head(x), y, reduction="none")
+                    mean = agent.learn if learns else agent.weighted_mean
+                    loss = mean(losses, index)
+                    loss.backward()
+                    return loss
+
+                optimizer.step(closure)
+                assert num_calls > 1
+                with torch.no_grad():
+                    logits = head(x)
+                    losses = F.cross_entropy(logits, y, reduction="none")
+                agent.observe(Feedback(index, losses, logits=logits, features=x))
+
+    if learns:
+        with pytest.raises(StateError, match=r"LBFGS.*let the closure.*weighted_mean.*Feedb"):
+            train()
+    else:
+        train()
+        assert agent.visits == agent.schedule.total_visits
 
 
 def test_logits_and_features_that_are_not_one_row_a_sample():

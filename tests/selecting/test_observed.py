@@ -161,9 +161,14 @@ def test_epochs_that_are_always_left_early_see_everything_in_the_end(name):
     assert seen.min() > 0
 
 
-def test_what_was_left_out_is_delivered_first_so_that_breaking_off_again_loses_nothing():
-    # Which of those that were left out come first is drawn: with one seed in two all are seen.
-    agent = make_selector("random", num_samples=SIZE, epochs=12, keep_ratio=0.5, seed=1)
+@pytest.mark.parametrize("restores", [False, True])
+@pytest.mark.parametrize(("keep_ratio", "most"), [(0.5, 3), (0.7, 4), (1.0, 3)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_oldest_that_was_left_out_comes_first_so_that_all_are_seen_alike(
+    keep_ratio, most, seed, restores
+):
+    base = {"num_samples": SIZE, "epochs": 12, "keep_ratio": keep_ratio, "seed": seed}
+    agent = make_selector("random", **base)
     seen = torch.zeros(SIZE)
 
     def train():
@@ -173,11 +178,14 @@ def test_what_was_left_out_is_delivered_first_so_that_breaking_off_again_loses_n
                     break  # with a batch that was given out and is not learned from
                 seen[index] += 1
                 agent.observe(feedback(index))
+            if restores:
+                agent.load_state_dict(agent.state_dict())
 
-    with pytest.warns(DataAgentWarning, match="60 of the 100 samples of epoch"):
+    kept = round(keep_ratio * SIZE)
+    with pytest.warns(DataAgentWarning, match=f"{kept - 40} of the {kept} samples of epoch"):
         train()
-    assert seen.min() >= 1
-    assert seen.max() <= 5  # 480 visits of 200 samples
+    assert seen.min() >= 2  # 480 visits of 200 samples
+    assert seen.max() <= most
 
 
 @pytest.mark.parametrize("restores", [False, True])

@@ -13,6 +13,7 @@ from data_agent.agent.reward import difficulty, uncertainty
 from data_agent.budget.schedule import ScheduleKind
 from data_agent.errors import InputError
 from data_agent.labels.rules import LabelRules
+from data_agent.runtime.names import ChecksNames
 from data_agent.selecting.feedback import Feedback
 
 _COUNTS = ("ppo_epochs", "rollout_rows", "update_every", "max_updates", "hidden", "max_features")
@@ -35,7 +36,7 @@ Signal = Callable[[Feedback], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataAgentConfig:
+class DataAgentConfig(ChecksNames):
     """How the agent learns and chooses; the defaults are what we recommend.
 
     Raises:

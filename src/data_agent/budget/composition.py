@@ -13,7 +13,7 @@ from data_agent.budget.permutations import PermutationStream
 from data_agent.budget.schedule import EpochPlan, SelectionSchedule
 from data_agent.errors import StateError
 from data_agent.runtime.masks import mask_of, places_of, size_of
-from data_agent.runtime.random import Purpose, derived_seed
+from data_agent.runtime.random import Purpose, derived_seed, position_hash
 from data_agent.runtime.topk import draw_mask
 
 Choose = Callable[[int, int, Tensor], Tensor]
@@ -27,8 +27,8 @@ class Composed:
         index: int64 `[K]`, ascending.
         uniform: bool `[N]`, those that come unselected; None where all do.
         excluded: bool `[N]`, those that the method did not choose.
-        displaced: int64 `[D]`, samples whose unselected visit is put off to the next epoch.
-        first: bool `[K]`, those of `index` that an epoch before left out; None for none.
+        displaced: int64 `[D]`, samples whose visit is put off to the next epoch, oldest first.
+        first: int64 `[F]`, those of `index` that an epoch before left out, likewise; None for none.
     """
 
     index: Tensor
@@ -74,7 +74,7 @@ class Composition:
             epoch: its number.
             choose: chooses what is left after the unselected samples; see `Method.choose`.
             first: int64 `[F]`, distinct: samples that an epoch before delivered to nobody, which
-                come before all others. None where the method's schedule knows no such.
+                come before all others, oldest first. None where the schedule knows no such.
 
         Raises:
             StateError: `choose` returned samples that repeat or are excluded.
@@ -87,9 +87,10 @@ class Composition:
         before, comes_first = wanted, None
         displaced = torch.empty(0, dtype=torch.int64)
         if first is not None and len(first):
-            comes_first = mask_of(first[:size], len(uniform))
-            before = self._put_first(comes_first, wanted, size, epoch)
-            displaced = torch.cat([first[size:], places_of(wanted & ~before)])
+            comes_first = first[:size]
+            before = self._put_first(mask_of(comes_first, len(wanted)), wanted, size, epoch)
+            others = wanted & ~before & ~mask_of(first, len(wanted))
+            displaced = torch.cat([first[size:], self._put_off(others, epoch)])
         taken = before.clone()
         is_floating = self._schedule.kind == "floating"
         if num_open := plan.num_selected if is_floating else size - size_of(before):
@@ -103,8 +104,8 @@ class Composition:
                 f"choose() returned samples that repeat or are excluded: epoch {epoch} has "
                 f"{len(index)} samples, not {size}."
             )
-        is_first = None if comes_first is None else comes_first[index]
-        return Composed(index, uniform if plan.num_selected else None, before, displaced, is_first)
+        uniform = uniform if plan.num_selected else None
+        return Composed(index, uniform, before, displaced, comes_first)
 
     def _choose(
         self, choose: Choose, plan: EpochPlan, epoch: int, count: int, excluded: Tensor
@@ -118,6 +119,12 @@ class Composition:
         """A mask of `first` and of as many of the unselected as fit beside them."""
         num_fitting = max(0, size - size_of(first))
         return first | self._drawn(num_fitting, taken & ~first, Purpose.SUBSET, epoch)
+
+    def _put_off(self, mask: Tensor, epoch: int) -> Tensor:
+        """int64: the samples of a bool `[N]`, in the random order in which they will come."""
+        places = places_of(mask)
+        seed = derived_seed(self._seed, Purpose.ORDER, epoch)
+        return places[position_hash(places, seed).argsort(stable=True)]
 
     def _drawn(self, count: int, among: Tensor, purpose: Purpose, epoch: int) -> Tensor:
         return draw_mask(len(among), count, derived_seed(self._seed, purpose, epoch), among)

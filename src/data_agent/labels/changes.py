@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data_agent.errors import DataAgentWarning
 from data_agent.runtime.masks import size_of
+from data_agent.selecting.feedback import WITHOUT_RULES
 
 UNKNOWN = -1  # the class of a sample whose label never came
 BEYOND = -2  # in an epoch's rows: a label for which the model has no output
@@ -30,14 +31,15 @@ def warn_of_labels(before: Tensor, now: Tensor, num_classes: int) -> None:
             f"{size_of(is_beyond)} samples of the last epoch came with labels of {num_classes} "
             f"or more, but the model has {num_classes} outputs: they count as samples without a "
             "label. Number the classes from 0 to "
-            f"{num_classes - 1}, or leave labels= out where they are no classes."
+            f"{num_classes - 1}. Where they are no classes, take {WITHOUT_RULES}, and leave "
+            "labels= out."
         )
     if _share(changed, was_known & is_known & ~changed) >= MANY:
         _warn(
             f"{size_of(changed)} of {size_of(was_known & is_known)} samples came with "
             "another label than at their visit before. Either the index is not theirs (pass on "
             "the one that the loader delivers), or labels are drawn or mixed anew: pass each "
-            "sample's own label, or leave labels= out and take a method without label rules."
+            f"sample's own label, or take {WITHOUT_RULES}, and leave labels= out."
         )
     stopped = was_known & ~is_known
     if _share(stopped, was_known & is_known) >= MOST:

@@ -15,7 +15,7 @@ from data_agent.labels.turns import Turns
 from data_agent.runtime.masks import mask_of
 from data_agent.runtime.random import Purpose, derived_seed
 from data_agent.runtime.topk import top_k_mask
-from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.feedback import WITHOUT_RULES, Feedback
 from data_agent.selecting.selector import Selector
 
 
@@ -74,7 +74,7 @@ class RuledSelector(Selector):
         taken = mask_of(index, self.schedule.num_samples)
         by_turn = torch.zeros_like(taken) if running.uniform is None else taken > running.uniform
         if running.first is not None:
-            by_turn &= ~mask_of(index[running.first], len(taken))
+            by_turn &= ~mask_of(running.first, len(taken))
         barred = classes = None
         if self._labels is not None:
             barred, classes = self._labels.left_out(), self._labels.shared_classes()
@@ -83,10 +83,13 @@ class RuledSelector(Selector):
     def observe(self, feedback: Feedback) -> None:
         """As `Selector.observe`; an InputError where rules hold and no labels came."""
         if self._labels is not None and feedback.labels is None:
+            remedy = "build it with label_rules=None"
+            if self.needs_labels:
+                remedy = f"take {WITHOUT_RULES}"
             raise InputError(
                 f"{self.name} has label rules ({self._labels.rules.in_words()}), and no labels "
                 "came: call learn(losses, index, labels=labels), with -100 for samples without "
-                "one; or build it without label rules."
+                f"one; or {remedy}."
             )
         super().observe(feedback)
 
@@ -104,7 +107,8 @@ class RuledSelector(Selector):
         if self._labels is None:
             raise InputError(
                 f"{self.name} runs without label rules, so it remembers no labels. Build it with "
-                "label_rules=LabelRules(), or take the method label-aware."
+                "label_rules=LabelRules() (of a DataAgent in its DataAgentConfig), or take the "
+                "method label-aware."
             )
         return self._labels.suspects()
 

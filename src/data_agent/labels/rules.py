@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from math import isfinite
 
 from data_agent.errors import InputError
+from data_agent.runtime.names import ChecksNames
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelRules:
+class LabelRules(ChecksNames):
     """Constraints that labels put on any ranking of the samples.
 
     Both rules stand back by themselves where there is nothing to do: equal shares of equal classes

@@ -25,6 +25,7 @@ from data_agent.loading.sampler import (
     use_selection_batches,
 )
 from data_agent.runtime import distributed
+from data_agent.runtime.names import did_you_mean
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.selector import Selector
 
@@ -94,6 +95,11 @@ def settings_of(
     Of a `DataLoader` its settings are taken where none are given; refused is one whose sampling or
     iteration a selection would silently replace.
     """
+    known = [*inspect.signature(DataLoader.__init__).parameters]
+    for name in options.keys() - known:
+        raise InputError(
+            f"selection_loader() got {name}=, which no DataLoader takes.{did_you_mean(name, known)}"
+        )
     for name, reason in _REFUSED.items():
         if options.get(name) not in (None, False):
             raise InputError(f"{name}= cannot be combined with a selection: {reason}.")
@@ -102,7 +108,7 @@ def settings_of(
         loader = cast("DataLoader[Any]", data)
         _check_iteration(loader)
         _check_sampling(loader)
-        names = set(inspect.signature(DataLoader.__init__).parameters) - {"self", "dataset"}
+        names = {*known} - {"self", "dataset"}
         if loader.num_workers == 0:
             names.discard("prefetch_factor")
         settings = {name: getattr(loader, name) for name in names if hasattr(loader, name)}

@@ -168,7 +168,7 @@ class CountsEpochs:
             running.observed.give_out(index)
 
     def first_of(self, epoch: int) -> Tensor | None:
-        """Bool `[K]`: of the samples of `epoch`, ascending, those that are delivered first."""
+        """int64 `[F]`: the samples of `epoch` that are delivered first, in this order."""
         running = self._in(epoch)
         return running and running.first
 

@@ -17,7 +17,7 @@ from data_agent.runtime import distributed
 from data_agent.runtime.masks import mask_of, packed, places_of, size_of, unpacked
 from data_agent.runtime.random import Purpose, permutation
 from data_agent.selecting.feedback import Selection, check_range
-from data_agent.selecting.observed import Array, Observed
+from data_agent.selecting.observed import OBSERVE_ONCE, Array, Observed
 
 CARRIES_OVER = ("exact", "to-the-end", "uniform")  # schedules where samples can come first
 _OF_LOADER = ("batch_size", "world", "last_rounds")
@@ -29,13 +29,14 @@ def delivery_places(
 ) -> Tensor:
     """int64 `[K]`: places in the selection of `epoch`, in the order of their delivery.
 
-    `first`, bool `[K]`, marks those that come before all others.
+    `first`, int64 `[F]`, are samples that come before all others, in this order.
     """
     places = permutation(len(selection), seed, Purpose.ORDER, epoch)
-    if first is None or not first.any():
+    if first is None or not len(first):
         return places
-    is_first = first[places]
-    return torch.cat([places[is_first], places[~is_first]])
+    come_first = torch.searchsorted(selection.index, first)
+    is_first = mask_of(come_first, len(places))
+    return torch.cat([come_first, places[~is_first[places]]])
 
 
 @dataclass(slots=True)
@@ -54,8 +55,9 @@ class RunningEpoch:
         is_restored: whether nothing was observed since a restore.
         is_ordered: whether a sampler delivers the epoch in its order; streams have their own.
         is_dealt: whether a framework deals the order to ranks, and may fill the last round.
-        displaced: int64 `[D]`, samples whose visit is put off to the next epoch.
-        first: bool `[K]`, what the last epoch left out, which comes first; None for none.
+        displaced: int64 `[D]`, samples whose visit is put off to the next epoch, oldest first.
+        first: int64 `[F]`, samples that the epochs before left out, which come first, oldest
+            first; None for none.
         done: bool `[K]`, what all ranks had observed when the loop last stopped; None for none.
     """
 
@@ -108,10 +110,18 @@ class RunningEpoch:
             marks[places] = True
         return marks
 
-    def left_over(self, schedule: SelectionSchedule) -> Tensor:
-        """int64: samples that were to be trained on and were not; a collective call."""
-        missed = self.selection.index.numpy()[~self.observed_by_all(schedule).numpy()]
-        return torch.cat([torch.from_numpy(missed), self.displaced])
+    def left_over(self, schedule: SelectionSchedule, seed: int) -> Tensor:
+        """int64: what was to be trained on and was not, oldest first; a collective call."""
+        is_missed = ~self.observed_by_all(schedule)
+        if not is_missed.any():
+            return self.displaced
+        places = delivery_places(self.selection, seed, self.epoch, self.first)
+        num_first = 0 if self.first is None else len(self.first)
+        again, now = (
+            self.selection.index[part[is_missed[part]]]
+            for part in (places[:num_first], places[num_first:])
+        )
+        return torch.cat([again, self.displaced, now])
 
     def places(self, index: Tensor, schedule: SelectionSchedule) -> Array:
         """Where the samples of a batch stand in the selection; see `Observed.check`."""
@@ -127,8 +137,8 @@ class RunningEpoch:
             raise StateError(
                 f"epoch {self.epoch} has {len(self.selection)} samples and all were observed; more "
                 "came. Either the next epoch was never begun: loop over agent.epochs(), or call "
-                "agent.set_epoch(epoch) once an epoch. Or batches were observed more than once, as "
-                "by an optimizer that calls its closure several times (LBFGS): observe them once."
+                f"agent.set_epoch(epoch) once an epoch. Or batches came more than once: "
+                f"{OBSERVE_ONCE}."
             )
 
     def check_resumed(self, index: Tensor, schedule: SelectionSchedule, seed: int) -> None:
@@ -196,12 +206,12 @@ class RunningEpoch:
             warn(f"epoch {self.epoch} had no batch: is the loader made for this selector?")
         elif self._forgets(schedule):
             self._complain_of_missed_batches(schedule)
-        elif num_missed > 0 and len(self.selection) < schedule.num_samples:
+        elif num_missed > 0:
             warn(
                 f"{num_missed} of the {len(self.selection)} samples of epoch {self.epoch} were not "
                 "trained on: the epoch was left early, or rows of its batches were left out. "
                 + (
-                    "They come first in the next epoch."
+                    "They come first in the next epoch, the oldest before all others."
                     if schedule.kind in CARRIES_OVER
                     else f"In a {schedule.kind!r} schedule they do not come again for that."
                 )
@@ -243,7 +253,7 @@ class RunningEpoch:
             "selection": packed(mask_of(self.selection.index, schedule.num_samples)),
             "observed": packed(self.observed_by_all(schedule)),
             "displaced": self.displaced.clone(),
-            "first": None if self.first is None else packed(self.first),
+            "first": None if self.first is None else self.first.clone(),
             "weights": self.selection.weights,
         }
 
@@ -264,11 +274,12 @@ class RunningEpoch:
         weights = state["weights"]
         if weights is not None and weights.shape != index.shape:
             raise CheckpointError(f"its selection of epoch {epoch} has {len(weights)} weights.")
+        displaced = _samples(state["displaced"], schedule.num_samples)
         first = state["first"]
-        displaced = state["displaced"]
-        if displaced.dtype != torch.int64 or displaced.ndim != 1:
-            raise CheckpointError(f"the samples put off from epoch {epoch} are not int64 [D].")
-        check_range(displaced, schedule.num_samples)
+        if first is not None:
+            first = _samples(first, schedule.num_samples)
+            if not torch.isin(first, index).all() or len(first.unique()) < len(first):
+                raise CheckpointError(f"what comes first in epoch {epoch} is not of it.")
         own = position // schedule.world
         running = cls(
             epoch,
@@ -280,8 +291,8 @@ class RunningEpoch:
             resume_at=position,
             observed_before=own,
             is_restored=True,
-            displaced=displaced.clone(),
-            first=None if first is None else unpacked(first, len(index)),
+            displaced=displaced,
+            first=first,
             done=unpacked(state["observed"], len(index)),
         )
         if left_out := len(index) - running.size(schedule):
@@ -290,6 +301,14 @@ class RunningEpoch:
                 f"rank(s), which cannot hold its last {left_out} sample(s): left out."
             )
         return running
+
+
+def _samples(index: Tensor, num_samples: int) -> Tensor:
+    """A copy of the samples of a saved state, int64 `[M]`."""
+    if index.dtype != torch.int64 or index.ndim != 1:
+        raise CheckpointError("the samples that were put off are not int64 [M].")
+    check_range(index, num_samples)
+    return index.clone()
 
 
 def warn_of_late_start(epoch: int) -> None:

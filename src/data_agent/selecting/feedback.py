@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data_agent.errors import InputError, StateError
 
+WITHOUT_RULES = "a method without label rules, such as data-agent or random"
 _NO_SIGNALS: dict[str, Tensor] = {}
 _SHAPES = (  # of columns: dimensions, and whether they are floating-point
     ("logits", 2, True),
@@ -142,28 +143,37 @@ def _check_rows(name: str, value: object, size: int, *, ndim: int, floating: boo
     if not isinstance(value, Tensor):
         raise InputError(f"{name} must be a tensor, got {type(value).__name__}.")
     if value.ndim != ndim or value.shape[0] != size:
-        hint = ""
-        if ndim == 2 and value.ndim > 2:
-            hint = (
-                " Reduce it to one row a sample first: pool images over space, sequences over the "
-                "tokens that count (a mask is needed to know them, so we do not guess)."
-            )
-        if name == "labels":
-            hint = (
-                " Labels of several classes, or mixed ones (mixup), are not one class a sample: "
-                "leave labels= out, or pass the class before mixing."
-            )
         expected = f"[{size}]" if ndim == 1 else f"[{size}, width]"
         raise InputError(
             f"{name} came with shape {list(value.shape)} for {size} losses; expected {expected}."
-            + hint
+            + _why_other_shape(name, value, size, ndim)
         )
     if value.is_floating_point() != floating:
         kind = "a floating-point" if floating else "an integer"
         hint = ""
         if name == "labels":
-            hint = " Pass classes as labels.long(); for a regression leave labels= out."
+            hint = f" Pass classes as labels.long(); for a regression {_NO_LABELS}."
         raise InputError(f"{name} came as {value.dtype}; expected {kind} dtype.{hint}")
+
+
+_NO_LABELS = f"leave labels= out (label rules need them: take {WITHOUT_RULES})"
+
+
+def _why_other_shape(name: str, value: Tensor, size: int, ndim: int) -> str:
+    """What to do where a tensor has not one value, or not one row, for each sample."""
+    if value.numel() == size and ndim == 1:
+        return f" Pass {name}.flatten()."
+    if name == "labels":
+        return (
+            " One class a sample is needed: of one-hot rows labels.argmax(1), of mixed ones "
+            f"(mixup) the class before mixing. Where samples have several classes, {_NO_LABELS}."
+        )
+    if ndim == 2 and value.ndim > 2:
+        return (
+            " Reduce it to one row a sample first: pool images over space, sequences over the "
+            "tokens that count (a mask is needed to know them, so we do not guess)."
+        )
+    return ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,20 +237,38 @@ def check_range(index: Tensor, num_samples: int) -> None:
 
 
 _ARGUMENTS = ("labels", "logits", "features", "uncertainty", "denominator", "losses", "index")
+_MEANT = {  # what other libraries call them
+    **dict.fromkeys(("target", "targets", "y", "y_true", "label_ids"), "labels"),
+    **dict.fromkeys(("output", "outputs", "pred", "preds", "predictions"), "logits"),
+    **dict.fromkeys(("embedding", "embeddings"), "features"),
+    **dict.fromkeys(("idx", "ids", "indices", "sample_index"), "index"),
+    **dict.fromkeys(("normalizer", "normaliser", "num_items_in_batch"), "denominator"),
+}
+_WEIGHTS = ("weight", "weights", "sample_weight", "sample_weights", "class_weight", "class_weights")
 
 
 def check_signal_names(names: Iterable[str]) -> None:
-    """A mistyped argument of `learn` must not pass for a signal of one's own.
+    """An argument of `learn` under another name must not pass for a signal of one's own.
 
     Raises:
-        InputError: a name is almost that of an argument.
+        InputError: a name is almost that of an argument, or that of one elsewhere.
     """
     for name in names:
-        if close := difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0.8):
-            raise InputError(
-                f"learn() got {name}=, which would be a signal of your own. Did you mean "
-                f"{close[0]}=? If it is a signal, give it another name."
+        close = difflib.get_close_matches(name, (*_ARGUMENTS, *_WEIGHTS), n=1, cutoff=0.8)
+        meant = _MEANT.get(name.lower(), *close)
+        if meant in _WEIGHTS:
+            hint = (
+                "Weights belong in the losses: learn(weights * losses, index, "
+                "denominator=weights.sum()), with the weight of each sample."
             )
+        elif meant:
+            hint = f"Did you mean {meant}=?"
+        else:
+            continue
+        raise InputError(
+            f"learn() got {name}=, which would be a signal of your own. {hint} If it is a signal, "
+            "give it another name."
+        )
 
 
 def checked_denominator(value: object, losses: Tensor) -> Tensor | float:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
 from data_agent.errors import InputError
+from data_agent.runtime.names import ChecksNames
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.proxy import Proxy
 
 
-class Method:
+class Method(ChecksNames):
     """The part of a selector that differs from method to method.
 
     `choose` returns the wanted samples; `record` says what to remember of a batch; `merge` takes

@@ -16,6 +16,12 @@ from data_agent.selecting.feedback import Selection, check_range
 Array = NDArray[Any]
 _BATCHES_KEPT = 256  # of those that a loader gave out and that were not observed yet
 _NAMED = 5  # samples that a message names
+OBSERVE_ONCE = (
+    "observe each batch once. Where an optimizer calls its closure several times (LBFGS), let the "
+    "closure backpropagate agent.weighted_mean(losses, index), and after step() call "
+    "agent.observe(Feedback(index, losses, logits=logits, features=features)) with those of one "
+    "more forward: unlike learn(), it takes none from a watched head"
+)
 _FROM_LOADER = (
     "The index must be the one that came with the batch, as the last element or under "
     '"sample_index" (loaders of selection_loader() put it there): a counter, arange(B) or a place '
@@ -95,10 +101,8 @@ class Observed:
             raise StateError(
                 f"{_some(batch[again] if again.any() else batch)} of the {len(batch)} samples that "
                 f"came were observed already in epoch {epoch}. {_FROM_LOADER} Where the index is "
-                "right: observe each batch once "
-                "(an optimizer that calls its closure several times, such as LBFGS, observes it "
-                "again), and begin an epoch before each pass over the loader: loop over "
-                "agent.epochs(). On several processes a loader that deals batches to ranks by "
+                f"right: {OBSERVE_ONCE}. Begin an epoch before each pass over the loader: loop "
+                "over agent.epochs(). On several processes a loader that deals batches to ranks by "
                 "itself must not be dealt out again by a framework. Use the selection_loader of "
                 "data_agent.integrations there, or leave the loader as it is (no "
                 "accelerator.prepare())."

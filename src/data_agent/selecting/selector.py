@@ -388,7 +388,7 @@ class Selector(Watcher, CountsEpochs, Method):
         """What the running epoch did not train on, where samples can come first; collective."""
         if self._running is None or self.schedule.kind not in CARRIES_OVER:
             return None
-        return self._running.left_over(self.schedule)
+        return self._running.left_over(self.schedule, self.seed)
 
     def _compute_selection(
         self, epoch: int, first: Tensor | None = None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
+from data_agent.runtime.names import ChecksNames
 from data_agent.runtime.random import projection
 from data_agent.selecting.cadence import Cadence
 from data_agent.selecting.feedback import Feedback
@@ -20,7 +21,7 @@ MAX_FEATURES = 64  # wider ones are reduced by a fixed random projection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrustedConfig:
+class TrustedConfig(ChecksNames):
     """How an agent learns from trusted rows; the defaults are what we recommend.
 
     Raises:

@@ -162,7 +162,10 @@ def test_at_keep_ratio_one_the_weights_are_those_of_the_loop_without_us():
 def test_a_stream_that_ends_early_says_what_is_left_of_the_budget():
     selector = agent()
     loader = selection_loader(Stream(40), selector, batch_size=POOL)
-    with pytest.warns(DataAgentWarning, match=r"ended after 40 samples.*num_samples=96"):
+    with (
+        pytest.warns(DataAgentWarning, match=r"56 of the 96 samples.*its budget is not used up"),
+        pytest.warns(DataAgentWarning, match=r"ended after 40 samples.*num_samples=96"),
+    ):
         train(selector, loader)
 
 

@@ -210,12 +210,16 @@ class RunningEpoch:
             warn(
                 f"{num_missed} of the {len(self.selection)} samples of epoch {self.epoch} were not "
                 "trained on: the epoch was left early, or rows of its batches were left out. "
-                + (
-                    "They come first in the next epoch, the oldest before all others."
-                    if schedule.kind in CARRIES_OVER
-                    else f"In a {schedule.kind!r} schedule they do not come again for that."
-                )
+                f"{self._what_becomes(schedule)}"
             )
+
+    def _what_becomes(self, schedule: SelectionSchedule) -> str:
+        """Of the samples that were not trained on."""
+        if self.epoch + 1 == schedule.epochs:
+            return "It was the last one, so its budget is not used up."
+        if schedule.kind in CARRIES_OVER:
+            return "They come first in the next epoch, the oldest before all others."
+        return f"In a {schedule.kind!r} schedule they do not come again for that."
 
     def _forgets(self, schedule: SelectionSchedule) -> bool:
         """Whether batches came that were not observed; not the one at which a loop breaks off."""

@@ -107,6 +107,13 @@ def test_labels_of_several_classes_and_of_a_regression():
         with pytest.raises(InputError, match=r"labels\.long\(\); for a regression leave"):
             agent.learn(losses_of(head, index), index, labels=Y[index].float())
         agent.learn(losses_of(head, index), index, labels=Y[index].float().long())
+    names = ("cat", "dog", "cat", "owl", "dog", "cat", "owl", "cat")  # as a loader collates words
+    agent, head, index = ready("label-aware")
+    with pytest.raises(InputError, match=r"got tuple\. Pass torch\.as_tensor\(labels\)\. Number"):
+        agent.learn(losses_of(head, index), index, labels=names)
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    labels = torch.as_tensor([numbers[name] for name in names])
+    agent.learn(losses_of(head, index), index, labels=labels)
     for name in ("data-agent", "random"):  # "a method without label rules, such as"
         agent, head, index = ready(name)
         agent.learn(losses_of(head, index), index)

@@ -141,7 +141,9 @@ def two_classes(logit: Tensor) -> Tensor:
 
 def _check_rows(name: str, value: object, size: int, *, ndim: int, floating: bool = True) -> None:
     if not isinstance(value, Tensor):
-        raise InputError(f"{name} must be a tensor, got {type(value).__name__}.")
+        hint = " Number classes that are words from 0 first." if name == "labels" else ""
+        came = f"{name} must be a tensor, got {type(value).__name__}."
+        raise InputError(f"{came} Pass torch.as_tensor({name}).{hint}")
     if value.ndim != ndim or value.shape[0] != size:
         expected = f"[{size}]" if ndim == 1 else f"[{size}, width]"
         raise InputError(

@@ -52,7 +52,7 @@ class LabelSketch:
             if is_new or sample in self._before:
                 rows.append(row)
         if rows:
-            self._noted.append(([samples[row] for row in rows], labels[torch.tensor(rows)]))
+            self._noted.append(([samples[row] for row in rows], labels[torch.tensor(rows)].long()))
 
     def look(self) -> None:
         """Compare what came with what came before the restore; says once that it is another."""

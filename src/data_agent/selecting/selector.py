@@ -205,7 +205,7 @@ class Selector(Watcher, CountsEpochs, Method):
 
         Raises:
             InputError: an index outside of the dataset, or non-finite values (on an accelerator
-                these are reported at the next policy update or epoch).
+                these are reported at the next policy update or epoch, or when the run ends).
             StateError: no epoch has begun, or the running one is over.
         """
         running = self._open_epoch()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from data_agent.errors import CheckpointError
 from data_agent.labels.changes import BEYOND, UNKNOWN, warn_of_labels
 from data_agent.labels.classes import Classes
-from data_agent.labels.margins import judge, num_first
+from data_agent.labels.evidence import Evidence, evidence_of
+from data_agent.labels.margins import judge
 from data_agent.labels.rules import LabelRules
 from data_agent.labels.shares import equal_shares
 from data_agent.runtime.masks import size_of
@@ -233,19 +234,9 @@ class LabelTable:
             seen = signs.numpy()[margin.numpy() != UNSEEN]
             self._num_of_signs += torch.from_numpy(np.bincount(seen, minlength=256))
 
-    def _evidence(self) -> _Evidence | None:
-        """What the signs say of all labels; None where none was judged."""
+    def _evidence(self) -> Evidence | None:
         num_of_signs = self._num_of_signs.view(2, FIRST)
-        num_seen = int(num_of_signs.sum())
-        if not (num_seen and self._num_classes):
-            return None
-        num_last = num_of_signs.sum(0)
-        last = float((num_last * torch.arange(FIRST)).sum()) / (STEPS * num_seen)
-        return _Evidence(
-            share=min(self.rules.most_share, (self._num_classes - 1) * last),
-            num_last=int(num_last[1:].sum()),
-            first=int(num_of_signs[1].sum()) / num_seen,
-        )
+        return evidence_of(num_of_signs, self._num_classes, self.rules.most_share)
 
     def _estimate(self) -> tuple[float, str]:
         """The estimated share of wrong labels, and why none is left out, if so."""
@@ -258,7 +249,7 @@ class LabelTable:
             return 0.0, "no labels with logits so far"
         if evidence.num_last < rules.fewest_signs or evidence.share < rules.least_share:
             return evidence.share, f"fewer than {rules.least_share:.0%} look wrong"
-        if evidence.first < rules.least_right * (1 - evidence.share):
+        if evidence.is_near_chance(rules.least_right):
             return evidence.share, "the model is near chance"
         return evidence.share, ""
 
@@ -268,16 +259,13 @@ class LabelTable:
         A model that has memorised the wrong labels says nothing of them any more: what training
         does not leave out is estimated in the first epochs, and not from far less than before.
         """
+        if (left_out := self.doubtful_share) > 0:
+            return left_out
         evidence, (total, number) = self._evidence(), self._shares.tolist()
-        if evidence is None or (share := self.doubtful_share) > 0:
-            return 0.0 if evidence is None else share
-        if number >= MOST_ESTIMATES or evidence.share * number < total / 4:
+        if evidence is None or number >= MOST_ESTIMATES or evidence.share * number < total / 4:
             return 0.0
-        chance = num_first(self._num_classes) / self._num_classes  # of two classes it is a half
-        is_near_chance = evidence.first - chance < (1 - chance) * (
-            self.rules.least_right * (1 - evidence.share)
-        )
-        return 0.0 if is_near_chance else evidence.share
+        is_guessing = evidence.is_near_guessing(self.rules.least_right, self._num_classes)
+        return 0.0 if is_guessing else evidence.share
 
     # State.
 
@@ -327,20 +315,6 @@ class LabelTable:
         self._num_merges = int(state["num_merges"])
         self._num_classes = int(state["num_classes"])
         self._count_signs()
-
-
-class _Evidence(NamedTuple):
-    """What the model's outputs say of all labels that were judged.
-
-    Args:
-        share: of wrong ones in [0, most_share], as estimated.
-        num_last: labels that came last, alone or among equals.
-        first: share in [0, 1] of those that the model ranks first.
-    """
-
-    share: float
-    num_last: int
-    first: float
 
 
 def lowest_of_each(margin: Tensor, classes: Classes, share: float, *, tie_seed: int = 0) -> Tensor:

@@ -210,8 +210,9 @@ class BatchSelector(Selector):
         if size != share_of(round_size, rank, world):  # a pool of the user's, or a padded one
             start, round_size, rank, world = running.num_observed, size, 0, 1
         full = max(round_size, (schedule.batch_size or 0) * world)
-        rounds = {"total": total, "keep_ratio": ratio, "world": world, "full": full}
-        quota = round_quota(start, round_size, **rounds)
+        quota = round_quota(
+            start, round_size, total=total, keep_ratio=ratio, world=world, full=full
+        )
         if quota < world:
             raise InputError(
                 f"the pool holds {size} samples, of which keep_ratio={ratio} leaves less than one. "

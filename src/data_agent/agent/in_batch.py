@@ -49,7 +49,7 @@ class InBatchAgent(BatchSelector):
         return self.policy.preview(self._rows_of(feedback))
 
     def remember(self, pool: Feedback) -> None:
-        """Act on the whole pool: nobody chose it, so all of it is a fair sample."""
+        """Act on the whole pool: none of it was chosen, so it is a fair sample."""
         uniform = torch.ones(len(pool), dtype=torch.bool)
         self.policy.act(self._rows_of(pool), uniform, epoch=self.epoch or 0)
 

@@ -36,7 +36,7 @@ MOMENTS_WINDOW = 10_000  # rows; features drift while the model trains
 
 
 class _Lesson(NamedTuple):
-    """What the last update learned from, kept for who reads diagnostics."""
+    """What the last update learned from, kept for diagnostics."""
 
     state: Tensor
     action: Tensor

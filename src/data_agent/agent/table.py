@@ -59,7 +59,7 @@ class ParameterTable:
         self._num_samples = num_samples
         self._seed = seed
         self._drift = drift
-        self._visited: Tensor | None = None  # None: nobody was, so all are at the prior
+        self._visited: Tensor | None = None  # None: none was, so all are at the prior
 
     @property
     def _parameters(self) -> Tensor:
@@ -96,7 +96,7 @@ class ParameterTable:
         return _beta_mean(self._parameters.float())
 
     def state_dict(self) -> dict[str, Any]:
-        """(alpha, beta), float16 `[N, 2]`, or None while nobody was visited."""
+        """(alpha, beta), float16 `[N, 2]`, or None before the first visit."""
         return {"parameters": None if self._visited is None else self._visited.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class ActionTable:
 
     def __init__(self, num_samples: int) -> None:
         self._num_samples = num_samples
-        self._visited: Tensor | None = None  # None: nobody was
+        self._visited: Tensor | None = None  # None: none was
 
     @property
     def _actions(self) -> Tensor:
@@ -146,7 +146,7 @@ class ActionTable:
         return self._actions
 
     def state_dict(self) -> dict[str, Any]:
-        """The actions, float32 `[N]`, or None while nobody was visited."""
+        """The actions, float32 `[N]`, or None before the first visit."""
         return {"actions": None if self._visited is None else self._visited.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

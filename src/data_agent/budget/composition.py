@@ -73,7 +73,7 @@ class Composition:
         Args:
             epoch: its number.
             choose: chooses what is left after the unselected samples; see `Method.choose`.
-            first: int64 `[F]`, distinct: samples that an epoch before delivered to nobody, which
+            first: int64 `[F]`, distinct: samples that an epoch before did not deliver, which
                 come before all others, oldest first. None where the schedule knows no such.
 
         Raises:

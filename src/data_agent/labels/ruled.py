@@ -97,7 +97,7 @@ class RuledSelector(Selector):
         """Bool `[N]`: samples whose label is doubtful, worth a look by a person.
 
         As of the running epoch's beginning, by all visits so far, whatever the rules leave out of
-        training; what was named early does not vanish as the model memorises it. Nobody is named
+        training; what was named early does not vanish as the model memorises it. No sample is named
         before the second epoch, where no logits come with the labels (`watch` the head), and as
         long as the model is hardly better than chance.
 

@@ -192,7 +192,7 @@ class LabelTable:
         says, rounded down, whatever training leaves out by its rules: of few classes, few wrong
         labels, or with `doubtful_labels=False`. None of it vanishes as a model memorises labels.
         An estimate is too high rather than too low, most so with few classes: of two it is the
-        error on the training data. Nobody is named while nothing tells: before the second epoch,
+        error on the training data. No sample is named while nothing tells: before the second epoch,
         without logits, and as long as the model is hardly better than chance.
         """
         total, number = self._shares.tolist()

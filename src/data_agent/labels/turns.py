@@ -1,4 +1,4 @@
-"""Whose turn it is: of a class nobody comes again until all of it came."""
+"""Turns of samples: none of a class comes again until all of the class came."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Turns:
     """Which samples had their turn in the running round of their class; a bit a sample.
 
     The samples of a class come in one order again and again, that of a hash, so the visits of any
-    two differ by at most one. Who came by chance had the turn. Who could not be chosen had it too:
-    else all who were rejected would come first once they are not. Nothing is allocated before the
-    first turn.
+    two differ by at most one. A sample that came by chance had its turn. One that could not be
+    chosen had it too: else all that were rejected would come first once they are not. Nothing is
+    allocated before the first turn.
 
     Args:
         num_samples: N.
@@ -32,7 +32,7 @@ class Turns:
         self.order_seed = derived_seed(seed, Purpose.UNIFORM)
 
     def waiting(self) -> Tensor:
-        """Bool `[N]`: who comes before all others of the class, both by the hash of the order."""
+        """Bool `[N]`: the samples that come before others of their class; a hash orders both."""
         if self._had is None:
             return torch.ones(self._num_samples, dtype=torch.bool)
         return unpacked(~self._had, self._num_samples)
@@ -45,7 +45,7 @@ class Turns:
         Args:
             taken: bool `[N]`, all of them.
             by_turn: bool `[N]`, those of them that came because it was their turn. It is used up.
-            barred: bool `[N]`, those that could not be chosen; None for nobody.
+            barred: bool `[N]`, those that could not be chosen; None for none.
             classes: of all samples; None where all are one.
         """
         had = self.waiting().logical_not_()
@@ -57,7 +57,7 @@ class Turns:
         self._had = packed(had if barred is None else had.logical_or_(barred))
 
     def begin_anew(self) -> None:
-        """Nobody had a turn: visits are counted from here on."""
+        """No sample had a turn: visits are counted from here on."""
         self._had = None
 
     def state_dict(self) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def replacing(path: Path, *, previous: Path | None = None) -> Generator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of writers that were killed; nobody may be writing there now."""
+    """Remove the temporary files of writers that were killed; none may be writing there now."""
     for entry in list(folder.iterdir()):
         if _TEMPORARY.fullmatch(entry.name):
             shutil.rmtree(entry, ignore_errors=True)  # which follows no link

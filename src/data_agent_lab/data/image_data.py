@@ -72,6 +72,11 @@ class ImageData:
         """Number of evaluation samples."""
         return len(self.eval_labels)
 
+    @property
+    def true_labels(self) -> Tensor:
+        """The training labels before any noise, as far as they are known: int64 `[N]`."""
+        return self.train_labels if self.clean_labels is None else self.clean_labels
+
     def in_words(self) -> str:
         """What there is."""
         return (
@@ -81,8 +86,7 @@ class ImageData:
 
     def num_noisy(self, labels: Tensor) -> int:
         """How many of the training labels `labels` (int64 `[N]`) are not the clean ones."""
-        clean = self.train_labels if self.clean_labels is None else self.clean_labels
-        return int((labels != clean).sum())
+        return int((labels != self.true_labels).sum())
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

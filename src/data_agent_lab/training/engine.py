@@ -57,6 +57,8 @@ class Engine(ABC):
     saves_every_epoch: ClassVar[bool]  # even if no checkpoint is due
     model: Any  # without what shares it among ranks
     selector: Selector
+    labels: Tensor | None  # int64 [N] on the CPU, as trained on; None where nothing is classified
+    true_labels: Tensor | None  # the same before any noise
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class Engine(ABC):
         """Train until the run is complete, or the hook says to stop."""
 
     @abstractmethod
-    def evaluate(self, limit: int | None = None) -> dict[str, float]:
+    def evaluate(self, limit: int | None = None) -> dict[str, Any]:
         """As `measure`, on the first `limit` evaluation samples or on all."""
 
     @abstractmethod
@@ -149,29 +151,43 @@ def leaving_no_trace(model: nn.Module, device: torch.device) -> Generator[None]:
 
 @torch.no_grad()
 def measure(
-    model: nn.Module, predictions: Iterable[tuple[Tensor, Tensor]], metric: str
-) -> dict[str, float]:
+    model: nn.Module, predictions: Iterable[tuple[Tensor, Tensor]], *, num_classes: int
+) -> dict[str, Any]:
     """How good a model is: means over all labels that count, of all ranks; a collective call.
 
     Args:
         model: in evaluation mode while the predictions are made.
         predictions: by batch float32 logits `[M, C]` and int64 labels `[M]` of this rank's part.
-        metric: what the run is compared by, accuracy or loss.
+        num_classes: C of a classifier, 0 of a language model.
 
     Returns:
-        "loss" in nats, and "accuracy" in percent, or where that is not the metric "perplexity",
+        "loss" in nats. Of a classifier also "accuracy" in percent and "class_accuracy", a list of
+        it by class with None where no sample has the class; of a language model "perplexity",
         infinite where a float cannot hold it.
     """
     was_training = model.training
     model.eval()
-    loss_sum = num_correct = count = 0.0
+    loss_sum = count = 0.0
+    num_correct, num_of_class = (torch.zeros(num_classes, dtype=torch.int64) for _ in range(2))
     for logits, labels in predictions:
         loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
-        num_correct += float((logits.argmax(1) == labels).sum())
         count += float((labels != IGNORE_INDEX).sum())
+        if num_classes:
+            correct = labels[logits.argmax(1) == labels]
+            num_correct += correct.bincount(minlength=num_classes).cpu()
+            num_of_class += labels.bincount(minlength=num_classes).cpu()
     model.train(was_training)
-    loss_sum, num_correct, count = added_up(loss_sum, num_correct, count)
+    loss_sum, count, *by_class = added_up(
+        loss_sum, count, *num_correct.tolist(), *num_of_class.tolist()
+    )
     loss = loss_sum / count
-    if metric == "accuracy":
-        return {"loss": loss, "accuracy": 100 * num_correct / count}
-    return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+    if not num_classes:
+        return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+    correct, sizes = by_class[:num_classes], by_class[num_classes:]
+    return {
+        "loss": loss,
+        "accuracy": 100 * sum(correct) / count,
+        "class_accuracy": [
+            100 * right / size if size else None for right, size in zip(correct, sizes, strict=True)
+        ],
+    }

@@ -46,6 +46,8 @@ class ImageEngine(Engine):
     eval_batch: ClassVar[int] = 512
     saves_every_epoch: ClassVar[bool] = True
     model: Network
+    labels: Tensor
+    true_labels: Tensor
 
     def build(self) -> None:
         """Make the model and what trains it; what its method needs is kept in the folder."""
@@ -54,9 +56,10 @@ class ImageEngine(Engine):
         self.labels = corrupt_labels(
             data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
         )
+        self.true_labels = data.true_labels
         options: dict[str, Any] = {}
         if recipe.trusted_rows:
-            true = data.train_labels if data.clean_labels is None else data.clean_labels
+            true = self.true_labels
             options["trusted"] = rows = trusted_rows(true, recipe.trusted_rows)
             self.labels[rows] = true[rows]
         images = zlib.crc32(data.train_images.numpy().data)
@@ -258,10 +261,11 @@ class ImageEngine(Engine):
 
     # What it has come to.
 
-    def evaluate(self, limit: int | None = None) -> dict[str, float]:
+    def evaluate(self, limit: int | None = None) -> dict[str, Any]:
         """Loss and accuracy; ranks share the samples."""
         share_buffers(self.model)
-        return measure(self.model, self._predictions(limit or self.data.num_eval), self.metric)
+        predictions = self._predictions(limit or self.data.num_eval)
+        return measure(self.model, predictions, num_classes=self.data.num_classes)
 
     def _predictions(self, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
         rank, world = distributed.rank(), distributed.world_size()

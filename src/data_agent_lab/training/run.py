@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from data_agent import BatchSelector
 from data_agent.errors import DataAgentError
 from data_agent.runtime import distributed
 from data_agent_lab.methods import FULL
@@ -23,6 +24,7 @@ from data_agent_lab.runs.result import RunResult
 from data_agent_lab.training.engine import Engine
 from data_agent_lab.training.images import ImageEngine
 from data_agent_lab.training.ranks import check_same_step, choose_device, on_any_rank
+from data_agent_lab.training.visited import shares_visited
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +146,7 @@ class _Monitor:
             "train_seconds": ledger.training.seconds,
             "train_cpu_seconds": ledger.training.cpu_seconds,
             "selector": engine.selector.metrics(),
+            **_visited(engine, epoch),
         }
         epochs, count = engine.selector.schedule.epochs, engine.recipe.num_evaluations
         # Evenly spread, and one is at the end.
@@ -157,8 +160,11 @@ class _Monitor:
         logger.info(
             "step %d of %d: training loss %.3f, evaluation %s",
             *(position.step, position.num_steps, train_loss),
-            ", ".join(f"{name} {value:.4g}" for name, value in found.items()),
+            ", ".join(f"{name} {found[name]:.4g}" for name in found if name != "class_accuracy"),
         )
+        by_class = found.pop("class_accuracy", None)
+        if by_class and engine.is_complete:
+            line["class_accuracy"] = by_class
         return line | {"value": found[engine.metric], "eval_loss": found.pop("loss"), **found}
 
     def _check_finite(self, loss: float) -> None:
@@ -169,6 +175,17 @@ class _Monitor:
                 f"--learning-rate than {recipe.learning_rate}, or another --precision than "
                 f"{recipe.precision}."
             )
+
+
+def _visited(engine: Engine, epoch: int) -> dict[str, Any]:
+    """What the epoch's samples were; nothing where a method chooses inside batches."""
+    if engine.labels is None or engine.true_labels is None:
+        return {}
+    if isinstance(engine.selector, BatchSelector):
+        return {}
+    index = engine.selector.select(epoch).index
+    trusted = engine.selector.trusted
+    return {"visited": shares_visited(index, engine.labels, engine.true_labels, trusted)}
 
 
 def _result(engine: Engine, last: dict[str, Any]) -> RunResult:
@@ -193,6 +210,7 @@ def _result(engine: Engine, last: dict[str, Any]) -> RunResult:
         num_classes=len(data.class_names),
         num_parameters=sum(weight.numel() for weight in weights),
         num_trained_parameters=sum(w.numel() for w in weights if w.requires_grad),
+        class_accuracy=_by_name(data.class_names, last.get("class_accuracy")),
         **{name: last[name] for name in _REACHED},
         num_steps=last["step"],
         cost=cost_of(num_samples, ""),
@@ -204,6 +222,16 @@ def _result(engine: Engine, last: dict[str, Any]) -> RunResult:
         schedule=selector.schedule.kind,
         device=str(engine.device),
     )
+
+
+def _by_name(
+    names: Sequence[str], accuracies: Sequence[float | None] | None
+) -> dict[str, float] | None:
+    """By class its accuracy, where there are samples to measure it."""
+    if accuracies is None:
+        return None
+    found = zip(names, accuracies, strict=True)
+    return {name: accuracy for name, accuracy in found if accuracy is not None}
 
 
 class Speed(NamedTuple):

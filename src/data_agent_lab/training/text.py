@@ -66,6 +66,10 @@ class TextEngine(Engine):
         self._checkpoints = self.folder.path / "trainer"
         self.trainer = make_trainer(self, self._checkpoints)
         self.model = self.trainer.model
+        self.labels = self.true_labels = None
+        if self.data.class_names:
+            self.labels = torch.tensor(self.trainer.rows["labels"])
+            self.true_labels = torch.tensor(self.data.train["labels"])
         self.warm_up(self._first_loss)
 
     def _first_loss(self) -> torch.Tensor:
@@ -95,7 +99,7 @@ class TextEngine(Engine):
         step = self.position.step
         self.trainer.train(resume_from_checkpoint=str(self.checkpoint_of(step)) if step else None)
 
-    def evaluate(self, limit: int | None = None) -> dict[str, float]:
+    def evaluate(self, limit: int | None = None) -> dict[str, Any]:
         """The loss in nats, and perplexity or accuracy in percent."""
         data = self.data
         if limit is not None:
@@ -114,11 +118,11 @@ class TextEngine(Engine):
     @_quiet()
     def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """What the result says about texts; asks the evaluation harness where the recipe does."""
-        data, num_noisy = self.data, 0
+        data = self.data
         metrics = harness_metrics(self.model, data.tokenizer, self.recipe)
-        if data.class_names:
-            labels = zip(self.trainer.rows["labels"], data.train["labels"], strict=True)
-            num_noisy = sum(label != true for label, true in labels)
+        num_noisy = 0
+        if self.labels is not None:
+            num_noisy = int((self.labels != self.true_labels).sum())
         else:
             perplexity = {"value": last["perplexity"], "unit": "", "direction": "lower"}
             metrics = {"perplexity": perplexity, **metrics}

@@ -23,7 +23,7 @@ _MAX_LOGITS = 2**25  # of a batch: 128 MiB in float32
 _MAX_ROWS = 64
 
 
-def evaluate(model: Any, data: LanguageData, *, autocast: torch.autocast) -> dict[str, float]:
+def evaluate(model: Any, data: LanguageData, *, autocast: torch.autocast) -> dict[str, Any]:
     """As `measure`, on all evaluation rows, of which each rank takes its part.
 
     Args:
@@ -33,7 +33,7 @@ def evaluate(model: Any, data: LanguageData, *, autocast: torch.autocast) -> dic
         autocast: the context of forward passes.
     """
     predictions = _predictions(model, data, autocast)
-    return measure(model, predictions, "accuracy" if data.class_names else "loss")
+    return measure(model, predictions, num_classes=len(data.class_names))
 
 
 def _predictions(

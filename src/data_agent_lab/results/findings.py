@@ -34,6 +34,15 @@ class OtherMetric(Compared):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OfClass:
+    """The accuracy of one method on the evaluation samples of one class, in percent."""
+
+    mean: float  # over seeds
+    to_full: Estimate | None
+    to_random: Estimate | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row(Compared):
     """One method on one task at one budget, by the metric of the last epoch."""
 
@@ -45,6 +54,7 @@ class Row(Compared):
     by_seed: dict[int, float]
     token_cost: float | None  # as the cost, in tokens; None where samples are no sequences
     other_metrics: dict[str, OtherMetric]  # by name
+    classes: dict[str, OfClass]  # by name, where runs tell them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

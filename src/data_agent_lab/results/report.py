@@ -13,6 +13,7 @@ from data_agent_lab.results.findings import (
     RANDOM,
     Cell,
     MethodOverTasks,
+    OfClass,
     OtherMetric,
     OverTasks,
     Report,
@@ -50,7 +51,11 @@ def summarise(source: Path) -> Report:
     Raises:
         InputError: none has finished, a file is damaged, or a run is there twice.
     """
-    groups, unfinished = read_groups(source)
+    return report_of(*read_groups(source), source=source)
+
+
+def report_of(groups: Sequence[Group], unfinished: Sequence[Path], *, source: Path) -> Report:
+    """The report on runs that `read_groups(source)` found."""
     tasks = [_task(group) for group in groups]
     records = [record for group in groups for record in group.records]
     ratios = {cell.keep_ratio for task in tasks for cell in task.cells} if len(tasks) > 1 else ()
@@ -149,7 +154,28 @@ def _row(method: str, runs: _Runs, seconds: str, *, metric: Metric, epochs: int)
         by_seed=_values(mine, ""),
         token_cost=_mean(tokens) if tokens else None,
         other_metrics={name: _other_metric(method, runs, name) for name in others},
+        classes=_classes(method, runs),
     )
+
+
+def _classes(method: str, runs: _Runs) -> dict[str, OfClass]:
+    """By class the accuracy and its differences to the controls, paired by seed."""
+
+    def of(name: str, one: str) -> dict[int, float]:
+        found = {s: (r.result.get("class_accuracy") or {}) for s, r in runs.get(one, {}).items()}
+        return {seed: by_class[name] for seed, by_class in found.items() if name in by_class}
+
+    measured = (r.result.get("class_accuracy") or {} for r in runs[method].values())
+    classes: dict[str, OfClass] = {}
+    for name in dict.fromkeys(name for by_class in measured for name in by_class):
+        values = of(name, method)
+        to_full, to_random = (
+            None if method == control else paired_difference(values, of(name, control))
+            for control in (FULL, RANDOM)
+        )
+        mean = _mean(list(values.values()))
+        classes[name] = OfClass(mean=mean, to_full=to_full, to_random=to_random)
+    return classes
 
 
 def _values(runs: Mapping[int, Record], name: str) -> dict[int, float]:

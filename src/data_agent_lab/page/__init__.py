@@ -1,0 +1,1 @@
+"""report.html: what runs show, as one file that a browser opens without a network."""

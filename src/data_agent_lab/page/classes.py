@@ -1,0 +1,119 @@
+"""Whether selecting harms a class: its accuracy against random data and against full training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from data_agent_lab.page.charts import drawing, figure, path_of_segments, words
+from data_agent_lab.page.detail import Detail
+from data_agent_lab.page.markup import Markup, tag
+from data_agent_lab.page.scales import Scale, tick_format
+from data_agent_lab.page.styles import Style, marker, path_of
+from data_agent_lab.results.findings import OfClass, Row
+from data_agent_lab.results.statistics import FEWEST_SEEDS, Estimate
+
+_STEP, _TOP = 22, 26
+
+
+def shown_classes(row: Row, detail: Detail) -> list[str]:
+    """The classes that are drawn: all, or of many those with the largest differences."""
+    names = list(row.classes)
+    if len(names) <= detail.classes:
+        return names
+    by_change = sorted(names, key=lambda name: -abs(_change(row.classes[name])))
+    chosen = set(by_change[: detail.classes])
+    return [name for name in names if name in chosen]
+
+
+def _against(found: OfClass) -> Estimate | None:
+    return found.to_full if found.to_random is None else found.to_random
+
+
+def _change(found: OfClass) -> float:
+    difference = _against(found)
+    return 0.0 if difference is None else difference.mean
+
+
+def beyond_interval(found: Estimate | None) -> int:
+    """1 or -1 if a difference lies beyond its interval of three seeds or more, else 0."""
+    if found is None or found.half_width is None or found.count < FEWEST_SEEDS:
+        return 0
+    return (found.mean > found.half_width) - (found.mean < -found.half_width)
+
+
+def classes_in_words(row: Row, control: str) -> str:
+    """Which classes a selection harms and helps beyond the seeds' intervals."""
+    signs = {name: beyond_interval(_against(found)) for name, found in row.classes.items()}
+    harmed = [name for name, sign in signs.items() if sign < 0]
+    num_helped = sum(sign > 0 for sign in signs.values())
+    worst = min(row.classes, key=lambda name: row.classes[name].mean)
+    named = ", ".join(harmed[:5]) + (f" and {len(harmed) - 5} more" if len(harmed) > 5 else "")
+    lost = f"{len(harmed)} of {len(signs)} classes lose ({named})" if harmed else "No class loses"
+    return (
+        f"{lost} against {control} beyond the seeds' intervals, {num_helped} gain. The lowest "
+        f"accuracy of a class is {row.classes[worst].mean:.1f} % ({worst})."
+    )
+
+
+def class_chart(row: Row, detail: Detail) -> Markup | None:
+    """By class the difference to random data, or to full training; None where it is not told."""
+    names = [name for name in shown_classes(row, detail) if _against(row.classes[name]) is not None]
+    if not names:
+        return None
+    control = "full" if row.classes[names[0]].to_random is None else "random"
+    names.sort(key=lambda name: _change(row.classes[name]))
+    found = {name: _against(row.classes[name]) for name in names}
+    chart = _chart(found, row.classes, f"difference to {control}, points")
+    return figure("Accuracy by class", chart, classes_in_words(row, control))
+
+
+def _chart(
+    found: Mapping[str, Estimate | None],
+    classes: Mapping[str, OfClass],
+    title: str,
+) -> Markup:
+    left, right, bottom = 96, 440, _TOP + _STEP * len(found)
+    widest = max(
+        abs(f.mean) + min(f.half_width or 0.0, 3 * abs(f.mean) + 2) for f in found.values() if f
+    )
+    x = Scale(-1.05 * widest - 0.1, 1.05 * widest + 0.1, left, right)
+    columns = x.ticks(6)
+    text = tick_format(columns)
+    axes = tag(
+        "g",
+        tag(
+            "path", d=path_of_segments([(x(t), _TOP, x(t), bottom) for t in columns]), class_="grid"
+        ),
+        tag("path", d=path_of([(x(0), _TOP), (x(0), bottom)]), class_="zero"),
+        *[words(text(t), x(t), bottom + 16, "middle") for t in columns],
+        words(title, 0, 12, class_="title"),
+        words("accuracy %", 520, 12, "end", "title"),
+        class_="axes",
+    )
+    rows = [
+        _row(name, difference, classes[name].mean, x, _TOP + _STEP * (place + 0.5))
+        for place, (name, difference) in enumerate(found.items())
+        if difference is not None
+    ]
+    return drawing(axes, *rows, label=title, height=bottom + 26)
+
+
+def _row(name: str, found: Estimate, accuracy: float, x: Scale, y: float) -> Markup:
+    sign, half = beyond_interval(found), found.half_width or 0.0
+    low, high = x.inside(found.mean - half), x.inside(found.mean + half)
+    shape = {1: "triangle", -1: "wedge"}.get(sign, "circle")
+    width = f" +- {half:.1f}" if half else ""
+    return tag(
+        "g",
+        tag("title", f"{name}: {found.mean:+.1f}{width} points"),
+        words(name[:13], left_of(x), y + 4, "end", "name"),
+        tag("path", d=path_of([(low, y), (high, y)]), class_="interval") if half else None,
+        marker(Style(None, "", shape), x(found.mean), y),
+        words(f"{accuracy:.1f}", 520, y + 4, "end", "value"),
+        class_=f"m { ({1: 'better', -1: 'worse'}.get(sign, 'same')) }",
+    )
+
+
+def left_of(x: Scale) -> float:
+    """Where names end that stand left of a chart."""
+    return x.start - 10

@@ -1,0 +1,162 @@
+"""The whole page, from a report, the runs that it is about, and their samples."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+from data_agent_lab.page.cells import CellRuns, badge, part_of_task, subject_of
+from data_agent_lab.page.classes import shown_classes
+from data_agent_lab.page.detail import Detail, detail_of
+from data_agent_lab.page.markup import Markup, tag, verbatim
+from data_agent_lab.page.styles import Style, drawn_marker, styles_of
+from data_agent_lab.page.tables import table_of
+from data_agent_lab.results.conclusions import Conclusion, conclude
+from data_agent_lab.results.findings import Report
+from data_agent_lab.results.tables import over_tasks_table
+from data_agent_lab.results.writing import notes
+
+_PACKAGE = "data_agent_lab.page"
+
+
+def page(report: Report, runs: Sequence[Sequence[CellRuns]]) -> str:
+    """report.html: `runs` are by task and cell, as `report` has them."""
+    methods = dict.fromkeys(
+        row.method for task in report.tasks for cell in task.cells for row in cell.rows
+    )
+    styles = styles_of(list(methods))
+    name = ", ".join(task.name for task in report.tasks)
+    detail, is_alone = detail_of(report), len(report.tasks) == 1
+    parts = [
+        part_of_task(task, cells, styles, detail, number=None if is_alone else number)
+        for number, (task, cells) in enumerate(zip(report.tasks, runs, strict=True))
+    ]
+    body = tag(
+        "body",
+        _header(name, styles),
+        tag("main", _overview(report, styles), *parts),
+        _origin(report),
+        _script("numbers", _numbers(report, detail), kind="application/json"),
+        _script(None, _resource("script.js")),
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_policy()),
+        tag("title", f"{name} \N{MIDDLE DOT} Data Agent"),
+        tag("style", verbatim(_resource("style.css"))),
+    )
+    return "<!doctype html>\n" + tag("html", head, body, lang="en")
+
+
+def _policy() -> str:
+    """Whatever data might bring in: the page loads nothing and runs its own script alone."""
+    script, style = (
+        base64.b64encode(hashlib.sha256(_resource(name).encode()).digest()).decode()
+        for name in ("script.js", "style.css")
+    )
+    allowed = {"script-src": f"'sha256-{script}'", "style-src": f"'sha256-{style}'"}
+    rules = {"default-src": "'none'", **allowed, "img-src": "data:"}
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _resource(name: str) -> str:
+    return resources.files(_PACKAGE).joinpath(name).read_text(encoding="utf-8")
+
+
+def _script(name: str | None, content: str, kind: str | None = None) -> Markup:
+    return tag("script", verbatim(content), id=name, type=kind)
+
+
+def _numbers(report: Report, detail: Detail) -> str:
+    """comparison.json to six digits, and of the accuracies by class those that are drawn."""
+    content = asdict(report)
+    for task, found in zip(report.tasks, content["tasks"], strict=True):
+        for cell, numbers in zip(task.cells, found["cells"], strict=True):
+            subject = subject_of(cell)
+            for row, own in zip(cell.rows, numbers["rows"], strict=True):
+                shown = shown_classes(row, detail) if row is subject else []
+                own["classes"] = {name: own["classes"][name] for name in shown}
+    text = json.dumps(_rounded(content), separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+# Above all tasks.
+
+
+def _header(name: str, styles: Mapping[str, Style]) -> Markup:
+    chips = [
+        tag(
+            "button",
+            drawn_marker(style),
+            method,
+            type="button",
+            class_=f"chip {style.colour}",
+            data_m=style.number,
+            aria_pressed="false",
+        )
+        for method, style in sorted(styles.items(), key=lambda item: item[1].number or 0)
+    ]
+    return tag(
+        "header",
+        tag(
+            "div",
+            tag("p", tag("b", "Data Agent"), tag("span", name), class_="brand"),
+            tag("button", "Dark", type="button", id="theme", aria_label="Switch light and dark"),
+            class_="bar",
+        ),
+        tag("nav", *chips, aria_label="Highlight a method") if len(chips) > 1 else None,
+    )
+
+
+def _overview(report: Report, styles: Mapping[str, Style]) -> Markup | None:
+    if len(report.tasks) == 1:
+        return None
+    items = [
+        _answer_line(
+            f"{task.name}, keep ratio {cell.keep_ratio:g}", f"#task{number}", conclude(cell)
+        )
+        for number, task in enumerate(report.tasks)
+        for cell in task.cells
+    ]
+    tables = [table_of(over_tasks_table(over), styles) for over in report.over_tasks]
+    title = f"{len(report.tasks)} tasks"
+    return tag("section", tag("h1", title), tag("ol", *items, class_="answers"), *tables)
+
+
+def _answer_line(name: str, link: str, found: Conclusion | None) -> Markup:
+    if found is None:
+        return tag("li", tag("a", name, href=link))
+    return tag("li", badge(found), tag("a", name, href=link), tag("span", found.found))
+
+
+# Where numbers come from.
+
+
+def _origin(report: Report) -> Markup:
+    facts = [
+        part
+        for title, found in report.environment.items()
+        for part in (tag("dt", title), tag("dd", *[tag("div", text) for text in found]))
+    ]
+    return tag(
+        "footer",
+        tag("h2", "Where the numbers come from"),
+        tag("ul", *[tag("li", note) for note in notes(report)], class_="notes"),
+        tag("dl", *facts),
+        tag("p", "Every number of the tables is in this file as JSON, and in comparison.json."),
+    )

@@ -1,0 +1,59 @@
+"""What runs were at each evaluation, as lines over what they had cost by then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from data_agent_lab.page.charts import Line
+from data_agent_lab.page.styles import Style
+from data_agent_lab.results.records import Record, value_of
+
+Runs = Mapping[str, Mapping[int, Record]]  # by method and seed
+Place = Callable[[Record, Mapping[str, Any]], float | None]
+_MOST_WITH_BANDS = 6  # methods; more of them would cover each other
+
+
+def over_visits(record: Record, line: Mapping[str, Any]) -> float | None:
+    """What training had cost at a line of metrics, in percent of full training."""
+    num_samples, epochs = record.result["num_train_samples"], record.configuration["epochs"]
+    visits = line["num_forward"] + 2 * line["num_backward"]
+    return 100 * visits / (3 * num_samples * epochs)
+
+
+def over_time(clock: str) -> Place:
+    """The seconds of training by a cell's clock, where a line of metrics has them."""
+    name = "train_cpu_seconds" if clock == "processor time" else "train_seconds"
+    return lambda _, line: line.get(name)
+
+
+def learning_curves(runs: Runs, styles: Mapping[str, Style], place: Place) -> list[Line]:
+    """A line for each method: means over its seeds, and the range of them."""
+    lines: list[Line] = []
+    for method, by_seed in runs.items():
+        records = list(by_seed.values())
+        steps = zip(*([(r, line) for line in r.evaluations] for r in records), strict=False)
+        points: list[tuple[float, float]] = []
+        band: list[tuple[float, float]] = []
+        for step in steps:
+            places = [place(record, line) for record, line in step]
+            values = [value for _, line in step if (value := value_of(line)) is not None]
+            if None in places or not values:
+                continue
+            points.append((_mean([p for p in places if p is not None]), _mean(values)))
+            band.append((min(values), max(values)))
+        if points:
+            has_band = len(records) > 1 and len(runs) <= _MOST_WITH_BANDS
+            lines.append(
+                Line(
+                    name=method,
+                    style=styles[method],
+                    points=points,
+                    band=band if has_band else (),
+                )
+            )
+    return lines
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

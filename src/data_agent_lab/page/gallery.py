@@ -1,0 +1,90 @@
+"""Samples to look at: most and least chosen, never believed, most like the trusted ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_agent_lab.page.markup import Markup, tag
+from data_agent_lab.page.pictures import Pictures
+from data_agent_lab.page.samples import Columns, Group, groups_of
+
+
+def gallery(columns: Columns, pictures: Pictures | None) -> Markup | None:
+    """The groups of a run's samples; None without any."""
+    parts = [_group(group, columns, pictures) for group in groups_of(columns)]
+    return tag("div", *parts, class_="gallery") if parts else None
+
+
+def _group(group: Group, columns: Columns, pictures: Pictures | None) -> Markup:
+    cards = [tag("li", _card(int(row), columns, pictures)) for row in group.rows]
+    return tag(
+        "section",
+        tag("h4", group.title),
+        tag("p", group.note, " ", _known(group, columns, pictures), class_="note"),
+        tag("ul", *cards, class_="cards"),
+        class_="group",
+    )
+
+
+def _known(group: Group, columns: Columns, pictures: Pictures | None) -> str:
+    """How many of a group have a wrong label; empty where that is not known, or none has."""
+    truth = None if pictures is None else pictures.true_labels
+    if truth is None or "label" not in columns:
+        return ""
+    index, labels = columns["index"].astype(np.int64), columns["label"]
+    is_wrong = labels != np.asarray(truth)[index]
+    if not is_wrong.any():
+        return ""
+    count = int(is_wrong[group.rows].sum())
+    of_all = f"{is_wrong.mean():.0%} of all samples are"
+    return f"{count} of these {len(group.rows)} truly are labelled wrong; {of_all}."
+
+
+def _card(row: int, columns: Columns, pictures: Pictures | None) -> Markup:
+    index = int(columns["index"][row])
+    picture = tag("span", f"#{index}", class_="blank") if pictures is None else pictures.draw(index)
+    numbers = [
+        f"{value:,.0f} visits" if name == "visits" else f"{name} {value:.2f}"
+        for name in ("visits", "margin", "score", "loss")
+        if name in columns and math.isfinite(value := float(columns[name][row]))
+    ]
+    return tag(
+        "figure",
+        picture,
+        tag(
+            "figcaption",
+            *_labels(row, index, columns, pictures),
+            tag("small", " \N{MIDDLE DOT} ".join(numbers[:2])),
+        ),
+        class_="sample",
+        title=f"sample {index}: {', '.join(numbers)}",
+    )
+
+
+def _labels(row: int, index: int, columns: Columns, pictures: Pictures | None) -> list[Markup]:
+    """What it is labelled as, what training believes, and where it is known what it is."""
+    names: Sequence[str] = () if pictures is None else pictures.class_names
+    label = _of(columns, "label", row)
+    if label is None:
+        return []
+    found = [tag("span", "labelled ", tag("b", _name(label, names)))]
+    suggested = _of(columns, "suggested_label", row)
+    if suggested is not None and suggested != label:
+        found.append(tag("span", "believed ", tag("b", _name(suggested, names))))
+    truth = None if pictures is None else pictures.true_labels
+    if truth is not None and truth[index] != label:
+        text = f"\N{MULTIPLICATION SIGN} truly {_name(truth[index], names)}"
+        found.append(tag("span", text, class_="wrong"))
+    return found
+
+
+def _of(columns: Columns, name: str, row: int) -> int | None:
+    value = float(columns[name][row]) if name in columns else math.nan
+    return int(value) if math.isfinite(value) and value >= 0 else None
+
+
+def _name(label: int, names: Sequence[str]) -> str:
+    return str(names[label]) if label < len(names) else str(label)

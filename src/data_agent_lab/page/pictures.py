@@ -1,0 +1,90 @@
+"""What a sample looks like: a small image, or the beginning of its text."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from data_agent.errors import DataAgentError
+from data_agent_lab.page.markup import Markup, tag
+from data_agent_lab.recipes import ImageRecipe, Recipe, TextRecipe
+from data_agent_lab.tasks import load_task
+
+if TYPE_CHECKING:
+    from data_agent_lab.data.image_data import ImageData
+    from data_agent_lab.data.texts import LanguageData
+
+logger = logging.getLogger(__name__)
+
+LARGEST = 64  # pixels of a side that are kept
+LONGEST = 220  # characters of a text
+_TOKENS = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The samples of a task, to look at."""
+
+    count: int  # of training samples
+    draw: Callable[[int], Markup]  # by position
+    class_names: Sequence[str]  # empty where nothing is classified
+    true_labels: Sequence[int] | None  # before any noise; None where nothing is classified
+
+
+def recipe_of(config: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run's flat configuration; `DataAgentError` or TypeError if it has none."""
+    kind = TextRecipe if "kind" in config else ImageRecipe
+    names = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in config.items() if name in names})
+
+
+def load_pictures(config: Mapping[str, Any]) -> Pictures | None:
+    """The samples of a run's training data; None, with a line in the log, if it is not there."""
+    try:
+        data = load_task(recipe_of(config))
+    except (DataAgentError, TypeError) as error:
+        logger.info("the page comes without pictures of samples: %s", error)
+        return None
+    return pictures_of(data)
+
+
+def pictures_of(data: ImageData | LanguageData) -> Pictures:
+    """The training samples of loaded data."""
+    if hasattr(data, "train_images"):
+        images: Any = data
+        return Pictures(
+            images.num_train,
+            lambda index: image_tag(images.train_images[index].numpy(), f"sample {index}"),
+            images.class_names,
+            images.true_labels.tolist(),
+        )
+    texts: Any = data
+    labels = texts.train["labels"] if texts.class_names else None
+    return Pictures(
+        texts.num_train,
+        lambda index: text_tag(texts.tokenizer.decode(texts.train[index]["input_ids"][:_TOKENS])),
+        texts.class_names,
+        None if labels is None else list(labels),
+    )
+
+
+def image_tag(pixels: Any, alt: str) -> Markup:
+    """A thumbnail of uint8 `[C, H, W]`, C 1 or 3, in the page itself."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    image.thumbnail((LARGEST, LARGEST))
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return tag("img", src=source, alt=alt, loading="lazy")
+
+
+def text_tag(text: str) -> Markup:
+    """The beginning of a text."""
+    cut = text if len(text) <= LONGEST else text[:LONGEST].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return tag("blockquote", cut)

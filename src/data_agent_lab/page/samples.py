@@ -1,0 +1,116 @@
+"""The numbers of every sample that a run left in samples.parquet, and which of them to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_agent.errors import InputError
+from data_agent.runtime.files import check_no_link
+
+SAMPLES = "samples.parquet"  # in a run's folder, one row a sample
+MOST_SHOWN = 24  # of a group
+_NEEDED = ("index", "visits")
+
+Columns = Mapping[str, np.ndarray]
+"""`[N]` each: index and visits; where there are such, loss, margin, score, suspected, label and
+suggested_label, in floating point with NaN where a sample has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Samples that have something in common."""
+
+    title: str
+    note: str
+    rows: np.ndarray  # int64, places in the columns, the most telling first
+
+
+def read_samples(folder: Path) -> Columns | None:
+    """The columns of a run's samples.parquet; None where there is none.
+
+    Raises:
+        InputError: the file is damaged, or lacks a column.
+    """
+    path = folder / SAMPLES
+    if not path.is_file():
+        return None
+    check_no_link(path)
+    import pyarrow as pa  # takes long to import
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        columns = {name: _numbers(table.column(name)) for name in table.column_names}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}). Delete it, and the page comes without samples."
+        ) from error
+    if missing := [name for name in _NEEDED if name not in columns]:
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}; expected one row a sample as a run of "
+            "data-agent writes it. Delete it, and the page comes without samples."
+        )
+    return columns
+
+
+def _numbers(column: Any) -> np.ndarray:
+    """Numbers and truth values in floating point, anything else as it is."""
+    values = column.to_numpy(zero_copy_only=False)
+    return values if values.dtype.kind in "iu" else values.astype(np.float64)
+
+
+def groups_of(columns: Columns, *, count: int = MOST_SHOWN) -> list[Group]:
+    """The samples that are worth a look, at most `count` of each kind."""
+    groups = [_never_believed(columns), _like_trusted(columns), *_by_visits(columns)]
+    found = (group for group in groups if group is not None and len(group.rows))
+    return [Group(group.title, group.note, group.rows[:count]) for group in found]
+
+
+def _never_believed(columns: Columns) -> Group | None:
+    """By margin, suspected samples first; without margins by loss."""
+    if "margin" in columns:
+        doubt = -columns["margin"]
+    elif "loss" in columns:
+        doubt = columns["loss"]
+    else:
+        return None
+    rows = np.flatnonzero(np.isfinite(doubt))
+    suspected = columns.get("suspected", np.zeros(len(doubt)))
+    order = np.lexsort((rows, -doubt[rows], -np.nan_to_num(suspected[rows])))
+    return Group(
+        "Never believed",
+        "Training never agreed with these labels: the first to check.",
+        rows[order],
+    )
+
+
+def _like_trusted(columns: Columns) -> Group | None:
+    if "score" not in columns:
+        return None
+    rows = np.flatnonzero(np.isfinite(columns["score"]))
+    if len(np.unique(columns["score"][rows])) < 2:
+        return None
+    order = np.argsort(-columns["score"][rows], kind="stable")
+    return Group(
+        "Scored highest",
+        "What the method learned to want most: most like trusted rows.",
+        rows[order],
+    )
+
+
+def _by_visits(columns: Columns) -> list[Group]:
+    visits = columns["visits"]
+    if not len(visits) or visits.min() == visits.max():
+        return []
+    # Of equally many visits those that say most come first: the highest score, the lowest.
+    score = np.nan_to_num(columns.get("score", columns.get("margin", np.zeros(len(visits)))))
+    most, least = np.lexsort((-score, -visits)), np.lexsort((score, visits))
+    return [
+        Group("Chosen most", f"Up to {visits.max():,.0f} visits in training.", most),
+        Group("Chosen least", f"As few as {visits.min():,.0f} visits in training.", least),
+    ]

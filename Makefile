@@ -9,8 +9,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: demo test unit lint types format wheel floor clean
 
-demo: $(STAMP)  ## a real comparison on an embedded data set, and a report to look at
-	$(BIN)/data-agent compare --task digits --methods full,full-short,random,data-agent --seeds 3 --output runs/demo
+demo: $(STAMP)  ## a real comparison on embedded data with wrong labels, and a page to look at
+	$(BIN)/data-agent compare --task digits --label-noise 0.4 --trusted-rows 100 --methods full,full-short,random,data-agent --seeds 5 --output runs/demo
 
 test: lint types wheel  ## everything CI checks
 	$(PYTEST)

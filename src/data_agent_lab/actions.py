@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import InputError
 from data_agent.runtime.distributed import failing_together, rank
@@ -35,6 +35,10 @@ from data_agent_lab.training.ranks import (
 )
 from data_agent_lab.training.run import train_run
 
+if TYPE_CHECKING:
+    from data_agent_lab.results.findings import Report
+    from data_agent_lab.results.groups import Group
+
 logger = logging.getLogger(__name__)
 
 DONE, FAILED, STOPPED = 0, 1, 130
@@ -60,7 +64,7 @@ def do(command: Command, argv: Sequence[str]) -> int:
     if isinstance(command, Archive):
         stdout().print(write_archive(command.folder, command.output))
     else:
-        _show(command.folder, figures=command.figures)
+        _show(command.folder, figures=command.figures, html=command.html)
     return DONE
 
 
@@ -84,6 +88,8 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
     if result is None:
         return _print_stopped(argv)
     _print_once(_in_words(result, output))
+    if rank() == 0:
+        _write_page(output, *_read(output))
     return DONE
 
 
@@ -158,13 +164,12 @@ def _run_pending(
             )
 
 
-def _show(source: Path, *, figures: bool = True) -> None:
+def _show(source: Path, *, figures: bool = True, html: bool = True) -> None:
     """Write the report of a folder's or an archive's runs, and show its tables."""
-    from data_agent_lab.results.report import summarise
     from data_agent_lab.results.tables import FIGURES
     from data_agent_lab.results.writing import show, write
 
-    report = summarise(source)
+    report, groups = _read(source)
     folder = source if source.is_dir() else source.parent
     write(report, folder, figures=figures)
     written = ["comparison.md", "comparison.json"]
@@ -175,6 +180,25 @@ def _show(source: Path, *, figures: bool = True) -> None:
         written.append(FIGURES)
     show(report, stdout())
     stdout().print(f"Written to {folder}: {', '.join(written)}.")
+    if html:
+        _write_page(folder, report, groups)
+
+
+def _read(source: Path) -> tuple[Report, Sequence[Group]]:
+    """The report on the runs of a folder or an archive, and these."""
+    from data_agent_lab.results.groups import read_groups
+    from data_agent_lab.results.report import report_of
+
+    groups, unfinished = read_groups(source)
+    return report_of(groups, unfinished, source=source), groups
+
+
+def _write_page(folder: Path, report: Report, groups: Sequence[Group]) -> None:
+    """Write report.html, and say where a browser finds it."""
+    from data_agent_lab.page.writing import write_page
+
+    path = write_page(report, groups, folder)
+    stdout().print(f"Open it in a browser: {path.resolve().as_uri()}", soft_wrap=True)
 
 
 def _print_once(line: str, *, soft_wrap: bool = False) -> None:

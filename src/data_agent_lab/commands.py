@@ -75,6 +75,8 @@ class Report:
     """Folder with runs, however deep, or a file of archived runs; the report is written there."""
     figures: bool = True
     """Draw figures as well."""
+    html: bool = True
+    """Write report.html as well, a page that a browser opens without a network."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -88,7 +88,8 @@ class Browser:
     def _note(self, event: dict[str, Any]) -> None:
         name, parameters = event.get("method"), event.get("params", {})
         if name == "Network.requestWillBeSent":
-            self.requests.append(parameters["request"]["url"])
+            if not parameters["request"]["url"].startswith("data:"):  # in the page itself
+                self.requests.append(parameters["request"]["url"])
         elif name == "Runtime.exceptionThrown":
             self.errors.append(parameters["exceptionDetails"]["text"])
 

@@ -31,7 +31,7 @@ _ANSWERS = {
     "harms": ("Selecting does not pay", "\N{MULTIPLICATION SIGN}"),
     "not known": ("Not known yet", "?"),
 }
-_ENDS = "Thin ticks are seeds; the bar is the 95 % interval of their mean."
+_ENDS = "The mean over seeds and its 95 % interval"
 _COSTS = "What a forward and a backward pass of every sample cost, scores included."
 _CURVES = "Means over seeds; the shade spans the seeds."
 
@@ -102,9 +102,9 @@ def _cell(
         _hero(cell, found),
         tag("div", *_quality(cell, own, styles, detail, frontier), class_="charts"),
         *tables,
-        tag("p", verdict(cell), class_="note") if len(cell.rows) > 1 else None,
+        tag("p", typeset(verdict(cell)), class_="note") if len(cell.rows) > 1 else None,
         _section("What the selection did", _selection(cell, own, styles, detail)),
-        _section("Samples", _samples(own.samples)),
+        _section("Samples", _samples(own.samples, detail)),
     )
 
 
@@ -135,6 +135,7 @@ def _quality(
     detail: Detail,
     frontier: Markup | None,
 ) -> list[Markup | None]:
+    ends = f"{_ENDS}{'; thin ticks are seeds.' if detail.seeds else '.'}"
     drawn: list[Markup | None] = [
         figure(
             "Where methods end",
@@ -177,7 +178,10 @@ def _selection(
     return [tag("div", *charts, class_="charts")] if any(charts) else []
 
 
-def _samples(samples: Samples | None) -> list[Markup | None]:
+def _samples(samples: Samples | None, detail: Detail) -> list[Markup | None]:
+    if samples is not None and not detail.samples:
+        text = "Too many for this page: data-agent report FOLDER of this task alone shows them."
+        return [tag("p", text, class_="note")]
     if samples is None or (shown := gallery(samples.columns, samples.pictures)) is None:
         return []
     return [tag("p", f"Of the run {samples.run}.", class_="note"), shown]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from data_agent_lab.page.markup import Markup, joined, tag
 from data_agent_lab.page.scales import Scale, spanning, tick_format
 from data_agent_lab.page.styles import Style, marker, path_of, short
 from data_agent_lab.results.findings import Row, Task
+from data_agent_lab.results.statistics import Estimate
 from data_agent_lab.results.tables import format_estimate
 from data_agent_lab.runs.result import Metric
 
 WIDTH, HEIGHT = 520, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 26, 40
 _LABEL_GAP = 14  # between the names at the ends of lines
+_BESIDE = 10.0  # between points of one cost
 MOST_NAMED = 6  # lines whose names stand at their ends
 
 
@@ -194,39 +197,58 @@ def frontier_chart(task: Task, styles: Mapping[str, Style]) -> Markup:
     """Quality against cost: a point a method and budget, joined over budgets, with intervals."""
     rows = [row for cell in task.cells for row in cell.rows]
     metric = task.cells[0].metric
-    points = dict.fromkeys((row.method, row.cost, row.value) for row in rows)
     values = [value for row in rows for value in row.by_seed.values()]
     x = Scale(0.0, max(105.0, *(105 * row.cost for row in rows)), _LEFT, WIDTH - _RIGHT)
     y = spanning(values, HEIGHT - _BOTTOM, _TOP, margin=0.1)
+    places = _side_by_side({(row.method, row.cost): x(100 * row.cost) for row in rows})
     drawn: list[Markup] = []
-    for method in dict.fromkeys(method for method, _, _ in points):
-        own = sorted(
-            (cost, value.mean, value.half_width or 0.0) for m, cost, value in points if m == method
-        )
-        places = [(x(100 * cost) + _beside(styles[method]), y(mean)) for cost, mean, _ in own]
-        bars = [
-            (place, y.inside(mean - half), place, y.inside(mean + half))
-            for (place, _), (_, mean, half) in zip(places, own, strict=True)
-        ]
-        says = ", ".join(f"{mean:.{metric.digits}f} at {100 * cost:.0f} %" for cost, mean, _ in own)
-        drawn.append(
-            tag(
-                "g",
-                tag("title", f"{method}: {says}"),
-                tag("path", d=path_of_segments(bars), class_="interval"),
-                tag("path", d=path_of(places), class_="line") if len(places) > 1 else None,
-                *[marker(styles[method], *place) for place in places],
-                class_=f"m {styles[method].colour}",
-                data_m=styles[method].number,
-            )
-        )
+    for method in dict.fromkeys(row.method for row in rows):
+        own = {row.cost: row for row in rows if row.method == method}
+        points = [(places[method, cost], own[cost].value) for cost in sorted(own)]
+        drawn.append(_points(method, styles[method], points, y, metric))
     axes = _axes(x, y, x_title="cost, % of full training", y_title=axis_title(metric))
     return drawing(axes, *drawn, label=f"{metric.in_words()} against cost")
 
 
-def _beside(style: Style) -> float:
-    """Methods of one cost stand side by side: pixels to the right."""
-    return 9.0 * ((style.number % 5) - 2)
+def _points(
+    method: str,
+    style: Style,
+    points: Sequence[tuple[float, Estimate]],
+    y: Scale,
+    metric: Metric,
+) -> Markup:
+    """The points of a method from left to right, joined, with their intervals."""
+    at = [(x, y(value.mean)) for x, value in points]
+    bars = [
+        (x, y.inside(value.mean - half), x, y.inside(value.mean + half))
+        for x, value in points
+        if (half := value.half_width)
+    ]
+    says = ", ".join(f"{value.mean:.{metric.digits}f}" for _, value in points)
+    return tag(
+        "g",
+        tag("title", f"{method} {says}"),
+        tag("path", d=path_of_segments(bars), class_="interval") if bars else None,
+        tag("path", d=path_of(at), class_="line") if len(at) > 1 else None,
+        *[marker(style, *place) for place in at],
+        class_=f"m {style.colour}",
+        data_m=style.number,
+    )
+
+
+def _side_by_side(places: Mapping[Any, float]) -> dict[Any, float]:
+    """Points that would cover each other, moved apart from left to right."""
+    columns: list[list[Any]] = []
+    for key in sorted(places, key=lambda key: places[key]):
+        if columns and places[key] - places[columns[-1][0]] < _BESIDE:
+            columns[-1].append(key)
+        else:
+            columns.append([key])
+    return {
+        key: places[key] + _BESIDE * (number - (len(column) - 1) / 2)
+        for column in columns
+        for number, key in enumerate(column)
+    }
 
 
 def axis_title(metric: Metric) -> str:

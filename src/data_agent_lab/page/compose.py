@@ -15,7 +15,7 @@ from data_agent_lab.page.classes import shown_classes
 from data_agent_lab.page.detail import Detail, detail_of
 from data_agent_lab.page.markup import Markup, tag, verbatim
 from data_agent_lab.page.styles import Style, drawn_marker, styles_of
-from data_agent_lab.page.tables import table_of
+from data_agent_lab.page.tables import table_of, typeset
 from data_agent_lab.results.conclusions import Conclusion, conclude
 from data_agent_lab.results.findings import Report
 from data_agent_lab.results.tables import over_tasks_table
@@ -141,7 +141,7 @@ def _overview(report: Report, styles: Mapping[str, Style]) -> Markup | None:
 def _answer_line(name: str, link: str, found: Conclusion | None) -> Markup:
     if found is None:
         return tag("li", tag("a", name, href=link))
-    return tag("li", badge(found), tag("a", name, href=link), tag("span", found.found))
+    return tag("li", badge(found), tag("a", name, href=link), tag("span", typeset(found.found)))
 
 
 # Where numbers come from.

@@ -18,6 +18,7 @@ class Detail:
     lines: int  # of a chart of learning curves
     classes: int  # of a chart of classes
     seeds: bool  # whether each is drawn
+    samples: bool  # whether there are pictures of them
 
 
 def detail_of(report: Report) -> Detail:
@@ -29,4 +30,5 @@ def detail_of(report: Report) -> Detail:
         lines=7 if is_long else 9,
         classes=8 if is_long else 24,
         seeds=not is_long,
+        samples=not is_long,
     )

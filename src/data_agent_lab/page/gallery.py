@@ -35,7 +35,7 @@ def _known(group: Group, columns: Columns, pictures: Pictures | None) -> str:
     if truth is None or "label" not in columns:
         return ""
     index, labels = columns["index"].astype(np.int64), columns["label"]
-    is_wrong = labels != np.asarray(truth)[index]
+    is_wrong = (labels >= 0) & (labels != np.asarray(truth)[index])
     if not is_wrong.any():
         return ""
     count = int(is_wrong[group.rows].sum())
@@ -47,7 +47,7 @@ def _card(row: int, columns: Columns, pictures: Pictures | None) -> Markup:
     index = int(columns["index"][row])
     picture = tag("span", f"#{index}", class_="blank") if pictures is None else pictures.draw(index)
     numbers = [
-        f"{value:,.0f} visits" if name == "visits" else f"{name} {value:.2f}"
+        f"{value:,.0f} visits" if name == "visits" else f"{name} {_signed(value)}"
         for name in ("visits", "margin", "score", "loss")
         if name in columns and math.isfinite(value := float(columns[name][row]))
     ]
@@ -57,7 +57,7 @@ def _card(row: int, columns: Columns, pictures: Pictures | None) -> Markup:
         tag(
             "figcaption",
             *_labels(row, index, columns, pictures),
-            tag("small", " \N{MIDDLE DOT} ".join(numbers[:2])),
+            *[tag("small", number) for number in numbers[:2]],
         ),
         class_="sample",
         title=f"sample {index}: {', '.join(numbers)}",
@@ -79,6 +79,10 @@ def _labels(row: int, index: int, columns: Columns, pictures: Pictures | None) -
         text = f"\N{MULTIPLICATION SIGN} truly {_name(truth[index], names)}"
         found.append(tag("span", text, class_="wrong"))
     return found
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _of(columns: Columns, name: str, row: int) -> int | None:

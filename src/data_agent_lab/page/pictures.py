@@ -81,7 +81,7 @@ def image_tag(pixels: Any, alt: str) -> Markup:
     file = io.BytesIO()
     image.save(file, format="PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-    return tag("img", src=source, alt=alt, loading="lazy")
+    return tag("img", src=source, alt=alt)
 
 
 def text_tag(text: str) -> Markup:

@@ -13,7 +13,7 @@ from data_agent.errors import InputError
 from data_agent.runtime.files import check_no_link
 
 SAMPLES = "samples.parquet"  # in a run's folder, one row a sample
-MOST_SHOWN = 24  # of a group
+MOST_SHOWN = 18  # of a group
 _NEEDED = ("index", "visits")
 
 Columns = Mapping[str, np.ndarray]

@@ -60,5 +60,6 @@ def _row(row: list[str] | tuple[str, ...], columns: list[str], style: Style | No
 
 def typeset(text: str) -> str:
     """A text of the terminal with the signs that print has for its own."""
-    text = text.replace("+-", "\N{PLUS-MINUS SIGN}")
+    text = text.replace(" +- ", "\N{NO-BREAK SPACE}\N{PLUS-MINUS SIGN}\N{NO-BREAK SPACE}")
+    text = text.replace("+-", "\N{PLUS-MINUS SIGN}").replace(" %", "\N{NO-BREAK SPACE}%")
     return "\N{EN DASH}" if text == "-" else text

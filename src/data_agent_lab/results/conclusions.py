@@ -9,10 +9,11 @@ from typing import Literal
 from data_agent_lab.methods import FULL_SHORT
 from data_agent_lab.results.findings import CONTROLS, RANDOM, Cell, Row
 from data_agent_lab.results.statistics import FEWEST_SEEDS, Estimate
+from data_agent_lab.runs.result import Metric
 
 SEEDS_OF_A_CLAIM = 5
 OURS = "data-agent"
-_SAME_COST = 0.005  # of full training
+_SAME_COST = 0.01  # of full training
 
 Answer = Literal["pays", "no gain", "harms", "not known"]
 
@@ -32,93 +33,126 @@ class Conclusion:
         return f"{self.found} {self.advice} {self.claim}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Rival:
+    """A control of the budget, and the difference of the selection to it."""
+
+    row: Row
+    words: str
+    difference: Estimate
+
+
 def conclude(cell: Cell) -> Conclusion | None:
     """The conclusion about the agent, or where it did not run about the best selection.
 
     None where only controls ran.
     """
     others = [row for row in cell.rows if row.method not in CONTROLS]
-    row = cell.row(OURS) or (others[0] if others else None)
+    cheap = [row for row in others if row.cost <= cell.keep_ratio + _SAME_COST]
+    row = cell.row(OURS) or next(iter([*cheap, *others]), None)
     if row is None:
         return None
-    rivals = [r for r in (cell.row(FULL_SHORT), cell.row(RANDOM)) if r is not None]
-    answer = _answer(row, cell.metric.sign)
+    rivals = _rivals(row, cell)
+    answer = _answer(row, rivals, cell.metric.sign)
     return Conclusion(
-        row.method, answer, _found(row, cell), _advice(answer, rivals, cell), _claim(row)
+        method=row.method,
+        answer=answer,
+        found=_found(row, rivals, cell),
+        advice=_advice(answer, row, rivals, cell.metric.sign),
+        claim=_claim(row, rivals, num_others=len(others)),
     )
 
 
-def at_same_cost(row: Row) -> list[Estimate]:
-    """The differences to the controls that cost the same."""
-    return [found for found in (row.to_full_short, row.to_random) if found is not None]
+def _rivals(row: Row, cell: Cell) -> list[_Rival]:
+    """What the same steps buy without selecting, where that was trained."""
+    found = (
+        (cell.row(FULL_SHORT), "full data", row.to_full_short),
+        (cell.row(RANDOM), "random data", row.to_random),
+    )
+    return [
+        _Rival(rival, words, difference)
+        for rival, words, difference in found
+        if rival is not None and difference is not None
+    ]
 
 
-def _answer(row: Row, sign: int) -> Answer:
-    """Whether it is better than every control of the same cost, beyond the seeds' intervals."""
-    found = at_same_cost(row)
-    if not found or any(d.count < FEWEST_SEEDS or d.half_width is None for d in found):
+def _is_dearer(row: Row, rival: _Rival) -> bool:
+    return row.cost > rival.row.cost + _SAME_COST
+
+
+def _answer(row: Row, rivals: Sequence[_Rival], sign: int) -> Answer:
+    """Whether it beats every control that cost no less, beyond the seeds' intervals."""
+    found = [(sign * rival.difference.mean, rival.difference.half_width) for rival in rivals]
+    is_known = all(rival.difference.count >= FEWEST_SEEDS for rival in rivals)
+    if not rivals or not is_known:
         return "not known"
-    if all(sign * d.mean > (d.half_width or 0.0) for d in found):
-        return "pays"
-    if any(sign * d.mean < -(d.half_width or 0.0) for d in found):
+    if any(mean < -(half or 0.0) for mean, half in found):
         return "harms"
-    return "no gain"
+    if any(mean <= (half or 0.0) for mean, half in found):
+        return "no gain"
+    return "not known" if any(_is_dearer(row, rival) for rival in rivals) else "pays"
 
 
-def _advice(answer: Answer, rivals: Sequence[Row], cell: Cell) -> str:
+def _advice(answer: Answer, row: Row, rivals: Sequence[_Rival], sign: int) -> str:
     if answer == "pays":
         return "Selecting pays here."
+    unknown = "Whether selecting pays is not known"
     if not rivals:
         return (
-            "Whether selecting pays is not known: nothing at the same cost was trained beside it. "
-            "Compare with full-short and random."
+            f"{unknown}: nothing at the same cost was trained beside it. Compare with full-short "
+            "and random."
         )
-    best = max(rivals, key=lambda row: cell.metric.sign * row.value.mean).method
+    best = max(rivals, key=lambda rival: sign * rival.row.value.mean).row.method
     if answer == "harms":
-        return f"Selecting does not pay here: use {best}, which ends better at the same cost."
+        return f"Selecting does not pay here: use {best}, which ends better at no more cost."
     if answer == "no gain":
         return f"Selecting does not pay here: use {best}, which is simpler and no worse."
-    return "Whether selecting pays is not known from so few seeds."
+    if all(rival.difference.count >= FEWEST_SEEDS for rival in rivals):
+        return f"{unknown}: nothing that costs as much as {row.method} was trained beside it."
+    return f"{unknown} from so few seeds."
 
 
-def _found(row: Row, cell: Cell) -> str:
+def _found(row: Row, rivals: Sequence[_Rival], cell: Cell) -> str:
     metric, digits = cell.metric, max(1, cell.metric.digits - 1)
     is_exact = abs(row.cost - cell.keep_ratio) < _SAME_COST
     budget = f"{100 * row.cost:.3g} % of the {'visits' if is_exact else 'cost of full training'}"
     value = f"{metric.name} {row.value.mean:.{digits}f} {metric.unit}".rstrip()
     lower = " (lower is better)" if metric.sign < 0 else ""
-    differences = (
-        (row.to_full, "full training"),
-        (row.to_full_short, "full data for the same steps"),
-        (row.to_random, "random data for the same steps"),
-    )
-    unit = "points" if metric.unit == "%" else metric.unit
-    parts = [
-        _difference(found, control, unit=unit, digits=digits)
-        for found, control in differences
-        if found is not None
+    to_full = [] if row.to_full is None else [_difference(row.to_full, "full training", metric)]
+    parts = to_full + [
+        _difference(rival.difference, f"{rival.words} {_at(row, rival)}", metric)
+        for rival in rivals
     ]
     distances = f": {_listed(parts)}" if parts else ""
     time = "" if row.time is None else f", in {row.time.mean:.2f} of the time"
     return f"At {budget}, {row.method} ends at {value}{lower}{distances}{time}."
 
 
-def _difference(found: Estimate, control: str, *, unit: str, digits: int) -> str:
+def _at(row: Row, rival: _Rival) -> str:
+    if _is_dearer(row, rival):
+        return f"at {100 * rival.row.cost:.3g} %"
+    return "for the same steps"
+
+
+def _difference(found: Estimate, control: str, metric: Metric) -> str:
+    digits = max(1, metric.digits - 1)
+    unit = "points" if metric.unit == "%" else metric.unit
     side = "above" if found.mean >= 0 else "below"
     width = "" if found.half_width is None else f" +- {found.half_width:.{digits}f}"
-    return f"{abs(found.mean):.{digits}f}{width} {unit} {side} {control}".replace("  ", " ")
+    words = f"{abs(found.mean):.{digits}f}{width} {unit} {side} {control}"
+    return words.replace("  ", " ")  # a metric without a unit
 
 
-def _claim(row: Row) -> str:
-    counts = [found.count for found in at_same_cost(row)] or [row.value.count]
-    count = min(counts)
-    if count == 1:
-        return "One seed: no claim."
+def _claim(row: Row, rivals: Sequence[_Rival], *, num_others: int) -> str:
+    count = min((rival.difference.count for rival in rivals), default=row.value.count)
+    seeds = "One seed" if count == 1 else f"{count} seeds"
     if count < FEWEST_SEEDS:
-        return f"{count} seeds: no claim."
+        return f"{seeds}: no claim."
+    if row.method != OURS and num_others > 1:
+        return f"{seeds}, but the best of {num_others} picked by these numbers: no claim."
     if count < SEEDS_OF_A_CLAIM:
-        return f"{count} seeds: a first sign; {SEEDS_OF_A_CLAIM} are a claim."
-    return f"{count} seeds: a claim."
+        return f"{seeds}: a first sign; {SEEDS_OF_A_CLAIM} are a claim."
+    return f"{seeds}: a claim."
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 
 from data_agent.runtime.files import write_json, write_text
+from data_agent_lab.results.conclusions import conclude
 from data_agent_lab.results.findings import Report
 from data_agent_lab.results.statistics import LEAST_TASKS, NUM_RESAMPLES
 from data_agent_lab.results.tables import (
@@ -32,6 +33,8 @@ def show(report: Report, console: Console) -> None:
     """Print every table; 120 columns hold them."""
     for cell in (cell for task in report.tasks for cell in task.cells):
         _print_table(cell_table(cell), console)
+        if (conclusion := conclude(cell)) is not None:
+            console.print(conclusion.in_words(), end="\n\n")
         console.print(verdict(cell), end="\n\n")
         if (others := other_metrics_table(cell)) is not None:
             _print_table(others, console)
@@ -57,7 +60,10 @@ def to_markdown(report: Report, *, figures: bool = True) -> str:
         lines += [f"## {task.name}", "", describe(task), ""]
         for cell in task.cells:
             table, others = cell_table(cell), other_metrics_table(cell)
-            lines += [f"### {table.title}", "", verdict(cell), "", *_markdown_table(table)]
+            lines += [f"### {table.title}", ""]
+            if (conclusion := conclude(cell)) is not None:
+                lines += [conclusion.in_words(), ""]
+            lines += [verdict(cell), "", *_markdown_table(table)]
             if others is not None:
                 lines += ["Other metrics of the same models:", "", *_markdown_table(others)]
             if figures:

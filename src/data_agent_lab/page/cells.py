@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data_agent_lab.page.charts import axis_title, figure, forest_chart, frontier_chart, line_chart
+from data_agent_lab.page.charts import axis_title, forest_chart, frontier_chart, line_chart
 from data_agent_lab.page.classes import class_chart
 from data_agent_lab.page.curves import Runs, learning_curves, over_time, over_visits
 from data_agent_lab.page.detail import Detail
+from data_agent_lab.page.drawing import figure
 from data_agent_lab.page.gallery import gallery
 from data_agent_lab.page.markup import Markup, tag
 from data_agent_lab.page.pictures import Pictures
@@ -33,7 +34,7 @@ _ANSWERS = {
 }
 _ENDS = "The mean over seeds and its 95 % interval"
 _COSTS = "What a forward and a backward pass of every sample cost, scores included."
-_CURVES = "Means over seeds; the shade spans the seeds."
+_MOST_WITH_BANDS = 6  # methods; more of them would cover each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ def part_of_task(
     number: int | None,
 ) -> Markup:
     """The part of a task; `number` is its place among several, None of the only one."""
-    frontier = figure("Quality against cost", frontier_chart(task, styles), _COSTS)
+    points = frontier_chart(task, styles, has_intervals=detail.seeds)
+    frontier = figure("Quality against cost", points, _COSTS)
     cells = [
         _cell(cell, own, styles, detail, frontier if cell is task.cells[0] else None)
         for cell, own in zip(task.cells, runs, strict=True)
@@ -104,7 +106,7 @@ def _cell(
         *tables,
         tag("p", typeset(verdict(cell)), class_="note") if len(cell.rows) > 1 else None,
         _section("What the selection did", _selection(cell, own, styles, detail)),
-        _section("Samples", _samples(own.samples, detail)),
+        _section("Samples", _samples(own.samples)),
     )
 
 
@@ -135,23 +137,21 @@ def _quality(
     detail: Detail,
     frontier: Markup | None,
 ) -> list[Markup | None]:
-    ends = f"{_ENDS}{'; thin ticks are seeds.' if detail.seeds else '.'}"
-    drawn: list[Markup | None] = [
-        figure(
-            "Where methods end",
-            forest_chart(cell.rows, styles, cell.metric, has_seeds=detail.seeds),
-            _ENDS,
-        ),
-        frontier,
-    ]
-    drawn_runs = _drawn_runs(cell, own.runs, detail)
+    drawn: list[Markup | None] = []
+    if len(cell.rows) > 1:
+        ends = forest_chart(cell.rows, styles, cell.metric, has_seeds=detail.seeds)
+        note = f"{_ENDS}{'; thin ticks are seeds.' if detail.seeds else '.'}"
+        drawn += [figure("Where methods end", ends, note), frontier]
+    runs = _drawn_runs(cell, own.runs, detail)
+    has_bands = detail.seeds and len(runs) <= _MOST_WITH_BANDS
+    note = f"Means over seeds{'; the shade spans the seeds.' if has_bands else '.'}"
     for title, x_title, place in (
         ("Learning against visits", "visits, % of full training", over_visits),
         ("Learning against time", f"{cell.clock} of training, s", over_time(cell.clock)),
     ):
-        if lines := learning_curves(drawn_runs, styles, place):
+        if lines := learning_curves(runs, styles, place, has_bands=has_bands):
             chart = line_chart(lines, x_title=x_title, y_title=axis_title(cell.metric), label=title)
-            drawn.append(figure(title, chart, _CURVES))
+            drawn.append(figure(title, chart, note))
     return drawn
 
 
@@ -178,10 +178,7 @@ def _selection(
     return [tag("div", *charts, class_="charts")] if any(charts) else []
 
 
-def _samples(samples: Samples | None, detail: Detail) -> list[Markup | None]:
-    if samples is not None and not detail.samples:
-        text = "Too many for this page: data-agent report FOLDER of this task alone shows them."
-        return [tag("p", text, class_="note")]
+def _samples(samples: Samples | None) -> list[Markup | None]:
     if samples is None or (shown := gallery(samples.columns, samples.pictures)) is None:
         return []
     return [tag("p", f"Of the run {samples.run}.", class_="note"), shown]

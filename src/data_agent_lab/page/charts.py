@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_agent_lab.page.markup import Markup, joined, tag
-from data_agent_lab.page.scales import Scale, spanning, tick_format
-from data_agent_lab.page.styles import Style, marker, path_of, short
+from data_agent_lab.page.drawing import (
+    HEIGHT,
+    WIDTH,
+    apart,
+    axes,
+    drawing,
+    level_ticks,
+    path_of_segments,
+    words,
+)
+from data_agent_lab.page.markup import Markup, tag
+from data_agent_lab.page.scales import Scale, spanning
+from data_agent_lab.page.styles import Style, marker, path_of
 from data_agent_lab.results.findings import Row, Task
 from data_agent_lab.results.statistics import Estimate
 from data_agent_lab.results.tables import format_estimate
 from data_agent_lab.runs.result import Metric
 
-WIDTH, HEIGHT = 520, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 26, 40
 _LABEL_GAP = 14  # between the names at the ends of lines
-_BESIDE = 10.0  # between points of one cost
+_BESIDE, _SPREAD = 10.0, 44.0  # between points of one cost, and from the first to the last
 MOST_NAMED = 6  # lines whose names stand at their ends
 
 
@@ -31,31 +40,7 @@ class Line:
     band: Sequence[tuple[float, float]] = ()  # by point the lowest and the highest value of a seed
 
 
-def figure(title: str, drawing: Markup, note: str | None = None) -> Markup:
-    """A chart with its title and, below it, a note."""
-    caption = tag("figcaption", tag("b", title), tag("span", note) if note else None)
-    return tag("figure", caption, drawing, class_="chart")
-
-
-def drawing(
-    *parts: Markup | None, label: str, width: int = WIDTH, height: float = HEIGHT
-) -> Markup:
-    """An SVG that scales with the page; `label` says to screen readers what it shows."""
-    box = f"0 0 {width} {short(height)}"
-    return tag("svg", *parts, viewBox=box, role="img", aria_label=label)
-
-
-def words(
-    text: str, x: float, y: float, anchor: str = "start", class_: str | None = None
-) -> Markup:
-    """A text in a drawing; `anchor` is start, middle or end."""
-    classes = [*([] if anchor == "start" else [anchor]), *([] if class_ is None else [class_])]
-    return tag("text", text, x=short(x), y=short(y), class_=" ".join(classes) or None)
-
-
-def line_chart(
-    lines: Sequence[Line], *, x_title: str, y_title: str, label: str, y_range: Scale | None = None
-) -> Markup:
+def line_chart(lines: Sequence[Line], *, x_title: str, y_title: str, label: str) -> Markup:
     """Lines with the range of their seeds; names stand at their ends where they are few."""
     is_named = 1 < len(lines) <= MOST_NAMED
     longest = max(len(line.name) for line in lines)
@@ -65,45 +50,26 @@ def line_chart(
     ys += [end for line in lines for pair in line.band for end in pair]
     x = Scale(min(0.0, *xs), max(xs) or 1.0, _LEFT, WIDTH - right)
     y = spanning(ys, HEIGHT - _BOTTOM, _TOP)
-    if y_range is not None:
-        y = Scale(y_range.low, y_range.high, y.start, y.end)
-    parts = [_axes(x, y, x_title=x_title, y_title=y_title)]
-    parts += [_drawn_line(line, x, y) for line in lines]
-    if is_named:
-        parts.append(_names(lines, x, y))
-    return drawing(*parts, label=label)
+    names = _places_of_names(lines, y) if is_named else [None] * len(lines)
+    drawn = [_drawn_line(line, x, y, place) for line, place in zip(lines, names, strict=True)]
+    return drawing(axes(x, y, x_title=x_title, y_title=y_title), *drawn, label=label)
 
 
-def _axes(x: Scale, y: Scale, *, x_title: str, y_title: str, every_x: bool = True) -> Markup:
-    bottom, rows = y.start, y.ticks(5)
-    grid = path_of_segments([(x.start, y(t), x.end, y(t)) for t in rows])
-    y_text, columns = tick_format(rows), x.ticks(5) if every_x else []
-    x_text = tick_format(columns)
-    return tag(
-        "g",
-        tag("path", d=grid, class_="grid"),
-        *[words(y_text(t), x.start - 8, y(t) + 4, "end") for t in rows],
-        *[words(x_text(t), x(t), bottom + 17, "middle") for t in columns],
-        words(x_title, x.end, bottom + 34, "end", "title"),
-        words(y_title, 0, 12, class_="title"),
-        class_="axes",
-    )
+def _places_of_names(lines: Sequence[Line], y: Scale) -> list[float]:
+    """Where names stand upright, moved apart where they would cover each other."""
+    ends = [y(line.points[-1][1]) for line in lines]
+    order = sorted(range(len(lines)), key=lambda number: ends[number])
+    places = apart([ends[n] for n in order], _LABEL_GAP, top=_TOP, bottom=HEIGHT - _BOTTOM)
+    by_line = dict(zip(order, places, strict=True))
+    return [by_line[number] for number in range(len(lines))]
 
 
-def path_of_segments(segments: Iterable[tuple[float, float, float, float]]) -> str:
-    """Level or upright segments (x1, y1, x2, y2) as one path."""
-    return "".join(
-        f"M{short(a)} {short(b)}" + (f"v{short(d - b)}" if a == c else f"h{short(c - a)}")
-        for a, b, c, d in segments
-    )
-
-
-def _drawn_line(line: Line, x: Scale, y: Scale) -> Markup:
-    points = [(x(a), y.inside(b)) for a, b in line.points]
+def _drawn_line(line: Line, x: Scale, y: Scale, name: float | None) -> Markup:
+    points = [(x(a), y(b)) for a, b in line.points]
     band = None
     if line.band:
-        low = [(p[0], y.inside(pair[0])) for p, pair in zip(points, line.band, strict=True)]
-        high = [(p[0], y.inside(pair[1])) for p, pair in zip(points, line.band, strict=True)]
+        low = [(p[0], y(pair[0])) for p, pair in zip(points, line.band, strict=True)]
+        high = [(p[0], y(pair[1])) for p, pair in zip(points, line.band, strict=True)]
         band = tag("path", d=f"{path_of([*low, *reversed(high)])}z", class_="band")
     (_, last), end = line.points[-1], points[-1]
     return tag(
@@ -112,39 +78,10 @@ def _drawn_line(line: Line, x: Scale, y: Scale) -> Markup:
         band,
         tag("path", d=path_of(points), class_="line"),
         marker(line.style, *end),
+        None if name is None else words(line.name[:16], end[0] + 9, name + 4, class_="name"),
         class_=f"m {line.style.colour}",
         data_m=line.style.number,
     )
-
-
-def _names(lines: Sequence[Line], x: Scale, y: Scale) -> Markup:
-    """Names at the ends of lines, moved apart where they would cover each other."""
-    ends = sorted(lines, key=lambda line: -line.points[-1][1])
-    wanted = [y.inside(line.points[-1][1]) for line in ends]
-    places = apart(wanted, _LABEL_GAP, top=_TOP, bottom=HEIGHT - _BOTTOM)
-    return joined(
-        tag(
-            "g",
-            words(line.name[:16], x(line.points[-1][0]) + 9, place + 4, class_="name"),
-            class_=f"m {line.style.colour}",
-            data_m=line.style.number,
-        )
-        for line, place in zip(ends, places, strict=True)
-    )
-
-
-def apart(places: Sequence[float], gap: float, *, top: float, bottom: float) -> list[float]:
-    """Ascending places with at least `gap` between them, near what was wanted."""
-    found: list[float] = []
-    for place in places:
-        found.append(max(place, found[-1] + gap if found else top))
-    excess = found[-1] - bottom if found else 0.0
-    for number in range(len(found) - 1, -1, -1):  # back up from the bottom
-        if excess <= 0:
-            break
-        limit = bottom - gap * (len(found) - 1 - number)
-        found[number] = min(found[number], limit)
-    return found
 
 
 def forest_chart(
@@ -157,13 +94,12 @@ def forest_chart(
     values = [value for row in rows for value in row.by_seed.values()]
     x = spanning(values, left + 16, WIDTH - right, margin=0.12)
     columns = x.ticks(4)
-    text = tick_format(columns)
     bottom = _TOP + step * len(rows)
     grid = path_of_segments([(x(t), _TOP - 6, x(t), bottom) for t in columns])
-    axes = tag(
+    ground = tag(
         "g",
         tag("path", d=grid, class_="grid"),
-        *[words(text(t), x(t), bottom + 16, "middle") for t in columns],
+        level_ticks(x, columns, bottom + 16),
         words(axis_title(metric), 0, 12, class_="title"),
         class_="axes",
     )
@@ -172,7 +108,7 @@ def forest_chart(
         for place, row in enumerate(rows)
     ]
     label = f"{metric.in_words()} of {', '.join(row.method for row in rows)}, with intervals"
-    return drawing(axes, *drawn, label=label, height=height)
+    return drawing(ground, *drawn, label=label, height=height)
 
 
 def _forest_row(
@@ -193,8 +129,8 @@ def _forest_row(
     )
 
 
-def frontier_chart(task: Task, styles: Mapping[str, Style]) -> Markup:
-    """Quality against cost: a point a method and budget, joined over budgets, with intervals."""
+def frontier_chart(task: Task, styles: Mapping[str, Style], *, has_intervals: bool) -> Markup:
+    """Quality against cost: a point a method and budget, joined over budgets."""
     rows = [row for cell in task.cells for row in cell.rows]
     metric = task.cells[0].metric
     values = [value for row in rows for value in row.by_seed.values()]
@@ -205,9 +141,9 @@ def frontier_chart(task: Task, styles: Mapping[str, Style]) -> Markup:
     for method in dict.fromkeys(row.method for row in rows):
         own = {row.cost: row for row in rows if row.method == method}
         points = [(places[method, cost], own[cost].value) for cost in sorted(own)]
-        drawn.append(_points(method, styles[method], points, y, metric))
-    axes = _axes(x, y, x_title="cost, % of full training", y_title=axis_title(metric))
-    return drawing(axes, *drawn, label=f"{metric.in_words()} against cost")
+        drawn.append(_points(method, styles[method], points, y, metric, has_intervals))
+    ground = axes(x, y, x_title="cost, % of full training", y_title=axis_title(metric))
+    return drawing(ground, *drawn, label=f"{metric.in_words()} against cost")
 
 
 def _points(
@@ -216,13 +152,14 @@ def _points(
     points: Sequence[tuple[float, Estimate]],
     y: Scale,
     metric: Metric,
+    has_intervals: bool,
 ) -> Markup:
     """The points of a method from left to right, joined, with their intervals."""
     at = [(x, y(value.mean)) for x, value in points]
     bars = [
         (x, y.inside(value.mean - half), x, y.inside(value.mean + half))
         for x, value in points
-        if (half := value.half_width)
+        if has_intervals and (half := value.half_width)
     ]
     says = ", ".join(f"{value.mean:.{metric.digits}f}" for _, value in points)
     return tag(
@@ -245,7 +182,7 @@ def _side_by_side(places: Mapping[Any, float]) -> dict[Any, float]:
         else:
             columns.append([key])
     return {
-        key: places[key] + _BESIDE * (number - (len(column) - 1) / 2)
+        key: places[key] + min(_BESIDE, _SPREAD / len(column)) * (number - (len(column) - 1) / 2)
         for column in columns
         for number, key in enumerate(column)
     }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from data_agent_lab.page.charts import drawing, figure, path_of_segments, words
 from data_agent_lab.page.detail import Detail
+from data_agent_lab.page.drawing import drawing, figure, level_ticks, path_of_segments, words
 from data_agent_lab.page.markup import Markup, tag
-from data_agent_lab.page.scales import Scale, tick_format
+from data_agent_lab.page.scales import Scale
 from data_agent_lab.page.styles import Style, marker, path_of
 from data_agent_lab.results.findings import OfClass, Row
 from data_agent_lab.results.statistics import FEWEST_SEEDS, Estimate
@@ -78,14 +78,13 @@ def _chart(
     )
     x = Scale(-1.05 * widest - 0.1, 1.05 * widest + 0.1, left, right)
     columns = x.ticks(6)
-    text = tick_format(columns)
     axes = tag(
         "g",
         tag(
             "path", d=path_of_segments([(x(t), _TOP, x(t), bottom) for t in columns]), class_="grid"
         ),
         tag("path", d=path_of([(x(0), _TOP), (x(0), bottom)]), class_="zero"),
-        *[words(text(t), x(t), bottom + 16, "middle") for t in columns],
+        level_ticks(x, columns, bottom + 16),
         words(title, 0, 12, class_="title"),
         words("accuracy %", 520, 12, "end", "title"),
         class_="axes",

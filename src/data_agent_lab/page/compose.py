@@ -22,6 +22,10 @@ from data_agent_lab.results.tables import over_tasks_table
 from data_agent_lab.results.writing import notes
 
 _PACKAGE = "data_agent_lab.page"
+_LONG = (
+    "An outline. The page of one task shows more, samples too: data-agent report, with the folder "
+    "of its runs."
+)
 
 
 def page(report: Report, runs: Sequence[Sequence[CellRuns]]) -> str:
@@ -39,7 +43,7 @@ def page(report: Report, runs: Sequence[Sequence[CellRuns]]) -> str:
     body = tag(
         "body",
         _header(name, styles),
-        tag("main", _overview(report, styles), *parts),
+        tag("main", _overview(report, styles, detail), *parts),
         _origin(report),
         _script("numbers", _numbers(report, detail), kind="application/json"),
         _script(None, _resource("script.js")),
@@ -81,7 +85,8 @@ def _numbers(report: Report, detail: Detail) -> str:
         for cell, numbers in zip(task.cells, found["cells"], strict=True):
             subject = subject_of(cell)
             for row, own in zip(cell.rows, numbers["rows"], strict=True):
-                shown = shown_classes(row, detail) if row is subject else []
+                is_told = row is subject and detail.samples
+                shown = shown_classes(row, detail) if is_told else []
                 own["classes"] = {name: own["classes"][name] for name in shown}
     text = json.dumps(_rounded(content), separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
@@ -123,7 +128,7 @@ def _header(name: str, styles: Mapping[str, Style]) -> Markup:
     )
 
 
-def _overview(report: Report, styles: Mapping[str, Style]) -> Markup | None:
+def _overview(report: Report, styles: Mapping[str, Style], detail: Detail) -> Markup | None:
     if len(report.tasks) == 1:
         return None
     items = [
@@ -135,7 +140,8 @@ def _overview(report: Report, styles: Mapping[str, Style]) -> Markup | None:
     ]
     tables = [table_of(over_tasks_table(over), styles) for over in report.over_tasks]
     title = f"{len(report.tasks)} tasks"
-    return tag("section", tag("h1", title), tag("ol", *items, class_="answers"), *tables)
+    about = None if detail.samples else tag("p", _LONG, class_="about")
+    return tag("section", tag("h1", title), about, tag("ol", *items, class_="answers"), *tables)
 
 
 def _answer_line(name: str, link: str, found: Conclusion | None) -> Markup:

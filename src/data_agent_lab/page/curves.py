@@ -11,7 +11,6 @@ from data_agent_lab.results.records import Record, value_of
 
 Runs = Mapping[str, Mapping[int, Record]]  # by method and seed
 Place = Callable[[Record, Mapping[str, Any]], float | None]
-_MOST_WITH_BANDS = 6  # methods; more of them would cover each other
 
 
 def over_visits(record: Record, line: Mapping[str, Any]) -> float | None:
@@ -27,8 +26,10 @@ def over_time(clock: str) -> Place:
     return lambda _, line: line.get(name)
 
 
-def learning_curves(runs: Runs, styles: Mapping[str, Style], place: Place) -> list[Line]:
-    """A line for each method: means over its seeds, and the range of them."""
+def learning_curves(
+    runs: Runs, styles: Mapping[str, Style], place: Place, *, has_bands: bool
+) -> list[Line]:
+    """A line for each method: means over its seeds, and with `has_bands` the range of them."""
     lines: list[Line] = []
     for method, by_seed in runs.items():
         records = list(by_seed.values())
@@ -43,13 +44,12 @@ def learning_curves(runs: Runs, styles: Mapping[str, Style], place: Place) -> li
             points.append((_mean([p for p in places if p is not None]), _mean(values)))
             band.append((min(values), max(values)))
         if points:
-            has_band = len(records) > 1 and len(runs) <= _MOST_WITH_BANDS
             lines.append(
                 Line(
                     name=method,
                     style=styles[method],
                     points=points,
-                    band=band if has_band else (),
+                    band=band if has_bands and len(records) > 1 else (),
                 )
             )
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -48,7 +48,7 @@ def spanning(values: Iterable[float], start: float, end: float, *, margin: float
     return Scale(low - pad, high + pad, start, end)
 
 
-def tick_format(ticks: list[float]) -> Callable[[float], str]:
+def tick_format(ticks: Sequence[float]) -> Callable[[float], str]:
     """Writes every tick with the decimals that their distance needs."""
     step = min((b - a for a, b in pairwise(ticks)), default=1.0)
     digits = next((d for d in range(7) if abs(round(step, d) - step) < 1e-9 * step), 6)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_agent_lab.page.charts import Line, drawing, figure, line_chart, words
+from data_agent_lab.page.charts import Line, line_chart
 from data_agent_lab.page.curves import Runs
+from data_agent_lab.page.drawing import drawing, figure, words
 from data_agent_lab.page.markup import Markup, tag
 from data_agent_lab.page.styles import NUM_COLOURS, SHAPES, Style, short
 from data_agent_lab.results.records import Record

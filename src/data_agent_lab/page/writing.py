@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from data_agent.runtime.files import write_text
-from data_agent_lab.page.cells import CellRuns, Samples
+from data_agent_lab.page.cells import CellRuns, Samples, subject_of
 from data_agent_lab.page.compose import page
 from data_agent_lab.page.curves import Runs
+from data_agent_lab.page.detail import detail_of
 from data_agent_lab.page.pictures import Pictures, load_pictures
 from data_agent_lab.page.samples import read_samples
-from data_agent_lab.results.conclusions import conclude
 from data_agent_lab.results.findings import Cell, Report
 from data_agent_lab.results.groups import Group
 from data_agent_lab.results.records import Record
@@ -26,26 +26,30 @@ def write_page(report: Report, groups: Sequence[Group], folder: Path) -> Path:
     Raises:
         InputError: the numbers of a run's samples are damaged.
     """
-    runs = [
-        [_cell_runs(group, cell) for cell in task.cells]
-        for group, task in zip(groups, report.tasks, strict=True)
-    ]
     path = folder / PAGE
-    write_text(path, page(report, runs))
+    write_text(path, page_of(report, groups))
     return path
 
 
-def _cell_runs(group: Group, cell: Cell) -> CellRuns:
+def page_of(report: Report, groups: Sequence[Group]) -> str:
+    """The page of a report on `groups`; `InputError` as of `write_page`."""
+    has_samples = detail_of(report).samples
+    runs = [
+        [_cell_runs(group, cell, has_samples=has_samples) for cell in task.cells]
+        for group, task in zip(groups, report.tasks, strict=True)
+    ]
+    return page(report, runs)
+
+
+def _cell_runs(group: Group, cell: Cell, *, has_samples: bool) -> CellRuns:
     runs = group.at(cell.keep_ratio)
     by_row = {row.method: runs[row.method] for row in cell.rows}
-    return CellRuns(by_row, _samples(group.config, by_row, cell))
+    return CellRuns(by_row, _samples(group.config, by_row, cell) if has_samples else None)
 
 
 def _samples(config: Mapping[str, Any], runs: Runs, cell: Cell) -> Samples | None:
     """Those of the first seed of the method that the conclusion is about."""
-    found = conclude(cell)
-    method = next(iter(runs)) if found is None else found.method
-    for _, record in sorted(runs[method].items()):
+    for _, record in sorted(runs[subject_of(cell).method].items()):
         if (columns := read_samples(record.path)) is not None:
             pictures = _fitting(load_pictures(config), len(columns["index"]))
             return Samples(_name(record), columns, pictures)

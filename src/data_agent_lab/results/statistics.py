@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -52,8 +53,13 @@ def estimate(values: Sequence[float]) -> Estimate:
     if count == 1:
         return Estimate(mean, None, count)
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
-    return Estimate(mean, quantile * math.sqrt(variance / count), count)
+    return Estimate(mean, _quantile(count - 1) * math.sqrt(variance / count), count)
+
+
+@cache
+def _quantile(freedom: int) -> float:
+    """Of Student's t at the confidence, by degrees of freedom; it takes long to compute."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def paired_difference(

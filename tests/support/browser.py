@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -24,8 +26,8 @@ _FLAGS = (
 class Browser:
     """One tab; requests that the page makes are noted by address."""
 
-    def __init__(self, commands: int, answers: int) -> None:
-        self._commands, self._answers = os.fdopen(commands, "wb"), os.fdopen(answers, "rb")
+    def __init__(self, commands: BinaryIO, answers: BinaryIO) -> None:
+        self._commands, self._answers = commands, answers
         self._number, self._rest, self._session = 0, b"", None
         self.requests: list[str] = []
         self.errors: list[str] = []
@@ -106,18 +108,33 @@ class Browser:
 def browser(profile: Path) -> Generator[Browser]:
     """A browser whose profile lies in a folder, until the block ends."""
     assert CHROMIUM is not None
-    reads, commands = os.pipe()
-    answers, writes = os.pipe()
-    # Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
-    shell = f'exec 3<&{reads} 4>&{writes}; exec "$@"'
-    words = ["sh", "-c", shell, "sh", CHROMIUM, *_FLAGS, f"--user-data-dir={profile}"]
-    process = subprocess.Popen(
-        words, pass_fds=(reads, writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    os.close(reads)
-    os.close(writes)
-    try:
-        yield Browser(commands, answers)
-    finally:
-        process.kill()
-        process.wait()
+    (reads, commands), (answers, writes) = os.pipe(), os.pipe()
+    reads, writes = (_above_four(descriptor) for descriptor in (reads, writes))
+    flags = [*_FLAGS, f"--user-data-dir={profile}"]
+    words = [sys.executable, "-c", _LAUNCH, str(reads), str(writes), CHROMIUM, *flags]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with os.fdopen(commands, "wb") as to_it, os.fdopen(answers, "rb") as from_it:
+        process = subprocess.Popen(words, pass_fds=(reads, writes), **silent)
+        os.close(reads)
+        os.close(writes)
+        try:
+            yield Browser(to_it, from_it)
+        finally:
+            process.kill()
+            process.wait()
+
+
+# Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
+_LAUNCH = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def _above_four(descriptor: int) -> int:
+    """The same file under a number that nothing is put in the place of."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(descriptor)
+    return moved

@@ -222,7 +222,9 @@ def test_compare_end_to_end_and_again(
         "comparison.md",
         "digits",
         "figures",
+        "report.html",
     }
+    assert f"Open it in a browser: {(output / 'report.html').as_uri()}" in captured.out
 
     ran = recorded(monkeypatch)
     more = [*argv, "--methods", "full,random,data-agent", "--seeds", "2"]

@@ -430,6 +430,9 @@ def test_label_noise_reaches_the_training_labels_only(
     before = data.train_labels.clone(), data.eval_labels.clone()
     result = finish(tmp_path / "run", config_of(recipe, "random", label_noise=0.25), data)
     assert result["num_noisy_labels"] == 16  # floor(0.25 * 62 + 0.5)
+    assert list(result["class_accuracy"]) == list(data.class_names)
+    *_, last = RunFolder(tmp_path / "run").metrics()
+    assert 0 <= last["visited"]["wrong_labels"] <= 16 / 31  # of the half of 62 that is visited
     assert torch.equal(before[0], data.train_labels)
     assert torch.equal(before[1], data.eval_labels)
 

@@ -68,7 +68,7 @@ FLAGS = {
         "--suite",
         "--tasks",
     ],
-    "report": ["--help", "--figures", "--no-figures"],
+    "report": ["--help", "--figures", "--no-figures", "--html", "--no-html"],
     "archive": ["--help", "--output"],
 }
 
@@ -185,6 +185,7 @@ def test_train_on_local_images_end_to_end(
         "config.json",
         "environment.json",
         "metrics.jsonl",
+        "report.html",
         "result.json",
     }
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,14 +41,23 @@ class Browser:
     def open(self, path: Path) -> None:
         """Open a file and wait until it is loaded."""
         self._ask("Page.navigate", url=path.resolve().as_uri())
-        while self.run("document.readyState") != "complete":
-            pass
+        self.wait_for("document.readyState == 'complete'")
 
     def run(self, script: str) -> Any:
         """The value of an expression of JavaScript in the page, as JSON knows it."""
         found = self._ask("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
+
+    def wait_for(self, script: str) -> None:
+        """Wait until an expression of JavaScript is true; events of the page come when they come.
+
+        Raises:
+            AssertionError: it is not within half a minute.
+        """
+        end = time.monotonic() + 30
+        while not self.run(script):
+            assert time.monotonic() < end, f"never came true: {script}"
 
     def press(self, key: str, code: int) -> None:
         """Press a key where the focus is."""

@@ -143,8 +143,9 @@ def _quality(
         note = f"{_ENDS}{'; thin ticks are seeds.' if detail.seeds else '.'}"
         drawn += [figure("Where methods end", ends, note), frontier]
     runs = _drawn_runs(cell, own.runs, detail)
-    has_bands = detail.seeds and len(runs) <= _MOST_WITH_BANDS
-    note = f"Means over seeds{'; the shade spans the seeds.' if has_bands else '.'}"
+    has_seeds = any(len(by_seed) > 1 for by_seed in runs.values())
+    has_bands = detail.seeds and has_seeds and len(runs) <= _MOST_WITH_BANDS
+    note = "Means over seeds; the shade spans the seeds." if has_bands else None
     for title, x_title, place in (
         ("Learning against visits", "visits, % of full training", over_visits),
         ("Learning against time", f"{cell.clock} of training, s", over_time(cell.clock)),

@@ -29,8 +29,9 @@ class Style:
 
 
 def styles_of(methods: Sequence[str]) -> dict[str, Style]:
-    """A style for each method; controls are grey, and the agent always has the first colour."""
-    others = sorted(set(methods) - set(CONTROLS), key=lambda method: (method != OURS, method))
+    """A style for each method; controls are grey, and the first colours are our methods'."""
+    ours = [method for method in OURS if method in methods]
+    others = [*ours, *sorted({*methods} - {*CONTROLS, *ours})]
     styles = {
         method: Style(number, f"c{number % NUM_COLOURS}", SHAPES[number % len(SHAPES)])
         for number, method in enumerate(others)

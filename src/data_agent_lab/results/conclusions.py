@@ -12,7 +12,7 @@ from data_agent_lab.results.statistics import FEWEST_SEEDS, Estimate
 from data_agent_lab.runs.result import Metric
 
 SEEDS_OF_A_CLAIM = 5
-OURS = "data-agent"
+OURS = ("data-agent", "label-aware")  # of both the first is what a comparison is about
 _SAME_COST = 0.01  # of full training
 
 Answer = Literal["pays", "no gain", "harms", "not known"]
@@ -43,13 +43,14 @@ class _Rival:
 
 
 def conclude(cell: Cell) -> Conclusion | None:
-    """The conclusion about the agent, or where it did not run about the best selection.
+    """The conclusion about our method, or where none ran about the best selection.
 
     None where only controls ran.
     """
     others = [row for row in cell.rows if row.method not in CONTROLS]
     cheap = [row for row in others if row.cost <= cell.keep_ratio + _SAME_COST]
-    row = cell.row(OURS) or next(iter([*cheap, *others]), None)
+    ours = [found for method in OURS if (found := cell.row(method)) is not None]
+    row = next(iter([*ours, *cheap, *others]), None)
     if row is None:
         return None
     rivals = _rivals(row, cell)
@@ -106,7 +107,8 @@ def _advice(answer: Answer, row: Row, rivals: Sequence[_Rival], sign: int) -> st
     if answer == "harms":
         return f"Selecting does not pay here: use {best}, which ends better at no more cost."
     if answer == "no gain":
-        return f"Selecting does not pay here: use {best}, which is simpler and no worse."
+        within = "the difference is within the seeds' intervals"
+        return f"Selecting does not pay here: use {best}, which is simpler; {within}."
     if all(rival.difference.count >= FEWEST_SEEDS for rival in rivals):
         return f"{unknown}: nothing that costs as much as {row.method} was trained beside it."
     return f"{unknown} from so few seeds."
@@ -148,7 +150,7 @@ def _claim(row: Row, rivals: Sequence[_Rival], *, num_others: int) -> str:
     seeds = "One seed" if count == 1 else f"{count} seeds"
     if count < FEWEST_SEEDS:
         return f"{seeds}: no claim."
-    if row.method != OURS and num_others > 1:
+    if row.method not in OURS and num_others > 1:
         return f"{seeds}, but the best of {num_others} picked by these numbers: no claim."
     if count < SEEDS_OF_A_CLAIM:
         return f"{seeds}: a first sign; {SEEDS_OF_A_CLAIM} are a claim."

@@ -52,10 +52,11 @@ def test_the_commands_archive_and_report(
     path.parent.mkdir()
     assert main(["archive", str(tmp_path / "runs"), "--output", str(path)]) == 0
     assert "Wrote 8 run(s)" in capsys.readouterr().out
+    assert main(["report", str(path), "--no-figures", "--no-html"]) == 0
+    written = {"half.jsonl", "comparison.md", "comparison.json"}
+    assert {entry.name for entry in path.parent.iterdir()} == written
     assert main(["report", str(path), "--no-figures"]) == 0
-    assert {entry.name for entry in path.parent.iterdir()} == {
-        *("half.jsonl", "comparison.md", "comparison.json")
-    }
+    assert {entry.name for entry in path.parent.iterdir()} == {*written, "report.html"}
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "nowhere is neither a folder nor a file" in capsys.readouterr().err
 

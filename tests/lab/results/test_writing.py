@@ -150,7 +150,9 @@ def test_tables_fit_into_120_columns(tmp_path: Path) -> None:
     console = Console(width=120, record=True, markup=False)
     show(summarise(tmp_path), console)
     text = console.export_text()
-    image, language, _ = (line for line in text.splitlines() if "class-balanced-random" in line)
+    image, language, _ = (
+        line for line in text.splitlines() if line.startswith("class-balanced-random")
+    )
     assert "70.05 +- 0.12" in image
     assert image.split()[-1] == "3"
     # Too wide with four decimals: the intervals are in the line below.

@@ -17,7 +17,7 @@ from data_agent_lab.page.samples import Columns
 from data_agent_lab.page.styles import Style
 from data_agent_lab.page.tables import table_of, typeset
 from data_agent_lab.page.timeline import (
-    chart_of_wrong_labels,
+    charts_of_harm,
     charts_of_selector,
     picture_of_classes,
     runs_of,
@@ -171,7 +171,7 @@ def _selection(
     metrics = runs_of({method: runs for method, runs in own.runs.items() if method in shown})
     points = detail.points
     charts = [
-        chart_of_wrong_labels(metrics, styles, num_points=points),
+        *charts_of_harm(metrics, styles, num_points=points),
         picture_of_classes(metrics[row.method], list(row.classes)),
         *charts_of_selector(metrics[row.method], num_points=points),
         class_chart(row, detail),

@@ -39,8 +39,8 @@ def _known(group: Group, columns: Columns, pictures: Pictures | None) -> str:
     if not is_wrong.any():
         return ""
     count = int(is_wrong[group.rows].sum())
-    of_all = f"{is_wrong.mean():.0%} of all samples are"
-    return f"{count} of these {len(group.rows)} truly are labelled wrong; {of_all}."
+    of_all = f"of all samples, {is_wrong.mean():.0%}"
+    return f"{count} of these {len(group.rows)} truly have a wrong label; {of_all}."
 
 
 def _card(row: int, columns: Columns, pictures: Pictures | None) -> Markup:
@@ -76,7 +76,8 @@ def _labels(row: int, index: int, columns: Columns, pictures: Pictures | None) -
         found.append(tag("span", "believed ", tag("b", _name(suggested, names))))
     truth = None if pictures is None else pictures.true_labels
     if truth is not None and truth[index] != label:
-        text = f"\N{MULTIPLICATION SIGN} truly {_name(truth[index], names)}"
+        text = "foreign" if truth[index] < 0 else f"truly {_name(truth[index], names)}"
+        text = f"\N{MULTIPLICATION SIGN} {text}"
         found.append(tag("span", text, class_="wrong"))
     return found
 

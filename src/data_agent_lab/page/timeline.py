@@ -51,18 +51,19 @@ _CHARTS = (
         {"trusted_separation": "learned", "trusted_separation_held_back": "held back"},
     ),
     _Chart(
-        "Rows like the trusted ones",
-        "Share of the samples that look like trusted rows.",
-        {"trusted_like": "trusted-like"},
+        "Avoided samples",
+        "Share of all samples that are taken less than half as often as by a uniform draw.",
+        {"avoided_share": "avoided"},
     ),
     _Chart(
         "Suspected labels",
         "Share of the samples whose label is doubted.",
         {"doubtful_share": "doubtful", "suspected_share": "suspected"},
     ),
-    _Chart("Classes asked for", "As the method tells them.", {"class_share/": ""}),
-    _Chart("Sources asked for", "As the method tells them.", {"source_share/": ""}),
 )
+
+_HARM = {"wrong_labels": "Wrong labels trained on", "foreign": "Foreign samples trained on"}
+_HARM_NOTE = "Share of an epoch's samples, %. The report knows which these are; no method does."
 
 
 def metrics_of(record: Record) -> Metrics:
@@ -89,19 +90,20 @@ def charts_of_selector(metrics: Sequence[Metrics], *, num_points: int) -> list[M
     return drawn
 
 
-def chart_of_wrong_labels(
+def charts_of_harm(
     metrics: Mapping[str, Sequence[Metrics]], styles: Mapping[str, Style], *, num_points: int
-) -> Markup | None:
-    """By method the share of wrong labels among an epoch's samples; None without any."""
-    lines = [
-        Line(name=method, style=styles[method], points=[(e, 100 * share) for e, share in points])
-        for method, runs in metrics.items()
-        if (points := _mean_line(runs, _reader("visited", "wrong_labels"), num_points))
-    ]
-    if not lines:
-        return None
-    note = "Among the samples of each epoch, %. Only this report knows which; no method sees it."
-    return _over_epochs("Wrong labels trained on", note, lines)
+) -> list[Markup]:
+    """By method the shares of wrong labels and of foreign samples in an epoch, if there are any."""
+    charts: list[Markup] = []
+    for name, title in _HARM.items():
+        lines = [
+            Line(name=method, style=styles[method], points=[(e, 100 * s) for e, s in points])
+            for method, runs in metrics.items()
+            if (points := _mean_line(runs, _reader("visited", name), num_points))
+        ]
+        if lines:
+            charts.append(_over_epochs(title, _HARM_NOTE, lines))
+    return charts
 
 
 def _over_epochs(title: str, note: str, lines: Sequence[Line]) -> Markup:

@@ -58,7 +58,7 @@ class Engine(ABC):
     model: Any  # without what shares it among ranks
     selector: Selector
     labels: Tensor | None  # int64 [N] on the CPU, as trained on; None where nothing is classified
-    true_labels: Tensor | None  # the same before any noise
+    true_labels: Tensor | None  # the same before any noise; negative of a foreign sample
 
     def __init__(
         self,

@@ -17,21 +17,21 @@ def shares_visited(
     Args:
         index: int64 `[K]`, the samples that the epoch visits.
         labels: int64 `[N]`, as they are trained on.
-        true_labels: int64 `[N]`, before any noise.
+        true_labels: int64 `[N]`, before any noise; negative of a foreign sample.
         trusted: bool `[N]`, samples that the user trusts; None for none.
 
     Returns:
-        "classes", a list of shares by label, of up to 20 classes; "wrong_labels" where the data
-        have some, and "trusted" where some are trusted.
+        "classes", a list of shares by label, of up to 20 classes; where the data have some
+        "wrong_labels", of the data's own samples, and "foreign"; "trusted" where some are.
     """
     found: dict[str, Any] = {}
     num_classes = 1 + int(labels.max())
     if num_classes <= MOST_CLASSES:
         counts = labels[index].bincount(minlength=num_classes)
         found["classes"] = (counts / len(index)).tolist()
-    is_wrong = labels != true_labels
-    if is_wrong.any():
-        found["wrong_labels"] = float(is_wrong[index].float().mean())
+    is_foreign = true_labels < 0
+    kinds = {"wrong_labels": (labels != true_labels) & ~is_foreign, "foreign": is_foreign}
     if trusted is not None:
-        found["trusted"] = float(trusted[index].float().mean())
-    return found
+        kinds["trusted"] = trusted
+    shares = {name: float(m[index].float().mean()) for name, m in kinds.items() if m.any()}
+    return found | shares

@@ -154,7 +154,10 @@ def test_cards_show_the_picture_what_is_believed_and_what_is_true() -> None:
     said = "".join(found.texts)
     assert "2 visitsmargin \N{MINUS SIGN}0.80" in said
     assert said.count("\N{MULTIPLICATION SIGN} truly <cat>") == 4  # sample 1, once in each group
-    assert "1 of these 3 truly are labelled wrong; 25% of all samples are." in said
+    assert "1 of these 3 truly have a wrong label; of all samples, 25%." in said
+    assert "\N{MULTIPLICATION SIGN} foreign" in "".join(
+        Page(gallery(columns(), pictures([0, -1, 1, 0])) or "").texts
+    )
 
 
 def test_cards_without_the_data_show_the_number_of_the_sample() -> None:

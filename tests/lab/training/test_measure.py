@@ -32,11 +32,12 @@ def test_a_language_model_has_a_perplexity_over_the_labels_that_count() -> None:
 
 
 def test_shares_of_an_epochs_samples() -> None:
-    labels, true = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2])
-    index = torch.tensor([0, 1, 2])
-    found = shares_visited(index, labels, true, torch.tensor([True, False, False, False]))
-    assert found["classes"] == pytest.approx([2 / 3, 1 / 3, 0])
-    assert (found["wrong_labels"], found["trusted"]) == pytest.approx((1 / 3, 1 / 3))
+    labels, true = torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 1, 1, 2, -1])
+    index = torch.tensor([0, 1, 2, 4])
+    trusted = torch.tensor([True, False, True, False, False])
+    found = shares_visited(index, labels, true, trusted)
+    assert found["classes"] == [0.5, 0.25, 0.25]
+    assert (found["wrong_labels"], found["foreign"], found["trusted"]) == (0.25, 0.25, 0.5)
 
 
 def test_shares_that_say_nothing_are_left_out() -> None:

@@ -44,6 +44,7 @@ class Samples:
     run: str  # its name
     columns: Columns
     pictures: Pictures | None
+    has_trusted: bool  # whether the run's score is likeness to trusted rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,7 @@ def _selection(
 
 
 def _samples(samples: Samples | None) -> list[Markup | None]:
-    if samples is None or (shown := gallery(samples.columns, samples.pictures)) is None:
+    if samples is None:
         return []
-    return [tag("p", f"Of the run {samples.run}.", class_="note"), shown]
+    shown = gallery(samples.columns, samples.pictures, has_trusted=samples.has_trusted)
+    return [] if shown is None else [tag("p", f"Of the run {samples.run}.", class_="note"), shown]

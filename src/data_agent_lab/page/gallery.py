@@ -12,9 +12,12 @@ from data_agent_lab.page.pictures import Pictures
 from data_agent_lab.page.samples import Columns, Group, groups_of
 
 
-def gallery(columns: Columns, pictures: Pictures | None) -> Markup | None:
+def gallery(
+    columns: Columns, pictures: Pictures | None, *, has_trusted: bool = False
+) -> Markup | None:
     """The groups of a run's samples; None without any."""
-    parts = [_group(group, columns, pictures) for group in groups_of(columns)]
+    groups = groups_of(columns, has_trusted=has_trusted)
+    parts = [_group(group, columns, pictures) for group in groups]
     return tag("div", *parts, class_="gallery") if parts else None
 
 

@@ -14,10 +14,8 @@ from data_agent.runtime.files import check_no_link
 
 SAMPLES = "samples.parquet"  # in a run's folder, one row a sample
 MOST_SHOWN = 18  # of a group
-_NEEDED = ("index", "visits")
-
 Columns = Mapping[str, np.ndarray]
-"""`[N]` each: index and visits; where there are such, loss, margin, score, suspected, label and
+"""`[N]` each: index; where there are such, visits, loss, margin, score, suspected, label and
 suggested_label, in floating point with NaN where a sample has none."""
 
 
@@ -50,10 +48,10 @@ def read_samples(folder: Path) -> Columns | None:
         raise InputError(
             f"{path} is damaged ({error}). Delete it, and the page comes without samples."
         ) from error
-    if missing := [name for name in _NEEDED if name not in columns]:
+    if "index" not in columns:
         raise InputError(
-            f"{path} has no column {', '.join(missing)}; expected one row a sample as a run of "
-            "data-agent writes it. Delete it, and the page comes without samples."
+            f"{path} has no column index; expected one row a sample as a run of data-agent writes "
+            "it. Delete it, and the page comes without samples."
         )
     return columns
 
@@ -64,9 +62,15 @@ def _numbers(column: Any) -> np.ndarray:
     return values if values.dtype.kind in "iu" else values.astype(np.float64)
 
 
-def groups_of(columns: Columns, *, count: int = MOST_SHOWN) -> list[Group]:
-    """The samples that are worth a look, at most `count` of each kind."""
-    groups = [_never_believed(columns), _like_trusted(columns), *_by_visits(columns)]
+def groups_of(
+    columns: Columns, *, has_trusted: bool = False, count: int = MOST_SHOWN
+) -> list[Group]:
+    """The samples that are worth a look, at most `count` of each kind.
+
+    With `has_trusted` scores say how much samples are like rows that the user trusts.
+    """
+    scored = _scored_highest(columns, _LIKE_TRUSTED if has_trusted else _SCORED)
+    groups = [_never_believed(columns), scored, *_by_visits(columns)]
     found = (group for group in groups if group is not None and len(group.rows))
     return [Group(group.title, group.note, group.rows[:count]) for group in found]
 
@@ -89,22 +93,22 @@ def _never_believed(columns: Columns) -> Group | None:
     )
 
 
-def _like_trusted(columns: Columns) -> Group | None:
+_LIKE_TRUSTED = "Most like trusted rows", "What trusted rows taught the agent to choose."
+_SCORED = "Scored highest", "What the method would choose first."
+
+
+def _scored_highest(columns: Columns, words: tuple[str, str]) -> Group | None:
     if "score" not in columns:
         return None
     rows = np.flatnonzero(np.isfinite(columns["score"]))
     if len(np.unique(columns["score"][rows])) < 2:
         return None
     order = np.argsort(-columns["score"][rows], kind="stable")
-    return Group(
-        "Scored highest",
-        "What the method learned to want most: most like trusted rows.",
-        rows[order],
-    )
+    return Group(*words, rows[order])
 
 
 def _by_visits(columns: Columns) -> list[Group]:
-    visits = columns["visits"]
+    visits = columns.get("visits", np.zeros(0))
     if not len(visits) or visits.min() == visits.max():
         return []
     # Of equally many visits those that say most come first: the highest score, the lowest.

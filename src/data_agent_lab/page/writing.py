@@ -13,6 +13,7 @@ from data_agent_lab.page.curves import Runs
 from data_agent_lab.page.detail import detail_of
 from data_agent_lab.page.pictures import Pictures, load_pictures
 from data_agent_lab.page.samples import read_samples
+from data_agent_lab.results.conclusions import OURS
 from data_agent_lab.results.findings import Cell, Report
 from data_agent_lab.results.groups import Group
 from data_agent_lab.results.records import Record
@@ -52,8 +53,13 @@ def _samples(config: Mapping[str, Any], runs: Runs, cell: Cell) -> Samples | Non
     for _, record in sorted(runs[subject_of(cell).method].items()):
         if (columns := read_samples(record.path)) is not None:
             pictures = _fitting(load_pictures(config), len(columns["index"]))
-            return Samples(_name(record), columns, pictures)
+            has_trusted = OURS[0] == record.configuration["method"] and _has_trusted(config)
+            return Samples(_name(record), columns, pictures, has_trusted)
     return None
+
+
+def _has_trusted(config: Mapping[str, Any]) -> bool:
+    return any(config.get(name) for name in ("trusted_rows", "trusted"))
 
 
 def _fitting(pictures: Pictures | None, num_samples: int) -> Pictures | None:

@@ -125,6 +125,8 @@ def test_samples_worth_a_look_by_hand() -> None:
         "Chosen most": [0, 2, 3, 1],
         "Chosen least": [1, 3, 2, 0],
     }
+    titles = [group.title for group in groups_of(columns(), has_trusted=True)]
+    assert titles[1] == "Most like trusted rows"
     by_loss = columns(margin=None, score=None, suspected=None, loss=[1.0, 3.0, 2.0, 0.0])
     groups = groups_of(by_loss, count=2)
     assert [group.rows.tolist() for group in groups] == [[1, 2], [0, 2], [1, 2]]
@@ -183,7 +185,9 @@ def test_samples_are_read_from_the_folder_of_a_run(tmp_path: Path) -> None:
     assert found["suspected"][0] == 1.0
     assert np.isnan(found["margin"][1])
     pq.write_table(pa.table({"index": [0]}), path)
-    with pytest.raises(DataAgentError, match="has no column visits; expected one row a sample"):
+    assert groups_of(read_samples(tmp_path) or {}) == []
+    pq.write_table(pa.table({"visits": [0]}), path)
+    with pytest.raises(DataAgentError, match="has no column index; expected one row a sample"):
         read_samples(tmp_path)
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(DataAgentError, match=r"samples\.parquet is damaged"):

@@ -122,9 +122,9 @@ def browser(profile: Path) -> Generator[Browser]:
     reads, writes = (_above_four(descriptor) for descriptor in (reads, writes))
     flags = [*_FLAGS, f"--user-data-dir={profile}"]
     words = [sys.executable, "-c", _LAUNCH, str(reads), str(writes), CHROMIUM, *flags]
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with os.fdopen(commands, "wb") as to_it, os.fdopen(answers, "rb") as from_it:
-        process = subprocess.Popen(words, pass_fds=(reads, writes), **silent)
+        silent = subprocess.DEVNULL
+        process = subprocess.Popen(words, pass_fds=(reads, writes), stdout=silent, stderr=silent)
         os.close(reads)
         os.close(writes)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from data_agent_lab.page.markup import Markup, tag
 from data_agent_lab.page.styles import Style
@@ -49,7 +49,7 @@ def table_of(table: Table, styles: Mapping[str, Style]) -> Markup:
     )
 
 
-def _row(row: list[str] | tuple[str, ...], columns: list[str], style: Style | None) -> Markup:
+def _row(row: Sequence[str], columns: Sequence[str], style: Style | None) -> Markup:
     cells = [
         tag("td", typeset(text), class_="text" if column in _TEXTS else None)
         for column, text in zip(columns, row, strict=True)

@@ -57,8 +57,8 @@ class Engine(ABC):
     saves_every_epoch: ClassVar[bool]  # even if no checkpoint is due
     model: Any  # without what shares it among ranks
     selector: Selector
-    labels: Tensor | None  # int64 [N] on the CPU, as trained on; None where nothing is classified
-    true_labels: Tensor | None  # the same before any noise; negative of a foreign sample
+    labels: Any  # int64 [N] on the CPU, as trained on; None where nothing is classified
+    true_labels: Any  # the same before any noise; negative of a foreign sample
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from page_runs import Page, group, page, record
+from page_runs import Page, group, page, record, report
 
 from data_agent import DataAgentError
 from data_agent_lab.data.image_data import ImageData
@@ -68,14 +69,10 @@ def row(**differences: tuple[float, float | None, int]) -> Row:
         name: OfClass(mean=90.0 + place, to_full=None, to_random=Estimate(*difference))
         for place, (name, difference) in enumerate(differences.items())
     }
-    from dataclasses import replace
-
     return replace(made, classes=classes)
 
 
 def _rows() -> list[Row]:
-    from page_runs import report
-
     return report(group(seeds=(0,))).tasks[0].cells[0].rows
 
 
@@ -196,8 +193,6 @@ def test_samples_are_read_from_the_folder_of_a_run(tmp_path: Path) -> None:
 
 def test_the_page_shows_the_digits_of_a_run(tmp_path: Path) -> None:
     """The data are loaded anew, by the configuration that the run left."""
-    from dataclasses import asdict
-
     recipe = recipe_for("digits")
     assert recipe_of({**asdict(recipe), "method": "random", "seed": 0}) == recipe
     index = np.arange(448)
@@ -205,7 +200,7 @@ def test_the_page_shows_the_digits_of_a_run(tmp_path: Path) -> None:
     numbers = {"index": index, "visits": index % 7, "margin": index / 448.0, "label": labels}
     pq.write_table(pa.table(numbers), tmp_path / "samples.parquet")
     made = group(seeds=(0,), path=tmp_path, **asdict(recipe))
-    made.records[:] = [r for r in made.records if r.configuration["method"] == "data-agent"]
-    found = Page(page(made))
+    agent = [r for r in made.records if r.configuration["method"] == "data-agent"]
+    found = Page(page(replace(made, records=agent)))
     assert found.count("img") == 3 * 18
     assert "Of the run data-agent, seed 0." in found.texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from page_runs import VALUES, group, record, report
@@ -108,10 +109,7 @@ def test_without_the_agent_it_is_about_the_best_of_the_same_cost_and_no_claim() 
     assert found.claim == "5 seeds, but the best of 3 picked by these numbers: no claim."
 
 
-def test_lower_losses_are_better(tmp_path: object) -> None:
-    from pathlib import Path
-
-    assert isinstance(tmp_path, Path)
+def test_lower_losses_are_better(tmp_path: Path) -> None:
     make_language_runs(tmp_path)
     (task,) = summarise(tmp_path).tasks
     found = conclude(task.cells[0])

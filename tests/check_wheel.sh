@@ -17,9 +17,13 @@ from functools import partial
 
 for name in ("datasets", "rich", "tyro", "scipy"):
     assert importlib.util.find_spec(name) is None, f"{name} is installed: the test proves nothing"
+from importlib import resources
+
 from data_agent import DataAgent, make_selector
 from data_agent.testing import check_selector
 
+for name in ("style.css", "script.js"):
+    assert resources.files("data_agent_lab.page").joinpath(name).is_file(), f"{name} is missing"
 check_selector(DataAgent)
 check_selector(partial(make_selector, "random"))
 print("the wheel works without the checkout and without extras")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import InputError
 from data_agent.runtime.distributed import failing_together, rank
-from data_agent_lab.commands import Archive, Command, Compare, Train
+from data_agent_lab.commands import Archive, Command, Compare, Report, Train
 from data_agent_lab.comparing.execution import RunOutcome
 from data_agent_lab.comparing.forecast import forecast
 from data_agent_lab.comparing.grid import all_runs, parse_keep_ratios, parse_names, parse_seeds
@@ -36,7 +36,7 @@ from data_agent_lab.training.ranks import (
 from data_agent_lab.training.run import train_run
 
 if TYPE_CHECKING:
-    from data_agent_lab.results.findings import Report
+    from data_agent_lab.results.findings import Report as Findings
     from data_agent_lab.results.groups import Group
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def do(command: Command, argv: Sequence[str]) -> int:
     if isinstance(command, Archive):
         stdout().print(write_archive(command.folder, command.output))
     else:
-        _show(command.folder, figures=command.figures, html=command.html)
+        _show(command.folder, command)
     return DONE
 
 
@@ -89,7 +89,7 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
         return _print_stopped(argv)
     _print_once(_in_words(result, output))
     if rank() == 0:
-        _write_page(output, *_read(output))
+        _write_page(output, *_read(output), may_download=True)
     return DONE
 
 
@@ -164,13 +164,17 @@ def _run_pending(
             )
 
 
-def _show(source: Path, *, figures: bool = True, html: bool = True) -> None:
-    """Write the report of a folder's or an archive's runs, and show its tables."""
+def _show(source: Path, command: Report | None = None) -> None:
+    """Write the report of a folder's or an archive's runs, and show its tables.
+
+    All of it for runs of our own; what `command` says for any others, and nothing is downloaded.
+    """
     from data_agent_lab.results.tables import FIGURES
     from data_agent_lab.results.writing import show, write
 
     report, groups = _read(source)
     folder = source if source.is_dir() else source.parent
+    figures = command is None or command.figures
     write(report, folder, figures=figures)
     written = ["comparison.md", "comparison.json"]
     if figures:
@@ -180,11 +184,11 @@ def _show(source: Path, *, figures: bool = True, html: bool = True) -> None:
         written.append(FIGURES)
     show(report, stdout())
     stdout().print(f"Written to {folder}: {', '.join(written)}.")
-    if html:
-        _write_page(folder, report, groups)
+    if command is None or command.html:
+        _write_page(folder, report, groups, may_download=command is None)
 
 
-def _read(source: Path) -> tuple[Report, Sequence[Group]]:
+def _read(source: Path) -> tuple[Findings, Sequence[Group]]:
     """The report on the runs of a folder or an archive, and these."""
     from data_agent_lab.results.groups import read_groups
     from data_agent_lab.results.report import report_of
@@ -193,11 +197,13 @@ def _read(source: Path) -> tuple[Report, Sequence[Group]]:
     return report_of(groups, unfinished, source=source), groups
 
 
-def _write_page(folder: Path, report: Report, groups: Sequence[Group]) -> None:
+def _write_page(
+    folder: Path, report: Findings, groups: Sequence[Group], *, may_download: bool
+) -> None:
     """Write report.html, and say where a browser finds it."""
     from data_agent_lab.page.writing import write_page
 
-    path = write_page(report, groups, folder)
+    path = write_page(report, groups, folder, may_download=may_download)
     stdout().print(f"Open it in a browser: {path.resolve().as_uri()}", soft_wrap=True)
 
 

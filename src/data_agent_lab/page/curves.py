@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Any
 
 from data_agent_lab.page.charts import Line
@@ -41,7 +42,7 @@ def learning_curves(
             values = [value for _, line in step if (value := value_of(line)) is not None]
             if None in places or not values:
                 continue
-            points.append((_mean([p for p in places if p is not None]), _mean(values)))
+            points.append((fmean([p for p in places if p is not None]), fmean(values)))
             band.append((min(values), max(values)))
         if points:
             lines.append(
@@ -53,7 +54,3 @@ def learning_curves(
                 )
             )
     return lines
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -7,6 +7,7 @@ import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import DataAgentError
@@ -42,14 +43,30 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
     return kind(**{name: value for name, value in config.items() if name in names})
 
 
-def load_pictures(config: Mapping[str, Any]) -> Pictures | None:
-    """The samples of a run's training data; None, with a line in the log, if it is not there."""
+def load_pictures(config: Mapping[str, Any], *, may_download: bool) -> Pictures | None:
+    """The samples of a run's training data; None, with a line in the log, if it is not there.
+
+    Without `may_download` nothing is loaded that a configuration names and this machine has not.
+    """
+    if not may_download and (away := _not_here(config)):
+        logger.info("the page comes without pictures of samples: %s is not here", ", ".join(away))
+        return None
     try:
         data = load_task(recipe_of(config))
     except (DataAgentError, TypeError) as error:
         logger.info("the page comes without pictures of samples: %s", error)
         return None
     return pictures_of(data)
+
+
+def _not_here(config: Mapping[str, Any]) -> list[str]:
+    """What a run's data are made of and no file or folder has the name of."""
+    names = [config.get(name) for name in ("data", "foreign_data", "tokenizer")]
+    if "kind" in config and config.get("tokenizer") is None:
+        from data_agent_lab.data.tokenizers import BUILT  # imports transformers
+
+        names.append(None if BUILT.fullmatch(config["model"]) else config["model"])
+    return [name for name in names if name and not Path(name).expanduser().exists()]
 
 
 def pictures_of(data: ImageData | LanguageData) -> Pictures:

@@ -76,19 +76,16 @@ def groups_of(
 
 
 def _never_believed(columns: Columns) -> Group | None:
-    """By margin, suspected samples first; without margins by loss."""
-    if "margin" in columns:
-        doubt = -columns["margin"]
-    elif "loss" in columns:
-        doubt = columns["loss"]
-    else:
+    """Another class was likelier on average, or it is suspected; suspected ones come first."""
+    if "margin" not in columns:
         return None
-    rows = np.flatnonzero(np.isfinite(doubt))
-    suspected = columns.get("suspected", np.zeros(len(doubt)))
-    order = np.lexsort((rows, -doubt[rows], -np.nan_to_num(suspected[rows])))
+    margin = columns["margin"]
+    is_suspected = np.nan_to_num(columns.get("suspected", np.zeros(len(margin)))) > 0
+    rows = np.flatnonzero((margin < 0) | (is_suspected & np.isfinite(margin)))
+    order = np.lexsort((margin[rows], ~is_suspected[rows]))
     return Group(
         "Never believed",
-        "Training never agreed with these labels: the first to check.",
+        "On average over training another class was likelier: the first labels to check.",
         rows[order],
     )
 

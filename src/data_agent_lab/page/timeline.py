@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from data_agent_lab.page.charts import Line, line_chart
@@ -140,7 +141,7 @@ def _mean_line(runs: Sequence[Metrics], read: Read, num_points: int) -> list[tup
             if value is not None and math.isfinite(value) and "epoch" in line:
                 by_epoch.setdefault(line["epoch"] + 1, []).append(value)
     most = max(map(len, by_epoch.values()), default=0)
-    points = [(e, sum(v) / len(v)) for e, v in sorted(by_epoch.items()) if len(v) == most]
+    points = [(e, fmean(v)) for e, v in sorted(by_epoch.items()) if len(v) == most]
     if len(points) <= num_points:
         return points
     last = len(points) - 1
@@ -163,7 +164,7 @@ def picture_of_classes(runs: Sequence[Metrics], names: Sequence[str]) -> Markup 
         for start in range(count)
     ]
     shares = [
-        [_mean([epochs[e][c] for epochs in found for e in column]) for column in columns]
+        [fmean([epochs[e][c] for epochs in found for e in column]) for column in columns]
         for c in range(num_classes)
     ]
     chart = _heat(shares, [*names, *map(str, range(len(names), num_classes))], num_epochs)
@@ -212,10 +213,6 @@ def _level(ratio: float) -> int:
     """A shade in [0, 6] of a share against equal shares: 3 is within a tenth of them."""
     limits = (0.67, 0.8, 0.9, 1.1, 1.25, 1.5)
     return sum(ratio > limit for limit in limits)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def runs_of(records: Runs) -> dict[str, list[Metrics]]:

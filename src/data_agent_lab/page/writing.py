@@ -21,38 +21,50 @@ from data_agent_lab.results.records import Record
 PAGE = "report.html"
 
 
-def write_page(report: Report, groups: Sequence[Group], folder: Path) -> Path:
+def write_page(
+    report: Report, groups: Sequence[Group], folder: Path, *, may_download: bool = False
+) -> Path:
     """Write the page of a report on `groups` into a folder; returns its path.
+
+    Args:
+        report: what the runs come to.
+        groups: the runs.
+        folder: where the page is to lie.
+        may_download: whether data that the runs name may come from the hub, to show samples.
 
     Raises:
         InputError: the numbers of a run's samples are damaged.
     """
     path = folder / PAGE
-    write_text(path, page_of(report, groups))
+    write_text(path, page_of(report, groups, may_download=may_download))
     return path
 
 
-def page_of(report: Report, groups: Sequence[Group]) -> str:
-    """The page of a report on `groups`; `InputError` as of `write_page`."""
+def page_of(report: Report, groups: Sequence[Group], *, may_download: bool = False) -> str:
+    """The page as a text; arguments and errors are those of `write_page`."""
     has_samples = detail_of(report).samples
+
+    def runs_of(group: Group, cell: Cell) -> CellRuns:
+        runs = group.at(cell.keep_ratio)
+        runs = {row.method: runs[row.method] for row in cell.rows}
+        samples = _samples(group.config, runs, cell, may_download) if has_samples else None
+        return CellRuns(runs, samples)
+
     runs = [
-        [_cell_runs(group, cell, has_samples=has_samples) for cell in task.cells]
+        [runs_of(group, cell) for cell in task.cells]
         for group, task in zip(groups, report.tasks, strict=True)
     ]
     return page(report, runs)
 
 
-def _cell_runs(group: Group, cell: Cell, *, has_samples: bool) -> CellRuns:
-    runs = group.at(cell.keep_ratio)
-    by_row = {row.method: runs[row.method] for row in cell.rows}
-    return CellRuns(by_row, _samples(group.config, by_row, cell) if has_samples else None)
-
-
-def _samples(config: Mapping[str, Any], runs: Runs, cell: Cell) -> Samples | None:
+def _samples(
+    config: Mapping[str, Any], runs: Runs, cell: Cell, may_download: bool
+) -> Samples | None:
     """Those of the first seed of the method that the conclusion is about."""
     for _, record in sorted(runs[subject_of(cell).method].items()):
         if (columns := read_samples(record.path)) is not None:
-            pictures = _fitting(load_pictures(config), len(columns["index"]))
+            pictures = load_pictures(config, may_download=may_download)
+            pictures = _fitting(pictures, len(columns["index"]))
             has_trusted = OURS[0] == record.configuration["method"] and _has_trusted(config)
             return Samples(_name(record), columns, pictures, has_trusted)
     return None

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,13 +16,21 @@ from page_runs import Page, group, page, record, report
 
 from data_agent import DataAgentError
 from data_agent_lab.data.image_data import ImageData
+from data_agent_lab.data.texts import LanguageData
+from data_agent_lab.page import pictures as pictures_module
 from data_agent_lab.page.classes import class_chart, classes_in_words
 from data_agent_lab.page.curves import learning_curves, over_time, over_visits
 from data_agent_lab.page.detail import Detail
 from data_agent_lab.page.drawing import apart
 from data_agent_lab.page.gallery import gallery
 from data_agent_lab.page.markup import tag
-from data_agent_lab.page.pictures import LONGEST, pictures_of, recipe_of, text_tag
+from data_agent_lab.page.pictures import (
+    LONGEST,
+    load_pictures,
+    pictures_of,
+    recipe_of,
+    text_tag,
+)
 from data_agent_lab.page.samples import groups_of, read_samples
 from data_agent_lab.page.scales import Scale, round_step, spanning, tick_format
 from data_agent_lab.page.styles import styles_of
@@ -117,16 +126,15 @@ def columns(**changes: Any) -> dict[str, np.ndarray]:
 def test_samples_worth_a_look_by_hand() -> None:
     found = {group.title: group.rows.tolist() for group in groups_of(columns())}
     assert found == {
-        "Never believed": [2, 1, 0],  # the suspected one first; without a margin not at all
+        "Never believed": [2, 1],  # the suspected one first; not where the label is likeliest
         "Scored highest": [2, 0, 3, 1],
         "Chosen most": [0, 2, 3, 1],
         "Chosen least": [1, 3, 2, 0],
     }
     titles = [group.title for group in groups_of(columns(), has_trusted=True)]
     assert titles[1] == "Most like trusted rows"
-    by_loss = columns(margin=None, score=None, suspected=None, loss=[1.0, 3.0, 2.0, 0.0])
-    groups = groups_of(by_loss, count=2)
-    assert [group.rows.tolist() for group in groups] == [[1, 2], [0, 2], [1, 2]]
+    few = columns(margin=None, score=None, suspected=None)
+    assert [group.rows.tolist() for group in groups_of(few, count=2)] == [[0, 2], [1, 2]]
     same = columns(visits=[3] * 4, score=[1.0] * 4, margin=None, suspected=None)
     assert groups_of(same) == []
 
@@ -148,12 +156,12 @@ def pictures(true_labels: list[int]) -> Any:
 
 def test_cards_show_the_picture_what_is_believed_and_what_is_true() -> None:
     found = Page(gallery(columns(), pictures([0, 0, 1, 0])) or "")
-    assert found.count("img") == 15
+    assert found.count("img") == 14
     assert "<cat>" in found.texts
     said = "".join(found.texts)
     assert "2 visitsmargin \N{MINUS SIGN}0.80" in said
     assert said.count("\N{MULTIPLICATION SIGN} truly <cat>") == 4  # sample 1, once in each group
-    assert "1 of these 3 truly have a wrong label; of all samples, 25%." in said
+    assert "1 of these 2 truly have a wrong label; of all samples, 25%." in said
     assert "\N{MULTIPLICATION SIGN} foreign" in "".join(
         Page(gallery(columns(), pictures([0, -1, 1, 0])) or "").texts
     )
@@ -169,6 +177,25 @@ def test_cards_without_the_data_show_the_number_of_the_sample() -> None:
 def test_texts_are_cut_and_stay_texts() -> None:
     assert text_tag("<b>hi</b>") == tag("blockquote", "<b>hi</b>")
     assert len(Page(text_tag("word " * 99)).texts[0]) <= LONGEST + 1
+
+
+def test_rows_of_texts_are_decoded() -> None:
+    class Words:
+        def decode(self, ids: list[int]) -> str:
+            return " ".join(f"<{number}>" for number in ids)
+
+    rows = datasets.Dataset.from_dict({"input_ids": [[1, 2], [3]], "labels": [1, 0]})
+    data = LanguageData(
+        tokenizer=Words(),
+        train=rows,
+        evaluation=rows,
+        class_names=("bad", "good"),
+        evaluation_source="made up",
+        dropped={},
+    )
+    found = pictures_of(data)
+    assert Page(found.draw(0)).texts == ["<1> <2>"]
+    assert (found.count, found.true_labels, found.class_names) == (2, [1, 0], ("bad", "good"))
 
 
 def test_samples_are_read_from_the_folder_of_a_run(tmp_path: Path) -> None:
@@ -191,6 +218,32 @@ def test_samples_are_read_from_the_folder_of_a_run(tmp_path: Path) -> None:
         read_samples(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("config", "missing"),
+    [
+        ({"task": "image", "data": "owner/name"}, "owner/name"),
+        ({"task": "sft", "kind": "sft", "data": ".", "model": "owner/model"}, "owner/model"),
+    ],
+)
+def test_a_report_downloads_nothing_that_a_run_names(
+    config: dict[str, Any],
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loaded: list[Any] = []
+    monkeypatch.setattr(pictures_module, "load_task", loaded.append)
+    caplog.set_level("INFO", logger="data_agent_lab.page.pictures")
+    assert load_pictures(config, may_download=False) is None
+    assert loaded == []
+    assert f"{missing} is not here" in caplog.text
+
+
+def test_data_that_are_gone_leave_the_page_without_pictures(tmp_path: Path) -> None:
+    config = {**asdict(recipe_for("image")), "data": str(tmp_path)}
+    assert load_pictures(config, may_download=False) is None
+
+
 def test_the_page_shows_the_digits_of_a_run(tmp_path: Path) -> None:
     """The data are loaded anew, by the configuration that the run left."""
     recipe = recipe_for("digits")
@@ -202,5 +255,5 @@ def test_the_page_shows_the_digits_of_a_run(tmp_path: Path) -> None:
     made = group(seeds=(0,), path=tmp_path, **asdict(recipe))
     agent = [r for r in made.records if r.configuration["method"] == "data-agent"]
     found = Page(page(replace(made, records=agent)))
-    assert found.count("img") == 3 * 18
+    assert found.count("img") == 2 * 18
     assert "Of the run data-agent, seed 0." in found.texts

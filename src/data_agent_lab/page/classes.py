@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 
 from data_agent_lab.page.detail import Detail
 from data_agent_lab.page.drawing import drawing, figure, level_ticks, path_of_segments, words
@@ -56,25 +57,35 @@ def classes_in_words(row: Row, control: str) -> str:
 
 
 def class_chart(row: Row, detail: Detail) -> Markup | None:
-    """By class the difference to random data, or to full training; None where it is not told."""
-    names = [name for name in shown_classes(row, detail) if _against(row.classes[name]) is not None]
-    if not names:
+    """By class the difference to random data, else to full training, else to the mean of classes.
+
+    None where runs do not tell classes apart.
+    """
+    if not row.classes:
         return None
-    control = "full" if row.classes[names[0]].to_random is None else "random"
-    names.sort(key=lambda name: _change(row.classes[name]))
-    found = {name: _against(row.classes[name]) for name in names}
-    chart = _chart(found, row.classes, f"difference to {control}, points")
-    return figure("Accuracy by class", chart, classes_in_words(row, control))
+    found = {name: _against(row.classes[name]) for name in shown_classes(row, detail)}
+    differences = {name: estimate for name, estimate in found.items() if estimate is not None}
+    if differences:
+        is_random = any(of_class.to_random is not None for of_class in row.classes.values())
+        control = "random" if is_random else "full"
+        note = classes_in_words(row, control)
+    else:
+        control, note = "the mean of classes", "Of this method alone; compare to see what it harms."
+        mean = fmean(of_class.mean for of_class in row.classes.values())
+        differences = {n: Estimate(row.classes[n].mean - mean, None, 1) for n in found}
+    order = dict(sorted(differences.items(), key=lambda item: item[1].mean))
+    chart = _chart(order, row.classes, f"difference to {control}, points")
+    return figure("Accuracy by class", chart, note)
 
 
 def _chart(
-    found: Mapping[str, Estimate | None],
+    found: Mapping[str, Estimate],
     classes: Mapping[str, OfClass],
     title: str,
 ) -> Markup:
     left, right, bottom = 96, 440, _TOP + _STEP * len(found)
     widest = max(
-        abs(f.mean) + min(f.half_width or 0.0, 3 * abs(f.mean) + 2) for f in found.values() if f
+        abs(f.mean) + min(f.half_width or 0.0, 3 * abs(f.mean) + 2) for f in found.values()
     )
     x = Scale(-1.05 * widest - 0.1, 1.05 * widest + 0.1, left, right)
     columns = x.ticks(6)
@@ -92,7 +103,6 @@ def _chart(
     rows = [
         _row(name, difference, classes[name].mean, x, _TOP + _STEP * (place + 0.5))
         for place, (name, difference) in enumerate(found.items())
-        if difference is not None
     ]
     return drawing(axes, *rows, label=title, height=bottom + 26)
 

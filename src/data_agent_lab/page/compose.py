@@ -164,5 +164,5 @@ def _origin(report: Report) -> Markup:
         tag("h2", "Where the numbers come from"),
         tag("ul", *[tag("li", note) for note in notes(report)], class_="notes"),
         tag("dl", *facts),
-        tag("p", "Every number of the tables is in this file as JSON, and in comparison.json."),
+        tag("p", "Every number of the tables is in this file as JSON too."),
     )

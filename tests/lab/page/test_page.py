@@ -121,6 +121,8 @@ def test_a_run_alone_says_what_is_missing() -> None:
     assert "nothing at the same cost was trained beside it" in text
     assert "One seed: no claim." in text
     assert titles(text)[:2] == ["Learning against visits", "Learning against time"]
+    assert titles(text)[-1] == "Accuracy by class"
+    assert "cat: +5.0 points" in text  # 95 of a mean of 90
 
 
 def test_controls_alone_have_no_verdict() -> None:

@@ -50,7 +50,7 @@ def _card(row: int, columns: Columns, pictures: Pictures | None) -> Markup:
     index = int(columns["index"][row])
     picture = tag("span", f"#{index}", class_="blank") if pictures is None else pictures.draw(index)
     numbers = [
-        f"{value:,.0f} visits" if name == "visits" else f"{name} {_signed(value)}"
+        _visits(value) if name == "visits" else f"{name} {_signed(value)}"
         for name in ("visits", "margin", "score", "loss")
         if name in columns and math.isfinite(value := float(columns[name][row]))
     ]
@@ -83,6 +83,10 @@ def _labels(row: int, index: int, columns: Columns, pictures: Pictures | None) -
         text = f"\N{MULTIPLICATION SIGN} {text}"
         found.append(tag("span", text, class_="wrong"))
     return found
+
+
+def _visits(count: float) -> str:
+    return f"{count:,.0f} visit{'' if count == 1 else 's'}"
 
 
 def _signed(value: float) -> str:

@@ -83,10 +83,14 @@ def pictures_of(data: ImageData | LanguageData) -> Pictures:
     labels = texts.train["labels"] if texts.class_names else None
     return Pictures(
         texts.num_train,
-        lambda index: text_tag(texts.tokenizer.decode(texts.train[index]["input_ids"][:_TOKENS])),
+        lambda index: text_tag(_decoded(texts, texts.train[index]["input_ids"][:_TOKENS])),
         texts.class_names,
         None if labels is None else list(labels),
     )
+
+
+def _decoded(data: LanguageData, tokens: Sequence[int]) -> str:
+    return data.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def image_tag(pixels: Any, alt: str) -> Markup:

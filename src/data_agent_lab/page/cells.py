@@ -115,7 +115,8 @@ def _hero(cell: Cell, found: Conclusion | None) -> Markup:
     budget = tag("p", f"keep ratio {cell.keep_ratio:g}", class_="eyebrow")
     if found is None:
         row, metric = cell.rows[0], cell.metric
-        text = f"{row.method} ends at {metric.in_words()} {row.value.mean:.{metric.digits}f}."
+        value = f"{row.value.mean:.{metric.digits}f} {metric.unit}".rstrip()
+        text = typeset(f"{row.method} ends at {metric.name} {value}.")
         return tag("div", budget, tag("p", text, class_="lead"), class_="hero")
     return tag(
         "div",
@@ -146,7 +147,9 @@ def _quality(
     runs = _drawn_runs(cell, own.runs, detail)
     has_seeds = any(len(by_seed) > 1 for by_seed in runs.values())
     has_bands = detail.seeds and has_seeds and len(runs) <= _MOST_WITH_BANDS
-    note = "Means over seeds; the shade spans the seeds." if has_bands else None
+    note = "Means over seeds." if has_seeds else None
+    if has_bands:
+        note = "Means over seeds; the shade spans the seeds."
     for title, x_title, place in (
         ("Learning against visits", "visits, % of full training", over_visits),
         ("Learning against time", f"{cell.clock} of training, s", over_time(cell.clock)),

@@ -127,7 +127,7 @@ def test_a_run_alone_says_what_is_missing() -> None:
 
 def test_controls_alone_have_no_verdict() -> None:
     text = page(group({"full": 90.0, "random": 89.0}))
-    assert "full ends at accuracy % 90.10." in text
+    assert "full ends at accuracy 90.10\N{NO-BREAK SPACE}%." in text
     assert "badge" not in text.split("</style>")[1]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,28 +44,33 @@ def write_page(
 def page_of(report: Report, groups: Sequence[Group], *, may_download: bool = False) -> str:
     """The page as a text; arguments and errors are those of `write_page`."""
     has_samples = detail_of(report).samples
-
-    def runs_of(group: Group, cell: Cell) -> CellRuns:
-        runs = group.at(cell.keep_ratio)
-        runs = {row.method: runs[row.method] for row in cell.rows}
-        samples = _samples(group.config, runs, cell, may_download) if has_samples else None
-        return CellRuns(runs, samples)
-
-    runs = [
-        [runs_of(group, cell) for cell in task.cells]
-        for group, task in zip(groups, report.tasks, strict=True)
-    ]
+    runs: list[list[CellRuns]] = []
+    for group, task in zip(groups, report.tasks, strict=True):
+        # Where there are samples the data are loaded, once for all budgets.
+        load = cache(partial(load_pictures, group.config, may_download=may_download))
+        by_cell = [(cell, _runs_of(group, cell)) for cell in task.cells]
+        runs.append(
+            [
+                CellRuns(own, _samples(group.config, own, cell, load) if has_samples else None)
+                for cell, own in by_cell
+            ]
+        )
     return page(report, runs)
 
 
+def _runs_of(group: Group, cell: Cell) -> Runs:
+    """The runs of a cell, in the order of its rows."""
+    runs = group.at(cell.keep_ratio)
+    return {row.method: runs[row.method] for row in cell.rows}
+
+
 def _samples(
-    config: Mapping[str, Any], runs: Runs, cell: Cell, may_download: bool
+    config: Mapping[str, Any], runs: Runs, cell: Cell, load: Callable[[], Pictures | None]
 ) -> Samples | None:
     """Those of the first seed of the method that the conclusion is about."""
     for _, record in sorted(runs[subject_of(cell).method].items()):
         if (columns := read_samples(record.path)) is not None:
-            pictures = load_pictures(config, may_download=may_download)
-            pictures = _fitting(pictures, len(columns["index"]))
+            pictures = _fitting(load(), len(columns["index"]))
             has_trusted = OURS[0] == record.configuration["method"] and _has_trusted(config)
             return Samples(_name(record), columns, pictures, has_trusted)
     return None

@@ -1,9 +1,12 @@
 """What the learned reward tells apart, and that it goes on after a restore as if nothing was."""
 
 import copy
+import warnings
 
+import pytest
 import torch
 
+from data_agent.errors import DataAgentWarning
 from data_agent.selecting.feedback import Feedback
 from data_agent.trusted.reward import TrustedReward
 
@@ -60,16 +63,47 @@ def test_a_restored_reward_goes_on_bitwise():
     assert reward.metrics() == other.metrics()
 
 
-def test_classes_it_asks_for_are_named():
-    reward = new_reward()
-    assert reward.in_words() == "nothing learned yet"
+def of_classes(reward, trusted, others):
+    """Two batches in which rows differ by their class only; trusted ones come first."""
     for step in range(2):
-        labels = torch.cat([torch.arange(50) % 2, torch.zeros(350, dtype=torch.int64)])
-        logits = torch.zeros(NUM_SAMPLES, 2)
+        labels = torch.cat([trusted, others])
         feedback = Feedback(
-            torch.arange(NUM_SAMPLES), torch.ones(NUM_SAMPLES), logits, labels=labels
+            torch.arange(NUM_SAMPLES),
+            torch.ones(NUM_SAMPLES),
+            torch.zeros(NUM_SAMPLES, 2),
+            labels=labels,
         )
         everybody = torch.ones(NUM_SAMPLES, dtype=torch.bool)
         reward.rate(feedback, everybody, torch.full((NUM_SAMPLES,), step))
         reward.update(step)
-    assert reward.in_words() == "more of class 1, less of class 0"
+
+
+def test_classes_it_asks_for_are_named():
+    reward = new_reward()
+    assert reward.in_words() == "nothing learned yet"
+    of_classes(reward, torch.arange(50) % 2, torch.zeros(350, dtype=torch.int64))
+    assert reward.in_words().startswith("more of class 1, less of class 0, ranks a trusted row")
+    alike = new_reward()
+    of_classes(alike, torch.arange(50) % 2, torch.arange(350) % 2)
+    assert alike.in_words().startswith("all classes alike, ranks a trusted row above another in")
+
+
+def test_trusted_rows_of_one_class_are_warned_of_where_others_have_more():
+    ones, both = torch.ones(50, dtype=torch.int64), torch.arange(350) % 2
+    says = r"all \d+ trusted rows .* are of class 1, of 700 other rows 50 % are"
+    with pytest.warns(DataAgentWarning, match=says) as warned:
+        of_classes(new_reward(), ones, both)
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        of_classes(new_reward(), ones, torch.ones(350, dtype=torch.int64))
+        rare = torch.arange(350) < 70  # a fifth is of the other class
+        of_classes(new_reward(), torch.cat([torch.zeros(1), ones[1:]]).long(), (~rare).long())
+
+
+def test_without_rows_held_back_nothing_is_said_of_them():
+    reward = TrustedReward(torch.arange(NUM_SAMPLES) < 50, seed=0, ridge=1.0)
+    reward._kind.clamp_(max=1)
+    rated(reward, 0)
+    assert list(reward.metrics()) == ["trusted_separation"]
+    assert "pairs" not in reward.in_words()

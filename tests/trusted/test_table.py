@@ -5,7 +5,7 @@ import torch
 
 from data_agent.errors import CheckpointError
 from data_agent.runtime.topk import top_k_mask
-from data_agent.trusted.table import LikenessTable
+from data_agent.trusted.table import LikenessTable, inclusion
 
 
 def table_of(scores, *, seed=0, memory=0.5, sharpness=2.0):
@@ -44,6 +44,27 @@ def test_equal_averages_are_a_uniform_draw():
         visits += top_k_mask(table.scores(epoch), 100, tie_seed=0)
     assert visits.min() > 150  # mean 200, deviation 10
     assert visits.max() < 250
+
+
+def test_how_likely_each_is_drawn():
+    # x = exp(-t) solves (1 - x) + (1 - x^2) = 1, the golden section.
+    golden = (5**0.5 - 1) / 2
+    chances = inclusion(torch.tensor([1.0, 2.0]), 0.5)
+    assert chances.tolist() == pytest.approx([1 - golden, golden], abs=1e-6)
+    assert inclusion(torch.tensor([3.0, 3.0, 3.0]), 0.2).tolist() == pytest.approx([0.2] * 3)
+    assert inclusion(torch.tensor([1.0, 1e6]), 1.0).tolist() == pytest.approx([1.0] * 2)
+
+
+def test_the_share_that_is_avoided_is_that_of_real_draws():
+    scores = torch.linspace(-1.5, 1.5, 300).tolist()
+    table, visits, count = table_of(scores), torch.zeros(300), 100
+    for epoch in range(600):
+        visits += top_k_mask(table.scores(epoch), count, tie_seed=0)
+    drawn = float((visits / 600 < 0.5 * count / 300).float().mean())
+    assert 0.2 < drawn < 0.8
+    assert table.avoided(count) == pytest.approx(drawn, abs=0.04)
+    assert table_of([0.7] * 50).avoided(25) == 0
+    assert LikenessTable(9, seed=0, memory=0.5, sharpness=2.0).avoided(3) == 0
 
 
 def test_a_sample_costs_two_bytes():

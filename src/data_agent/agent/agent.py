@@ -121,8 +121,14 @@ class DataAgent(RuledSelector):
             self.end_turns(self._turns, index)
 
     def metrics(self) -> dict[str, float]:
-        """As every selector; and tau, actions, reward weights, PPO's diagnostics, kept/unkept."""
+        """As every selector; and tau, actions, reward weights, PPO's diagnostics, kept/unkept.
+
+        With trusted rows how well these are told from others, and "avoided_share": of all samples
+        those that are taken less than half as often as a uniform draw would take them.
+        """
         metrics = {**super().metrics(), **self.policy.metrics()}
+        if isinstance(self._table, LikenessTable):
+            metrics["avoided_share"] = self._table.avoided(self.schedule.num_kept)
         if self._running is not None:
             kept, unkept = self._kept_and_unkept()
             metrics["kept_mean_action"] = float(kept.mean())
@@ -130,8 +136,12 @@ class DataAgent(RuledSelector):
         return metrics
 
     def describe(self) -> str:
-        """The policy, its reward, and the rules on it."""
-        return f"{self.policy.describe()}; {self.rules_in_words()}"
+        """The policy, its reward and what it learned, and the rules on it."""
+        words = self.policy.describe()
+        if isinstance(self._table, LikenessTable) and self.policy.num_updates:
+            share = self._table.avoided(self.schedule.num_kept)
+            words = f"{words}, avoids {100 * share:.0f} % of all rows"
+        return f"{words}; {self.rules_in_words()}"
 
     def expected_actions(self) -> Tensor:
         """float32 `[N]`: E[a_i] of each sample under the policy at its last visit.

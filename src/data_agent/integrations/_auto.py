@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from data_agent.loading.looking import look_at
+from data_agent.trusted.overlap import LABEL_NAMES
+
 AUTO = "auto"
-_LABELS = ("labels", "label", "label_ids")
 
 
 def pick_method(dataset: Any, config: Any, *, reads_labels: bool) -> tuple[str, str]:
@@ -41,25 +41,14 @@ def _has_one_class(dataset: Any) -> bool:
     """Whether rows hold one whole number as their label."""
     features = getattr(dataset, "features", None)
     if isinstance(features, Mapping):
-        column = next((features[name] for name in _LABELS if name in features), None)
+        column = next((features[name] for name in LABEL_NAMES if name in features), None)
         dtype = str(getattr(column, "dtype", ""))
         return hasattr(column, "num_classes") or dtype.startswith(("int", "uint"))
-    row = _look_at_a_row(dataset)
+    row = look_at(dataset)
     if not isinstance(row, Mapping):
         return False
     values = cast("Mapping[str, Any]", row)
-    label = next((values[name] for name in _LABELS if name in values), None)
+    label = next((values[name] for name in LABEL_NAMES if name in values), None)
     if isinstance(label, Tensor | np.ndarray | np.generic):
         label = label.item() if label.ndim == 0 else None
     return isinstance(label, int) and not isinstance(label, bool)
-
-
-def _look_at_a_row(dataset: Any) -> object:
-    """The first row, whose augmentation may draw: the run must not notice."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own
-    try:
-        with torch.random.fork_rng([]):
-            return dataset[0]
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch.utils.data import IterableDataset
 
 from data_agent.errors import CheckpointError, DataAgentWarning, InputError, StateError
-from data_agent.loading.indexed import IndexedDataset
+from data_agent.integrations._auto import AUTO, pick_method
+from data_agent.integrations._trusted import check_knows_trusted, knowing_trusted
+from data_agent.loading.indexed import IndexedDataset, IndexedStream
 from data_agent.methods import make_selector, method_class
 from data_agent.runtime import checkpoint as files
 from data_agent.selecting.batch_selector import BatchSelector
@@ -21,6 +24,7 @@ from data_agent.selecting.selector import Selector
 Given = Selector | Callable[..., Selector] | str
 """What the user hands over: a selector, a callable of `num_samples=` and `epochs=`, or a name."""
 
+logger = logging.getLogger("data_agent")
 _STATE_FILE = "data_agent.safetensors"
 _BUILD_ONE = "selector=functools.partial(DataAgent, keep_ratio=0.5)"
 
@@ -94,6 +98,20 @@ def refuse_what_would_be_wrong(trainer: Any) -> None:
         IndexedDataset(dataset)  # refuses what has no length
 
 
+def picked(given: Given, trainer: Any, *, reads_labels: bool) -> Given:
+    """What the user gave, and in the place of "auto" a method's name, which the log tells."""
+    if given != AUTO:
+        return given
+    if trainer.trusted_rows:
+        method = "data-agent"
+        reason = f"its reward is learned from {len(trainer.trusted_rows)} trusted rows"
+    else:
+        config = getattr(trainer._inner_model(), "config", None)
+        method, reason = pick_method(trainer.train_dataset, config, reads_labels=reads_labels)
+    logger.info("selector='auto' picks %s: %s.", method, reason)
+    return method
+
+
 def build_selector(
     trainer: Any, given: Given, keep_ratio: float | None, *, resumes: bool
 ) -> Selector:
@@ -120,6 +138,7 @@ def build_selector(
                 f"a run begins, but the selector is in epoch {given.epoch} of another one. Hand "
                 f"over a callable, which makes a selector for each run: {_BUILD_ONE}."
             )
+        check_knows_trusted(given, trainer.trusted_rows)
         _check_size(fitted(given), num_samples, _num_epochs(given, args))
         return given
     make = given
@@ -129,6 +148,7 @@ def build_selector(
         seed = args.seed if args.data_seed is None else args.data_seed
         keep_ratio = 0.5 if keep_ratio is None else keep_ratio
         make = partial(make_selector, make, keep_ratio=keep_ratio, seed=seed)
+    make = knowing_trusted(make, trainer.trusted_rows)
     epochs = 1 if is_stream else math.ceil(args.num_train_epochs)
     if args.max_steps > 0 and not is_stream:
         # How many epochs these steps are depends on the length of the selector's epochs.
@@ -137,6 +157,19 @@ def build_selector(
             longest = make(num_samples=num_samples, epochs=args.max_steps)
         epochs = _num_epochs(fitted(longest), args)
     return fitted(make(num_samples=num_samples, epochs=epochs))
+
+
+def indexed_rows(trainer: Any, dataset: Any) -> IndexedDataset | IndexedStream:
+    """A Trainer's training data, whose samples carry their index."""
+    if not isinstance(dataset, IterableDataset):
+        return IndexedDataset(dataset, as_pairs=True)
+    return IndexedStream(
+        cast("IterableDataset[Any]", dataset),
+        trainer._begin_run(),
+        batch_size=trainer._train_batch_size,
+        as_pairs=True,
+        skip_observed=False,  # Accelerate reads on one process for all, the Trainer skips
+    )
 
 
 def save_selector(selector: Selector, folder: str, *, should_save: bool) -> None:

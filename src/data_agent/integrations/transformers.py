@@ -7,7 +7,6 @@ samples, the difference between weighted and unweighted terms is added, at the T
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, MutableMapping
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from data_agent.errors import InputError, StateError
-from data_agent.integrations._auto import AUTO, pick_method
+from data_agent.integrations._auto import AUTO
 from data_agent.integrations._batches import (
     CollateWithIndexArray,
     LossScale,
@@ -33,12 +32,15 @@ from data_agent.integrations._run import (
     build_selector,
     check_bases,
     check_given,
+    indexed_rows,
     load_selector,
+    picked,
     refuse_what_would_be_wrong,
     save_selector,
 )
+from data_agent.integrations._trusted import join_trusted
 from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
-from data_agent.loading.indexed import IndexedDataset, IndexedStream
+from data_agent.loading.indexed import IndexedDataset
 from data_agent.loading.sampler import SelectionSampler, use_selection_batches
 from data_agent.losses import SampleLosses, sample_losses
 from data_agent.selecting.batch_selector import BatchSelector
@@ -59,7 +61,6 @@ except ImportError as error:
 
 __all__ = ["SampleLosses", "SelectiveTrainer", "SelectiveTrainerMixin"]
 
-logger = logging.getLogger("data_agent")
 _Base = Trainer if TYPE_CHECKING else object
 
 
@@ -72,10 +73,14 @@ class SelectiveTrainerMixin(_Base):
     Args:
         args: positional arguments of the Trainer.
         selector: "auto", which picks label-aware where every row is known to have one class label
-            and data-agent elsewhere, and logs what it picked; a method's name; a callable that is
-            called with `num_samples=` and `epochs=`, such as
-            `functools.partial(DataAgent, keep_ratio=0.5)`; or a selector.
+            and data-agent elsewhere or with trusted rows, and logs what it picked; a method's name;
+            a callable that is called with `num_samples=` and `epochs=` (and `trusted=`, positions,
+            if there are trusted rows), such as `functools.partial(DataAgent, keep_ratio=0.5)`; or a
+            selector.
         keep_ratio: share of the dataset visited in an epoch, in (0, 1]; default 0.5. With a name.
+        trusted_dataset: rows like those of `train_dataset`, behind which they are appended: they
+            look like what the model will be judged on, and are right. They are trained on within
+            the same budget, and the agent's reward is learned from them.
         head: the layer whose input is a sample's feature; by default the model's output embeddings,
             or its last linear layer that has one output for each label.
         kwargs: further arguments of the Trainer.
@@ -86,6 +91,9 @@ class SelectiveTrainerMixin(_Base):
 
     selector: Selector | None
     """The running or last run's selector; None before the first run begins."""
+
+    trusted_rows: range = range(0)
+    """Positions in `train_dataset` of the rows that `trusted_dataset` brought."""
 
     _of_trl: type | None = None
     """The Trainer of TRL whose loss a subclass knows."""
@@ -101,6 +109,7 @@ class SelectiveTrainerMixin(_Base):
         *args: Any,
         selector: Given = AUTO,
         keep_ratio: float | None = None,
+        trusted_dataset: Any = None,
         head: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
@@ -109,6 +118,8 @@ class SelectiveTrainerMixin(_Base):
         self.selector = selector if isinstance(selector, Selector) else None
         super().__init__(*args, **kwargs)
         refuse_what_would_be_wrong(self)
+        if trusted_dataset is not None:
+            self.trusted_rows = join_trusted(self, self._prepared(trusted_dataset))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -298,12 +309,9 @@ class SelectiveTrainerMixin(_Base):
         """This run's selector, built when it is first asked for, with the hook on the head."""
         if self._run_has_begun and self.selector is not None:
             return self.selector
-        given, model, args = self._given_selector, self._inner_model(), self.args
-        if given == AUTO:
-            reads_labels = self._of_trl is None and not self._has_own_losses()
-            config = getattr(model, "config", None)
-            given, reason = pick_method(self.train_dataset, config, reads_labels=reads_labels)
-            logger.info("selector='auto' picks %s: %s.", given, reason)
+        model, args = self._inner_model(), self.args
+        reads_labels = self._of_trl is None and not self._has_own_losses()
+        given = picked(self._given_selector, self, reads_labels=reads_labels)
         selector = build_selector(self, given, self._keep_ratio, resumes=self._run_resumes)
         self._loss_scale = LossScale(
             args.gradient_accumulation_steps,
@@ -329,6 +337,10 @@ class SelectiveTrainerMixin(_Base):
         unwrapped: Any = self.accelerator.unwrap_model(cast("nn.Module", self.model))
         return cast("nn.Module", unwrap_peft_model(unwrapped))
 
+    def _prepared(self, dataset: Any) -> Any:
+        """Rows as the Trainer's own became in its constructor."""
+        return dataset
+
     # Loaders and checkpoints.
 
     def _get_dataloader(
@@ -345,7 +357,7 @@ class SelectiveTrainerMixin(_Base):
         self.data_collator = kind(collator, getattr(removing, "_remove_columns", None))
         try:
             loader = super()._get_dataloader(
-                self._indexed(dataset), description, *args, is_training=True, **options
+                indexed_rows(self, dataset), description, *args, is_training=True, **options
             )
         finally:
             self.data_collator = collator
@@ -359,17 +371,6 @@ class SelectiveTrainerMixin(_Base):
             )
         use_selection_batches(loader)
         return loader
-
-    def _indexed(self, dataset: Any) -> IndexedDataset | IndexedStream:
-        if not isinstance(dataset, IterableDataset):
-            return IndexedDataset(dataset, as_pairs=True)
-        return IndexedStream(
-            cast("IterableDataset[Any]", dataset),
-            cast("BatchSelector", self._begin_run()),
-            batch_size=self._train_batch_size,
-            as_pairs=True,
-            skip_observed=False,  # Accelerate reads on one process for all, the Trainer skips
-        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SelectionSampler:
         # Accelerate deals our batches to the processes, and the Trainer skips.

@@ -119,6 +119,14 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
         finally:
             self.data_collator = collator
 
+    def _prepared(self, dataset: Any) -> Any:
+        if self._skip_prepare_dataset:
+            return dataset
+        return self._prepare_dataset(
+            *(dataset, self.processing_class, self.args, self.args.packing),
+            *(self._formatting_func, "trusted"),
+        )
+
     def _begin_run(self) -> Selector:
         given, dataset = self._given_selector, self.train_dataset
         num_rows = len(dataset) if isinstance(dataset, Sized) else None

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from data_agent.errors import CheckpointError
+from data_agent.errors import CheckpointError, DataAgentWarning
 from data_agent.runtime.random import Purpose, derived_seed, position_hash
 from data_agent.selecting.feedback import Feedback
 from data_agent.trusted.likeness import Likeness, fit, separation
 from data_agent.trusted.signals import row_classes, row_signals
 from data_agent.trusted.window import HELD_BACK, POOL, TRUSTED, Window, WindowRows
 
+_HELD_BACK = "trusted_separation_held_back"
+_MUCH = 0.4  # nats: half as many again
+_NAMED = 5
+_COINCIDENCE = 1e-6  # that so many rows are of one class by chance
 WINDOW_STEPS = 80  # a regression shall see the model as it is, not as it was
 WINDOW_ROWS = 4096  # of each kind
 FEWEST_ROWS = 8  # of each kind, before anything is fitted
@@ -35,6 +40,7 @@ class TrustedReward:
         self._window = Window(WINDOW_STEPS, WINDOW_ROWS)
         self._likeness: Likeness | None = None
         self._separation: dict[str, float] = {}
+        self._has_warned = False
         rows = is_trusted.nonzero().squeeze(1)
         is_held_back = position_hash(rows, derived_seed(seed, Purpose.TRUSTED)) % _ONE_IN == 0
         self._kind = torch.zeros(len(is_trusted), dtype=torch.int8)
@@ -72,6 +78,7 @@ class TrustedReward:
         is_trusted = fitted.kind == TRUSTED
         if min(int(is_trusted.sum()), int((~is_trusted).sum())) < FEWEST_ROWS:
             return
+        self._warn_of_one_class(fitted.classes[is_trusted], fitted.classes[~is_trusted])
         self._likeness = fit(
             fitted.signals,
             fitted.classes,
@@ -83,32 +90,44 @@ class TrustedReward:
         score = self._likeness(rows.signals, rows.classes)
         pool = score[rows.kind == POOL]
         self._separation = {
-            "trusted_separation": separation(score[rows.kind == TRUSTED], pool),
-            "trusted_separation_held_back": separation(score[rows.kind == HELD_BACK], pool),
+            name: separation(score[rows.kind == kind], pool)
+            for name, kind in (("trusted_separation", TRUSTED), (_HELD_BACK, HELD_BACK))
+            if (rows.kind == kind).any()
         }
 
     def metrics(self) -> dict[str, float]:
         """How well trusted rows can be told from others: areas under the ROC curve, 0.5 is chance.
 
         Once of the rows that the regression was fitted on, once of the fifth of the trusted rows
-        that were held back from it.
+        that were held back from it, where there are some.
         """
         return dict(self._separation)
 
     def in_words(self) -> str:
-        """Which classes it asks for more of and for less of, where there are classes."""
+        """Which classes it asks for more of and for less of, and how well it tells rows apart."""
         if self._likeness is None:
             return "nothing learned yet"
-        by_class = self._likeness.by_class - self._likeness.by_class.mean()
-        more, less = (by_class > _MUCH).nonzero(), (by_class < -_MUCH).nonzero()
-        if not len(more) and not len(less):
-            return "all classes alike"
-        words = [
-            f"{name} of {'classes' if len(found) > 1 else 'class'} {_listed(found)}"
-            for name, found in (("more", more), ("less", less))
-            if len(found)
-        ]
-        return ", ".join(words)
+        words = _classes_in_words(self._likeness.by_class)
+        if (share := self._separation.get(_HELD_BACK)) is not None:
+            words.append(f"ranks a trusted row above another in {100 * share:.0f} % of pairs")
+        return ", ".join(words) or "learned without classes"
+
+    def _warn_of_one_class(self, trusted: Tensor, others: Tensor) -> None:
+        """Warn once where trusted rows are of one class and that is no coincidence."""
+        only, others = int(trusted[0]), others[others >= 0]
+        if self._has_warned or only < 0 or bool((trusted != only).any()) or not len(others):
+            return
+        share = float((others == only).double().mean())
+        if share ** len(trusted) < _COINCIDENCE:
+            self._has_warned = True
+            warnings.warn(
+                f"all {len(trusted)} trusted rows that were trained on last are of class {only}, "
+                f"of {len(others)} other rows {100 * share:.0f} % are: the agent will ask for that "
+                "class and leave the others out. Trust rows with the class shares of the data that "
+                "the model will be judged on.",
+                DataAgentWarning,
+                stacklevel=2,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Regression and rows; a collective call on several ranks."""
@@ -134,8 +153,17 @@ class TrustedReward:
         self._window.load_state_dict(state["window"])
 
 
-_MUCH = 0.4  # nats: half as many again
-_NAMED = 5
+def _classes_in_words(by_class: Tensor) -> list[str]:
+    """Of offsets `[C]` in nats: which classes are asked for more and less; none without classes."""
+    if not len(by_class):
+        return []
+    offset = by_class - by_class.mean()
+    kinds = (("more", offset > _MUCH), ("less", offset < -_MUCH))
+    return [
+        f"{name} of {'classes' if is_it.sum() > 1 else 'class'} {_listed(is_it.nonzero())}"
+        for name, is_it in kinds
+        if is_it.any()
+    ] or ["all classes alike"]
 
 
 def _listed(found: Tensor) -> str:

@@ -13,6 +13,7 @@ from data_agent.runtime.state import require_tensor
 
 UNSEEN = torch.finfo(torch.float16).max  # in place of an average
 BLOCK = 65_536  # samples that share a seed, so that draws depend on neither rank nor memory
+_LATEST, _HALVINGS = 2.0**40, 30
 
 
 class LikenessTable:
@@ -46,6 +47,19 @@ class LikenessTable:
         """float32 `[N]`: e_i; zero, as of an average row, before a first visit."""
         average = self._average.float()
         return average.masked_fill_(average == UNSEEN, 0.0)
+
+    def avoided(self, count: int) -> float:
+        """Share of the samples that are drawn less than half as often as by a uniform draw.
+
+        In [0, 1), 0 before a first visit; of very many samples from every n-th.
+
+        Args:
+            count: samples in a draw.
+        """
+        stride = -(-self._num_samples // BLOCK)
+        weights = torch.exp(self._sharpness * self.averages()[::stride])
+        chances = inclusion(weights, count / self._num_samples)
+        return float((chances < 0.5 * count / self._num_samples).double().mean())
 
     def expected_actions(self) -> Tensor:
         """float32 `[N]`: how likely each is a trusted row, where as many are as are not."""
@@ -83,3 +97,28 @@ class LikenessTable:
         if not average.isfinite().all():
             raise CheckpointError("an average likeness is not finite.")
         self._average = average
+
+
+def inclusion(weights: Tensor, share: float) -> Tensor:
+    """How likely each sample is drawn where a share of all is drawn in proportion to weights.
+
+    `p_i = 1 - exp(-t w_i)` with t such that the mean of p is `share`: sample i comes at a time
+    drawn from an exponential distribution of rate w_i, and those that come first are taken; with
+    many samples the last of them comes at about t (Efraimidis and Spirakis 2006).
+
+    Args:
+        weights: float `[N]`, above 0.
+        share: in (0, 1].
+
+    Returns:
+        float64 `[N]`, in (0, 1].
+    """
+    rates = weights.double() / weights.double().mean()
+    low, high = 0.0, 1.0
+    while float(-torch.expm1(-high * rates).mean()) < share and high < _LATEST:
+        high *= 2
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        is_early = float(-torch.expm1(-middle * rates).mean()) < share
+        low, high = (middle, high) if is_early else (low, middle)
+    return -torch.expm1(-high * rates)

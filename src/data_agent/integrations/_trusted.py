@@ -1,0 +1,112 @@
+"""A Trainer's trusted rows: behind its training data, and what must hold before it trains."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping, Sized
+from functools import partial
+from typing import Any, cast
+
+from torch.utils.data import IterableDataset
+
+from data_agent.errors import InputError
+from data_agent.selecting.selector import Selector
+from data_agent.trusted.appended import append_trusted
+from data_agent.trusted.overlap import warn_of_overlap
+
+_NEED = (
+    "trusted_dataset needs a map-style train_dataset, behind which its rows are appended, but "
+    "train_dataset is {}. Samples of a stream come once and have no positions: save it as a table "
+    "first, or leave trusted_dataset out."
+)
+
+
+def join_trusted(trainer: Any, trusted: Any) -> range:
+    """Append trusted rows to a Trainer's training data; their positions.
+
+    Rows that are among its evaluation data are warned of.
+
+    Raises:
+        InputError: the training data are a stream or not there, or the rows do not fit them.
+    """
+    data = trainer.train_dataset
+    if data is None or isinstance(data, IterableDataset):
+        raise InputError(_NEED.format("None" if data is None else type(data).__name__))
+    joined, rows = append_trusted(data, trusted)
+    if (table := _as_table(data, trusted)) is not None:
+        joined = table
+    given = trainer.eval_dataset
+    parts = given.values() if isinstance(given, Mapping) else [given]
+    for part in cast("list[Any]", [*parts]):
+        if isinstance(part, Sized) and not isinstance(part, IterableDataset):
+            warn_of_overlap(trusted, part)
+    trainer.train_dataset = joined
+    return rows
+
+
+def knowing_trusted(make: Any, rows: range) -> Any:
+    """A callable that makes selectors, told of the trusted rows if there are some.
+
+    Raises:
+        InputError: it names trusted rows itself, or does not take them.
+    """
+    if not rows:
+        return make
+    if isinstance(make, partial) and "trusted" in make.keywords:
+        raise InputError(
+            "selector= names trusted= rows, and trusted_dataset= brings others. Leave out one of "
+            "the two: with trusted_dataset the callable is told where its rows are."
+        )
+    try:
+        inspect.signature(make).bind(num_samples=1, epochs=1, trusted=rows)
+    except TypeError as error:
+        raise InputError(
+            "with trusted_dataset the callable of selector= is called with num_samples=, epochs= "
+            f"and trusted= (positions of its rows), but {error}. Take it as an argument, such as "
+            "functools.partial(DataAgent, keep_ratio=0.5) does."
+        ) from error
+    return partial(make, trusted=rows)
+
+
+def check_knows_trusted(selector: Selector, rows: range) -> None:
+    """A selector that is handed over must have been built with these trusted rows, if any.
+
+    Raises:
+        InputError: it was not.
+    """
+    known = selector.trusted
+    if rows and (known is None or known.nonzero().flatten().tolist() != list(rows)):
+        raise InputError(
+            f"trusted_dataset appends its {len(rows)} rows behind the others, at {rows.start} to "
+            f"{rows.stop - 1}, but the selector was built with "
+            f"{'no' if known is None else 'other'} trusted rows. Build it with num_samples="
+            f"{rows.stop} and trusted=range({rows.start}, {rows.stop}), or hand over a callable, "
+            "which is told: selector=functools.partial(DataAgent, keep_ratio=0.5)."
+        )
+
+
+def _as_table(data: Any, trusted: Any) -> Any:
+    """Both as one table of `datasets`, where they are tables that read their rows alike."""
+    library: Any = sys.modules.get("datasets")
+    if library is None or not all(isinstance(d, library.Dataset) for d in (data, trusted)):
+        return None
+    # Formats that differ (a transform of one of them) would be lost.
+    if data.format != trusted.format or set(data.column_names) != set(trusted.column_names):
+        return None
+    for name, kind in data.features.items():
+        names, others = (getattr(f, "names", None) for f in (kind, trusted.features[name]))
+        if names and others and names != others:
+            raise InputError(
+                f"the column {name!r} of trusted_dataset counts the classes {others}, that of "
+                f"train_dataset {names}. Cast it: trusted.cast_column({name!r}, "
+                f"train.features[{name!r}]) where its numbers mean the same."
+            )
+    try:
+        if data.features != trusted.features:
+            trusted = trusted.cast(data.features)
+        return library.concatenate_datasets([data, trusted])
+    except Exception as error:  # of datasets and of Arrow
+        raise InputError(
+            f"the columns of trusted_dataset cannot become those of train_dataset: {error}"
+        ) from error

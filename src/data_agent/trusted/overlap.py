@@ -1,0 +1,125 @@
+"""Whether trusted rows are among the data that a model is judged on, told by their content."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping, Sized
+from hashlib import blake2b
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_agent.errors import DataAgentWarning
+from data_agent.loading.looking import drawing_nothing, look_at
+
+MOST_COMPARED = 10_000  # evaluation rows; of more as many are looked at, evenly spread
+LABEL_NAMES = ("labels", "label", "label_ids")
+
+
+class Overlap(NamedTuple):
+    """How many trusted rows were found among how many evaluation rows."""
+
+    num_found: int
+    num_trusted: int
+    num_compared: int
+    num_evaluation: int
+
+
+def warn_of_overlap(trusted: Any, evaluation: Any) -> None:
+    """Warn, with the numbers, where trusted rows are among the evaluation data.
+
+    Rows are compared by what is in them but for labels: in mappings the fields that both have,
+    without "labels", "label" and "label_ids"; in tuples and lists all but the last element. Random
+    augmentation hides an overlap. Of more than 10,000 evaluation rows as many are looked at.
+
+    Args:
+        trusted: map-style dataset of the trusted rows.
+        evaluation: map-style dataset that the model will be judged on.
+    """
+    found = overlap(trusted, evaluation)
+    if found.num_found:
+        warnings.warn(
+            f"{found.num_found} of {found.num_trusted} trusted rows are among the evaluation data "
+            f"({found.num_compared} of {found.num_evaluation} rows were looked at): the model "
+            "would be judged on rows that it is trained on. Leave them out of one of the two.",
+            DataAgentWarning,
+            stacklevel=3,
+        )
+
+
+def overlap(trusted: Any, evaluation: Any) -> Overlap:
+    """The numbers that `warn_of_overlap` tells; both are map-style datasets."""
+    num_trusted, size = len(cast("Sized", trusted)), len(cast("Sized", evaluation))
+    if not num_trusted or not size:
+        return Overlap(0, num_trusted, 0, size)
+    num_compared = min(size, MOST_COMPARED)
+    shared = _fields(look_at(trusted)) & _fields(look_at(evaluation))
+    with drawing_nothing():
+        known = {
+            digest(_inputs(evaluation[i * size // num_compared], shared))
+            for i in range(num_compared)
+        }
+        num_found = sum(digest(_inputs(trusted[i], shared)) in known for i in range(num_trusted))
+    return Overlap(num_found, num_trusted, num_compared, size)
+
+
+def digest(value: object) -> bytes:
+    """16 bytes that are equal for equal contents: numbers, texts, tensors, images, nested."""
+    result = blake2b(digest_size=16)
+    for part in _parts(value):
+        result.update(len(part).to_bytes(8))
+        result.update(part)
+    return result.digest()
+
+
+def _fields(sample: object) -> set[Any]:
+    """The fields of a mapping, but for labels."""
+    if not isinstance(sample, Mapping):
+        return set()
+    return set(cast("Mapping[Any, Any]", sample)).difference(LABEL_NAMES)
+
+
+def _inputs(sample: object, fields: set[Any]) -> object:
+    """A sample without its label."""
+    if isinstance(sample, Mapping):
+        values = cast("Mapping[Any, Any]", sample)
+        return {name: values[name] for name in fields}
+    if isinstance(sample, tuple | list) and len(parts := cast("list[Any]", sample)) > 1:
+        return list(parts[:-1])
+    return sample
+
+
+def _parts(value: object) -> Iterator[bytes]:
+    if isinstance(value, Mapping):
+        values = cast("Mapping[Any, Any]", value)
+        for name in sorted(values, key=str):
+            yield str(name).encode()
+            yield from _parts(values[name])
+    elif (array := _array_of(value)) is not None:
+        yield f"{array.dtype} {array.shape}".encode()
+        yield array.tobytes()
+    elif isinstance(value, list | tuple):
+        for element in cast("list[Any]", value):
+            yield digest(element)
+    elif callable(raw := getattr(value, "tobytes", None)):  # images
+        yield str(getattr(value, "size", "")).encode()
+        yield cast("bytes", raw())
+    else:
+        yield pickle.dumps(value)
+
+
+def _array_of(value: object) -> np.ndarray | None:
+    """Tensors, arrays and lists of numbers alike: a table may give its rows as any of them."""
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu()
+        return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    if isinstance(value, np.ndarray):
+        return None if value.dtype.hasobject else value
+    if isinstance(value, list | tuple):
+        numbers = cast("list[Any]", value)
+        if numbers and all(isinstance(number, int | float) for number in numbers):
+            return np.asarray(numbers)
+    return None

@@ -121,10 +121,10 @@ class TrustedReward:
         if share ** len(trusted) < _COINCIDENCE:
             self._has_warned = True
             warnings.warn(
-                f"all {len(trusted)} trusted rows that were trained on last are of class {only}, "
-                f"of {len(others)} other rows {100 * share:.0f} % are: the agent will ask for that "
-                "class and leave the others out. Trust rows with the class shares of the data that "
-                "the model will be judged on.",
+                f"all {len(trusted)} visits of trusted rows in the last steps are of class {only}, "
+                f"of {len(others)} visits of other rows {100 * share:.0f} % are: the agent will "
+                "ask for that class and leave the others out. Trust rows with the class shares of "
+                "the data that the model will be judged on.",
                 DataAgentWarning,
                 stacklevel=2,
             )

@@ -58,6 +58,12 @@ class Recipe:
     """Train on this many samples only, the same ones for every method and seed; None takes all."""
     label_noise: Share = 0.0
     """Share of the training labels replaced by a wrong one, in [0, 1)."""
+    trusted_rows: Annotated[int, at_least(0)] = 0
+    """Training samples that are trusted, 0 or more: as many of each class as can be, with their
+    true labels where these are known. Every method has them in each epoch after the first pass."""
+    trusted: str | None = None
+    """Trusted samples of their own, as --data and of its layout (of splits the one called train);
+    they are added to the training samples of every method. With it --trusted-rows stays 0."""
     model: str
     epochs: Count
     """Passes of the schedule, 1 or more."""
@@ -79,7 +85,17 @@ class Recipe:
     """Threads of the CPU's operations, 1 or more; None is torch's choice. Sums depend on it."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_recipe(self)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise `InputError` if fields that all recipes have break a rule or contradict each other."""
+    check_fields(recipe)
+    if recipe.trusted is not None and recipe.trusted_rows:
+        raise InputError(
+            f"--trusted {recipe.trusted} brings trusted samples, and --trusted-rows "
+            f"{recipe.trusted_rows} takes some of the training samples. Give one of the two."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,9 +119,6 @@ class ImageRecipe(Recipe):
     """Other images, as --data, of which some are mixed in under labels drawn at random."""
     foreign_share: Share = 0.0
     """Share of the training samples that are of --foreign-data, in [0, 1)."""
-    trusted_rows: Annotated[int, at_least(0)] = 0
-    """Training samples that are trusted, 0 or more: as many of each class as can be, with their
-    true labels where these are known. Every method has them in each epoch after the first pass."""
     train_labels: FileAndColumn | None = None
     """PARQUET:COLUMN with other training labels, one for each row of the training data in order;
     None takes the data's own."""
@@ -131,7 +144,7 @@ class ImageRecipe(Recipe):
     """Evaluations in a run, evenly spread, 1 or more; the last one is at the end."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_recipe(self)
         if self.optimizer == "adamw" and self.learning_rate > _ADAMW_LIMIT:
             raise InputError(
                 f"--learning-rate is {self.learning_rate}, which suits sgd; adamw diverges above "
@@ -203,7 +216,7 @@ class TextRecipe(Recipe):
     """Evaluate on so many items of each subject or harness task only, 1 or more; None takes all."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_recipe(self)
         for field in fields(self):
             kind = _ONLY_FOR.get(field.name, self.kind)
             if kind != self.kind and getattr(self, field.name) != field.default:

@@ -50,6 +50,7 @@ RECIPE_FLAGS = [
     "--subset",
     "--task",
     "--train-labels",
+    "--trusted",
     "--trusted-rows",
     "--weight-decay",
     "--width",

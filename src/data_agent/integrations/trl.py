@@ -122,8 +122,9 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
     def _prepared(self, dataset: Any) -> Any:
         if self._skip_prepare_dataset:
             return dataset
+        processing: Any = self.processing_class
         return self._prepare_dataset(
-            *(dataset, self.processing_class, self.args, self.args.packing),
+            *(dataset, processing, self.args, self.args.packing),
             *(self._formatting_func, "trusted"),
         )
 

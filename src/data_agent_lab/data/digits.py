@@ -25,7 +25,8 @@ def load_digits(recipe: ImageRecipe) -> ImageData:
         InputError: a subset larger than the training data, or other data or labels.
     """
     given = {
-        flag_of(name): getattr(recipe, name) for name in ("data", "train_labels", "foreign_data")
+        flag_of(name): getattr(recipe, name)
+        for name in ("data", "train_labels", "foreign_data", "trusted")
     }
     if any(given.values()):
         raise InputError(

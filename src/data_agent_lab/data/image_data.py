@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from data_agent.errors import InputError
+from data_agent.trusted import warn_of_overlap
 from data_agent_lab.recipes import ImageRecipe
 
 DATA_SEED = 0  # of splits, subsets and copies
@@ -44,6 +46,7 @@ class ImageData:
     class_names: tuple[str, ...]  # at least two
     evaluation: str  # where the evaluation samples come from, in words
     clean_labels: Tensor | None = None  # int64 [N], true or NO_CLASS; None: the training labels
+    num_trusted: int = 0  # the last training samples are trusted ones of a data set of their own
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -83,6 +86,11 @@ class ImageData:
             f"{self.num_train} training samples of {self.num_classes} classes; evaluation on "
             f"{self.num_eval} ({self.evaluation})"
         )
+
+    @property
+    def true_labels(self) -> Tensor:
+        """int64 `[N]`: the clean labels where they are known, else the training labels."""
+        return self.train_labels if self.clean_labels is None else self.clean_labels
 
     def num_noisy(self, labels: Tensor) -> int:
         """How many of the training labels `labels` (int64 `[N]`) are not the clean ones."""
@@ -222,6 +230,30 @@ def trusted_rows(labels: Tensor, count: int) -> Tensor:
     return _drawn(labels, quota.numpy())
 
 
+def trusted_of(data: ImageData, recipe: ImageRecipe) -> Tensor | None:
+    """Which training samples are trusted, by the recipe: int64 `[T]`, positions; None for none."""
+    if data.num_trusted:
+        return torch.arange(data.num_train - data.num_trusted, data.num_train)
+    return trusted_rows(data.true_labels, recipe.trusted_rows) if recipe.trusted_rows else None
+
+
+def with_trusted(data: ImageData, images: Tensor, labels: Tensor) -> ImageData:
+    """Add trusted samples behind the training samples; a warning tells if they are evaluated on.
+
+    `images` are uint8 `[T, C, H, W]` as the data's own, `labels` int64 `[T]`, which are true.
+    """
+    warn_of_overlap(
+        TensorDataset(images, labels), TensorDataset(data.eval_images, data.eval_labels)
+    )
+    return replace(
+        data,
+        train_images=torch.cat([data.train_images, images]),
+        train_labels=torch.cat([data.train_labels, labels]),
+        clean_labels=torch.cat([data.true_labels, labels]),
+        num_trusted=len(labels),
+    )
+
+
 def with_near_copies(data: ImageData, num_copies: int) -> ImageData:
     """Add near-copies of a few training samples, and shuffle all of them; 0 changes nothing.
 
@@ -262,7 +294,7 @@ def with_foreign(data: ImageData, images: Tensor) -> ImageData:
     generator = np.random.default_rng([DATA_SEED, _FOREIGN_STREAM])
     drawn = torch.from_numpy(generator.integers(data.num_classes, size=len(images)))
     order = torch.from_numpy(generator.permutation(data.num_train + len(images)))
-    clean = data.train_labels if data.clean_labels is None else data.clean_labels
+    clean = data.true_labels
     return replace(
         data,
         train_images=torch.cat([data.train_images, images])[order],

@@ -29,10 +29,11 @@ from data_agent_lab.data.image_data import (
     stratified,
     with_foreign,
     with_near_copies,
+    with_trusted,
 )
 from data_agent_lab.data.labels import Labels, find_column, has_labels, read_labels
 from data_agent_lab.data.pixels import decode, on_one_scale
-from data_agent_lab.data.sources import choose_splits
+from data_agent_lab.data.sources import choose_splits, only_split
 from data_agent_lab.progress import Progress
 from data_agent_lab.recipes import ImageRecipe
 
@@ -80,7 +81,9 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
     train = train._replace(rows=train.rows[chosen])
     given = clean if recipe.train_labels is None else _other_labels(recipe.train_labels, labels)
     foreign = _foreign(recipe, num_own=len(chosen) + num_copies)
-    own, seen, *others = _decoded([train, evaluation, *foreign], recipe.image_size, progress)
+    trusted, trusted_labels = _trusted(recipe, names)
+    parts = [train, evaluation, *foreign, *trusted]
+    own, seen, *others = _decoded(parts, recipe.image_size, progress)
     data = ImageData(
         train_images=own,
         train_labels=given[train.rows],
@@ -91,7 +94,8 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
         clean_labels=clean[train.rows],
     )
     data = with_near_copies(data, num_copies)
-    return with_foreign(data, others[0]) if others else data
+    data = with_foreign(data, others[0]) if foreign else data
+    return data if trusted_labels is None else with_trusted(data, others[-1], trusted_labels)
 
 
 def _part(rows: datasets.Dataset, name: str, wanted: str | None) -> _Part:
@@ -121,6 +125,17 @@ def _foreign(recipe: ImageRecipe, *, num_own: int) -> Sequence[_Part]:
         )
     part = _part(rows, "train of the foreign data", None)
     return (part._replace(rows=stratified(torch.zeros(len(rows), dtype=torch.int64), count)),)
+
+
+def _trusted(
+    recipe: ImageRecipe, class_names: Sequence[str]
+) -> tuple[Sequence[_Part], Tensor | None]:
+    """The trusted images and their labels, int64 `[T]`; none without."""
+    if recipe.trusted is None:
+        return (), None
+    rows, name = only_split(open_images(recipe.trusted), "--trusted"), "of the trusted data"
+    labels = _labels(rows, name, recipe, class_names)
+    return (_part(rows, name, recipe.image_column),), labels.numbers
 
 
 def _is_image(kind: Any) -> bool:

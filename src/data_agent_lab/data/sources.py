@@ -98,6 +98,20 @@ def choose_splits(
     return train, chosen
 
 
+def only_split(splits: Splits, flag: str) -> datasets.Dataset:
+    """The training split of data without an evaluation, or the only one there is.
+
+    Raises:
+        InputError: there are others only, or no rows in it.
+    """
+    rows = splits.get("train", next(iter(splits.values()))) if splits else None
+    if rows is None or ("train" not in splits and len(splits) > 1):
+        raise InputError(f"{flag} has the splits {', '.join(splits)}; name the one meant train.")
+    if not len(rows):
+        raise InputError(f"{flag} has no rows; expected at least one.")
+    return rows
+
+
 def _load(data: str, kinds: Mapping[str, str], forms: str) -> object:
     path = Path(data).expanduser()
     if not path.exists():

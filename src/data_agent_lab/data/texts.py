@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent_lab.data.image_data import DATA_SEED, HELD_OUT_SHARE, stratified
+from data_agent.trusted import warn_of_overlap
+from data_agent_lab.data.image_data import DATA_SEED, HELD_OUT_SHARE, stratified, trusted_rows
 from data_agent_lab.data.labels import find_column, has_labels, read_labels
-from data_agent_lab.data.sources import choose_splits, open_rows
+from data_agent_lab.data.sources import choose_splits, only_split, open_rows
 from data_agent_lab.data.tokenizers import find_tokenizer, train_tokenizer
 from data_agent_lab.data.tokens import (
     EMPTY,
@@ -29,6 +30,7 @@ from data_agent_lab.data.tokens import (
 from data_agent_lab.progress import Progress, silent
 from data_agent_lab.recipes import TextRecipe
 
+_ROWS = ("the training rows", "the evaluation rows", "the trusted rows")
 _DOCUMENT_NAMES = ("text", "content", "document")
 _TEXT_NAMES = ("text", "sentence", "content", "review", "comment_text", "tweet")
 _PAIR_NAMES = (
@@ -51,14 +53,20 @@ class LanguageData:
     tokenizer: Any  # of transformers
     train: datasets.Dataset
     evaluation: datasets.Dataset
+    trusted: datasets.Dataset | None = None  # further rows to train on, which are trusted
     class_names: tuple[str, ...] = ()  # empty where nothing is classified
     evaluation_source: str  # where the evaluation rows come from, in words
     dropped: Mapping[str, int]  # by reason, how many rows (or tokens) were left out or cut, in both
 
     @property
     def num_train(self) -> int:
-        """Number of training samples."""
-        return len(self.train)
+        """Number of training samples, the trusted ones among them."""
+        return len(self.train) + self.num_trusted
+
+    @property
+    def num_trusted(self) -> int:
+        """Number of training samples that are trusted."""
+        return 0 if self.trusted is None else len(self.trusted)
 
     @property
     def num_eval(self) -> int:
@@ -67,7 +75,8 @@ class LanguageData:
 
     def in_words(self) -> str:
         """What there is, and what was left out."""
-        tokens = sum(len(ids) for ids in self.train["input_ids"])
+        parts = [self.train] if self.trusted is None else [self.train, self.trusted]
+        tokens = sum(len(ids) for part in parts for ids in part["input_ids"])
         dropped = (f"{count} {reason}" for reason, count in self.dropped.items())
         return "; ".join(
             [
@@ -95,11 +104,15 @@ def load_language(recipe: TextRecipe, progress: Progress = silent) -> LanguageDa
     make = {"sft": _instructions, "lm": _documents, "text-classification": _classified}[recipe.kind]
     tokenizer, columns, class_names = make(recipe, parts, counts)
     progress("reading", 2, 2)
-    train, evaluation = map(datasets.Dataset.from_dict, columns)
+    train, evaluation, *others = map(datasets.Dataset.from_dict, columns)
+    train, trusted = _split_off(train, recipe.trusted_rows) if not others else (train, others[0])
+    if others:
+        warn_of_overlap(others[0], evaluation)
     data = LanguageData(
         tokenizer=tokenizer,
         train=train,
         evaluation=evaluation,
+        trusted=trusted,
         class_names=class_names,
         evaluation_source=source,
         dropped=+counts,  # those above zero
@@ -113,8 +126,26 @@ def load_language(recipe: TextRecipe, progress: Progress = silent) -> LanguageDa
     return data
 
 
-_Parts = tuple[datasets.Dataset, datasets.Dataset]  # to train on, to evaluate on
-_Made = tuple[Any, list[dict[str, Any]], tuple[str, ...]]  # tokenizer, columns of both, classes
+_Parts = Sequence[datasets.Dataset]  # to train on, to evaluate on, and if there are some trusted
+_Made = tuple[Any, list[dict[str, Any]], tuple[str, ...]]  # tokenizer, columns of each, classes
+
+
+def _split_off(
+    train: datasets.Dataset, count: int
+) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """Of the training rows all but the trusted ones, and these: each class alike if there are some.
+
+    Raises:
+        InputError: they are more than half of the rows.
+    """
+    if count == 0:
+        return train, None
+    is_labelled = "labels" in train.column_names
+    labels = torch.tensor(train["labels"]) if is_labelled else torch.zeros(len(train)).long()
+    rows = trusted_rows(labels, count)
+    others = torch.ones(len(train), dtype=torch.bool)
+    others[rows] = False
+    return train.select(others.nonzero().flatten().tolist()), train.select(rows.tolist())
 
 
 def _find_parts(data: str, recipe: TextRecipe) -> tuple[_Parts, str]:
@@ -130,10 +161,13 @@ def _find_parts(data: str, recipe: TextRecipe) -> tuple[_Parts, str]:
         num_held = max(1, int(HELD_OUT_SHARE * len(train) + 0.5))
         evaluation = train.select(np.sort(order[:num_held]))
         train = train.select(np.sort(order[num_held:]))
+    trusted = []
+    if recipe.trusted is not None:
+        trusted = [only_split(open_rows(recipe.trusted), "--trusted")]
     if classifies:  # subsets of classes keep their shares
-        return (train, evaluation), source
+        return (train, evaluation, *trusted), source
     train = _subset(train, recipe.subset, "--subset")
-    return (train, _subset(evaluation, recipe.eval_subset, "--eval-subset")), source
+    return (train, _subset(evaluation, recipe.eval_subset, "--eval-subset"), *trusted), source
 
 
 def _subset(rows: datasets.Dataset, size: int | None, flag: str) -> datasets.Dataset:
@@ -168,14 +202,14 @@ def _documents(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made
     )
     cut = partial(blocks, tokenizer=tokenizer, length=recipe.max_length, counts=counts)
     # The held-out loss is over all tokens.
-    columns = [cut(part, keep_rest=rest) for part, rest in zip(texts, (False, True), strict=True)]
+    columns = [cut(part, keep_rest=place == 1) for place, part in enumerate(texts)]
     return tokenizer, [{"input_ids": ids} for ids in columns], ()
 
 
 def _classified(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made:
     names: tuple[str, ...] = ()
     read: list[tuple[list[tuple[str, ...]], Tensor]] = []
-    for rows, split in zip(parts, ("the training rows", "the evaluation rows"), strict=True):
+    for rows, split in zip(parts, _ROWS, strict=False):
         labels = read_labels(rows, recipe.label_column, source=split, class_names=names)
         names = labels.class_names
         texts = list(zip(*(rows[name] for name in _text_columns(rows, recipe)), strict=True))
@@ -188,7 +222,8 @@ def _classified(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Mad
         chain.from_iterable(read[0][0]), vocab_size=recipe.vocab_size, frames=True
     )
     columns: list[dict[str, Any]] = []
-    for (texts, labels), size in zip(read, (recipe.subset, recipe.eval_subset), strict=True):
+    sizes = (recipe.subset, recipe.eval_subset, None)
+    for (texts, labels), size in zip(read, sizes, strict=False):
         index = torch.arange(len(labels)) if size is None else stratified(labels, size)
         chosen = [texts[i] for i in index.tolist()]
         tokens = text_tokens(chosen, tokenizer, max_length=recipe.max_length, counts=counts)

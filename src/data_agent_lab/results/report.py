@@ -33,7 +33,10 @@ from data_agent_lab.results.statistics import (
 from data_agent_lab.runs.result import Metric, metric_of
 
 _Runs = Mapping[str, Mapping[int, Record]]  # by method and seed
-_FACTS = ("num_train_samples", "num_noisy_labels", "num_eval_samples", "evaluation", "dropped")
+_FACTS = (
+    *("num_train_samples", "num_noisy_labels", "num_trusted_rows", "num_eval_samples"),
+    *("evaluation", "dropped"),
+)
 _MACHINE = ("cpu", "gpu", "num_threads", "device")
 _ENVIRONMENT = {
     "command": ("command",),

@@ -134,8 +134,8 @@ def describe(task: Task) -> str:
         regime.append(f"{100 * config['duplicates']:g} % near-copies of others")
     if config.get("foreign_share"):
         regime.append(f"{100 * config['foreign_share']:g} % foreign images among these")
-    if config.get("trusted_rows"):
-        regime.append(f"{config['trusted_rows']:,} trusted, for every method")
+    if num_trusted := facts.get("num_trusted_rows") or config.get("trusted_rows"):
+        regime.append(f"{num_trusted:,} of them trusted; every method had these")
     dropped = [f"{count:,} {reason}" for reason, count in (facts.get("dropped") or {}).items()]
     return (
         f"{config['model']}, {facts['num_train_samples']:,} training samples"

@@ -78,6 +78,7 @@ class RunResult:
     dropped: Mapping[str, int] = field(default_factory=dict[str, int])  # unusable rows, by reason
     num_classes: int
     num_noisy_labels: int  # training labels that are wrong
+    num_trusted_rows: int = 0  # training samples that are trusted, for every method
     num_parameters: int
     num_trained_parameters: int | None = None
     num_forward: int  # samples that went through the model to train it

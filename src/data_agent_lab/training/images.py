@@ -17,7 +17,7 @@ from data_agent import BatchSelector, Feedback, make_selector, selection_loader
 from data_agent.errors import CheckpointError
 from data_agent.methods import method_class
 from data_agent.runtime import distributed
-from data_agent_lab.data.image_data import corrupt_labels, trusted_rows
+from data_agent_lab.data.image_data import corrupt_labels, trusted_of
 from data_agent_lab.training.batches import Batches
 from data_agent_lab.training.engine import Engine, Hook, Position, leaving_no_trace, measure
 from data_agent_lab.training.models import Network, build_model
@@ -58,10 +58,9 @@ class ImageEngine(Engine):
         )
         self.true_labels = data.true_labels
         options: dict[str, Any] = {}
-        if recipe.trusted_rows:
-            true = self.true_labels
-            options["trusted"] = rows = trusted_rows(true, recipe.trusted_rows)
-            self.labels[rows] = true[rows]
+        if (rows := trusted_of(data, recipe)) is not None:
+            options["trusted"] = rows
+            self.labels[rows] = self.true_labels[rows]
         images = zlib.crc32(data.train_images.numpy().data)
         self._checksum = zlib.crc32(self.labels.numpy().data, images)  # tells data from others
         self.batches = Batches(data, recipe, seed=seed, device=self.device)
@@ -278,8 +277,12 @@ class ImageEngine(Engine):
     def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """What the result says about images."""
         del last
-        data = self.data
-        return {"evaluation": data.evaluation, "num_noisy_labels": data.num_noisy(self.labels)}
+        data, trusted = self.data, self.selector.trusted
+        return {
+            "evaluation": data.evaluation,
+            "num_noisy_labels": data.num_noisy(self.labels),
+            "num_trusted_rows": 0 if trusted is None else int(trusted.sum()),
+        }
 
     def finish(self) -> None:
         """Nothing is left to do: the last checkpoint holds the trained model."""

@@ -69,7 +69,9 @@ class TextEngine(Engine):
         self.labels = self.true_labels = None
         if self.data.class_names:
             self.labels = torch.tensor(self.trainer.rows["labels"])
-            self.true_labels = torch.tensor(self.data.train["labels"])
+            true, trusted = self.data.train, self.data.trusted
+            behind = [] if trusted is None else trusted["labels"][:]
+            self.true_labels = torch.tensor([*true["labels"], *behind])
         self.warm_up(self._first_loss)
 
     def _first_loss(self) -> torch.Tensor:
@@ -132,6 +134,7 @@ class TextEngine(Engine):
             "num_train_tokens": int(self.trainer.row_tokens.sum()),
             "dropped": dict(data.dropped),
             "num_noisy_labels": num_noisy,
+            "num_trusted_rows": len(self.trainer.trusted_rows),
         }
 
     @_quiet()

@@ -86,11 +86,11 @@ def make_trainer(engine: Engine, checkpoints: Path) -> LabTrainer | LabSFTTraine
     if adapters is not None and recipe.precision == "bf16":
         model.to(torch.bfloat16)  # frozen; the adapters are trained in float32
     rows = training_rows(config, data)
-    labels = {"labels": torch.tensor(rows["labels"])} if "labels" in needs(config.method) else {}
-    plan = plan_run(config, num_samples=len(rows))
-    selector = partial(
-        make_selector, plan.selector, keep_ratio=plan.keep_ratio, seed=config.seed, **labels
-    )
+    plan = plan_run(config, num_samples=data.num_train)
+    selector = partial(make_selector, plan.selector, keep_ratio=plan.keep_ratio, seed=config.seed)
+    if "labels" in needs(config.method):
+        trusted = [] if data.trusted is None else data.trusted["labels"][:]
+        selector = partial(selector, labels=torch.tensor([*rows["labels"], *trusted]))
     arguments = _arguments(config, checkpoints, on_cpu=engine.device.type == "cpu")
     if recipe.kind == "text-classification":
         if adapters is not None:
@@ -114,7 +114,13 @@ def make_trainer(engine: Engine, checkpoints: Path) -> LabTrainer | LabSFTTraine
             "processing_class": data.tokenizer,
             "peft_config": adapters,
         }
-    trainer = kind(model=model, selector=selector, train_dataset=rows, **options)
+    trainer = kind(
+        model=model,
+        selector=selector,
+        train_dataset=rows,
+        trusted_dataset=data.trusted,
+        **options,
+    )
     trainer.remove_callback(PrinterCallback)  # the run says what is worth saying
     trainer.ledger = engine.ledger
     plan = plan_run(config, num_samples=len(trainer.rows))  # known once packing has made them

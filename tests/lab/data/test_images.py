@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from data_agent import DataAgentError
+from data_agent.errors import DataAgentWarning
 from data_agent_lab.data import images as images_module
-from data_agent_lab.data.image_data import ImageData, trusted_rows
+from data_agent_lab.data.image_data import ImageData, trusted_of, trusted_rows
 from data_agent_lab.data.images import cache_folder, load_images
 from data_agent_lab.data.pixels import fit
 from data_agent_lab.progress import Progress, silent
@@ -392,3 +393,22 @@ def test_more_foreign_images_than_there_are_and_half_a_request_are_refused(
         load(parquet_folder, foreign_data=str(other), foreign_share=0.5)
     with pytest.raises(DataAgentError, match="one means nothing without the other"):
         load(parquet_folder, foreign_share=0.5)
+
+
+def test_trusted_images_of_their_own_come_last_with_their_labels(
+    parquet_folder: Path, tmp_path: Path, make_split: MakeSplit
+) -> None:
+    few = tmp_path / "few.parquet"
+    make_split(6).to_parquet(few)
+    changes = {"trusted": str(few), "duplicates": 0.5}
+    with pytest.warns(DataAgentWarning, match=r"6 of 6 trusted rows are .*20 of 20 rows"):
+        data = load(parquet_folder, **changes)
+    plain = load(parquet_folder, duplicates=0.5)
+    assert data.num_trusted == 6
+    assert torch.equal(data.train_images[:-6], plain.train_images)
+    assert torch.equal(data.eval_images, plain.eval_images)
+    assert data.train_labels[-6:].tolist() == data.true_labels[-6:].tolist() == [0, 1] * 3
+    trusted = trusted_of(data, replace(IMAGES, **changes))
+    assert trusted is not None
+    assert trusted.tolist() == list(range(40, 46))
+    assert trusted_of(plain, IMAGES) is None

@@ -40,6 +40,7 @@ from data_agent.agent.in_batch import InBatchAgent
 from data_agent.errors import DataAgentWarning, InputError
 from data_agent.integrations.transformers import SelectiveTrainerMixin
 from data_agent.integrations.trl import SelectiveSFTTrainer
+from data_agent.trusted import TrustedConfig
 
 datasets.disable_progress_bars()
 
@@ -470,6 +471,56 @@ def test_no_tensor_of_the_vocabularys_size_is_ours(flat, selector, tmp_path):
     num_tokens = ours.state.log_history[0]["num_tokens"]
     assert max(ours.made) < num_tokens * vocabulary
     assert ours.made.total() == theirs.made.total() > 0
+
+
+# Trusted rows.
+
+
+def trusted(count=6):
+    """To be tokenised; they begin with tokens that no row to train on begins with."""
+    data = [
+        {"prompt": f"w{SIZE + i} w{i}", "completion": " " + " ".join(["w7"] * (2 + i % 3))}
+        for i in range(count)
+    ]
+    return datasets.Dataset.from_list(data)
+
+
+@pytest.mark.parametrize("way", ["completion only", "padding free", "adapters"])
+def test_trusted_rows_are_prepared_as_the_others_and_learned_from(way, tmp_path, caplog):
+    changes, options = WAYS[way]
+    args = arguments(tmp_path, num_train_epochs=4, **changes)
+    selector = partial(DataAgent, keep_ratio=0.5, config=TrustedConfig(update_every=3))
+    data = options.get("data", texts())
+    options = {**options, "data": data, "trusted_dataset": trusted(), "selector": selector}
+    ours = train(llama(), args, **options)
+    assert ours.trusted_rows == range(SIZE, SIZE + 6)
+    assert all(index == first for _, index, first in ours.batches)
+    assert all(set(epoch) >= set(ours.trusted_rows) for epoch in ours.order[2:])
+    assert ours.selector.metrics()["trusted_separation"] > 0.6  # their completions are alike
+    assert "ranks a trusted row above another" in ours.selector.summary()
+
+
+def test_with_trusted_rows_weights_are_sfttrainers_and_resumed_it_ends_the_same(tmp_path):
+    args = partial(arguments, tmp_path, save_strategy="steps", save_steps=3)
+    options = {"data": texts(), "trusted_dataset": trusted()}
+    whole = train(llama(), args(), **options)
+    theirs = replay(whole, llama(), args(save_strategy="no"), whole.train_dataset)
+    assert torch.equal(weights(whole), weights(theirs))
+    resumed = build(Ours, llama(), args(), **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+    assert resumed.batches == whole.batches[9:]
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_under_packing_trusted_rows_are_packs_of_their_own(tmp_path, caplog):
+    args = arguments(tmp_path, **{**PACKED, "per_device_train_batch_size": 2})
+    with caplog.at_level("INFO", logger="data_agent"):
+        ours = train(llama(), args, texts(), trusted_dataset=trusted(), keep_ratio=0.9)
+    first = {ours.train_dataset[i]["input_ids"][0] for i in ours.trusted_rows}
+    assert first <= set(range(SIZE, SIZE + 6))
+    assert 0 < len(ours.trusted_rows) < 6
+    picked = f"data-agent: its reward is learned from {len(ours.trusted_rows)} trusted rows"
+    assert picked in caplog.text
 
 
 # Stopping and resuming.

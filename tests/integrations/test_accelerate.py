@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from data_agent import (
 )
 from data_agent.errors import InputError, StateError
 from data_agent.integrations.accelerate import _DealtSampler, selection_loader
+from data_agent.trusted import TrustedConfig
 
 SIZE, EPOCHS, BATCH_SIZE = 90, 8, 8  # half of it: 45 samples, 5 full batches and one of 5
 
@@ -94,6 +96,7 @@ class Run:
         config=None,
         accumulation=1,
         precision="no",
+        agent_config=None,
         **agent,
     ):
         self.accelerator = Accelerator(
@@ -102,8 +105,8 @@ class Run:
             gradient_accumulation_steps=accumulation,
             dataloader_config=config,
         )
-        options = {"keep_ratio": 0.5, "config": DataAgentConfig(update_every=2, rollout_rows=24)}
-        options |= agent
+        agent_config = agent_config or DataAgentConfig(update_every=2, rollout_rows=24)
+        options = {"keep_ratio": 0.5, "config": agent_config, **agent}
         self.agent = DataAgent(num_samples=SIZE, epochs=EPOCHS, **options)
         # A loader draws a seed whenever iteration starts: not from the generator of dropout.
         options = {"batch_size": BATCH_SIZE, "generator": torch.Generator()}
@@ -234,6 +237,26 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(stop_at, loop, tmp_path
     assert list(second.steps()) == steps[stop_at:]
     assert torch.equal(second.weights(), whole.weights())
     assert torch.equal(second.agent.expected_actions(), whole.agent.expected_actions())
+
+
+def test_with_trusted_rows_a_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
+    rows = range(80, SIZE)
+    build = partial(Run, trusted=rows, agent_config=TrustedConfig(update_every=3))
+    run = build()
+    steps = list(run.steps())
+    assert set(rows) <= set(orders_of(steps)[-1])
+    assert "ranks a trusted row" in run.agent.summary()
+    forget_accelerate()
+    stopped = build()
+    for _ in islice(stopped.steps(), 20):
+        pass
+    stopped.accelerator.save_state(str(tmp_path))
+    forget_accelerate()
+    resumed = build()
+    resumed.accelerator.load_state(str(tmp_path))
+    assert list(resumed.steps()) == steps[20:]
+    assert torch.equal(resumed.weights(), run.weights())
+    assert resumed.agent.describe() == run.agent.describe()
 
 
 def test_a_run_may_go_back_to_its_state_as_often_as_it_likes(tmp_path):

@@ -38,6 +38,7 @@ from lightning.pytorch.loggers import CSVLogger  # noqa: E402
 from lightning.pytorch.strategies import SingleDeviceStrategy  # noqa: E402
 
 from data_agent.integrations.lightning import SelectionCallback  # noqa: E402
+from data_agent.trusted import TrustedConfig  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
@@ -289,6 +290,21 @@ def test_every_checkpoint_resumes_to_the_same_end(whole, tmp_path, saving, train
         check_resumed(
             fit(tmp_path, Module(build_agent()), ckpt_path=path, **trainer_options), whole
         )
+
+
+def test_with_trusted_rows_a_run_resumes_to_the_same_end(tmp_path):
+    def agent():
+        config = TrustedConfig(update_every=3)
+        return DataAgent(SIZE, EPOCHS, seed=3, config=config, trusted=range(50, SIZE))
+
+    keep = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+    whole = fit(tmp_path, Module(agent()), keep)
+    in_last = [i for epoch, _, index in whole.seen if epoch == EPOCHS - 1 for i in index]
+    assert set(range(50, SIZE)) <= set(in_last)
+    assert "ranks a trusted row" in whole.agent.summary()
+    for step in (12, 35):
+        path = tmp_path / f"step={step}.ckpt"
+        check_resumed(fit(tmp_path, Module(agent()), ckpt_path=path), whole)
 
 
 def test_workers_that_read_ahead_resume_and_so_does_drop_last(tmp_path):

@@ -1,7 +1,5 @@
 """One process, one seed, one batch size: every loop selects and learns the same."""
 
-from functools import partial
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,27 +7,24 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from data_agent import DataAgent, DataAgentConfig, selection_loader
+from data_agent.trusted import TrustedConfig, append_trusted
 
 SIZE: int = 53
 EPOCHS: int = 8
 BATCH_SIZE: int = 4
+NUM_TRUSTED: int = 0
 SHARED_REST = {"SIZE": 54, "BATCH_SIZE": 13}  # 27 samples: 13 + 7 + 7, and no batch of one
-agent_of = partial(
-    DataAgent,
-    keep_ratio=0.5,
-    seed=3,
-    config=DataAgentConfig(update_every=2, rollout_rows=16),
-)
 
 
 class Rows(Dataset):
     """Vectors with a class each; as dictionaries, which every framework takes."""
 
-    def __init__(self):
-        self.x = torch.randn(SIZE, 6, generator=torch.Generator().manual_seed(0))
+    def __init__(self, size=None, seed=0):
+        size = SIZE - NUM_TRUSTED if size is None else size
+        self.x = torch.randn(size, 6, generator=torch.Generator().manual_seed(seed))
 
     def __len__(self):
-        return SIZE
+        return len(self.x)
 
     def __getitem__(self, index):
         return {"x": self.x[index], "labels": index % 3}
@@ -62,17 +57,33 @@ class Noting(DataAgent):
         self.batches.append((self.epoch, feedback.index.tolist()))
 
 
-make = partial(Noting, **agent_of.keywords)
+def make(**options):
+    config = DataAgentConfig(update_every=2, rollout_rows=16)
+    if "trusted" in options:
+        config = TrustedConfig(update_every=2)
+    return Noting(keep_ratio=0.5, seed=3, config=config, **options)
+
+
+def trusted_rows():
+    return Rows(NUM_TRUSTED, seed=1) if NUM_TRUSTED else None
+
+
+def prepared():
+    """Data, and an agent that knows which of them are trusted."""
+    data, options = Rows(), {}
+    if (trusted := trusted_rows()) is not None:
+        data, options["trusted"] = append_trusted(data, trusted)
+    return data, make(num_samples=len(data), epochs=EPOCHS, **options)
 
 
 def by_hand(folder, accelerator=None, fabric=None):
-    net, agent = Net(), make(num_samples=SIZE, epochs=EPOCHS)
+    net, (data, agent) = Net(), prepared()
     model: nn.Module = net
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     agent.watch(net.head)
     backward = torch.Tensor.backward
     if accelerator is None:
-        loader = selection_loader(Rows(), agent, batch_size=BATCH_SIZE)
+        loader = selection_loader(data, agent, batch_size=BATCH_SIZE)
     if fabric is not None:
         backward = fabric.backward
         model, optimizer = fabric.setup(net, optimizer)
@@ -81,7 +92,7 @@ def by_hand(folder, accelerator=None, fabric=None):
         backward = accelerator.backward
         from data_agent.integrations.accelerate import selection_loader as for_accelerate
 
-        loader = for_accelerate(Rows(), agent, accelerator, batch_size=BATCH_SIZE)
+        loader = for_accelerate(data, agent, accelerator, batch_size=BATCH_SIZE)
         model, optimizer, loader = accelerator.prepare(net, optimizer, loader)
     for _ in agent.epochs():
         for batch in loader:
@@ -120,6 +131,7 @@ def by_trainer(folder):
         model=net,
         args=args,
         train_dataset=Rows(),
+        trusted_dataset=trusted_rows(),
         optimizers=(optimizer, constant),
         selector=make,
         head=net.head,
@@ -137,7 +149,7 @@ def by_lightning(folder):
     lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra [lightning]")
     from data_agent.integrations.lightning import SelectionCallback
 
-    net, agent = Net(), make(num_samples=SIZE, epochs=EPOCHS)
+    net, (data, agent) = Net(), prepared()
     agent.watch(net.head)
 
     class Module(lightning.LightningModule):
@@ -151,7 +163,7 @@ def by_lightning(folder):
             return agent.learn(losses, batch["sample_index"], labels=batch["labels"])
 
         def train_dataloader(self):
-            return selection_loader(Rows(), agent, batch_size=BATCH_SIZE)
+            return selection_loader(data, agent, batch_size=BATCH_SIZE)
 
         def configure_optimizers(self):
             return torch.optim.SGD(self.net.parameters(), lr=0.1)
@@ -169,7 +181,10 @@ def by_lightning(folder):
     return net, agent
 
 
-@pytest.fixture(params=[{}, SHARED_REST], ids=["rest of three", "shared rest"])
+@pytest.fixture(
+    params=[{}, SHARED_REST, {"NUM_TRUSTED": 9}],
+    ids=["rest of three", "shared rest", "trusted rows"],
+)
 def _sizes(request, monkeypatch):
     for name, value in request.param.items():
         monkeypatch.setitem(globals(), name, value)
@@ -190,6 +205,11 @@ def test_every_loop_selects_and_learns_the_same(loop, tmp_path):
     assert [len(index) for _, index in agent.batches] == EPOCHS * last
     for mine, yours in zip(net.parameters(), other_net.parameters(), strict=True):
         assert torch.equal(mine, yours)
+    if NUM_TRUSTED:
+        assert torch.equal(agent.expected_actions(), other.expected_actions())
+        assert "avoids" in agent.describe()
+        assert agent.describe() == other.describe()
+        return
     assert agent.policy.num_updates == EPOCHS * len(last) // (4 if len(last) == 7 else 2)
     ours, theirs = (one.policy.learner.networks.weights for one in (agent, other))
     assert torch.equal(ours, theirs)

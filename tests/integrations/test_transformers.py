@@ -60,6 +60,7 @@ from data_agent.integrations.transformers import (
     SelectiveTrainer,
     SelectiveTrainerMixin,
 )
+from data_agent.trusted import TrustedConfig
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.*'pin_memory' argument is set as true.*:UserWarning"),
@@ -398,7 +399,8 @@ def test_rotation_and_the_best_model_leave_resumable_checkpoints(tmp_path):
 def two_ranks(rank, folder):
     """A run, and the rest of it from step 4 on; 18 samples: two full rounds, and a batch of two."""
     runs = [run_of_rank(folder, stopped_at) for stopped_at in (None, 4)]
-    return [*runs, weighed_on_rank(folder), replayed_on_rank(folder)]
+    runs += [weighed_on_rank(folder), replayed_on_rank(folder)]
+    return [*runs, [trusted_on_rank(f"{folder}-trusted", stopped_at) for stopped_at in (None, 7)]]
 
 
 def run_of_rank(folder, stopped_at):
@@ -408,6 +410,24 @@ def run_of_rank(folder, stopped_at):
     ours = Ours(model=bert(), args=args, train_dataset=Texts(size=36))
     ours.train(resume_from_checkpoint=stopped_at and str(Path(folder) / f"checkpoint-{stopped_at}"))
     return {"batches": ours.batches, "weights": weights(ours), "visits": ours.selector.visits}
+
+
+def trusted_on_rank(folder, stopped_at):
+    """A run with eight trusted rows among 36, on both ranks, and what it learned."""
+    args = arguments(
+        folder, save_strategy="steps", save_steps=1, num_train_epochs=4, ddp_backend="gloo"
+    )
+    ours = Ours(
+        model=bert(),
+        args=args,
+        train_dataset=Texts(size=28),
+        trusted_dataset=Texts(size=8),
+        selector=partial(DataAgent, keep_ratio=0.5, config=TrustedConfig(update_every=2)),
+    )
+    ours.train(resume_from_checkpoint=stopped_at and str(Path(folder) / f"checkpoint-{stopped_at}"))
+    chosen = [set(ours.selector.select(ours.selector.epoch).index.tolist())]
+    learned = [ours.selector.describe(), ours.selector.expected_actions().tolist()]
+    return {"batches": ours.batches, "weights": weights(ours), "same": [chosen, learned]}
 
 
 def replayed_on_rank(folder):
@@ -437,8 +457,8 @@ def weighed_on_rank(folder):
 )
 @pytest.mark.distributed
 def test_two_processes(tmp_path):
-    (first, first_resumed, weighed, is_equal), (second, second_resumed, *_) = run_ranks(
-        two_ranks, tmp_path, str(tmp_path / "run")
+    (first, first_resumed, weighed, is_equal, trusted), (second, second_resumed, *_, others) = (
+        run_ranks(two_ranks, tmp_path, str(tmp_path / "run"))
     )
     assert is_equal
     assert weighed[0] < 1e-6
@@ -460,6 +480,13 @@ def test_two_processes(tmp_path):
         assert resumed["batches"] == whole["batches"][4:]
         assert torch.equal(resumed["weights"], whole["weights"])
         assert resumed["visits"] == whole["visits"]
+    (chosen,), (said, _) = trusted[0]["same"]
+    assert chosen >= set(range(28, 36))
+    assert "ranks a trusted row above another" in said
+    for run in (*trusted, *others):  # on both ranks, and after a stop
+        assert run["same"] == trusted[0]["same"]
+        assert torch.equal(run["weights"], trusted[0]["weights"])
+    assert trusted[1]["batches"] == trusted[0]["batches"][7:]
 
 
 # What is right without being told.

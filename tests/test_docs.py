@@ -117,6 +117,14 @@ def test_the_streaming_example(capsys):
     assert "data-agent-in-batch: epoch 1/1" in capsys.readouterr().out
 
 
+def test_the_example_with_trusted_images(capsys):
+    pytest.importorskip("sklearn", reason="its images come with scikit-learn")
+    wrong, accuracy = runpy.run_path(str(ROOT / "examples" / "trusted_images.py"))["main"]()
+    assert "trusted examples (100 rows)" in capsys.readouterr().out
+    assert wrong < 0.15  # of 0.4
+    assert accuracy > 0.9
+
+
 def test_examples_are_short():
     for path in ROOT.glob("examples/*.py"):
         if path.name != "single_file_reference.py":

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -811,6 +812,14 @@ def test_the_example_runs(tmp_path):
         [sys.executable, str(path)], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert "data-agent: epoch" in result.stdout
+
+
+def test_the_example_with_trusted_rows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = Path(__file__).parents[2] / "examples" / "trusted_sft.py"
+    share = runpy.run_path(str(path))["main"]()
+    assert "trusted examples (24 rows): ranks a trusted row" in capsys.readouterr().out
+    assert share > 0.65  # of a half
 
 
 def test_the_plain_mixin_is_not_for_trl():

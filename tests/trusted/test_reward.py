@@ -90,7 +90,7 @@ def test_classes_it_asks_for_are_named():
 
 def test_trusted_rows_of_one_class_are_warned_of_where_others_have_more():
     ones, both = torch.ones(50, dtype=torch.int64), torch.arange(350) % 2
-    says = r"all 36 visits of trusted rows .* are of class 1, of 350 visits of other rows 50 %"
+    says = r"all 40 visits of trusted rows .* are of class 1, of 350 visits of other rows 50 %"
     with pytest.warns(DataAgentWarning, match=says) as warned:
         of_classes(new_reward(), ones, both)
     assert len(warned) == 1
@@ -100,9 +100,15 @@ def test_trusted_rows_of_one_class_are_warned_of_where_others_have_more():
         of_classes(new_reward(), torch.cat([ones[1:], torch.tensor([0])]), both)
 
 
-def test_without_rows_held_back_nothing_is_said_of_them():
-    reward = TrustedReward(torch.arange(NUM_SAMPLES) < 50, seed=0, ridge=1.0)
-    reward._kind.clamp_(max=1)
-    rated(reward, 0)
+def test_of_too_few_rows_none_is_held_back_and_nothing_is_said_of_them():
+    reward = TrustedReward(torch.arange(NUM_SAMPLES) < 4, seed=0, ridge=1.0)
+    for step in range(3):
+        rated(reward, step)
     assert list(reward.metrics()) == ["trusted_separation"]
     assert "pairs" not in reward.in_words()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_every_seed_holds_a_fifth_back(seed):
+    kinds = TrustedReward(torch.arange(NUM_SAMPLES) < 24, seed=seed, ridge=1.0)._kind
+    assert torch.bincount(kinds.long()).tolist() == [NUM_SAMPLES - 24, 20, 4]

@@ -42,9 +42,10 @@ class TrustedReward:
         self._separation: dict[str, float] = {}
         self._has_warned = False
         rows = is_trusted.nonzero().squeeze(1)
-        is_held_back = position_hash(rows, derived_seed(seed, Purpose.TRUSTED)) % _ONE_IN == 0
+        order = position_hash(rows, derived_seed(seed, Purpose.TRUSTED)).argsort(stable=True)
         self._kind = torch.zeros(len(is_trusted), dtype=torch.int8)
-        self._kind[rows] = torch.where(is_held_back, HELD_BACK, TRUSTED).to(torch.int8)
+        self._kind[rows] = TRUSTED
+        self._kind[rows[order[: len(rows) // _ONE_IN]]] = HELD_BACK
 
     def rate(self, feedback: Feedback, uniform: Tensor, step: Tensor) -> Tensor:
         """D of rows as it was learned so far, and keep of them what is learned from next.

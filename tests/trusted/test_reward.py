@@ -90,7 +90,7 @@ def test_classes_it_asks_for_are_named():
 
 def test_trusted_rows_of_one_class_are_warned_of_where_others_have_more():
     ones, both = torch.ones(50, dtype=torch.int64), torch.arange(350) % 2
-    says = r"all 40 visits of trusted rows .* are of class 1, of 350 visits of other rows 50 %"
+    says = r"all 50 visits of trusted rows .* are of class 1, of 350 visits of other rows 50 %"
     with pytest.warns(DataAgentWarning, match=says) as warned:
         of_classes(new_reward(), ones, both)
     assert len(warned) == 1

@@ -79,7 +79,7 @@ class TrustedReward:
         is_trusted = fitted.kind == TRUSTED
         if min(int(is_trusted.sum()), int((~is_trusted).sum())) < FEWEST_ROWS:
             return
-        self._warn_of_one_class(fitted.classes[is_trusted], fitted.classes[~is_trusted])
+        self._warn_of_one_class(rows.classes[rows.kind != POOL], rows.classes[rows.kind == POOL])
         self._likeness = fit(
             fitted.signals,
             fitted.classes,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
-from data_agent import Feedback, make_selector
+from data_agent import DataAgent, Feedback, make_selector
 from data_agent.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +50,7 @@ def test_the_loop_of_the_readme():
     names: dict[str, Any] = {
         "F": F,
         "train_set": TensorDataset(x, x[:, :3].argmax(1)),
+        "rows": range(20),
         "model": model,
         "device": "cpu",
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
@@ -57,6 +58,25 @@ def test_the_loop_of_the_readme():
     (block,) = blocks_of(ROOT / "README.md")
     exec(block, names)
     assert names["agent"].visits == 256 * 200 / 2
+
+
+def test_the_page_on_trusted_rows():
+    x = torch.randn(320, 6)
+    names: dict[str, Any] = {
+        **{"DataAgent": DataAgent, "torch": torch, "rows": range(20)},
+        "train_set": TensorDataset(x[:200], x[:200, :3].argmax(1)),
+        "trusted_set": TensorDataset(x[200:220], x[200:220, :3].argmax(1)),
+        "test_set": TensorDataset(x[220:], x[220:, :3].argmax(1)),
+        "groups": x[:220, :4].argmax(1),
+    }
+    *blocks, by_group = blocks_of(ROOT / "docs" / "trusted.md")
+    for block in blocks:
+        exec(block, names)
+    names["agent"].begin_epoch(0)
+    exec(by_group, names)
+    assert len(names["train_set"]) == len(names["groups"]) == 220
+    counts = torch.bincount(names["groups"])
+    assert float((names["share"] * counts).sum()) == pytest.approx(110)
 
 
 def test_which_algorithm_runs():

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_what_cannot_be_trusted_is_refused_before_training(options, says, tmp_pa
 
 
 def test_tables_become_one_table_where_their_columns_mean_the_same(tmp_path):
-    def joined(data, trusted):
+    def joined(data, trusted) -> Any:
         args = arguments(tmp_path)
         return Ours(
             model=bert(), args=args, train_dataset=data, trusted_dataset=trusted

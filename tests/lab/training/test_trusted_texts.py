@@ -68,6 +68,7 @@ def test_trusted_rows_of_the_training_rows_come_last_and_are_as_many_as_asked(
     plain, data = (load_language(recipe_of(kind, trusted_rows=count)) for count in (0, 8))
     assert (plain.num_trusted, data.num_trusted) == (0, 8)
     assert data.num_train == plain.num_train
+    assert data.trusted is not None
     rows = [json.dumps(r) for part in (data.train, data.trusted) for r in part]
     assert sorted(rows) == sorted(json.dumps(r) for r in plain.train)
     assert plain.in_words() == data.in_words()

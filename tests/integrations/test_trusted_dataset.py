@@ -198,17 +198,18 @@ def test_tables_become_one_table_where_their_columns_mean_the_same(tmp_path):
 
 
 def test_rows_of_the_evaluation_are_warned_of(tmp_path):
-    def build(evaluation):
-        return Ours(
-            model=bert(),
-            args=arguments(tmp_path),
-            train_dataset=Texts(),
+    args = partial(arguments, tmp_path, max_steps=18)
+    says = r"8 of 8 trusted rows .*\(8 of 8 rows"
+    with pytest.warns(DataAgentWarning, match=says):
+        train(
+            *(bert(), Texts(), args()),
             trusted_dataset=Trusted(),
-            eval_dataset=evaluation,
+            eval_dataset={"first": Texts(), "second": Trusted()},
         )
-
-    with pytest.warns(DataAgentWarning, match=r"8 of 8 trusted rows .*\(8 of 8 rows"):
-        build({"first": Texts(), "second": Trusted()})
+    joined, rows = append_trusted(Texts(), Trusted())
+    selector = partial(DataAgent, keep_ratio=0.5, trusted=rows)
+    with pytest.warns(DataAgentWarning, match=says):
+        train(bert(), joined, args(), selector=selector, eval_dataset=Trusted())
     with warnings.catch_warnings():
         warnings.simplefilter("error", DataAgentWarning)
-        build(Texts())
+        train(bert(), Texts(), args(), trusted_dataset=Trusted(), eval_dataset=Texts())

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from data_agent import DataAgent, selection_loader
 from data_agent.errors import DataAgentWarning, InputError
 from data_agent.trusted import append_trusted, warn_of_overlap
+from data_agent.trusted import overlap as overlap_module
 from data_agent.trusted.overlap import MOST_COMPARED, digest, overlap
 
 
@@ -116,6 +117,11 @@ def test_rows_in_other_forms_are_found_by_the_fields_that_both_have():
 def test_of_very_many_evaluation_rows_some_are_looked_at():
     found = overlap([(7, 0), (8, 0)], [(i % 10, 0) for i in range(3 * MOST_COMPARED)])
     assert found == (2, 2, MOST_COMPARED, 3 * MOST_COMPARED)
+
+
+def test_looking_at_evaluation_rows_takes_no_longer_than_it_may(monkeypatch):
+    monkeypatch.setattr(overlap_module, "MOST_SECONDS", -1.0)
+    assert overlap([(7, 0), (8, 0)], [(7, 0)] * 9) == (1, 2, 1, 9)
 
 
 def test_an_evaluation_without_rows_warns_of_nothing():

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 
 from data_agent.errors import CheckpointError, DataAgentWarning, InputError, StateError
 from data_agent.integrations._auto import AUTO, pick_method
-from data_agent.integrations._trusted import check_knows_trusted, knowing_trusted
+from data_agent.integrations._trusted import check_knows_trusted, knowing_trusted, warn_of_evaluated
 from data_agent.loading.indexed import IndexedDataset, IndexedStream
 from data_agent.methods import make_selector, method_class
 from data_agent.runtime import checkpoint as files
@@ -98,10 +98,21 @@ def refuse_what_would_be_wrong(trainer: Any) -> None:
         IndexedDataset(dataset)  # refuses what has no length
 
 
-def picked(given: Given, trainer: Any, *, reads_labels: bool) -> Given:
-    """What the user gave, and in the place of "auto" a method's name, which the log tells."""
-    if given != AUTO:
-        return given
+def new_selector(trainer: Any, *, reads_labels: bool) -> Selector:
+    """The selector of the run that a Trainer of ours begins, fitted to its loader.
+
+    `reads_labels` tells whether the samples' terms come from "logits" and "labels".
+    """
+    given: Given = trainer._given_selector
+    if given == AUTO:
+        given = _picked(trainer, reads_labels=reads_labels)
+    selector = _built(trainer, given, trainer._keep_ratio, resumes=trainer._run_resumes)
+    warn_of_evaluated(trainer, selector)
+    return selector
+
+
+def _picked(trainer: Any, *, reads_labels: bool) -> str:
+    """A method's name in the place of "auto", which the log tells."""
     if trainer.trusted_rows:
         method = "data-agent"
         reason = f"its reward is learned from {len(trainer.trusted_rows)} trusted rows"
@@ -112,10 +123,7 @@ def picked(given: Given, trainer: Any, *, reads_labels: bool) -> Given:
     return method
 
 
-def build_selector(
-    trainer: Any, given: Given, keep_ratio: float | None, *, resumes: bool
-) -> Selector:
-    """The selector of the Trainer's run, fitted to its loader; `resumes` if a state will follow."""
+def _built(trainer: Any, given: Given, keep_ratio: float | None, *, resumes: bool) -> Selector:
     args, dataset = trainer.args, trainer.train_dataset
     world = trainer.accelerator.num_processes
     is_stream = isinstance(dataset, IterableDataset)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sized
 from functools import partial
 from typing import Any, cast
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, Subset
 
 from data_agent.errors import InputError
 from data_agent.selecting.selector import Selector
@@ -25,8 +25,6 @@ _NEED = (
 def join_trusted(trainer: Any, trusted: Any) -> range:
     """Append trusted rows to a Trainer's training data; their positions.
 
-    Rows that are among its evaluation data are warned of.
-
     Raises:
         InputError: the training data are a stream or not there, or the rows do not fit them.
     """
@@ -36,13 +34,19 @@ def join_trusted(trainer: Any, trusted: Any) -> range:
     joined, rows = append_trusted(data, trusted)
     if (table := _as_table(data, trusted)) is not None:
         joined = table
-    given = trainer.eval_dataset
-    parts = given.values() if isinstance(given, Mapping) else [given]
-    for part in cast("list[Any]", [*parts]):
-        if isinstance(part, Sized) and not isinstance(part, IterableDataset):
-            warn_of_overlap(trusted, part)
     trainer.train_dataset = joined
     return rows
+
+
+def warn_of_evaluated(trainer: Any, selector: Selector) -> None:
+    """Warn of rows that a Trainer's selector trusts and that are among its evaluation data."""
+    given = trainer.eval_dataset
+    if selector.trusted is None or given is None:
+        return
+    trusted = Subset(trainer.train_dataset, selector.trusted.nonzero().flatten().tolist())
+    for part in cast("list[Any]", [*given.values()] if isinstance(given, Mapping) else [given]):
+        if isinstance(part, Sized) and not isinstance(part, IterableDataset):
+            warn_of_overlap(trusted, part)
 
 
 def knowing_trusted(make: Any, rows: range) -> Any:

@@ -29,12 +29,11 @@ from data_agent.integrations._batches import (
 )
 from data_agent.integrations._run import (
     Given,
-    build_selector,
     check_bases,
     check_given,
     indexed_rows,
     load_selector,
-    picked,
+    new_selector,
     refuse_what_would_be_wrong,
     save_selector,
 )
@@ -311,8 +310,7 @@ class SelectiveTrainerMixin(_Base):
             return self.selector
         model, args = self._inner_model(), self.args
         reads_labels = self._of_trl is None and not self._has_own_losses()
-        given = picked(self._given_selector, self, reads_labels=reads_labels)
-        selector = build_selector(self, given, self._keep_ratio, resumes=self._run_resumes)
+        selector = new_selector(self, reads_labels=reads_labels)
         self._loss_scale = LossScale(
             args.gradient_accumulation_steps,
             ranks=self.accelerator.num_processes if args.average_tokens_across_devices else 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sized
 from hashlib import blake2b
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from data_agent.errors import DataAgentWarning
 from data_agent.loading.looking import drawing_nothing, look_at
+from data_agent.runtime.random import Purpose, permutation
 
-MOST_COMPARED = 10_000  # evaluation rows; of more as many are looked at, evenly spread
+MOST_COMPARED = 10_000  # evaluation rows; of more as many are looked at, drawn at random
+MOST_SECONDS = 10.0  # that looking at evaluation rows may take: images are decoded
 LABEL_NAMES = ("labels", "label", "label_ids")
 
 
@@ -33,7 +36,7 @@ def warn_of_overlap(trusted: Any, evaluation: Any) -> None:
 
     Rows are compared by what is in them but for labels: in mappings the fields that both have,
     without "labels", "label" and "label_ids"; in tuples and lists all but the last element. Random
-    augmentation hides an overlap. Of more than 10,000 evaluation rows as many are looked at.
+    augmentation hides an overlap. At most 10,000 evaluation rows are looked at, for ten seconds.
 
     Args:
         trusted: map-style dataset of the trusted rows.
@@ -55,14 +58,17 @@ def overlap(trusted: Any, evaluation: Any) -> Overlap:
     num_trusted, size = len(cast("Sized", trusted)), len(cast("Sized", evaluation))
     if not num_trusted or not size:
         return Overlap(0, num_trusted, 0, size)
-    num_compared = min(size, MOST_COMPARED)
     shared = _fields(look_at(trusted)) & _fields(look_at(evaluation))
     with drawing_nothing():
-        known = {
-            digest(_inputs(evaluation[i * size // num_compared], shared))
-            for i in range(num_compared)
-        }
-        num_found = sum(digest(_inputs(trusted[i], shared)) in known for i in range(num_trusted))
+        own = [digest(_inputs(trusted[i], shared)) for i in range(num_trusted)]
+        found: set[bytes] = set()
+        end, num_compared = time.monotonic() + MOST_SECONDS, 0
+        for i in permutation(size, 0, Purpose.SUBSET)[:MOST_COMPARED].tolist():
+            found.add(digest(_inputs(evaluation[i], shared)))
+            num_compared += 1
+            if time.monotonic() > end:
+                break
+    num_found = sum(content in found for content in own)
     return Overlap(num_found, num_trusted, num_compared, size)
 
 

@@ -115,8 +115,17 @@ def test_rows_in_other_forms_are_found_by_the_fields_that_both_have():
 
 
 def test_of_very_many_evaluation_rows_some_are_looked_at():
-    found = overlap([(7, 0), (8, 0)], [(i % 10, 0) for i in range(3 * MOST_COMPARED)])
-    assert found == (2, 2, MOST_COMPARED, 3 * MOST_COMPARED)
+    evaluation = [(i // 3, 0) for i in range(3 * MOST_COMPARED)]
+    found = overlap([(i, 0) for i in range(300)], evaluation)
+    assert found[1:] == (300, MOST_COMPARED, 3 * MOST_COMPARED)
+    assert 150 < found[0] < 270  # each is there three times, and a third is looked at
+
+
+def test_fields_that_do_not_tell_rows_apart_are_no_overlap():
+    trusted = [{"ids": [i], "source": "a", "labels": 1} for i in range(4)]
+    assert overlap(trusted, [{"text": f"row {i}", "source": "a"} for i in range(9)])[0] == 0
+    assert overlap(trusted, [{"text": f"row {i}"} for i in range(9)])[0] == 0
+    assert overlap(trusted, [{"text": "a"}])[0] == 0
 
 
 def test_looking_at_evaluation_rows_takes_no_longer_than_it_may(monkeypatch):

@@ -19,6 +19,7 @@ from data_agent.runtime.random import Purpose, permutation
 
 MOST_COMPARED = 10_000  # evaluation rows; of more as many are looked at, drawn at random
 MOST_SECONDS = 10.0  # that looking at evaluation rows may take: images are decoded
+_DISTINCT = 0.5  # share of the evaluation rows that must differ in what is compared
 LABEL_NAMES = ("labels", "label", "label_ids")
 
 
@@ -58,7 +59,10 @@ def overlap(trusted: Any, evaluation: Any) -> Overlap:
     num_trusted, size = len(cast("Sized", trusted)), len(cast("Sized", evaluation))
     if not num_trusted or not size:
         return Overlap(0, num_trusted, 0, size)
-    shared = _fields(look_at(trusted)) & _fields(look_at(evaluation))
+    samples = look_at(trusted), look_at(evaluation)
+    shared = _fields(samples[0]) & _fields(samples[1])
+    if not shared and any(isinstance(sample, Mapping) for sample in samples):
+        return Overlap(0, num_trusted, 0, size)
     with drawing_nothing():
         own = [digest(_inputs(trusted[i], shared)) for i in range(num_trusted)]
         found: set[bytes] = set()
@@ -68,7 +72,9 @@ def overlap(trusted: Any, evaluation: Any) -> Overlap:
             num_compared += 1
             if time.monotonic() > end:
                 break
-    num_found = sum(content in found for content in own)
+    # Fields that are alike in most rows do not tell rows apart.
+    tells = len(found) >= _DISTINCT * num_compared
+    num_found = sum(content in found for content in own) if tells else 0
     return Overlap(num_found, num_trusted, num_compared, size)
 
 

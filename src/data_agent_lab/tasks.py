@@ -203,7 +203,7 @@ def suite_recipes(
 def _under(root: Path, recipe: Recipe) -> Recipe:
     """The recipe with its data under another root, where they must be."""
     moved: dict[str, str] = {}
-    for name in ("data", "train_labels", "foreign_data"):
+    for name in ("data", "train_labels", "foreign_data", "trusted"):
         if (path := getattr(recipe, name, None)) is not None:
             place = root / Path(path).relative_to(DATA_ROOT)
             folder = place.parent if name == "train_labels" else place  # of FILE:COLUMN

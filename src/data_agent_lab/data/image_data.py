@@ -75,11 +75,6 @@ class ImageData:
         """Number of evaluation samples."""
         return len(self.eval_labels)
 
-    @property
-    def true_labels(self) -> Tensor:
-        """The training labels before any noise, as far as they are known: int64 `[N]`."""
-        return self.train_labels if self.clean_labels is None else self.clean_labels
-
     def in_words(self) -> str:
         """What there is."""
         return (
@@ -89,7 +84,7 @@ class ImageData:
 
     @property
     def true_labels(self) -> Tensor:
-        """int64 `[N]`: the clean labels where they are known, else the training labels."""
+        """int64 `[N]`: before any noise where that is known, negative of foreign samples."""
         return self.train_labels if self.clean_labels is None else self.clean_labels
 
     def num_noisy(self, labels: Tensor) -> int:

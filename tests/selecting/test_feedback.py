@@ -42,3 +42,16 @@ def test_feedback_is_detached():
     assert not feedback.losses.requires_grad
     assert not feedback.logits.requires_grad
     assert losses.requires_grad  # the caller's tensor is as it was
+
+
+def test_other_columns_are_checked_as_the_first_ones_were():
+    feedback = Feedback(INDEX, LOSSES, labels=INDEX, signals={"own": LOSSES})
+    changed = feedback.having(features=torch.ones(4, 2, requires_grad=True), logits=torch.ones(4))
+    assert changed.features is not None and not changed.features.requires_grad
+    assert changed.logits is not None and changed.logits.shape == (4, 2)
+    assert changed.labels is INDEX and changed.signals == {"own": LOSSES}
+    assert feedback.features is None
+    with pytest.raises(InputError, match=r"features came with shape \[3, 2\] for 4 losses"):
+        feedback.having(features=torch.ones(3, 2))
+    with pytest.raises(InputError, match="features came as torch.int64"):
+        feedback.having(features=torch.ones(4, 2).long())

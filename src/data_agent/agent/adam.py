@@ -33,11 +33,11 @@ class Adam:
     def step(self, weights: Tensor, gradient: Tensor, learning_rate: float) -> None:
         """Change `weights` `[P]` in place; `gradient` `[P]` is used up."""
         self._num_steps += 1
-        first, second = self._moments
+        first, second = self._moments.unbind(0)
         gradient.add_(weights, alpha=self._weight_decay)
         first.lerp_(gradient, 1 - BETAS[0])
         second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        first_bias, second_bias = (1 - beta**self._num_steps for beta in BETAS)
+        first_bias, second_bias = [1 - beta**self._num_steps for beta in BETAS]
         scale = second.sqrt().div_(second_bias**0.5).add_(EPS)
         weights.addcdiv_(first, scale, value=-learning_rate / first_bias)
 

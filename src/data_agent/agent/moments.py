@@ -96,7 +96,7 @@ def faded(moments: Tensor, window: int) -> Tensor:
 
 def standardised(rows: Tensor, moments: Tensor) -> Tensor:
     """(rows - mean) / std, `[B, D]`; a coordinate that never varied gives zero."""
-    count, mean, squares = moments
+    count, mean, squares = moments.unbind(0)
     variance = squares / count.clamp_min(1)
     scale = torch.where(variance > EPS * mean.square(), variance.rsqrt(), 0)
     return (rows - mean) * scale

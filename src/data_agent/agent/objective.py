@@ -124,7 +124,7 @@ def clipped_surrogate_gradient(log_ratio: Tensor, advantage: Tensor, clip: float
     ratio = log_ratio.exp()
     gain = ratio * advantage
     counts = gain <= ratio.clamp_(1 - clip, 1 + clip).mul_(advantage)
-    return gain.mul_(counts).div_(len(gain))
+    return gain.mul_(counts).div_(gain.shape[0])
 
 
 def beta_log_prob_gradient(logs: Tensor, parameters: Tensor) -> Tensor:
@@ -171,15 +171,15 @@ def ppo_gradient(
         clip: eps, > 0.
         entropy_bonus: c, >= 0.
     """
-    of_actor, of_critic = outputs.unbind(0)
+    (of_actor, of_critic), size = outputs.unbind(0), logs.shape[0]
     parameters = concentration(of_actor)
     log_ratio = beta_log_prob(logs, parameters) - old_log_prob
     credit = clipped_surrogate_gradient(log_ratio, advantage, clip).unsqueeze(1)
     upward = beta_log_prob_gradient(logs, parameters).mul_(credit)
     if entropy_bonus:
-        upward.add_(beta_entropy_gradient(parameters), alpha=entropy_bonus / len(logs))
+        upward.add_(beta_entropy_gradient(parameters), alpha=entropy_bonus / size)
     downward = upward.mul_(torch.sigmoid(of_actor)).neg_()
-    return torch.stack([downward, (of_critic - target).mul_(2 / len(logs))])
+    return torch.stack([downward, (of_critic - target).mul_(2 / size)])
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import groupby
 from typing import Any
 
@@ -83,7 +83,7 @@ class Policy:
                 own[str(number)] = _checked(signal, feedback)
         if reduced is features and not self.has_own_signals:
             return feedback
-        return replace(feedback, features=reduced, signals=own)
+        return feedback.having(features=reduced, signals=own)
 
     def act(self, feedback: Feedback, uniform: Tensor, *, epoch: int) -> Tensor:
         """Act on rows, and keep what the next update may learn from.

@@ -69,17 +69,18 @@ class Block:
         """
         if batch.keys() != self._columns.keys() or len(self._index) >= MAX_BATCHES:
             return False
-        if (self._num_rows + len(batch["losses"])) * self._row_bytes > MAX_BYTES:
+        if (self._num_rows + batch["losses"].shape[0]) * self._row_bytes > MAX_BYTES:
             return False
         return all([self._columns[name].shape[1:] == v.shape[1:] for name, v in batch.items()])
 
     def add(self, index: Tensor, batch: Columns) -> None:
         """Copy a batch: its samples, int64 `[B]` on the host, and columns that fit."""
-        start, end = self._num_rows, self._num_rows + len(index)
+        size, start = index.shape[0], self._num_rows  # len(tensor) makes four calls
+        end = start + size
         if end > self._capacity or batch["losses"].device != self._columns["losses"].device:
             self._move(max(self._capacity, end), batch)
         number, over = divmod(start, self._size)
-        if over or len(index) != self._size:
+        if over or size != self._size:
             places = [self._columns[name][start:end] for name in batch]
         else:
             places = [parts[number] for parts in self._places]
@@ -93,7 +94,7 @@ class Block:
         device = columns["losses"].device
         columns = {name: v.to(device, non_blocking=True) for name, v in columns.items()}
         signals = {n[8:]: columns.pop(n) for n in list(columns) if n.startswith("signals.")}
-        sizes = tuple(map(len, self._index))
+        sizes = tuple([index.shape[0] for index in self._index])
         return Feedback(torch.cat(self._index), signals=signals, sizes=sizes, **columns)
 
     def state_dict(self) -> dict[str, Any]:

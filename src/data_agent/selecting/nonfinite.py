@@ -70,7 +70,8 @@ def rows_where(feedback: Feedback, valid: Tensor) -> Feedback | None:
 
 def _look_finite(values: Sequence[Tensor]) -> bool:
     """Whether all values are finite, by the norms of the tensors; False may be wrong."""
-    norms = [torch.linalg.vector_norm(v, dtype=_wide(v.dtype)) for v in values]
+    wide = [torch.float64 if v.dtype == torch.float64 else torch.float32 for v in values]
+    norms = [torch.linalg.vector_norm(v, dtype=d) for v, d in zip(values, wide, strict=True)]
     if values[0].device.type != "cpu":
         return bool(torch.stack(norms).amax() <= LIMIT)
     return all([float(norm) <= LIMIT for norm in norms])
@@ -80,7 +81,3 @@ def _finite_rows(values: Sequence[Tensor]) -> Tensor:
     """Bool `[B]` on the host: which rows are finite; the comparison is false for NaN."""
     rows = [(v.unsqueeze(1).flatten(1).abs() <= LIMIT).all(1).cpu() for v in values]
     return torch.stack(rows).all(0)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32

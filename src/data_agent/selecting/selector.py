@@ -218,10 +218,10 @@ class Selector(Watcher, CountsEpochs, Method):
             places = running.places(index, self.schedule)
             self._recorder.take_in(feedback)
             running.observed.mark(places)
-            running.num_observed += len(feedback)
+            running.num_observed += (size := len(feedback))
             running.is_restored = False
-            self._visits += len(feedback)
-            self.after_observe(len(feedback))
+            self._visits += size
+            self.after_observe(size)
 
     def settle(self) -> None:
         """Let the method act on all rows that came, and report those that were not finite.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -107,15 +106,16 @@ class HeadTap:
         if logits is None:
             logits = self._logits_of(kept, feedback, is_needed=needs_logits)
             logits = logits if num_forwards == 1 else None
-        return replace(feedback, features=features, logits=logits)
+        return feedback.having(features=features, logits=logits)
 
     def _logits_of(self, kept: Tensor | None, feedback: Feedback, *, is_needed: bool) -> Any:
         """What was kept of the forward's output, if it tells how sure the model is."""
-        if is_needed and kept is not None and _is_single(kept, len(feedback)):
+        size = len(feedback)
+        if is_needed and kept is not None and _is_single(kept, size):
             return kept if self._single_output.is_logit(kept, feedback) else None
         if is_needed:
-            _check_captured("output (logits)", kept, len(feedback))
-        return kept if _is_rows(kept, len(feedback)) else None
+            _check_captured("output (logits)", kept, size)
+        return kept if _is_rows(kept, size) else None
 
     def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         is_training = module.training and torch.is_grad_enabled() and not _inside_backward()
@@ -209,7 +209,7 @@ def _check_number(num_forwards: int) -> None:
 
 
 def _is_rows(value: Tensor | None, size: int) -> bool:
-    return value is not None and value.ndim == 2 and len(value) == size and value.shape[1] > 1
+    return value is not None and value.ndim == 2 and value.shape[0] == size and value.shape[1] > 1
 
 
 def _is_single(output: Tensor, size: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
@@ -102,9 +102,9 @@ class TrustedPolicy:
         """
         has_classes = feedback.logits is not None and feedback.labels is not None
         if has_classes or feedback.features is None:
-            feedback = replace(feedback, features=None)
+            feedback = feedback.having(features=None)
         else:
-            feedback = replace(feedback, features=self._reduced(feedback.features))
+            feedback = feedback.having(features=self._reduced(feedback.features))
         parts = tuple(name for name in self.reads if getattr(feedback, name) is not None)
         if feedback.features is not None:
             parts = (*parts, f"{feedback.features.shape[1]} wide")

@@ -47,11 +47,14 @@ def test_feedback_is_detached():
 def test_other_columns_are_checked_as_the_first_ones_were():
     feedback = Feedback(INDEX, LOSSES, labels=INDEX, signals={"own": LOSSES})
     changed = feedback.having(features=torch.ones(4, 2, requires_grad=True), logits=torch.ones(4))
-    assert changed.features is not None and not changed.features.requires_grad
-    assert changed.logits is not None and changed.logits.shape == (4, 2)
-    assert changed.labels is INDEX and changed.signals == {"own": LOSSES}
+    assert changed.features is not None
+    assert not changed.features.requires_grad
+    assert changed.logits is not None
+    assert changed.logits.shape == (4, 2)
+    assert changed.labels is INDEX
+    assert changed.signals == {"own": LOSSES}
     assert feedback.features is None
     with pytest.raises(InputError, match=r"features came with shape \[3, 2\] for 4 losses"):
         feedback.having(features=torch.ones(3, 2))
-    with pytest.raises(InputError, match="features came as torch.int64"):
+    with pytest.raises(InputError, match="features came as torch"):
         feedback.having(features=torch.ones(4, 2).long())

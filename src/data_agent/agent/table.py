@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,7 +85,7 @@ class ParameterTable:
         """A fresh draw of every sample's action; above 10^6 samples of its logit."""
         parameters = self._parameters
         draw = _beta_draws if len(parameters) <= EXACT_DRAWS_UP_TO else _logit_normal_draws
-        scores = torch.empty(len(parameters), dtype=torch.float32)
+        scores = torch.from_numpy(np.empty(len(parameters), dtype=np.float32))
         blocks = zip(parameters.split(BLOCK), scores.split(BLOCK), strict=True)
         for number, (rows, out) in enumerate(blocks):
             draws = generator(self._seed, Purpose.REDRAW, epoch, number)

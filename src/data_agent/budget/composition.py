@@ -12,7 +12,7 @@ from torch import Tensor
 from data_agent.budget.permutations import PermutationStream
 from data_agent.budget.schedule import EpochPlan, SelectionSchedule
 from data_agent.errors import StateError
-from data_agent.runtime.masks import mask_of, places_of, size_of
+from data_agent.runtime.masks import copy_of, mask_of, only, places_of, size_of
 from data_agent.runtime.random import Purpose, derived_seed, position_hash
 from data_agent.runtime.topk import draw_mask
 
@@ -89,9 +89,9 @@ class Composition:
         if first is not None and len(first):
             comes_first = first[:size]
             before = self._put_first(mask_of(comes_first, len(wanted)), wanted, size, epoch)
-            others = wanted & ~before & ~mask_of(first, len(wanted))
+            others = only(only(wanted, before), mask_of(first, len(wanted)))
             displaced = torch.cat([first[size:], self._put_off(others, epoch)])
-        taken = before.clone()
+        taken = copy_of(before)
         is_floating = self._schedule.kind == "floating"
         if num_open := plan.num_selected if is_floating else size - size_of(before):
             chosen = self._choose(choose, plan, epoch, num_open, taken)
@@ -118,7 +118,7 @@ class Composition:
     def _put_first(self, first: Tensor, taken: Tensor, size: int, epoch: int) -> Tensor:
         """A mask of `first` and of as many of the unselected as fit beside them."""
         num_fitting = max(0, size - size_of(first))
-        return first | self._drawn(num_fitting, taken & ~first, Purpose.SUBSET, epoch)
+        return first | self._drawn(num_fitting, only(taken, first), Purpose.SUBSET, epoch)
 
     def _put_off(self, mask: Tensor, epoch: int) -> Tensor:
         """int64: the samples of a bool `[N]`, in the random order in which they will come."""

@@ -60,7 +60,8 @@ class PermutationStream:
                 together = 0
             else:
                 together += count
-        self._take(together)
+        if together:
+            self._take(together)
         self._epoch = epoch + 1
         return self._take(self._count_of(epoch))
 

@@ -44,7 +44,8 @@ class Classes:
 
     def with_any_of(self, marked: Tensor) -> Tensor:
         """Bool `[N]`: the samples of all classes that have one which is marked, bool `[N]`."""
-        has_one, members = self.sizes(marked)[0] > 0, torch.empty_like(marked)
+        has_one = self.sizes(marked)[0] > 0
+        members = torch.from_numpy(np.empty(len(marked), dtype=bool))
         for number, out in zip(self.number.split(BLOCK), members.split(BLOCK), strict=True):
             torch.index_select(has_one, 0, number.int() + 1, out=out)
         return members

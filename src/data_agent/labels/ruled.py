@@ -12,7 +12,7 @@ from data_agent.errors import InputError
 from data_agent.labels.rules import LabelRules
 from data_agent.labels.table import LabelTable
 from data_agent.labels.turns import Turns
-from data_agent.runtime.masks import mask_of
+from data_agent.runtime.masks import mask_of, only
 from data_agent.runtime.random import Purpose, derived_seed
 from data_agent.runtime.topk import top_k_mask
 from data_agent.selecting.feedback import WITHOUT_RULES, Feedback
@@ -72,9 +72,11 @@ class RuledSelector(Selector):
         """The samples of the running epoch, int64 `[K]`, had their turn."""
         running = self._open_epoch()
         taken = mask_of(index, self.schedule.num_samples)
-        by_turn = torch.zeros_like(taken) if running.uniform is None else taken > running.uniform
+        by_turn = torch.zeros_like(taken)
+        if running.uniform is not None:
+            by_turn = only(taken, running.uniform)
         if running.first is not None:
-            by_turn &= ~mask_of(running.first, len(taken))
+            by_turn = only(by_turn, mask_of(running.first, len(taken)))
         barred = classes = None
         if self._labels is not None:
             barred, classes = self._labels.left_out(), self._labels.shared_classes()

@@ -18,7 +18,7 @@ from data_agent.labels.evidence import Evidence, evidence_of
 from data_agent.labels.margins import judge
 from data_agent.labels.rules import LabelRules
 from data_agent.labels.shares import equal_shares
-from data_agent.runtime.masks import size_of
+from data_agent.runtime.masks import neither, size_of
 from data_agent.runtime.random import hashed
 from data_agent.runtime.state import require_tensor
 from data_agent.runtime.topk import BLOCK, highest_of_each, top_k_mask
@@ -154,7 +154,7 @@ class LabelTable:
             return top_k_mask(scores, count, tie_seed=tie_seed, excluded=excluded)
         classes = Classes(self._columns["label"])
         doubtful = self._left_out(classes)
-        among = (excluded | doubtful).logical_not_()
+        among = neither(excluded, doubtful)
         if (num_missing := count - size_of(among)) > 0:  # not without them: the least doubtful
             margin, others = self._columns["margin"], ~doubtful | excluded
             among |= top_k_mask(margin, num_missing, tie_seed=seed, excluded=others)
@@ -326,9 +326,9 @@ def lowest_of_each(margin: Tensor, classes: Classes, share: float, *, tie_seed: 
         share: of a class's samples, in [0, 1].
         tie_seed: seed of the draws.
     """
-    seen = margin != UNSEEN
+    seen = torch.from_numpy(margin.numpy() != UNSEEN)
     quota = (share * classes.sizes(seen)[0]).long()
-    lowest_first = ~margin  # -1 - margin
+    lowest_first = torch.from_numpy(~margin.numpy())  # -1 - margin
     return highest_of_each(lowest_first, quota, tie_seed=tie_seed, group=classes.number, among=seen)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,8 +54,8 @@ class Turns:
         # Where somebody came a second time, a new round of the class has begun.
         begins = again.any() if classes is None else classes.with_any_of(again)
         either = torch.logical_or(had, taken, out=again)
-        had = torch.where(begins, had.logical_and_(taken), either)
-        self._had = packed(had if barred is None else had.logical_or_(barred))
+        np.copyto(either.numpy(), had.logical_and_(taken).numpy(), where=begins.numpy())
+        self._had = packed(either if barred is None else either.logical_or_(barred))
 
     def begin_anew(self) -> None:
         """No sample had a turn: visits are counted from here on."""

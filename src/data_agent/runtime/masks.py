@@ -1,4 +1,8 @@
-"""Sets of samples: as a mask, a byte each; as a list of places; packed, a bit each."""
+"""Sets of samples: as a mask, a byte each; as a list of places; packed, a bit each.
+
+Masks of very many samples are made by NumPy, which asks for huge pages: of the 4 KiB pages that
+torch gets, each is a wait for the system, and these take longer than the work.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,22 @@ def places_of(mask: Tensor) -> Tensor:
 def size_of(mask: Tensor) -> int:
     """How many of a bool `[N]` are True; many times as fast as `mask.sum()`."""
     return int(np.count_nonzero(mask.numpy()))
+
+
+def copy_of(mask: Tensor) -> Tensor:
+    """A bool `[N]` of its own."""
+    return torch.from_numpy(mask.numpy().copy())
+
+
+def only(first: Tensor, second: Tensor) -> Tensor:
+    """Bool `[N]`: where the first of two bool `[N]` is True and the second is not."""
+    return torch.from_numpy(first.numpy() > second.numpy())
+
+
+def neither(first: Tensor, second: Tensor) -> Tensor:
+    """Bool `[N]`: where none of two bool `[N]` is True."""
+    mask = first.numpy() | second.numpy()
+    return torch.from_numpy(np.logical_not(mask, out=mask))
 
 
 def packed(mask: Tensor) -> Tensor:

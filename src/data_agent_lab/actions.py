@@ -17,6 +17,7 @@ from data_agent_lab.comparing.execution import RunOutcome
 from data_agent_lab.comparing.forecast import forecast
 from data_agent_lab.comparing.grid import all_runs, parse_keep_ratios, parse_names, parse_seeds
 from data_agent_lab.comparing.session import hold_output, pending_runs, run_all
+from data_agent_lab.comparing.workers import prepare_workers
 from data_agent_lab.progress import silent
 from data_agent_lab.recipes import ImageRecipe, RunConfig, TextRecipe
 from data_agent_lab.results.records import write_archive
@@ -149,6 +150,8 @@ def _run_pending(
     runs: Sequence[RunConfig[Any]], pending: Sequence[RunConfig[Any]], output: Path, jobs: int
 ) -> dict[str, RunOutcome]:
     jobs = min(jobs, len(pending))
+    if jobs > 1:
+        prepare_workers()
     with progress_and_log(logging.WARNING) as progress:
         expected = forecast(runs, pending, output, progress=progress)
         for line in expected.in_words(jobs):

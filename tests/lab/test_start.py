@@ -48,6 +48,21 @@ def test_the_test_above_can_fail(tmp_path: Path) -> None:
     assert "torch" in modules_loaded_by("report", str(tmp_path))
 
 
+def test_what_takes_long_to_import_is_not_imported_for_the_embedded_task() -> None:
+    """Each process of a comparison would wait for it; so would the report."""
+    code = (
+        "import sys\nfrom data_agent_lab.comparing import workers\n"
+        "from data_agent_lab.results import report, writing\n"
+        "from data_agent_lab.tasks import load_task, recipe_for\n"
+        "from data_agent_lab.training import run\n"
+        "load_task(recipe_for('digits'))\nprint('\\n'.join(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "torch" in loaded
+    assert not loaded & {"sklearn", "scipy.stats", "pandas", "transformers", "matplotlib"}
+
+
 @pytest.mark.slow
 def test_every_module_imports_where_there_is_no_fcntl() -> None:
     """As on Windows."""

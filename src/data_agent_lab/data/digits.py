@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits as _load_digits
 
 from data_agent.errors import InputError
 from data_agent_lab.data.image_data import ImageData, choose_rows, hold_out, with_near_copies
@@ -15,6 +16,7 @@ from data_agent_lab.data.pixels import fit
 from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.rules import flag_of
 
+_FILE = Path("datasets", "data", "digits.csv.gz")
 NUM_TRAIN = 448  # a quarter of the 1,797, 14 batches of 32: with more, every method is near 99 %
 
 
@@ -35,11 +37,11 @@ def load_digits(recipe: ImageRecipe) -> ImageData:
             + ". For other images use --task image."
         )
     # UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), its test part.
-    bunch = cast("Any", _load_digits())
-    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    levels, target = read_digits()
+    pixels = np.rint(levels * (255 / 16)).astype(np.uint8)
     scaled = [np.asarray(fit(Image.fromarray(image), recipe.image_size)) for image in pixels]
     images = torch.from_numpy(np.stack(scaled))[:, None]
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    labels = torch.from_numpy(target)
     others, train = hold_out(labels, NUM_TRAIN)
     chosen, num_copies = choose_rows(labels[train], recipe)
     rows = train[chosen]
@@ -48,7 +50,25 @@ def load_digits(recipe: ImageRecipe) -> ImageData:
         train_labels=labels[rows],
         eval_images=images[others],
         eval_labels=labels[others],
-        class_names=tuple(str(name) for name in bunch.target_names),
+        class_names=tuple(map(str, range(10))),
         evaluation="the other three quarters of the digits",
     )
     return with_near_copies(data, num_copies)
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Grey levels float64 `[1797, 8, 8]` in [0, 16], and digits int64 `[1797]`.
+
+    Read from where scikit-learn keeps them: importing it takes longer than reading, in each of a
+    comparison's processes.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed, or keeps them elsewhere.
+    """
+    package = find_spec("sklearn")
+    file = Path(package.origin if package and package.origin else "").parent / _FILE
+    if not file.is_file():
+        raise ModuleNotFoundError(f"scikit-learn is needed for {_FILE}.", name="sklearn")
+    with gzip.open(file, "rt") as lines:
+        table = np.loadtxt(lines, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)

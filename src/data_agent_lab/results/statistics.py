@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 from data_agent.errors import InputError
 
@@ -53,13 +52,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     if count == 1:
         return Estimate(mean, None, count)
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return Estimate(mean, _quantile(count - 1) * math.sqrt(variance / count), count)
-
-
-@cache
-def _quantile(freedom: int) -> float:
-    """Of Student's t at the confidence, by degrees of freedom; it takes long to compute."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
+    return Estimate(mean, quantile * math.sqrt(variance / count), count)
 
 
 def paired_difference(
@@ -82,15 +76,10 @@ def bootstrap_mean(values: Sequence[float]) -> Spread:
     mean = estimate(values).mean
     if len(values) < LEAST_TASKS:
         return Spread(mean, None, len(values))
-    found = stats.bootstrap(
-        (np.asarray(values),),
-        np.mean,
-        n_resamples=NUM_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Spread(mean, (float(found.low), float(found.high)), len(values))
+    drawn = np.random.default_rng(0).integers(0, len(values), (NUM_RESAMPLES, len(values)))
+    outside = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.asarray(values)[drawn].mean(1), (outside, 1 - outside))
+    return Spread(mean, (float(low), float(high)), len(values))
 
 
 def mean_ranks(values: Mapping[str, Mapping[int, float]]) -> dict[str, float] | None:
@@ -103,5 +92,6 @@ def mean_ranks(values: Mapping[str, Mapping[int, float]]) -> dict[str, float] | 
     if not seeds:
         return None
     table = np.array([[by_seed[seed] for by_seed in values.values()] for seed in sorted(seeds)])
-    ranks = stats.rankdata(-table, axis=1).mean(axis=0)
+    others, own = table[:, None, :], table[:, :, None]
+    ranks = ((others > own).sum(2) + ((others == own).sum(2) + 1) / 2).mean(axis=0)
     return dict(zip(values, ranks.tolist(), strict=True))

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -268,6 +269,26 @@ def test_a_killed_worker_loses_its_run_and_no_other(
     assert "died (killed from outside" in reason
     finished = [run.name for run in runs if RunFolder(tmp_path / run.name).is_finished()]
     assert finished == ["digits/full-seed0", "digits/top-loss-keep0.5-seed0"]
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers import for themselves")
+def test_workers_come_from_one_process_that_has_imported_for_all(
+    tmp_path: Path, runs: list[RunConfig[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parents: list[int] = []
+
+    def look(worker: Any, _: RunConfig[Any]) -> None:
+        stat = Path(f"/proc/{worker.process.pid}/stat").read_text()
+        parents.append(int(stat.rpartition(")")[2].split()[1]))
+
+    on_begin(monkeypatch, look)
+    run_them(runs, tmp_path, jobs=2)
+    assert len(parents) == len(runs)
+    assert len(set(parents)) == 1
+    assert parents[0] != os.getpid()
+    loaded = Path(f"/proc/{parents[0]}/maps").read_text()
+    assert "libtorch_cpu" in loaded
 
 
 @pytest.mark.distributed

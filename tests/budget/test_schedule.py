@@ -12,6 +12,7 @@ from data_agent import DataAgent, Feedback, SelectionSchedule, Selector, selecti
 from data_agent.budget.permutations import PermutationStream
 from data_agent.errors import DataAgentWarning, InputError
 from data_agent.runtime.random import Purpose
+from data_agent.runtime.shards import Shard
 
 
 def schedule(num_samples=100, epochs=16, keep_ratio=0.5, **options):
@@ -246,3 +247,31 @@ def test_a_floating_selection_is_restored():
     second.load_state_dict(first.state_dict())
     assert second.epoch == 1
     assert torch.equal(second.select(1).index, torch.arange(20))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    num_samples=st.integers(20, 400),
+    batch_size=st.integers(1, 20),
+    world=st.integers(2, 7),
+    keep_ratio=st.sampled_from([0.3, 0.5, 0.77, 1.0]),
+    drop_last=st.booleans(),
+)
+def test_shards_have_all_samples_and_steps_that_ranks_have(
+    num_samples, batch_size, world, keep_ratio, drop_last
+):
+    budget = schedule(num_samples, 5, keep_ratio, explore=0.1)
+    try:
+        budget = budget.for_loader(batch_size, world=world, drop_last=drop_last)
+    except InputError:
+        return  # an epoch would be empty
+    parts = [budget.for_shard(Shard(rank, world)) for rank in range(world)]
+    assert sum(part.num_samples for part in parts) == num_samples
+    assert sum(part.num_kept for part in parts) == budget.num_kept
+    sizes = [list(part.batch_sizes(part.num_kept, 0)) for part in parts]
+    assert {len(batches) for batches in sizes} == {budget.steps(0)}
+    of_ranks = [list(budget.batch_sizes(budget.num_kept, rank)) for rank in range(world)]
+    assert min(map(min, sizes)) >= min(1 + (min(map(min, of_ranks)) > 1), batch_size)
+    for part, batches in zip(parts, sizes, strict=True):
+        assert [part.plan(epoch).size for epoch in range(5)] == [part.num_kept] * 5
+        assert sum(batches) == part.num_kept

@@ -29,6 +29,8 @@ from data_agent.errors import (
     InputError,
     StateError,
 )
+from data_agent.runtime.shards import Shard
+from data_agent.selecting import selector as selector_module
 
 L = pytest.importorskip("lightning.pytorch", reason="needs data-agent[lightning]")
 
@@ -480,6 +482,12 @@ def test_a_forgotten_learn_is_an_error_in_the_last_epoch_too(tmp_path):
     trainer = build_trainer(tmp_path, SelectionCallback(selector), max_epochs=1)
     with pytest.raises(StateError, match="not one batch was observed"):
         trainer.fit(module)
+
+
+def test_a_state_in_pieces_is_refused(monkeypatch):
+    monkeypatch.setattr(selector_module, "own_shard", lambda: Shard(0, 2))
+    with pytest.raises(InputError, match="Lightning writes that of rank 0 only"):
+        SelectionCallback(build_agent(sharded=True))
 
 
 def test_other_mistakes_are_told(tmp_path, whole):

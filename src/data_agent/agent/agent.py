@@ -36,6 +36,8 @@ class DataAgent(RuledSelector):
             differ, to the model in training, from other rows. With a `TrustedConfig` as `config`,
             or None.
         on_nonfinite: what NaN or infinite values in a batch do: "raise" or "skip" (and count).
+        sharded: whether each rank keeps and chooses from every world-th sample only, see
+            docs/distributed.md; for more samples than one machine shall remember.
 
     Raises:
         InputError: a value outside its range.
@@ -47,6 +49,7 @@ class DataAgent(RuledSelector):
 
     name: ClassVar[str] = "data-agent"
     needs_features = True
+    can_shard: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -58,9 +61,11 @@ class DataAgent(RuledSelector):
         config: DataAgentConfig | TrustedConfig | None = None,
         trusted: Tensor | Sequence[int] | None = None,
         on_nonfinite: OnNonfinite = "raise",
+        sharded: bool = False,
     ) -> None:
         budget: dict[str, Any] = {"num_samples": num_samples, "epochs": epochs, "seed": seed}
         budget.update(keep_ratio=keep_ratio, on_nonfinite=on_nonfinite, trusted=trusted)
+        budget.update(sharded=sharded)
         self.config: Any = config
         """A DataAgentConfig, or with trusted rows a TrustedConfig."""
         self.policy: Any
@@ -172,18 +177,18 @@ class DataAgent(RuledSelector):
         self.policy.load_state_dict(state)
 
     def _make_table(self) -> SampleTable | LikenessTable:
-        config, size = self.config, self.schedule.num_samples
+        config, size = self.config, self.own.num_samples
         if isinstance(config, TrustedConfig):
             return LikenessTable(
                 size, seed=self.seed, memory=config.memory, sharpness=config.sharpness
             )
         if config.ranking == "last-action":
             return ActionTable(size)
-        return ParameterTable(size, seed=self.seed, drift=config.drift)
+        return ParameterTable(size, seed=self.own.shard.seed(self.seed), drift=config.drift)
 
     def _kept_and_unkept(self) -> tuple[Tensor, Tensor]:
         assert self._running is not None
         actions = self._table.expected_actions()
         kept = torch.zeros(len(actions), dtype=torch.bool)
-        kept[self._running.selection.index] = True
+        kept[self.own.shard.places(self._running.selection.index)] = True
         return actions[kept], actions[~kept]

@@ -12,4 +12,5 @@ class Random(Selector):
     """The stream of permutations of the unselected phases, from the first epoch to the last."""
 
     name = "random"
+    can_shard = True
     default_schedule = "uniform"

@@ -54,14 +54,14 @@ class Composition:
         self._schedule = schedule
         self._seed = seed
         self._trusted = trusted
-        size = schedule.num_samples
+        size, shard = schedule.num_samples, schedule.shard
         count_of = partial(_num_unselected, schedule, trusted is not None)
-        self._unselected = PermutationStream(size, seed, Purpose.PERMUTATION, count_of)
-        count_of = partial(_num_explored, schedule)
-        self._explored = PermutationStream(size, seed, Purpose.EXPLORE, count_of)
+        stream = partial(PermutationStream, size, seed, shard=shard)
+        self._unselected = stream(Purpose.PERMUTATION, count_of)
+        self._explored = stream(Purpose.EXPLORE, partial(_num_explored, schedule))
         if trusted is not None:
             count_of = partial(_num_beside, schedule, size_of(trusted))
-            self._beside = PermutationStream(size, seed, Purpose.TRUSTED, count_of, among=~trusted)
+            self._beside = stream(Purpose.TRUSTED, count_of, among=~trusted)
 
     def uniform(self, epoch: int) -> Tensor | None:
         """A mask `[N]` of the samples of `epoch` that no method chooses; None where all are so."""
@@ -127,7 +127,8 @@ class Composition:
         return places[position_hash(places, seed).argsort(stable=True)]
 
     def _drawn(self, count: int, among: Tensor, purpose: Purpose, epoch: int) -> Tensor:
-        return draw_mask(len(among), count, derived_seed(self._seed, purpose, epoch), among)
+        seed = derived_seed(self._seed, purpose, epoch)
+        return draw_mask(len(among), count, seed, among, self._schedule.shard)
 
     def _taken(self, epoch: int) -> Tensor:
         """A mask `[N]` of the samples that come unselected."""

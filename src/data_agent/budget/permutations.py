@@ -9,6 +9,7 @@ from torch import Tensor
 
 from data_agent.runtime.masks import packed, size_of, unpacked
 from data_agent.runtime.random import Purpose, derived_seed
+from data_agent.runtime.shards import WHOLE, Shard
 from data_agent.runtime.topk import draw_mask
 
 
@@ -29,6 +30,7 @@ class PermutationStream:
         purpose: tells streams with one seed apart.
         count_of: how many samples an epoch takes from the stream, at most all of `among`.
         among: bool `[size]`, samples that the stream is of; None for all.
+        shard: of which the samples are.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class PermutationStream:
         purpose: Purpose,
         count_of: Callable[[int], int],
         among: Tensor | None = None,
+        shard: Shard = WHOLE,
     ) -> None:
         self._size = size
         self._among = among
         self._length = size if among is None else size_of(among)
         self._seed = seed
         self._purpose = purpose
+        self._shard = shard
         self._count_of = count_of
         self._rewind()
 
@@ -95,4 +99,4 @@ class PermutationStream:
 
     def _draw(self, count: int, among: Tensor) -> Tensor:
         seed = derived_seed(self._seed, self._purpose, self._pass)
-        return draw_mask(self._size, count, seed, among)
+        return draw_mask(self._size, count, seed, among, self._shard)

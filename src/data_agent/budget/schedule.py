@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from data_agent.budget.rounds import LastRounds, Rounds, cut, share_of, smallest_batch, spread
 from data_agent.errors import DataAgentWarning, InputError
+from data_agent.runtime.shards import WHOLE, Shard
 
 Phase = Literal["warm-up", "selected", "final"]
 ScheduleKind = Literal["exact", "to-the-end", "paper", "uniform", "static", "floating"]
@@ -65,6 +66,8 @@ class SelectionSchedule:
         last_rounds: what becomes of a rest that fills no batch on each rank, see `LastRounds`.
         explore: share in [0, 1) of a selected epoch that is drawn uniformly, without replacement
             until all were drawn: nothing is given up for ever, and a method sees a fair sample.
+        shard: of which the samples are, where ranks share the tables, see `for_shard`.
+        whole: of such a shard the schedule of all samples; None elsewhere.
 
     Raises:
         InputError: a value outside its range.
@@ -79,6 +82,8 @@ class SelectionSchedule:
     drop_last: bool = False
     last_rounds: LastRounds = "spread"
     explore: float = 0.0
+    shard: Shard = WHOLE
+    whole: SelectionSchedule | None = None
 
     def __post_init__(self) -> None:
         _check_count("num_samples", self.num_samples, "the length of the training dataset")
@@ -120,7 +125,11 @@ class SelectionSchedule:
     @property
     def num_kept(self) -> int:
         """K: samples in a selected epoch, over all ranks."""
-        return self.loadable(self.raw_kept)
+        if self.whole is None:
+            return self.loadable(self.raw_kept)
+        if self.batch_size is None:
+            return share_of(self.whole.num_kept, self.shard.rank, self.shard.world)
+        return self.whole.rank_size(self.whole.num_kept, self.shard.rank)
 
     @property
     def num_left_out(self) -> int:
@@ -138,6 +147,16 @@ class SelectionSchedule:
         """The same budget as delivered by a loader in batches of `batch_size` on `world` ranks."""
         loader = {"batch_size": batch_size, "world": world, "last_rounds": last_rounds}
         return replace(self, drop_last=drop_last, **loader)
+
+    def for_shard(self, shard: Shard) -> SelectionSchedule:
+        """The part of this budget that falls to a shard: a schedule of its samples on one rank.
+
+        Each has its share of K, so that the sum is K and all of them make equally many steps.
+        """
+        if not shard.is_part:
+            return self
+        num_samples = shard.size(self.num_samples)
+        return replace(self, num_samples=num_samples, world=1, shard=shard, whole=self)
 
     def plan(self, epoch: int) -> EpochPlan:
         """The plan of `epoch` in [0, epochs)."""
@@ -171,7 +190,7 @@ class SelectionSchedule:
         All but a rest of `drop_last`, one smaller than the number of ranks, or one that cannot be
         spread and would make a batch of a single sample where the loader of all data makes none.
         """
-        if self.batch_size is None:
+        if self.batch_size is None or self.whole is not None:  # a share is made to fit
             return size
         rest = size % (self.batch_size * self.world)
         is_left_out = self.drop_last or rest < self.world or self._makes_single(size)
@@ -182,7 +201,8 @@ class SelectionSchedule:
         assert self.batch_size is not None
         if self.last_rounds != "spread":
             return cut(size, self.batch_size * self.world)
-        smallest = smallest_batch(self.num_samples, self.batch_size, self.world)
+        whole = self.whole or self
+        smallest = smallest_batch(whole.num_samples, self.batch_size, whole.world)
         return spread(size, self.batch_size, self.world, smallest)
 
     def next_round(self, size: int) -> int:

@@ -53,6 +53,11 @@ class SelectionCallback(Callback):
 
     def __init__(self, agent: Selector) -> None:
         check_selector(agent)
+        if agent.own.shard.is_part:
+            raise InputError(
+                "a sharded selector's state is in pieces, one a rank, and Lightning writes that of "
+                "rank 0 only. Use Fabric or a loop of your own, or leave out sharded=True."
+            )
         self.agent = agent
         self._device = torch.device("cpu")
         self._random_states: dict[str, Tensor] | None = None

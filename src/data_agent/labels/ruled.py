@@ -61,7 +61,8 @@ class RuledSelector(Selector):
         seed = derived_seed(self.seed, Purpose.TIE, epoch)
         order = seed if order is None else order
         if self._labels is None:
-            return top_k_mask(scores, count, tie_seed=order, excluded=excluded)
+            shard = self.own.shard
+            return top_k_mask(scores, count, tie_seed=order, excluded=excluded, shard=shard)
         return self._labels.choose(scores, count, excluded, tie_seed=order, seed=seed)
 
     def take_by_turns(self, turns: Turns, epoch: int, count: int, excluded: Tensor) -> Tensor:

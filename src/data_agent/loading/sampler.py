@@ -16,6 +16,7 @@ from data_agent.loading.collating import INDEX_KEY
 from data_agent.loading.indexed import check_length
 from data_agent.selecting.epoch import delivery_places
 from data_agent.selecting.selector import Selector
+from data_agent.selecting.sharding import check_rank
 
 
 class SelectionSampler(DistributedSampler[int]):
@@ -65,6 +66,9 @@ class SelectionSampler(DistributedSampler[int]):
             )
         elif world > 1 or drop_last:
             raise InputError("sharing an epoch among ranks, and drop_last, need batch_size=.")
+        if selector.own.shard.is_part:
+            check_rank(selector.own.shard, rank)
+            rank, world = 0, 1  # the epoch is this rank's alone
         self.selector = selector
         self._batch_size = batch_size
         self._rank = rank
@@ -74,7 +78,7 @@ class SelectionSampler(DistributedSampler[int]):
 
     def __len__(self) -> int:
         size = self._size()
-        return size if self._rank is None else self.selector.schedule.rank_size(size, self._rank)
+        return size if self._rank is None else self.selector.own.rank_size(size, self._rank)
 
     def __iter__(self) -> Iterator[int]:
         order, epoch, done = self._begin()
@@ -91,14 +95,14 @@ class SelectionSampler(DistributedSampler[int]):
         """The same indices in batches, of which the last ones may be smaller."""
         order, epoch, done = self._begin()
         indices = self._deliver(order, epoch, done)
-        for size in self.selector.schedule.batch_sizes(len(order), self._rank or 0):
+        for size in self.selector.own.batch_sizes(len(order), self._rank or 0):
             yield [*islice(indices, size)]
 
     @property
     def num_batches(self) -> int:
         """Batches of the epoch on each rank, those before a restore counted."""
         size = self._size()
-        return self.selector.schedule.batches_in(size, size)[0]
+        return self.selector.own.batches_in(size, size)[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch`; frameworks that count epochs call this."""
@@ -109,7 +113,7 @@ class SelectionSampler(DistributedSampler[int]):
 
     def _size(self) -> int:
         """Samples of the epoch, over all ranks."""
-        schedule, epoch = self.selector.schedule, self._epoch()
+        schedule, epoch = self.selector.own, self._epoch()
         if self.selector.epoch is None and schedule.kind != "floating":
             return schedule.epoch_size(epoch)
         return self._end(len(self.selector.select(epoch)), epoch)
@@ -125,12 +129,12 @@ class SelectionSampler(DistributedSampler[int]):
         """What is to be delivered over all ranks, of which epoch, and how much was before."""
         selector, epoch = self.selector, self._epoch()
         selection = selector.select(epoch)
-        places = delivery_places(selection, selector.seed, epoch, selector.first_of(epoch))
+        places = delivery_places(selection, selector.order_seed, epoch, selector.first_of(epoch))
         observed = selector.observed_before(epoch) if skip_observed else None
         if observed is None:
             return selection.index[places[: self._end(len(places), epoch)]], epoch, 0
         places = places[~observed[places]]
-        order = selection.index[places[: selector.schedule.loadable(len(places))]]
+        order = selection.index[places[: selector.own.loadable(len(places))]]
         return order, epoch, len(selection) - len(places)
 
     def _end(self, size: int, epoch: int) -> int:
@@ -139,13 +143,13 @@ class SelectionSampler(DistributedSampler[int]):
         Only where an epoch goes on on other ranks than it began on: all others fit.
         """
         done = self.selector.position(epoch)
-        return done + self.selector.schedule.loadable(size - done)
+        return done + self.selector.own.loadable(size - done)
 
     def _share(self, order: Tensor) -> Tensor:
         """This rank's part: its batch of each round, then its part of the smaller last ones."""
         if self._rank is None or self._batch_size is None:
             return order
-        num_full, last = self.selector.schedule.rounds(len(order))
+        num_full, last = self.selector.own.rounds(len(order))
         num_in_full = num_full * self._batch_size * self._world
         full = order[:num_in_full].view(num_full, self._world, self._batch_size)
         parts = [

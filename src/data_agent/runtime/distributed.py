@@ -25,6 +25,7 @@ from torch import Tensor
 from data_agent.errors import DataAgentError, InputError, LostRankError, StateError
 
 __all__ = [
+    "alone",
     "check_world",
     "explained",
     "failing_together",
@@ -41,6 +42,7 @@ __all__ = [
 _HEADER = 4096  # bytes ahead of every exchange: who calls, and dtypes and shapes, in JSON
 _HOST = torch.device("cpu")
 _call: ContextVar[str | None] = ContextVar("_call", default=None)
+_is_alone: ContextVar[bool] = ContextVar("_is_alone", default=False)
 _own: tuple[Any, Any] = (None, None)  # weak references to torch's group of all ranks, and to ours
 
 
@@ -88,6 +90,16 @@ def joined(*, backend: str, timeout: timedelta) -> Generator[None]:
     yield
     # After an error nobody is asked to end together: another rank may never answer.
     dist.destroy_process_group()
+
+
+@contextmanager
+def alone() -> Generator[None]:
+    """Exchange nothing while the block runs: a single process, whatever others there are."""
+    token = _is_alone.set(True)
+    try:
+        yield
+    finally:
+        _is_alone.reset(token)
 
 
 @contextmanager
@@ -267,4 +279,4 @@ def _is_of_ranks(error: Exception) -> bool:
 
 
 def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return not _is_alone.get() and dist.is_available() and dist.is_initialized()

@@ -45,6 +45,7 @@ class Purpose(IntEnum):
     UNIFORM = 12
     UPDATE = 13
     TRUSTED = 14
+    SHARD = 15
 
 
 def check_seed(seed: object) -> None:

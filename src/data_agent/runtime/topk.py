@@ -20,6 +20,7 @@ from torch import Tensor
 from data_agent.errors import InputError
 from data_agent.runtime.masks import size_of
 from data_agent.runtime.random import hashed
+from data_agent.runtime.shards import WHOLE, Shard
 
 BLOCK = 32_768  # rows at a time, so that what is made of them stays in the processor's cache
 FEW = 4_096  # so many are sorted
@@ -33,7 +34,12 @@ Key = tuple[Callable[[Rows], NDArray[np.uint32]], int]
 
 
 def top_k_mask(
-    scores: Tensor, count: int, *, tie_seed: int, excluded: Tensor | None = None
+    scores: Tensor,
+    count: int,
+    *,
+    tie_seed: int,
+    excluded: Tensor | None = None,
+    shard: Shard = WHOLE,
 ) -> Tensor:
     """Mark the `count` highest scores; equal scores are drawn at random, by `tie_seed`.
 
@@ -42,6 +48,7 @@ def top_k_mask(
         count: how many to mark, in [0, N less the excluded].
         tie_seed: seed of the draws.
         excluded: bool `[N]`, samples that must not be marked, or None.
+        shard: of which the N are: draws are those of the samples, whoever keeps them.
 
     Returns:
         bool `[N]` with exactly `count` true.
@@ -50,7 +57,8 @@ def top_k_mask(
         InputError: a score is NaN.
     """
     among = None if excluded is None else ~excluded
-    return highest_of_each(scores, torch.tensor([count]), tie_seed=tie_seed, among=among)
+    quota = torch.tensor([count])
+    return highest_of_each(scores, quota, tie_seed=tie_seed, among=among, shard=shard)
 
 
 def highest_of_each(
@@ -60,6 +68,7 @@ def highest_of_each(
     tie_seed: int,
     group: Tensor | None = None,
     among: Tensor | None = None,
+    shard: Shard = WHOLE,
 ) -> Tensor:
     """Mark the highest scores of each group, as many as its quota, or all where it has no more.
 
@@ -69,6 +78,7 @@ def highest_of_each(
         tie_seed: seed of the draws among equal scores.
         group: integers `[N]` in [-1, G), -1 for those without a group; None where all are so.
         among: bool `[N]`, the samples that count; None takes all. It is used up.
+        shard: of which the N are, as `top_k_mask`.
 
     Returns:
         bool `[N]`.
@@ -78,10 +88,13 @@ def highest_of_each(
     """
     candidates = np.ones(len(scores), dtype=bool) if among is None else among.numpy()
     groups = None if group is None else group.numpy()
-    return _select(_keys(scores, tie_seed), len(scores), quota.numpy(), groups, candidates)
+    keys = _keys(scores, tie_seed, shard)
+    return _select(keys, len(scores), quota.numpy(), groups, candidates)
 
 
-def draw_mask(size: int, count: int, seed: int, among: Tensor | None = None) -> Tensor:
+def draw_mask(
+    size: int, count: int, seed: int, among: Tensor | None = None, shard: Shard = WHOLE
+) -> Tensor:
     """Mark `count` of `size` samples, drawn at random by `seed`: bool `[size]`.
 
     The more that are drawn with one seed, the more are added to the same ones.
@@ -91,13 +104,14 @@ def draw_mask(size: int, count: int, seed: int, among: Tensor | None = None) -> 
         count: how many; all where there are no more.
         seed: of the draws.
         among: bool `[N]`, the samples that count; None takes all. It is used up.
+        shard: of which the N are, as `top_k_mask`.
     """
     if count <= 0:
         return torch.zeros(size, dtype=torch.bool)
     among = torch.ones(size, dtype=torch.bool) if among is None else among
     if count >= (num_open := size_of(among)):
         return among
-    key, candidates = _hash_key(seed), among.numpy()
+    key, candidates = _hash_key(seed, shard), among.numpy()
     enough = count + 8 * math.isqrt(count) + 64  # fewer are found once in 10^15 times
     if 16 * enough < num_open:
         likely = _rows_from(candidates, key, (1 << 32) - (enough << 32) // num_open)
@@ -244,9 +258,9 @@ def _blocks(candidates: Candidates) -> Iterator[tuple[Rows, NDArray[np.bool_] | 
             yield np.flatnonzero(block) + start, None
 
 
-def _keys(scores: Tensor, seed: int) -> list[Key]:
+def _keys(scores: Tensor, seed: int, shard: Shard) -> list[Key]:
     """In the order of the scores, then of the hash: bytes as they are, most others as float32."""
-    by_hash = _hash_key(seed)
+    by_hash = _hash_key(seed, shard)
     if scores.dtype == torch.bool:  # so few different scores would take a round for a single bit
         flags = scores.numpy()
         one = np.uint32(1)
@@ -268,8 +282,11 @@ def _ordered_bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
     return bits.view(np.uint32)
 
 
-def _hash_key(seed: int) -> Key:
+def _hash_key(seed: int, shard: Shard) -> Key:
     def key(rows: Rows) -> NDArray[np.uint32]:
-        return hashed(np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows, seed)
+        if isinstance(rows, slice):
+            first, end = (place * shard.world + shard.rank for place in (rows.start, rows.stop))
+            return hashed(np.arange(first, end, shard.world), seed)
+        return hashed(rows * shard.world + shard.rank if shard.is_part else rows, seed)
 
     return key, 32

@@ -6,12 +6,15 @@ import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from data_agent.budget.rounds import LastRounds
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.errors import InputError, StateError
 from data_agent.runtime import distributed
 from data_agent.selecting.epoch import RunningEpoch, warn
+from data_agent.selecting.sharding import check_loader
 
 logger = logging.getLogger("data_agent")
 
@@ -39,6 +42,8 @@ class CountsEpochs:
 
     def __init__(self, schedule: SelectionSchedule) -> None:
         self.schedule = schedule
+        self.own = schedule
+        """What of the schedule falls to this rank, where ranks share the tables; else all of it."""
         self._running: RunningEpoch | None = None
         self._visits = 0
         self._visits_before = 0
@@ -70,7 +75,7 @@ class CountsEpochs:
     @distributed.together("next_batch()")
     def next_batch(self) -> NextBatch:
         """Where training goes on, by what was observed; on several ranks a collective call."""
-        epoch, schedule = self._next_epoch(), self.schedule
+        epoch, schedule = self._next_epoch(), self.own
         if (running := self._in(epoch)) is None:
             return NextBatch(epoch, 0, is_whole=True)
         return NextBatch(
@@ -86,7 +91,7 @@ class CountsEpochs:
         """
         first = self._next_epoch()
         if self._running is not None and first == self._running.epoch:
-            self._running.resume_here(self.schedule)
+            self._running.resume_here(self.own)
         if first == self.schedule.epochs:
             warn(f"all {first} epochs are done; for another training run build a new selector.")
         self._is_counting = True
@@ -130,7 +135,7 @@ class CountsEpochs:
         """
         if self._running is not None:
             with distributed.together("close_epoch()"), distributed.failing_together():
-                self._running.check_observed(self.schedule)
+                self._running.check_observed(self.own)
 
     # Batches.
 
@@ -182,7 +187,49 @@ class CountsEpochs:
         running = self._in(epoch)
         return running.resume_at if running else 0
 
+    # Loaders.
+
+    def use_loader(
+        self,
+        batch_size: int,
+        *,
+        world: int = 1,
+        drop_last: bool = False,
+        last_rounds: LastRounds = "spread",
+    ) -> None:
+        """Fit the budget to a loader's batches; called by the sampler, before the first epoch.
+
+        Raises:
+            StateError: an epoch has begun with other batches.
+            InputError: an epoch would be empty.
+        """
+        schedule = self.schedule.for_loader(
+            batch_size, world=world, drop_last=drop_last, last_rounds=last_rounds
+        )
+        if schedule == self.schedule:
+            return
+        is_second = self.schedule.batch_size is not None
+        own = schedule.for_shard(self.own.shard)
+        if self._running is not None and (is_second or own.num_kept != self.own.num_kept):
+            raise StateError(
+                f"a loader with batches of {batch_size} on {world} rank(s) (drop_last={drop_last}) "
+                "would change the running epoch. Build the loader before the first epoch begins, "
+                "and before a state is loaded, and no second one with other batches."
+            )
+        check_loader(self.own.shard, world)
+        self.schedule = schedule
+        self._compose()
+
+    def uniform_rows(self, index: Tensor) -> Tensor:
+        """Bool `[B]`: which of these samples of the running epoch the method did not choose."""
+        uniform, places = self._open_epoch().uniform, self.own.shard.places(index)
+        return torch.ones(len(index), dtype=torch.bool) if uniform is None else uniform[places]
+
     # For subclasses.
+
+    def _compose(self) -> None:
+        """Take over a schedule that has changed."""
+        raise NotImplementedError
 
     def _in(self, epoch: int) -> RunningEpoch | None:
         """The running epoch, if it is `epoch`."""
@@ -195,8 +242,7 @@ class CountsEpochs:
         running = self._running
         if running is None:
             return 0
-        is_complete = running.position(self.schedule) >= running.size(self.schedule)
-        return running.epoch + int(is_complete)
+        return running.epoch + int(running.is_over(self.own))
 
     def _total_visits(self) -> int:
         """Visits of all ranks, exactly; a collective call."""

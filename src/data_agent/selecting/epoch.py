@@ -92,6 +92,10 @@ class RunningEpoch:
         left = len(self.selection) - self.resume_at
         return self.resume_at + schedule.loadable(left)
 
+    def is_over(self, schedule: SelectionSchedule) -> bool:
+        """Whether all of it was observed; a collective call."""
+        return self.position(schedule) >= self.size(schedule)
+
     def note_delivered(self, count: int, *, is_dealt: bool = False) -> None:
         """A sampler has taken `count` samples of the order on this rank so far."""
         self.num_delivered = max(self.num_delivered, count)
@@ -127,7 +131,10 @@ class RunningEpoch:
         """Where the samples of a batch stand in the selection; see `Observed.check`."""
         may_repeat = (schedule.batch_size or 0) if self.is_dealt and schedule.world > 1 else 0
         return self.observed.check(
-            index, epoch=self.epoch, num_samples=schedule.num_samples, may_repeat=may_repeat
+            index,
+            epoch=self.epoch,
+            num_samples=schedule.num_samples * schedule.shard.world,  # or a few less
+            may_repeat=may_repeat,
         )
 
     def check_open(self, schedule: SelectionSchedule) -> None:
@@ -161,7 +168,8 @@ class RunningEpoch:
             f"epoch {self.epoch} was restored behind {self.resume_at} observed samples "
             f"({self.resume_at // round_size} batches), but the first batch that came"
         )
-        if place == self.resume_at + start_of(first_round, distributed.rank(), schedule.world):
+        rank = distributed.rank() if schedule.world > 1 else 0
+        if place == self.resume_at + start_of(first_round, rank, schedule.world):
             return  # this rank's batch of the first round
         if place < self.resume_at:
             raise StateError(
@@ -250,14 +258,15 @@ class RunningEpoch:
 
     def state_dict(self, schedule: SelectionSchedule) -> dict[str, Any]:
         """Selection and observed samples as one bit each, and the position; a collective call."""
+        places, of_loader = schedule.shard.places, self.composed_for.whole or self.composed_for
         return {
             "epoch": self.epoch,
             "position": self.position(schedule),
-            **{name: getattr(self.composed_for, name) for name in _OF_LOADER},
-            "selection": packed(mask_of(self.selection.index, schedule.num_samples)),
+            **{name: getattr(of_loader, name) for name in _OF_LOADER},
+            "selection": packed(mask_of(places(self.selection.index), schedule.num_samples)),
             "observed": packed(self.observed_by_all(schedule)),
-            "displaced": self.displaced.clone(),
-            "first": None if self.first is None else self.first.clone(),
+            "displaced": places(self.displaced).clone(),
+            "first": None if self.first is None else places(self.first).clone(),
             "weights": self.selection.weights,
         }
 
@@ -267,27 +276,18 @@ class RunningEpoch:
     ) -> RunningEpoch:
         """Take over what `state_dict` returned, on any number of ranks."""
         epoch, position = int(state["epoch"]), int(state["position"])
-        index = places_of(unpacked(state["selection"], schedule.num_samples))
+        shard = schedule.shard
+        index = shard.samples(places_of(unpacked(state["selection"], schedule.num_samples)))
         loader = {name: state[name] for name in _OF_LOADER}
-        composed_for = replace(schedule, **loader)
-        expected = composed_for.epoch_size(epoch)
-        if len(index) > expected or (len(index) < expected and schedule.kind != "floating"):
-            raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")
-        if not 0 <= position <= len(index):
-            raise CheckpointError(f"its position in epoch {epoch} is {position}.")
-        weights = state["weights"]
-        if weights is not None and weights.shape != index.shape:
-            raise CheckpointError(f"its selection of epoch {epoch} has {len(weights)} weights.")
-        displaced = _samples(state["displaced"], schedule.num_samples)
-        first = state["first"]
-        if first is not None:
-            first = _samples(first, schedule.num_samples)
-            if not torch.isin(first, index).all() or len(first.unique()) < len(first):
-                raise CheckpointError(f"what comes first in epoch {epoch} is not of it.")
+        composed_for = replace(schedule.whole or schedule, **loader).for_shard(shard)
+        _check_saved(state, index, composed_for, schedule)
+        first = None if state["first"] is None else _samples(state["first"], schedule)
+        if first is not None and _repeats_or_leaves(first, index):
+            raise CheckpointError(f"what comes first in epoch {epoch} is not of it.")
         own = position // schedule.world
         running = cls(
             epoch,
-            Selection(index, weights),
+            Selection(index, state["weights"]),
             Composition(composed_for, seed).uniform(epoch),
             composed_for,
             num_observed=own,
@@ -295,7 +295,7 @@ class RunningEpoch:
             resume_at=position,
             observed_before=own,
             is_restored=True,
-            displaced=displaced,
+            displaced=_samples(state["displaced"], schedule),
             first=first,
             done=unpacked(state["observed"], len(index)),
         )
@@ -307,12 +307,42 @@ class RunningEpoch:
         return running
 
 
-def _samples(index: Tensor, num_samples: int) -> Tensor:
-    """A copy of the samples of a saved state, int64 `[M]`."""
-    if index.dtype != torch.int64 or index.ndim != 1:
+def _samples(places: Tensor, schedule: SelectionSchedule) -> Tensor:
+    """The samples of a saved state's places, int64 `[M]`."""
+    if places.dtype != torch.int64 or places.ndim != 1:
         raise CheckpointError("the samples that were put off are not int64 [M].")
-    check_range(index, num_samples)
-    return index.clone()
+    check_range(places, schedule.num_samples)
+    return schedule.shard.samples(places.clone())
+
+
+def _repeats_or_leaves(samples: Tensor, index: Tensor) -> bool:
+    """Whether samples, int64 `[M]`, are not distinct ones of `index`."""
+    return not torch.isin(samples, index).all() or len(samples.unique()) < len(samples)
+
+
+def _check_saved(
+    state: dict[str, Any],
+    index: Tensor,
+    composed_for: SelectionSchedule,
+    schedule: SelectionSchedule,
+) -> None:
+    """What was saved of an epoch with the samples `index` can be gone on with; else an error."""
+    epoch, position = int(state["epoch"]), int(state["position"])
+    weights, is_part = state["weights"], schedule.shard.is_part
+    more = len(index) - composed_for.epoch_size(epoch)
+    is_over = position == len(index)
+    is_dealt_anew = is_over and is_part  # by `reshard`: how many fell to this rank is chance
+    if (more > 0 or (more < 0 and schedule.kind != "floating")) and not is_dealt_anew:
+        raise CheckpointError(f"its selection of epoch {epoch} holds {len(index)} samples.")
+    if is_part and not is_over and composed_for != schedule:
+        raise CheckpointError(
+            f"it is in the middle of epoch {epoch}, which a sharded selector can only finish in "
+            f"the same batches: of {composed_for.batch_size}, not of {schedule.batch_size}."
+        )
+    if not 0 <= position <= len(index):
+        raise CheckpointError(f"its position in epoch {epoch} is {position}.")
+    if weights is not None and weights.shape != index.shape:
+        raise CheckpointError(f"its selection of epoch {epoch} has {len(weights)} weights.")
 
 
 def warn_of_late_start(epoch: int) -> None:

@@ -47,6 +47,10 @@ class Method(ChecksNames):
     precision: torch.dtype = torch.float32
     """Of the floating-point values that `record` gets, whatever the model computes in."""
 
+    can_shard: ClassVar[bool] = False
+    """Whether ranks can share its table: `choose` and `merge` then get places in this rank's part
+    of the samples, of which there are `own.num_samples`, and draws are those of `own.shard`."""
+
     looks_first: bool = False
     """Whether `examine` must see finite values only; on an accelerator each batch is waited for."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from data_agent.errors import CheckpointError
+from data_agent.runtime.shards import Shard
 from data_agent.selecting.block import (
     EVERYTHING,
     Block,
@@ -88,9 +89,13 @@ class Recorder:
         if valid is not None:
             self.staging.refuse(feedback.index[~valid])
 
-    def merge(self) -> None:
-        """Take the epoch's rows of all ranks into the method and all tables; a collective call."""
-        index, rows = keep_last(*self.staging.rows_of_all())
+    def merge(self, shard: Shard) -> None:
+        """Take the epoch's rows of all ranks into the method and all tables; a collective call.
+
+        These know the samples by their places in `shard`, of which all rows are.
+        """
+        index, rows = self.staging.rows_of_all()
+        index, rows = keep_last(shard.places(index), rows)
         if rows[VALUES].shape[1:].numel():
             self._method.merge(index, rows[VALUES])
         for table in self._tables:
@@ -98,6 +103,8 @@ class Recorder:
 
     def check(self) -> None:
         """Let tables look at this rank's rows of the last epoch, which is merged into none."""
+        if not self._tables:
+            return
         index, rows = keep_last(*self.staging.rows())
         for table in self._tables:
             table.check(index, rows_of(table, rows))

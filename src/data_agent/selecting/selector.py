@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from data_agent.budget.composition import Composed, Composition
-from data_agent.budget.rounds import LastRounds
 from data_agent.budget.schedule import ScheduleKind, SelectionSchedule
-from data_agent.errors import CheckpointError, InputError, StateError
+from data_agent.errors import CheckpointError, InputError
 from data_agent.runtime import distributed
 from data_agent.runtime.clock import Stopwatch
 from data_agent.runtime.masks import size_of
 from data_agent.runtime.random import check_seed
+from data_agent.runtime.shards import WHOLE, own_shard
 from data_agent.runtime.state import STATE_VERSION, check_header, checksum
 from data_agent.selecting.columns import Table
 from data_agent.selecting.counting import CountsEpochs
@@ -39,6 +39,7 @@ from data_agent.selecting.method import Method
 from data_agent.selecting.nonfinite import OnNonfinite
 from data_agent.selecting.readings import progress_metrics, progress_summary
 from data_agent.selecting.recorder import Recorder
+from data_agent.selecting.sharding import check_can_shard
 from data_agent.selecting.taps import Watcher
 from data_agent.selecting.trusted_rows import check_room, trusted_mask
 
@@ -57,6 +58,8 @@ class Selector(Watcher, CountsEpochs, Method):
         on_nonfinite: what NaN or infinite values in a batch do: "raise" or "skip" (and count).
         trusted: int `[T]`, positions of rows that are in every epoch after the warm-up, whatever
             the method thinks of them; None for none.
+        sharded: whether each rank keeps and chooses from every world-th sample only, see
+            docs/decisions/0017-shards.md; the process group must be there.
         tables: what is remembered of each sample besides what the method records.
 
     Raises:
@@ -73,6 +76,7 @@ class Selector(Watcher, CountsEpochs, Method):
         schedule: ScheduleKind | None = None,
         on_nonfinite: OnNonfinite = "raise",
         trusted: Tensor | Sequence[int] | None = None,
+        sharded: bool = False,
         tables: tuple[Table, ...] = (),
     ) -> None:
         check_seed(seed)
@@ -88,6 +92,14 @@ class Selector(Watcher, CountsEpochs, Method):
             )
         )
         self.seed = seed
+        self._shard = WHOLE
+        if sharded:
+            check_can_shard(self, self.schedule, by_rules=bool(tables) or trusted is not None)
+            self._shard = own_shard()
+            if num_samples < self._shard.world:
+                raise InputError(
+                    f"num_samples is {num_samples}, and {self._shard.world} ranks need one each."
+                )
         self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
         self._tables = tables
@@ -115,22 +127,23 @@ class Selector(Watcher, CountsEpochs, Method):
             if epoch == self._running.epoch:
                 return
             with distributed.together(f"begin_epoch({epoch})"), distributed.failing_together():
-                self._running.check_next(epoch, self.schedule)
+                self._running.check_next(epoch, self.own)
         elif epoch > 0:
             warn_of_late_start(epoch)
         with self._clock.running(), distributed.together(f"begin_epoch({epoch})"):
             self.settle()
             if (ended := self._running) is not None:
-                self.epoch_ends(ended.epoch, ended.selection.index)
-            self._recorder.merge()
+                self.epoch_ends(ended.epoch, self._shard.places(ended.selection.index))
+            with self._own_rows():
+                self._recorder.merge(self._shard)
             if ended is None:
                 logger.info("%s: %s.", self.name, self.describe())
             composed, selection = self._compute_selection(epoch, self._left_over())
             self._recorder.staging.clear()
             self._running = RunningEpoch(
-                *(epoch, selection, composed.uniform, self.schedule),
-                displaced=composed.displaced,
-                first=composed.first,
+                *(epoch, selection, composed.uniform, self.own),
+                displaced=self._shard.samples(composed.displaced),
+                first=None if composed.first is None else self._shard.samples(composed.first),
             )
         self._just_restored = False
 
@@ -143,7 +156,10 @@ class Selector(Watcher, CountsEpochs, Method):
                 self._recorder.check()
 
     def select(self, epoch: int) -> Selection:
-        """The samples of `epoch`, from the table as it is now; changes no state."""
+        """The samples of `epoch`, from the table as it is now; changes no state.
+
+        Of a sharded selector those of this rank, of any other those of all ranks.
+        """
         if self._running is not None and self._running.epoch == epoch:
             return self._running.selection
         return self._compute_selection(epoch)[1]
@@ -209,13 +225,13 @@ class Selector(Watcher, CountsEpochs, Method):
             StateError: no epoch has begun, or the running one is over.
         """
         running = self._open_epoch()
-        running.check_open(self.schedule)
+        running.check_open(self.own)
         with self._clock.running(), plain_arithmetic(feedback.losses.device):
             if feedback.index.device.type != "cpu":
                 feedback = replace(feedback, index=feedback.index.cpu())
             index = feedback.index
-            running.check_resumed(index, self.schedule, self.seed)
-            places = running.places(index, self.schedule)
+            running.check_resumed(index, self.own, self.order_seed)
+            places = running.places(index, self.own)
             self._recorder.take_in(feedback)
             running.observed.mark(places)
             running.num_observed += (size := len(feedback))
@@ -254,43 +270,12 @@ class Selector(Watcher, CountsEpochs, Method):
         """Weights float32 `[B]` of samples of the running epoch, on the host; None means ones."""
         return self._open_epoch().selection.weights_of(index.cpu())
 
-    # Loaders.
-
-    def use_loader(
-        self,
-        batch_size: int,
-        *,
-        world: int = 1,
-        drop_last: bool = False,
-        last_rounds: LastRounds = "spread",
-    ) -> None:
-        """Fit the budget to a loader's batches; called by the sampler, before the first epoch.
-
-        Raises:
-            StateError: an epoch has begun with other batches.
-            InputError: an epoch would be empty.
-        """
-        schedule = self.schedule.for_loader(
-            batch_size, world=world, drop_last=drop_last, last_rounds=last_rounds
-        )
-        if schedule == self.schedule:
-            return
-        is_second = self.schedule.batch_size is not None
-        if self._running is not None and (is_second or schedule.num_kept != self.schedule.num_kept):
-            raise StateError(
-                f"a loader with batches of {batch_size} on {world} rank(s) (drop_last={drop_last}) "
-                "would change the running epoch. Build the loader before the first epoch begins, "
-                "and before a state is loaded, and no second one with other batches."
-            )
-        self.schedule = schedule
-        self._compose()
-
-    def uniform_rows(self, index: Tensor) -> Tensor:
-        """Bool `[B]`: which of these samples of the running epoch the method did not choose."""
-        uniform = self._open_epoch().uniform
-        return torch.ones(len(index), dtype=torch.bool) if uniform is None else uniform[index]
-
     # Readings.
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order in which this rank's batches come; another one for each shard."""
+        return self._shard.seed(self.seed)
 
     @property
     def overhead_seconds(self) -> float:
@@ -314,16 +299,21 @@ class Selector(Watcher, CountsEpochs, Method):
         """All that the rest of the run depends on; loads with `torch.load(weights_only=True)`.
 
         On several ranks a collective call: every rank makes it and holds the state of all; one of
-        them writes it. It loads on every rank, on any number of ranks.
+        them writes it. It loads on every rank, on any number of ranks. Of a sharded selector each
+        rank holds, writes and loads a piece of its own; `reshard` makes pieces for other ranks.
         """
         running = self._running
+        with self._own_rows():
+            if self._shard.is_part and running is not None and running.is_over(self.own):
+                self._recorder.act()  # as the next epoch would; its rows can then go to any rank
+            rows = self._recorder.state_dict()
         return {
             "version": STATE_VERSION,
             **self._header(),
             "visits": self._total_visits(),
             "overhead_seconds": self.overhead_seconds,
-            **self._recorder.state_dict(),
-            "running": running and running.state_dict(self.schedule),
+            **rows,
+            "running": running and running.state_dict(self.own),
             "tables": {table.name: table.state_dict() for table in self._tables},
             "method": self.method_state(),
         }
@@ -335,7 +325,8 @@ class Selector(Watcher, CountsEpochs, Method):
         Raises:
             CheckpointError: the state is damaged, newer than this version, or of another run.
         """
-        check_header(state, self._header())
+        with distributed.failing_together():
+            check_header(state, self._header())
         before = self.state_dict()
         try:
             self._load(state)
@@ -359,16 +350,22 @@ class Selector(Watcher, CountsEpochs, Method):
         saved = state["running"]
         self._running = None
         if saved is not None:
-            self._running = RunningEpoch.from_state(saved, self.schedule, self.seed)
+            self._running = RunningEpoch.from_state(saved, self.own, self.seed)
         self._just_restored = self._running is not None
-        self._recorder.load_state_dict(state)
+        with self._own_rows():
+            self._recorder.load_state_dict(state)
 
     # Helpers.
 
     def _compose(self) -> None:
         if self.trusted is not None:
             check_room(int(self.trusted.sum()), self.schedule)
-        self._composition = Composition(self.schedule, self.seed, self.trusted)
+        self.own = self.schedule.for_shard(self._shard)
+        self._composition = Composition(self.own, self.seed, self.trusted)
+
+    def _own_rows(self) -> AbstractContextManager[None]:
+        """Rows of feedback are exchanged in the block, unless each rank keeps those of its own."""
+        return distributed.alone() if self._shard.is_part else nullcontext()
 
     def _header(self) -> dict[str, object]:
         """What must be equal for a state to be of this run."""
@@ -382,13 +379,14 @@ class Selector(Watcher, CountsEpochs, Method):
             "seed": self.seed,
             "trusted": None if self.trusted is None else checksum(self.trusted),
             "settings": self.settings(),
+            **({"shard": [self._shard.rank, self._shard.world]} if self._shard.is_part else {}),
         }
 
     def _left_over(self) -> Tensor | None:
         """What the running epoch did not train on, where samples can come first; collective."""
         if self._running is None or self.schedule.kind not in CARRIES_OVER:
             return None
-        return self._running.left_over(self.schedule, self.seed)
+        return self._shard.places(self._running.left_over(self.own, self.order_seed))
 
     def _compute_selection(
         self, epoch: int, first: Tensor | None = None
@@ -397,4 +395,4 @@ class Selector(Watcher, CountsEpochs, Method):
         weights = None
         if composed.uniform is not None and size_of(composed.excluded) < len(composed.index):
             weights = self.weigh(epoch, composed.index, composed.excluded)
-        return composed, Selection(composed.index, weights)
+        return composed, Selection(self._shard.samples(composed.index), weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -10,7 +12,7 @@ from data_agent_lab.data import digits
 
 
 def test_they_are_those_that_scikit_learn_gives() -> None:
-    expected = load_digits()
+    expected: Any = load_digits()
     levels, target = digits.read_digits()
     assert np.array_equal(levels, expected["images"])
     assert np.array_equal(target, expected["target"])

@@ -91,36 +91,53 @@ def reshard(states: Sequence[Mapping[str, Any]], world: int) -> list[dict[str, A
     _check_pieces(states)
     size = int(states[0]["num_samples"])
     old, new = ([Shard(rank, of) for rank in range(of)] for of in (len(states), world))
-    index, rows = _staged(states)
-    sketch = torch.cat([state["sketch"] for state in states])
-    tables = [state["method"].get("table", {}) for state in states]
-    table = {name: _whole([each[name] for each in tables], old, size) for name in tables[0]}
-    pieces: list[dict[str, Any]] = []
-    for shard in new:
-        is_own = index % world == shard.rank
-        piece = {**states[0], "shard": [shard.rank, world]}
-        piece["staged_index"] = index[is_own]
-        piece["staged_rows"] = {name: column[is_own] for name, column in rows.items()}
-        piece["staged_sizes"] = [len(piece["staged_index"])]
-        piece["sketch"] = sketch[sketch[:, 0] % world == shard.rank]
-        piece["sketch_sizes"] = [len(piece["sketch"])]
-        piece["num_skipped"] = 0 if shard.rank else sum(int(s["num_skipped"]) for s in states)
-        if table:
-            own = {n: None if whole is None else _part(whole, shard) for n, whole in table.items()}
-            piece["method"] = {**states[0]["method"], "table": own}
-        pieces.append(piece)
+    pieces: list[dict[str, Any]] = [{**states[0], "shard": [s.rank, s.world]} for s in new]
+    for piece, shard in zip(pieces, new, strict=True):
+        piece.update(_rows_of(states, shard))
+    table = _whole_table(states, old, size)
+    for piece, shard in zip(pieces, new, strict=True):
+        own = {n: None if whole is None else _part(whole, shard) for n, whole in table.items()}
+        piece["method"] = {**states[0]["method"], **({"table": own} if own else {})}
     if states[0]["running"] is not None:
-        running = [state["running"] for state in states]
-        sizes = [shard.size(size) for shard in old]
-        masks = [unpacked(r["selection"], s) for r, s in zip(running, sizes, strict=True)]
-        whole = _whole(masks, old, size)
-        assert whole is not None
-        put_off = _oldest_first(
-            [s.samples(r["displaced"]) for s, r in zip(old, running, strict=True)]
-        )
+        chosen, put_off = _epoch(states, old, size)
         for piece, shard in zip(pieces, new, strict=True):
-            piece["running"] = _running_of(states, whole, put_off, shard)
+            piece["running"] = _running_of(states, chosen, put_off, shard)
     return pieces
+
+
+def _rows_of(states: Sequence[Mapping[str, Any]], shard: Shard) -> dict[str, Any]:
+    """The rows of feedback, and the labels that are looked at, which fall to a shard."""
+    index, rows = _staged(states)
+    is_own = index % shard.world == shard.rank
+    sketch = torch.cat([state["sketch"] for state in states])
+    sketch = sketch[sketch[:, 0] % shard.world == shard.rank]
+    return {
+        "staged_index": index[is_own],
+        "staged_rows": {name: column[is_own] for name, column in rows.items()},
+        "staged_sizes": [int(is_own.sum())],
+        "num_skipped": 0 if shard.rank else sum(int(state["num_skipped"]) for state in states),
+        "sketch": sketch,
+        "sketch_sizes": [len(sketch)],
+    }
+
+
+def _whole_table(
+    states: Sequence[Mapping[str, Any]], shards: list[Shard], size: int
+) -> dict[str, Tensor | None]:
+    """The columns `[N, ...]` of a method that has a table, by name."""
+    tables = [state["method"].get("table", {}) for state in states]
+    return {name: _whole([table[name] for table in tables], shards, size) for name in tables[0]}
+
+
+def _epoch(
+    states: Sequence[Mapping[str, Any]], shards: list[Shard], size: int
+) -> tuple[Tensor, Tensor]:
+    """Of the epoch that is over: who was in it, bool `[N]`, and whose visit was put off."""
+    running = [state["running"] for state in states]
+    pairs = list(zip(running, shards, strict=True))
+    chosen = _whole([unpacked(r["selection"], s.size(size)) for r, s in pairs], shards, size)
+    assert chosen is not None
+    return chosen, _oldest_first([s.samples(r["displaced"]) for r, s in pairs])
 
 
 def _staged(states: Sequence[Mapping[str, Any]]) -> tuple[Tensor, dict[str, Tensor]]:

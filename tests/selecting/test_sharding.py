@@ -202,6 +202,30 @@ def test_there_and_back_nothing_is_lost(build):
         assert equal_states(before["method"]["table"], now["method"]["table"])
 
 
+@pytest.mark.filterwarnings("ignore:.*were not trained on")
+def test_what_was_left_out_comes_first_on_its_rank_and_on_others(build):
+    """A batch of epoch 4 comes in epoch 5; what 5 put off comes on other ranks in epoch 6."""
+    agents = [build(rank, 2, size=208) for rank in range(2)]
+    for agent in agents:
+        run_epochs(agent, range(4))
+        agent.begin_epoch(4)
+        *batches, last = batches_of(agent)
+        for index in batches:
+            observe(agent, index)
+        run_epochs(agent, [5])
+        assert set(last.tolist()) <= set(agent.first_of(5).tolist())
+        assert set(last.tolist()) <= set(agent.select(5).index.tolist())
+    pieces = [agent.state_dict() for agent in agents]
+    for rank, piece in enumerate(pieces):  # as if visits had been put off
+        piece["running"]["displaced"] = torch.tensor([7 + rank, 3])
+    due = {0: [], 1: [17], 2: [14, 6], 3: [7]}  # 2 * 7, 2 * 3; 2 * 8 + 1, 2 * 3 + 1
+    others = [build(rank, 4, size=208) for rank in range(4)]
+    for agent, piece in zip(others, reshard(pieces, 4), strict=True):
+        agent.load_state_dict(piece)
+        first = agent.first_of(6)
+        assert ([] if first is None else first.tolist()) == due[agent.own.shard.rank]
+
+
 def test_pieces_that_do_not_belong_together_are_refused(build):
     _, pieces = pieces_of(build, 2)
     with pytest.raises(CheckpointError, match="expected those of all ranks, in rank order"):

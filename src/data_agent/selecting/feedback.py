@@ -7,6 +7,7 @@ import math
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, SupportsFloat
 
 import torch
@@ -87,8 +88,8 @@ class Feedback:
             InputError: a tensor of another shape or dtype; the message names it.
         """
         changed = object.__new__(Feedback)
-        for name in _FIELDS:
-            object.__setattr__(changed, name, getattr(self, name))
+        for name, value in zip(_FIELDS, _values_of(self), strict=True):
+            object.__setattr__(changed, name, value)
         for name, value in columns.items():
             if name in _SHAPES and value is not None:
                 value = _checked_column(name, value, self.losses.shape[0])
@@ -97,6 +98,7 @@ class Feedback:
 
 
 _FIELDS = tuple(each.name for each in fields(Feedback))
+_values_of = attrgetter(*_FIELDS)
 
 
 def _checked_column(name: str, value: Any, size: int) -> Tensor:

@@ -100,6 +100,8 @@ class Selector(Watcher, CountsEpochs, Method):
                 raise InputError(
                     f"num_samples is {num_samples}, and {self._shard.world} ranks need one each."
                 )
+        self.order_seed = self._shard.seed(seed)
+        """Of the order in which this rank's batches come; another one for each shard."""
         self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
         self._tables = tables
@@ -271,11 +273,6 @@ class Selector(Watcher, CountsEpochs, Method):
         return self._open_epoch().selection.weights_of(index.cpu())
 
     # Readings.
-
-    @property
-    def order_seed(self) -> int:
-        """Seed of the order in which this rank's batches come; another one for each shard."""
-        return self._shard.seed(self.seed)
 
     @property
     def overhead_seconds(self) -> float:

@@ -38,6 +38,7 @@ class DataAgent(RuledSelector):
         on_nonfinite: what NaN or infinite values in a batch do: "raise" or "skip" (and count).
         sharded: whether each rank keeps and chooses from every world-th sample only, see
             docs/distributed.md; for more samples than one machine shall remember.
+        sample_statistics: whether what each sample showed is remembered for `table()`.
 
     Raises:
         InputError: a value outside its range.
@@ -62,10 +63,11 @@ class DataAgent(RuledSelector):
         trusted: Tensor | Sequence[int] | None = None,
         on_nonfinite: OnNonfinite = "raise",
         sharded: bool = False,
+        sample_statistics: bool = True,
     ) -> None:
         budget: dict[str, Any] = {"num_samples": num_samples, "epochs": epochs, "seed": seed}
         budget.update(keep_ratio=keep_ratio, on_nonfinite=on_nonfinite, trusted=trusted)
-        budget.update(sharded=sharded)
+        budget.update(sharded=sharded, sample_statistics=sample_statistics)
         self.config: Any = config
         """A DataAgentConfig, or with trusted rows a TrustedConfig."""
         self.policy: Any
@@ -154,6 +156,10 @@ class DataAgent(RuledSelector):
         As of the running epoch's beginning, when the last epoch's feedback was merged.
         """
         return self._table.expected_actions()
+
+    def sample_scores(self) -> Tensor:
+        """As `expected_actions`."""
+        return self.expected_actions()
 
     def action_histogram(self, bins: int = 20) -> Tensor:
         """int64 `[bins]`: how many samples have an expected action in each part of [0, 1]."""

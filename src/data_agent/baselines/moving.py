@@ -40,6 +40,10 @@ class MovingLoss(Remembers, Selector):
         """The losses, `[B, 1]`."""
         return feedback.losses.float().unsqueeze(1)
 
+    def sample_scores(self) -> Tensor:
+        """The moving means of the losses."""
+        return self.mean
+
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Move both averages."""
         self.mean[index], self.variance[index] = moved(

@@ -66,6 +66,10 @@ class Scored(Remembers, RuledSelector):
         """The scores, `[B, 1]`."""
         return self.score(feedback).float().unsqueeze(1)
 
+    def sample_scores(self) -> Tensor:
+        """The scores."""
+        return self.scores
+
     def merge(self, index: Tensor, values: Tensor) -> None:
         """The last visit's score replaces the one before."""
         self.scores[index] = values[:, 0]

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_agent.errors import InputError
@@ -114,6 +115,11 @@ class RuledSelector(Selector):
                 "method label-aware."
             )
         return self._labels.suspects()
+
+    def table(self) -> dict[str, NDArray[Any]]:
+        """As every selector; and with label rules "suspected", bool `[N]`, as `suspects`."""
+        own = {} if self._labels is None else {"suspected": self.suspects().numpy()}
+        return {**super().table(), **own}
 
     def rules_in_words(self) -> str:
         """A clause about the rules: what they do now, or that there are none."""

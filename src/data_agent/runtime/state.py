@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_agent.errors import CheckpointError
 
-STATE_VERSION = 8
+STATE_VERSION = 9
 
 
 def check_header(state: object, expected: Mapping[str, object]) -> None:

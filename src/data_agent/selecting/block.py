@@ -61,6 +61,11 @@ class Block:
         }
         self._places = [column.split(size) for column in self._columns.values()]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the losses are."""
+        return self._columns["losses"].device
+
     def fits(self, batch: Columns) -> bool:
         """Whether a batch brings the same columns, and there is room for it.
 

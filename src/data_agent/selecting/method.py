@@ -152,6 +152,13 @@ class Method(ChecksNames):
         del epoch, index, excluded
         return None
 
+    def sample_scores(self) -> Tensor | None:
+        """What the method ranks samples by now: float `[N]` on the host, or None.
+
+        For people to see, in `table()`; not finite where a sample has none yet.
+        """
+        return None
+
     def method_state(self) -> dict[str, Any]:
         """The method's own state, of tensors, numbers, strings, lists and dicts."""
         return {}

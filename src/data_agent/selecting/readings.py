@@ -1,10 +1,67 @@
-"""Where a run stands and what it saved: for loggers and for people."""
+"""Where a run stands, what it saved and what samples showed: for loggers and for people."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from data_agent.budget.schedule import SelectionSchedule
+from data_agent.runtime import distributed
 from data_agent.runtime.clock import Stopwatch
+from data_agent.selecting.counting import CountsEpochs
 from data_agent.selecting.epoch import RunningEpoch
+from data_agent.selecting.method import Method
+from data_agent.selecting.recorder import Recorder
+from data_agent.selecting.statistics import SampleStatistics
+
+
+class Readings(CountsEpochs, Method):
+    """What a selector tells of its run; nothing here changes its state."""
+
+    _clock: Stopwatch
+    _recorder: Recorder
+    _statistics: SampleStatistics | None
+
+    @property
+    def overhead_seconds(self) -> float:
+        """Time spent inside the selector so far."""
+        return self._clock.seconds
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for any logger: where the run stands and what it saved."""
+        now = progress_metrics(self.schedule, self._running, visits=self.visits, clock=self._clock)
+        return {**now, "skipped_nonfinite": float(self._recorder.staging.num_skipped)}
+
+    def summary(self) -> str:
+        """One line for a person: where the run stands, and which algorithm runs."""
+        where = progress_summary(self.name, self.schedule, self._running, self.metrics())
+        return f"{where}; {self.describe()}"
+
+    @distributed.together("table()")
+    def table(self) -> dict[str, NDArray[Any]]:
+        """What every sample showed so far: arrays `[N]` by name, for a data frame or a file.
+
+        Always "index" (int64), and unless `sample_statistics` is off "visits" (int64), "loss" of
+        the last visit and "mean_loss" over all visits (float32). Where logits or uncertainties came
+        "uncertainty", the mean. Where labels came "label" (int64), and with logits
+        "mean_probability" of the label, "margin" (what the label's probability was above that of
+        the likeliest other class, on average) and "suggested_label" (int64), the class that was
+        believed most. Where the method has one "score", what it ranks samples by, and with label
+        rules "suspected", bool. nan and -1 stand for what a sample did not show.
+
+        On several ranks a collective call. The running epoch's visits count.
+        """
+        found: dict[str, NDArray[Any]] = {"index": np.arange(self.schedule.num_samples)}
+        if self._statistics is not None:
+            statistics = self._statistics.copy()
+            statistics.merge(*self._recorder.rows_so_far(statistics))
+            found.update(statistics.arrays())
+        if (score := self.sample_scores()) is not None:
+            values = score.float().numpy()
+            found["score"] = np.where(np.isfinite(values), values, np.float32(np.nan))
+        return found
 
 
 def progress_metrics(

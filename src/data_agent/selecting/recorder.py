@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from data_agent.errors import CheckpointError
+from data_agent.runtime import distributed
 from data_agent.runtime.shards import Shard
 from data_agent.selecting.block import (
     EVERYTHING,
@@ -17,7 +19,7 @@ from data_agent.selecting.block import (
     columns_of,
     state_of_all,
 )
-from data_agent.selecting.columns import VALUES, Table, as_rows, rows_of
+from data_agent.selecting.columns import VALUES, Rows, Table, as_rows, rows_of
 from data_agent.selecting.feedback import Feedback, plain_arithmetic
 from data_agent.selecting.label_sketch import LabelSketch
 from data_agent.selecting.method import Method
@@ -108,6 +110,23 @@ class Recorder:
         index, rows = keep_last(*self.staging.rows())
         for table in self._tables:
             table.check(index, rows_of(table, rows))
+
+    def rows_so_far(self, table: Table) -> tuple[Tensor, Rows]:
+        """A table's rows of the running epoch, of all ranks and one a sample; a collective call.
+
+        Those that nobody acted on yet are among them, and stay as they are.
+        """
+        index, staged = self.staging.rows()
+        rows = rows_of(table, staged)
+        if self._block is not None:
+            with plain_arithmetic(self._block.device):
+                feedback, _ = without_nonfinite(self._block.feedback())
+                if feedback is not None:
+                    index = torch.cat([index, feedback.index])
+                    more = table.record(feedback)
+                    rows = {name: torch.cat([rows[name], more[name].cpu()]) for name in rows}
+        index, *columns = distributed.gather_rows(index, *rows.values())
+        return keep_last(index, dict(zip(rows, columns, strict=True)))
 
     def state_dict(self) -> dict[str, Any]:
         """What is staged, and the block as it stands, of all ranks; a collective call."""

@@ -37,16 +37,17 @@ from data_agent.selecting.feedback import (
 )
 from data_agent.selecting.method import Method
 from data_agent.selecting.nonfinite import OnNonfinite
-from data_agent.selecting.readings import progress_metrics, progress_summary
+from data_agent.selecting.readings import Readings
 from data_agent.selecting.recorder import Recorder
 from data_agent.selecting.sharding import check_can_shard
+from data_agent.selecting.statistics import SampleStatistics
 from data_agent.selecting.taps import Watcher
 from data_agent.selecting.trusted_rows import check_room, trusted_mask
 
 logger = logging.getLogger("data_agent")
 
 
-class Selector(Watcher, CountsEpochs, Method):
+class Selector(Watcher, Readings, CountsEpochs, Method):
     """Chooses the samples of each epoch; every method is one. To write one, see `Method`.
 
     Args:
@@ -60,7 +61,9 @@ class Selector(Watcher, CountsEpochs, Method):
             the method thinks of them; None for none.
         sharded: whether each rank keeps and chooses from every world-th sample only, see
             docs/decisions/0017-shards.md; the process group must be there.
-        tables: what is remembered of each sample besides what the method records.
+        sample_statistics: whether what each sample showed is remembered for `table()`: 12 to 44
+            bytes a sample, see `SampleStatistics`; never where the tables are sharded.
+        tables: what is remembered of each sample besides that and what the method records.
 
     Raises:
         InputError: a value outside its range.
@@ -77,6 +80,7 @@ class Selector(Watcher, CountsEpochs, Method):
         on_nonfinite: OnNonfinite = "raise",
         trusted: Tensor | Sequence[int] | None = None,
         sharded: bool = False,
+        sample_statistics: bool = True,
         tables: tuple[Table, ...] = (),
     ) -> None:
         check_seed(seed)
@@ -104,8 +108,10 @@ class Selector(Watcher, CountsEpochs, Method):
         """Of the order in which this rank's batches come; another one for each shard."""
         self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
-        self._tables = tables
-        self._recorder = Recorder(self, tables, on_nonfinite, num_samples)
+        remembers = sample_statistics and not sharded
+        self._statistics = SampleStatistics(num_samples) if remembers else None
+        self._tables = tables if self._statistics is None else (*tables, self._statistics)
+        self._recorder = Recorder(self, self._tables, on_nonfinite, num_samples)
         self.trusted = None if trusted is None else trusted_mask(trusted, num_samples)
         """Bool `[N]`, rows that are in every epoch after the warm-up; None for none."""
         self._compose()
@@ -272,23 +278,6 @@ class Selector(Watcher, CountsEpochs, Method):
         """Weights float32 `[B]` of samples of the running epoch, on the host; None means ones."""
         return self._open_epoch().selection.weights_of(index.cpu())
 
-    # Readings.
-
-    @property
-    def overhead_seconds(self) -> float:
-        """Time spent inside the selector so far."""
-        return self._clock.seconds
-
-    def metrics(self) -> dict[str, float]:
-        """Numbers for any logger: where the run stands and what it saved."""
-        now = progress_metrics(self.schedule, self._running, visits=self.visits, clock=self._clock)
-        return {**now, "skipped_nonfinite": float(self._recorder.staging.num_skipped)}
-
-    def summary(self) -> str:
-        """One line for a person: where the run stands, and which algorithm runs."""
-        where = progress_summary(self.name, self.schedule, self._running, self.metrics())
-        return f"{where}; {self.describe()}"
-
     # State.
 
     @distributed.together("state_dict()")
@@ -375,6 +364,7 @@ class Selector(Watcher, CountsEpochs, Method):
             "schedule": self.schedule.kind,
             "seed": self.seed,
             "trusted": None if self.trusted is None else checksum(self.trusted),
+            "sample_statistics": self._statistics is not None,
             "settings": self.settings(),
             **({"shard": [self._shard.rank, self._shard.world]} if self._shard.is_part else {}),
         }

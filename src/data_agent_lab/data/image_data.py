@@ -87,6 +87,16 @@ class ImageData:
         """int64 `[N]`: before any noise where that is known, negative of foreign samples."""
         return self.train_labels if self.clean_labels is None else self.clean_labels
 
+    def at(self, rows: Tensor) -> ImageData:
+        """The data with these training samples only, int64 `[M]`."""
+        clean = self.clean_labels
+        return replace(
+            self,
+            train_images=self.train_images[rows],
+            train_labels=self.train_labels[rows],
+            clean_labels=None if clean is None else clean[rows],
+        )
+
     def num_noisy(self, labels: Tensor) -> int:
         """How many of the training labels `labels` (int64 `[N]`) are not the clean ones."""
         return int((labels != self.true_labels).sum())

@@ -5,6 +5,7 @@ environment.json                 machine, versions, commit and command of every 
 metrics.jsonl                    one line an epoch, appended
 checkpoint.safetensors           where to go on; at the end the trained model
 checkpoint-previous.safetensors  the one before it, until the run has finished
+samples.parquet, samples.csv     the numbers of every sample, written at the end
 result.json                      written last; a run without it is unfinished
 
 All of it is data: nothing in a folder is executed or imported. Links are refused, so that nothing

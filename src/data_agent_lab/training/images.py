@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from data_agent.errors import CheckpointError
 from data_agent.methods import method_class
 from data_agent.runtime import distributed
 from data_agent_lab.data.image_data import corrupt_labels, trusted_of
+from data_agent_lab.runs.samples import read_index
 from data_agent_lab.training.batches import Batches
 from data_agent_lab.training.engine import Engine, Hook, Position, leaving_no_trace, measure
 from data_agent_lab.training.models import Network, build_model
@@ -56,6 +58,10 @@ class ImageEngine(Engine):
         self.labels = corrupt_labels(
             data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
         )
+        if recipe.keep_index is not None:  # behind the noise: the same labels are wrong as before
+            rows = torch.from_numpy(read_index(Path(recipe.keep_index), data.num_train))
+            self.data = data = data.at(rows)
+            self.labels = self.labels[rows]
         self.true_labels = data.true_labels
         options: dict[str, Any] = {}
         if (rows := trusted_of(data, recipe)) is not None:

@@ -21,6 +21,7 @@ from data_agent_lab.progress import Progress, never, silent
 from data_agent_lab.recipes import Recipe, RunConfig, TextRecipe
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import RunResult
+from data_agent_lab.runs.samples import SAMPLES, write_columns
 from data_agent_lab.training.engine import Engine
 from data_agent_lab.training.images import ImageEngine
 from data_agent_lab.training.ranks import check_same_step, choose_device, on_any_rank
@@ -79,7 +80,9 @@ def train_run(
         return None
     last = monitor.last or folder.metrics()[-1]  # only the result was missing
     result = _result(engine, last).as_dict()
+    table = engine.selector.table()
     if is_writer:
+        write_columns(folder.path / SAMPLES, table, class_names=engine.data.class_names)
         engine.finish()
         folder.finish(result)
     return result

@@ -24,7 +24,7 @@ from data_agent_lab.methods import check_fits_language, is_batch_selector
 from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.training.engine import Engine, Hook
 from data_agent_lab.training.text_evaluation import evaluate, harness_metrics, load_harness
-from data_agent_lab.training.text_trainers import make_trainer
+from data_agent_lab.training.text_trainers import kept_rows, make_trainer
 
 _LEDGER = "ledger.json"  # in a checkpoint, written last
 
@@ -37,6 +37,11 @@ def check_text(config: RunConfig[TextRecipe]) -> None:
         raise InputError(
             f"{config.method!r} chooses rows of a batch, and --packing joins them into one row. "
             "Leave out --packing, or take another method."
+        )
+    if recipe.packing and recipe.keep_index is not None:
+        raise InputError(
+            "--keep-index names rows, and with --packing a sample is a pack of several. Leave out "
+            "one of them."
         )
     load_harness(recipe)
 
@@ -69,7 +74,7 @@ class TextEngine(Engine):
         self.labels = self.true_labels = None
         if self.data.class_names:
             self.labels = torch.tensor(self.trainer.rows["labels"])
-            true, trusted = self.data.train, self.data.trusted
+            true, trusted = kept_rows(self.recipe, self.data.train), self.data.trusted
             behind = [] if trusted is None else trusted["labels"][:]
             self.true_labels = torch.tensor([*true["labels"], *behind])
         self.warm_up(self._first_loss)

@@ -21,6 +21,7 @@ from data_agent_lab.data.image_data import corrupt_labels
 from data_agent_lab.data.texts import LanguageData
 from data_agent_lab.methods import is_batch_selector, needs
 from data_agent_lab.recipes import RunConfig, TextRecipe
+from data_agent_lab.runs.samples import read_index
 from data_agent_lab.training.engine import Engine
 from data_agent_lab.training.ledger import Ledger
 from data_agent_lab.training.plan import plan_run
@@ -130,13 +131,20 @@ def make_trainer(engine: Engine, checkpoints: Path) -> LabTrainer | LabSFTTraine
 
 
 def training_rows(config: RunConfig[TextRecipe], data: LanguageData) -> datasets.Dataset:
-    """The rows to train on: of a noisy recipe with the run's own wrong labels."""
-    share = config.recipe.label_noise
-    if share == 0:
-        return data.train
-    labels, num_classes = torch.tensor(data.train["labels"]), len(data.class_names)
-    noisy = corrupt_labels(labels, share, num_classes=num_classes, seed=config.seed)
-    return data.train.remove_columns("labels").add_column("labels", noisy.tolist())
+    """The rows to train on: of a noisy recipe with the run's own wrong labels; those kept."""
+    rows, share = data.train, config.recipe.label_noise
+    if share > 0:
+        labels, num_classes = torch.tensor(rows["labels"]), len(data.class_names)
+        noisy = corrupt_labels(labels, share, num_classes=num_classes, seed=config.seed)
+        rows = rows.remove_columns("labels").add_column("labels", noisy.tolist())
+    return kept_rows(config.recipe, rows)
+
+
+def kept_rows(recipe: TextRecipe, rows: datasets.Dataset) -> datasets.Dataset:
+    """Those of all training rows that the recipe keeps."""
+    if recipe.keep_index is None:
+        return rows
+    return rows.select(read_index(Path(recipe.keep_index), len(rows)))
 
 
 def _arguments(config: RunConfig[TextRecipe], folder: Path, *, on_cpu: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import InputError
 from data_agent.runtime.distributed import failing_together, rank
-from data_agent_lab.commands import Archive, Command, Compare, Report, Train
+from data_agent_lab.commands import Archive, Audit, Command, Compare, Report, Train
 from data_agent_lab.comparing.execution import RunOutcome
 from data_agent_lab.comparing.forecast import forecast
 from data_agent_lab.comparing.grid import all_runs, parse_keep_ratios, parse_names, parse_seeds
@@ -64,6 +64,8 @@ def do(command: Command, argv: Sequence[str]) -> int:
         return _compare(command, argv)
     if isinstance(command, Archive):
         stdout().print(write_archive(command.folder, command.output))
+    elif isinstance(command, Audit):
+        _audit(command)
     else:
         _show(command.folder, command)
     return DONE
@@ -208,6 +210,29 @@ def _write_page(
 
     path = write_page(report, groups, folder, may_download=may_download)
     stdout().print(f"Open it in a browser: {path.resolve().as_uri()}", soft_wrap=True)
+
+
+def _audit(command: Audit) -> None:
+    """Audit a run or numbers of samples, write what was found, and say the first of it."""
+    from data_agent_lab.auditing.audit import audit_of, parse_kinds, write_audit
+    from data_agent_lab.auditing.datalab import write_datalab
+    from data_agent_lab.auditing.words import in_words
+
+    source = command.source
+    drop = [] if command.drop is None else parse_kinds(command.drop)
+    folder = command.output or (source if source.is_dir() else source.parent) / "audit"
+    audit = audit_of(
+        source,
+        budget=command.budget,
+        duplicates=command.duplicates,
+        features=command.features,
+    )
+    written = write_audit(audit, folder, drop=drop)
+    if command.datalab:
+        written.append(write_datalab(audit, folder))
+    for line in in_words(audit, drop=drop):
+        stdout().print(line, soft_wrap=True, highlight=False, markup=False)
+    stdout().print(f"Written to {folder}: {', '.join(written)}.")
 
 
 def _print_once(line: str, *, soft_wrap: bool = False) -> None:

@@ -89,7 +89,35 @@ class Archive:
     """The file, one line a run; None is DIR/runs.jsonl."""
 
 
-Command = Train[Any] | Compare[Any] | Report | Archive
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    """Say what in a run's data is worth a look: wrong labels, what was never learned, duplicates.
+
+    Written to a folder as findings.csv, findings.parquet and audit.json.
+    """
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a finished run, or a Parquet or CSV file with the numbers of samples."""
+    budget: Count = 200
+    """Findings of each kind, those to look at first, 1 or more."""
+    duplicates: bool = True
+    """Look for near-duplicates, for which the run's data are loaded."""
+    features: Path | None = None
+    """NumPy file, a row of floats for each sample, to find near-duplicates from; None makes
+    sketches of the run's data."""
+    drop: str | None = None
+    """Kinds of findings to leave out of the next training, separated by commas: wrong-label,
+    never-learned, redundant. Writes kept.parquet, for train --keep-index."""
+    datalab: bool = False
+    """Write datalab.npz as well, with the arrays that cleanlab's Datalab takes."""
+    output: Path | None = None
+    """Folder to write to; None is audit in the run's folder, or beside the file."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+Command = Train[Any] | Compare[Any] | Report | Archive | Audit
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -112,6 +140,7 @@ def parse(argv: Sequence[str]) -> Command:
         | Annotated[Compare[Kind], subcommand("compare", Compare(recipe=recipe))]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Archive, tyro.conf.subcommand("archive")]
+        | Annotated[Audit, tyro.conf.subcommand("audit")]
     ]
     printed = io.StringIO()
     try:

@@ -71,8 +71,8 @@ def _rules_of(kind: type) -> dict[str, tuple[bool, Rule]]:
         if get_origin(of_value) is Literal:
             choices = get_args(of_value)
             rules[name] = is_optional, Rule(choices.__contains__, f"one of {', '.join(choices)}")
-        elif get_origin(of_value) is Annotated:
-            rules[name] = is_optional, of_value.__metadata__[0]
+        elif isinstance(rule := getattr(of_value, "__metadata__", (None,))[0], Rule):
+            rules[name] = is_optional, rule
     return rules
 
 

@@ -1,0 +1,151 @@
+"""An audit: what is worth a look in the data of a run, ranked, and what it is written to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_agent.errors import InputError
+from data_agent.runtime.files import write_json
+from data_agent_lab.auditing.duplicates import near_duplicates
+from data_agent_lab.auditing.findings import (
+    Confusion,
+    Finding,
+    Kind,
+    confusions,
+    likely_wrong,
+    never_learned,
+    redundant,
+)
+from data_agent_lab.auditing.inputs import Sketches, read_features, sketches_of_run
+from data_agent_lab.auditing.numbers import SampleNumbers, read_numbers
+from data_agent_lab.rules import check_list, unknown
+from data_agent_lab.runs.folder import RunFolder
+from data_agent_lab.runs.samples import write_columns
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_COLUMNS = tuple(field.name for field in fields(Finding))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    """What an audit found; plain values but for the numbers, for pages and files to draw from."""
+
+    numbers: SampleNumbers
+    findings: Sequence[Finding]  # by kind, the first to look at first
+    confusions: Sequence[Confusion]
+    groups: Sequence[NDArray[np.int64]]  # of near-duplicates, positions in `numbers`
+    sketches: Sketches | None  # from which they were found
+    seconds: float  # that finding near-duplicates took
+
+    def of_kind(self, kind: Kind) -> list[Finding]:
+        """The findings of a kind, ranked."""
+        return [finding for finding in self.findings if finding.kind == kind]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As written to `audit.json`."""
+        return {
+            "num_samples": len(self.numbers),
+            "class_names": list(self.numbers.class_names),
+            "num_redundant": sum(len(group) - 1 for group in self.groups),
+            "num_groups": len(self.groups),
+            "duplicates_seconds": self.seconds,
+            "findings": [asdict(finding) for finding in self.findings],
+            "confusions": [asdict(confusion) for confusion in self.confusions],
+        }
+
+
+def audit_of(
+    source: Path, *, budget: int, duplicates: bool = True, features: Path | None = None
+) -> Audit:
+    """Audit a finished run, or numbers of samples in a file.
+
+    Args:
+        source: a run's folder, or a Parquet or CSV file with the columns of `Selector.table()`.
+        budget: findings of each kind at most, 1 or more.
+        duplicates: whether to look for near-duplicates, for which a run's data are loaded.
+        features: a NumPy file, float `[N, D]`, to find them from; None makes sketches of the data.
+
+    Raises:
+        InputError: the numbers, the features or the data cannot be read or do not fit together.
+    """
+    numbers, sketches = read_numbers(source), None
+    start = time.perf_counter()
+    if features is not None:
+        sketches = read_features(features)
+    elif duplicates and source.is_dir():
+        sketches = sketches_of_run(RunFolder(source).config())
+    return make_audit(numbers, budget=budget, sketches=sketches, start=start)
+
+
+def make_audit(
+    numbers: SampleNumbers, *, budget: int, sketches: Sketches | None, start: float | None = None
+) -> Audit:
+    """Audit numbers of samples; `sketches` has a row for each, in their order.
+
+    Raises:
+        InputError: it has not.
+    """
+    start = time.perf_counter() if start is None else start
+    groups: list[NDArray[np.int64]] = []
+    if sketches is not None:
+        if len(sketches.values) != len(numbers):
+            raise InputError(
+                f"{len(sketches.values)} rows of features or data came for the numbers of "
+                f"{len(numbers)} samples; expected as many, in the same order."
+            )
+        groups = near_duplicates(*sketches)
+    seconds = time.perf_counter() - start
+    return Audit(
+        numbers=numbers,
+        findings=[
+            *likely_wrong(numbers, budget, groups),
+            *never_learned(numbers, budget),
+            *redundant(numbers, budget, groups),
+        ],
+        confusions=confusions(numbers),
+        groups=groups,
+        sketches=sketches,
+        seconds=seconds,
+    )
+
+
+def parse_kinds(text: str) -> list[Kind]:
+    """Kinds of findings by name, separated by commas; `InputError` for one that there is not."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in KINDS:
+            raise unknown("--drop: kind", name, KINDS)
+    check_list("--drop", names)
+    return [kind for kind in KINDS if kind in names]
+
+
+def kept_index(audit: Audit, kinds: Sequence[Kind]) -> NDArray[np.int64]:
+    """Positions in the data set of all samples but the findings of these kinds, ascending."""
+    dropped = [finding.index for finding in audit.findings if finding.kind in kinds]
+    return np.setdiff1d(audit.numbers.index, dropped)
+
+
+def write_audit(audit: Audit, folder: Path, *, drop: Sequence[Kind] = ()) -> list[str]:
+    """Write findings as JSON, Parquet and CSV and, if kinds are dropped, the index that is kept.
+
+    Returns:
+        The names of the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "audit.json", audit.as_dict())
+    columns = {
+        name: np.array([getattr(finding, name) for finding in audit.findings]) for name in _COLUMNS
+    }
+    write_columns(folder / "findings.parquet", columns)
+    written = ["audit.json", "findings.parquet", "findings.csv"]
+    if drop:
+        write_columns(folder / "kept.parquet", {"index": kept_index(audit, drop)})
+        written += ["kept.parquet", "kept.csv"]
+    return written

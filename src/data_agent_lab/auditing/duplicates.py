@@ -1,0 +1,144 @@
+"""Near-duplicates: samples whose sketches are almost the same.
+
+Sketches are made of the inputs. The features of a trained network would not do: those of a class
+come to lie together, whether its samples are alike or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import product
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from data_agent.errors import InputError
+
+IMAGE_LIKENESS = 0.98  # cosine from which on two images are worth a look at their pixels
+TEXT_LIKENESS = 0.9
+FEATURE_LIKENESS = 0.985
+_SAME_PICTURE = 0.97  # correlation of pixels
+_SHIFTS = range(-2, 3)  # pixels of 16
+MOST_SAMPLES = 200_000  # each is compared with all others
+_SIDE = 16  # pixels to which images are reduced
+_LOW = 5  # frequencies that are kept
+_TEXT_WIDTH = 512
+_BLOCK = 1024
+
+
+def small_images(images: Tensor) -> Tensor:
+    """Images uint8 `[N, C, H, W]` at 16 x 16 pixels, uint8 `[N, C, 16, 16]`."""
+    blocks = images.split(_BLOCK)
+    small = [F.interpolate(block.float(), (_SIDE, _SIDE), mode="area") for block in blocks]
+    return torch.cat([block.round().to(torch.uint8) for block in small])
+
+
+def image_sketches(small: Tensor) -> Tensor:
+    """Roots of the amplitudes of low frequencies, which a shift or a change of light leaves.
+
+    Args:
+        small: uint8 `[N, C, 16, 16]`.
+
+    Returns:
+        float32 `[N, 45 C]`, each of length one.
+    """
+    return torch.cat([_of_images(block.float()) for block in small.split(_BLOCK)])
+
+
+def _of_images(images: Tensor) -> Tensor:
+    amplitude = torch.fft.rfft2(images - images.mean((1, 2, 3), keepdim=True)).abs()[..., :_LOW]
+    kept = torch.cat([amplitude[:, :, :_LOW], amplitude[:, :, 1 - _LOW :]], 2).flatten(1)
+    return F.normalize(kept.sqrt(), dim=1)
+
+
+def are_same_picture(small: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Bool `[M]`: whether pairs of images agree, pixel by pixel, when one is shifted a little.
+
+    Args:
+        small: uint8 `[N, C, 16, 16]`.
+        first: int64 `[M]`, one of each pair.
+        second: int64 `[M]`, the other one.
+    """
+    edge = 1 - min(_SHIFTS)  # so that no part outside of an image is compared
+    inner = slice(edge, _SIDE - edge)
+    same = torch.zeros(len(first), dtype=torch.bool)
+    for part in torch.arange(len(first)).split(_BLOCK * 8):
+        own, other = small[first[part]].float(), small[second[part]].float()
+        middle = _standardised(own[:, :, inner, inner])
+        for down, right in product(_SHIFTS, _SHIFTS):
+            rows, columns = (slice(edge + by, _SIDE - edge + by) for by in (down, right))
+            shifted = _standardised(other[:, :, rows, columns])
+            same[part] |= (middle * shifted).sum(1) > _SAME_PICTURE
+    return same
+
+
+def _standardised(images: Tensor) -> Tensor:
+    values = images.flatten(1)
+    return F.normalize(values - values.mean(1, keepdim=True), dim=1)
+
+
+def text_sketches(tokens: Iterable[NDArray[np.integer]]) -> Tensor:
+    """Roots of the counts of token pairs, hashed to 512 places: float32 `[N, 512]`, length one.
+
+    Args:
+        tokens: the token numbers of each text, `[T]` each; a text without any is like no other.
+    """
+    sketches = [_of_text(np.asarray(ids, dtype=np.uint64)) for ids in tokens]
+    return F.normalize(torch.from_numpy(np.stack(sketches)), dim=1)
+
+
+def _of_text(ids: NDArray[np.uint64]) -> NDArray[np.float32]:
+    pairs = ids[:-1] * np.uint64(1_000_003) + ids[1:] if len(ids) > 1 else ids
+    places = (pairs * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(55)).astype(np.int64)
+    return np.sqrt(np.bincount(places, minlength=_TEXT_WIDTH)).astype(np.float32)
+
+
+def near_duplicates(
+    sketches: Tensor,
+    likeness: float,
+    confirm: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> list[NDArray[np.int64]]:
+    """Groups of samples, each of which is like another one of its group.
+
+    Args:
+        sketches: float32 `[N, D]`; compared by the cosine of the angle between them.
+        likeness: cosine from which on two are alike, in (0, 1].
+        confirm: of pairs that are, int64 `[M]` twice, which are near-duplicates; None takes all.
+
+    Returns:
+        Positions, ascending, two or more in each group.
+
+    Raises:
+        InputError: more than `MOST_SAMPLES`, whose comparison would take too long.
+    """
+    size = len(sketches)
+    if size > MOST_SAMPLES:
+        raise InputError(
+            f"{size:,} samples cannot be compared with each other in sensible time, at most "
+            f"{MOST_SAMPLES:,}. Leave near-duplicates out: --no-duplicates."
+        )
+    first, second = _alike(F.normalize(sketches, dim=1), likeness)
+    if confirm is not None:
+        is_one = confirm(first, second)
+        first, second = first[is_one], second[is_one]
+    ones = np.ones(len(first), np.bool_)
+    pairs = coo_matrix((ones, (first.numpy(), second.numpy())), shape=(size, size))
+    _, group = connected_components(pairs, directed=False)
+    order = np.argsort(group, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    return [part for part in parts if len(part) > 1]
+
+
+def _alike(unit: Tensor, likeness: float) -> tuple[Tensor, Tensor]:
+    """All pairs, the first before the second, whose cosine is above `likeness`."""
+    pairs = [torch.empty(2, 0, dtype=torch.int64)]
+    for start in range(0, len(unit), _BLOCK):
+        alike = unit[start : start + _BLOCK] @ unit[start:].T > likeness
+        pairs.append(alike.triu_(1).nonzero().T + start)
+    first, second = torch.cat(pairs, 1).unbind(0)
+    return first, second

@@ -1,0 +1,191 @@
+"""What is worth a look, from the numbers of every sample: pure functions.
+
+Samples are ranked by their mean loss over training. On small networks it told wrong labels from
+right ones as well as or better than the margin of the average probability, the area under the
+margin and the last loss (docs/audit.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_agent_lab.auditing.numbers import SampleNumbers
+
+Kind = Literal["wrong-label", "never-learned", "redundant"]
+FEWEST_VISITS = 3  # before a sample counts as never learned
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """A sample to look at.
+
+    `rank` is 0 for the first of its kind; `score` is what it is ranked by, in the kind's unit.
+    """
+
+    kind: Kind
+    rank: int
+    index: int
+    score: float
+    reason: str
+    label: str | None = None
+    suggested: str | None = None
+    same_as: int | None = None  # of a redundant sample the one that stays
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confusion:
+    """How many samples of a class the model took for another one, on average over training."""
+
+    label: str
+    believed: str
+    count: int
+    share: float  # of the label's samples
+
+
+def likely_wrong(
+    numbers: SampleNumbers, budget: int, groups: Sequence[NDArray[np.int64]] = ()
+) -> list[Finding]:
+    """The labels most likely wrong: of the highest mean loss, another class being believed.
+
+    Args:
+        numbers: of all samples; without labels there are no findings.
+        budget: how many at most, 1 or more.
+        groups: of near-duplicates, positions in `numbers`; a copy with another label is a reason.
+    """
+    label, suggested, margin = numbers.label, numbers.suggested_label, numbers.margin
+    if label is None or suggested is None or margin is None:
+        return []
+    is_candidate = (label >= 0) & (suggested >= 0) & (suggested != label)
+    is_candidate &= ~np.isnan(numbers.mean_loss)
+    order = _highest(numbers.mean_loss, is_candidate)[:budget]
+    other_copy = _copies_with_another_label(label, groups)
+    typical = _medians(numbers.mean_loss, label)
+    return [
+        Finding(
+            kind="wrong-label",
+            rank=rank,
+            index=int(numbers.index[at]),
+            score=float(numbers.mean_loss[at]),
+            reason=(
+                f"{numbers.name_of(int(suggested[at]))} was believed instead (margin "
+                f"{margin[at]:+.2f}), at a mean loss of {numbers.mean_loss[at]:.2f} where "
+                f"{typical[label[at]]:.2f} is typical" + _in_words(other_copy.get(int(at)), numbers)
+            ),
+            label=numbers.name_of(int(label[at])),
+            suggested=numbers.name_of(int(suggested[at])),
+        )
+        for rank, at in enumerate(order)
+    ]
+
+
+def never_learned(numbers: SampleNumbers, budget: int) -> list[Finding]:
+    """Samples whose last visit still cost more than guessing does (log C), the dearest first.
+
+    Of samples with a class, after `FEWEST_VISITS` visits; `budget` is how many at most.
+    """
+    if numbers.label is None or numbers.loss is None or numbers.num_classes < 2:
+        return []
+    guessing = math.log(numbers.num_classes)
+    visits = np.full(len(numbers), FEWEST_VISITS) if numbers.visits is None else numbers.visits
+    is_one = (numbers.label >= 0) & (visits >= FEWEST_VISITS)
+    is_one &= np.nan_to_num(numbers.loss, nan=-1.0) > guessing
+    return [
+        Finding(
+            kind="never-learned",
+            rank=rank,
+            index=int(numbers.index[at]),
+            score=float(numbers.loss[at]),
+            reason=(
+                f"the last of {visits[at]} visits cost {numbers.loss[at]:.2f}, and guessing among "
+                f"{numbers.num_classes} classes costs {guessing:.2f}"
+            ),
+            label=numbers.name_of(int(numbers.label[at])),
+        )
+        for rank, at in enumerate(_highest(numbers.loss, is_one)[:budget])
+    ]
+
+
+def redundant(
+    numbers: SampleNumbers, budget: int, groups: Sequence[NDArray[np.int64]]
+) -> list[Finding]:
+    """Near-duplicates beyond one of each group, those of the largest groups first.
+
+    The sample with the lowest mean loss of its group stays.
+
+    Args:
+        numbers: of all samples.
+        budget: how many at most.
+        groups: positions in `numbers`, two or more in each.
+    """
+    findings: list[Finding] = []
+    loss = np.nan_to_num(numbers.mean_loss, nan=math.inf)
+    for group in sorted(groups, key=len, reverse=True):
+        stays, *others = group[np.argsort(loss[group], kind="stable")]
+        for at in others[: budget - len(findings)]:
+            findings.append(
+                Finding(
+                    kind="redundant",
+                    rank=len(findings),
+                    index=int(numbers.index[at]),
+                    score=float(len(group)),
+                    reason=f"one of {len(group)} near-duplicates",
+                    label=None if numbers.label is None else numbers.name_of(numbers.label[at]),
+                    same_as=int(numbers.index[stays]),
+                )
+            )
+    return findings
+
+
+def confusions(numbers: SampleNumbers) -> list[Confusion]:
+    """Pairs of classes by how many samples of the first were taken for the second, most first."""
+    label, suggested = numbers.label, numbers.suggested_label
+    if label is None or suggested is None:
+        return []
+    is_taken = (label >= 0) & (suggested >= 0) & (label != suggested)
+    pairs, counts = np.unique(
+        np.stack([label[is_taken], suggested[is_taken]], 1), axis=0, return_counts=True
+    )
+    sizes = np.bincount(label[label >= 0])
+    found = [
+        Confusion(
+            label=numbers.name_of(int(own)),
+            believed=numbers.name_of(int(other)),
+            count=int(count),
+            share=float(count / sizes[own]),
+        )
+        for (own, other), count in zip(pairs, counts, strict=True)
+    ]
+    return sorted(found, key=lambda pair: -pair.count)
+
+
+def _highest(values: NDArray[np.floating], among: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Positions where `among` holds, those of the highest values first."""
+    rows = np.flatnonzero(among)
+    return rows[np.argsort(-values[rows], kind="stable")]
+
+
+def _medians(values: NDArray[np.floating], label: NDArray[np.int64]) -> dict[int, float]:
+    """The median of each class."""
+    return {int(c): float(np.nanmedian(values[label == c])) for c in np.unique(label[label >= 0])}
+
+
+def _copies_with_another_label(
+    label: NDArray[np.int64], groups: Sequence[NDArray[np.int64]]
+) -> dict[int, int]:
+    """By position the commonest label of its group, where that is another one than its own."""
+    found: dict[int, int] = {}
+    for group in groups:
+        names, counts = np.unique(label[group], return_counts=True)
+        most = int(names[counts.argmax()])
+        found |= {int(at): most for at in group if label[at] != most}
+    return found
+
+
+def _in_words(copy_label: int | None, numbers: SampleNumbers) -> str:
+    return "" if copy_label is None else f"; near-duplicates are {numbers.name_of(copy_label)}"

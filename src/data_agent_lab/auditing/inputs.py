@@ -1,0 +1,87 @@
+"""Sketches of the samples that a run was trained on, from its own data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_agent.errors import InputError
+from data_agent_lab.auditing.duplicates import (
+    FEATURE_LIKENESS,
+    IMAGE_LIKENESS,
+    TEXT_LIKENESS,
+    are_same_picture,
+    image_sketches,
+    small_images,
+    text_sketches,
+)
+from data_agent_lab.recipes import ImageRecipe, Recipe
+from data_agent_lab.runs.samples import read_index
+from data_agent_lab.tasks import load_task, recipe_for
+
+
+class Sketches(NamedTuple):
+    """Float32 `[N, D]`, and the cosine from which on two of them are near-duplicates."""
+
+    values: Tensor
+    likeness: float
+    confirm: Callable[[Tensor, Tensor], Tensor] | None = None  # see `near_duplicates`
+
+
+def sketches_of_run(config: Mapping[str, Any]) -> Sketches | None:
+    """Sketches of a run's training samples, loaded as its flat configuration says.
+
+    None where samples are packs of rows.
+
+    Raises:
+        InputError: the data cannot be loaded any more.
+    """
+    recipe = recipe_of(config)
+    if getattr(recipe, "packing", False):
+        return None
+    try:
+        data: Any = load_task(recipe)
+    except InputError as error:
+        raise InputError(
+            f"{error} The data are needed to find near-duplicates; --no-duplicates leaves these "
+            "out."
+        ) from error
+    rows: Any = range(data.num_train)
+    if recipe.keep_index is not None:
+        rows = read_index(Path(recipe.keep_index), data.num_train)
+    if isinstance(recipe, ImageRecipe):
+        small = small_images(data.train_images[torch.as_tensor(np.asarray(rows))])
+        return Sketches(image_sketches(small), IMAGE_LIKENESS, partial(are_same_picture, small))
+    return Sketches(text_sketches(data.train.select(rows)["input_ids"]), TEXT_LIKENESS)
+
+
+def read_features(path: Path) -> Sketches:
+    """Features that the user hands over: a NumPy file with a float array `[N, D]`.
+
+    Raises:
+        InputError: no such file, or not such an array.
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a NumPy array ({error}).") from error
+    if values.ndim != 2 or values.dtype.kind != "f" or not np.isfinite(values).all():
+        raise InputError(
+            f"{path} holds {values.dtype} of shape {list(values.shape)}; expected finite floats "
+            "[N, D], a row for each sample."
+        )
+    return Sketches(torch.from_numpy(values).float(), FEATURE_LIKENESS)
+
+
+def recipe_of(config: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run from its flat configuration, as `RunConfig.flat` made it."""
+    recipe = recipe_for(str(config.get("task")))
+    known = {field.name for field in fields(recipe)} & set(config)
+    return replace(recipe, **{name: config[name] for name in known})

@@ -188,6 +188,8 @@ def test_train_on_local_images_end_to_end(
         "metrics.jsonl",
         "report.html",
         "result.json",
+        "samples.csv",
+        "samples.parquet",
     }
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["num_noisy_labels"] == 4

@@ -1,0 +1,166 @@
+"""The audit of a run with planted errors, end to end, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+from data_agent.errors import InputError
+from data_agent_lab.auditing.audit import audit_of, make_audit
+from data_agent_lab.auditing.datalab import pred_probs
+from data_agent_lab.auditing.inputs import Sketches
+from data_agent_lab.auditing.numbers import numbers_of
+from data_agent_lab.cli import main
+from data_agent_lab.data.image_data import corrupt_labels
+from data_agent_lab.runs.samples import read_columns, read_index, write_columns
+from data_agent_lab.tasks import load_task, recipe_for
+
+NOISE = 0.1
+TRAIN = ["train", "--task", "digits", "--label-noise", str(NOISE), "--epochs", "10"]
+TRAIN += ["--num-evaluations", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "full"
+    assert main([*TRAIN, "--method", "full", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def is_wrong() -> np.ndarray:
+    data = load_task(recipe_for("digits"))
+    noisy = corrupt_labels(data.train_labels, NOISE, num_classes=10, seed=0)
+    return (noisy != data.train_labels).numpy()
+
+
+def test_planted_errors_are_found_first(run: Path, is_wrong: np.ndarray) -> None:
+    audit = audit_of(run, budget=30)
+    found = audit.of_kind("wrong-label")
+    assert len(found) == 30
+    assert np.mean([is_wrong[finding.index] for finding in found]) >= 0.9
+    true = load_task(recipe_for("digits")).train_labels
+    right = [str(int(true[f.index])) == f.suggested for f in found if is_wrong[f.index]]
+    assert np.mean(right) >= 0.7
+
+
+def test_what_is_dropped_is_left_out_of_the_next_training(
+    run: Path, is_wrong: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = tmp_path / "audit"
+    line = ["audit", str(run), "--budget", "40", "--drop", "wrong-label", "--datalab"]
+    assert main([*line, "--no-duplicates", "--output", str(found)]) == 0
+    said = capsys.readouterr().out
+    assert "40 labels likely wrong" in said
+    assert "408 of 448 samples are kept." in said
+    content = json.loads((found / "audit.json").read_text())
+    table = pyarrow.parquet.read_table(found / "findings.parquet").to_pylist()
+    assert [row["index"] for row in table] == [f["index"] for f in content["findings"]]
+    arrays = np.load(found / "datalab.npz")
+    assert arrays["pred_probs"].shape == (448, 10)
+    clean = tmp_path / "clean"
+    keep = ["--keep-index", str(found / "kept.parquet"), "--output", str(clean)]
+    assert main([*TRAIN, "--method", "random", *keep]) == 0
+    result = json.loads((clean / "result.json").read_text())
+    kept = read_index(found / "kept.parquet", 448)
+    assert result["num_train_samples"] == 408
+    assert result["num_noisy_labels"] == is_wrong[kept].sum() <= 15  # the same ones as before
+    again = audit_of(clean, budget=5)  # its data are those that were kept
+    assert len(again.numbers) == 408
+
+
+def test_numbers_of_ones_own_are_audited_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "numbers.csv"
+    path.write_text(
+        "index,mean_loss,margin,label,suggested_label\n5,0.1,0.9,0,0\n6,3.0,-0.5,0,1\n7,0.2,,,\n"
+    )
+    np.save(tmp_path / "features.npy", np.array([[1.0, 0.0], [1.0, 0.001], [0.0, 1.0]]))
+    assert main(["audit", str(path), "--features", str(tmp_path / "features.npy")]) == 0
+    said = capsys.readouterr().out
+    assert "sample 6 (0): 1 was believed instead" in said
+    assert "sample 6 (0): one of 2 near-duplicates" in said
+    assert (tmp_path / "audit" / "findings.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("audit {0}", "has no samples.parquet: it is no run's folder"),
+        ("audit {0}/none.csv", "there is no file"),
+        ("audit {0}/numbers.csv --budget 0", "--budget is 0; expected a whole number, 1 or more"),
+        ("audit {0}/numbers.csv --drop wrong-labels", "Did you mean 'wrong-label'?"),
+        ("audit {0}/numbers.csv --features {0}/few.npy", "2 rows of features or data came for"),
+        ("audit {0}/numbers.csv --datalab", "Datalab needs probabilities of classes"),
+        ("train --epochs 8 --keep-index {0}/numbers.csv", "has no column index, but mean_loss"),
+        ("train --epochs 8 --keep-index {0}/far.csv", "is to name samples from 0 to 447"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    line: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "numbers.csv").write_text("mean_loss\n1.0\n2.0\n3.0\n")
+    (tmp_path / "far.csv").write_text("index\n3\n448\n")
+    np.save(tmp_path / "few.npy", np.ones((2, 2)))
+    words = [word.format(tmp_path) for word in line.split()]
+    output = ["--output", str(tmp_path / "run")] if words[0] == "train" else []
+    assert main([*words, *output]) == 2
+    assert text in " ".join(capsys.readouterr().err.split())
+
+
+def test_files_hold_what_was_written(tmp_path: Path) -> None:
+    columns = {"index": np.arange(3), "loss": np.array([0.5, np.nan, 2.0], np.float32)}
+    write_columns(tmp_path / "a.parquet", columns, class_names=["cat", "dog"])
+    back, names = read_columns(tmp_path / "a.parquet")
+    assert names == ("cat", "dog")
+    np.testing.assert_array_equal(back["loss"], columns["loss"])
+    assert (tmp_path / "a.csv").read_text().splitlines()[2] == "1,"
+
+
+def test_probabilities_for_datalab_by_hand() -> None:
+    numbers = numbers_of(
+        {
+            "mean_loss": np.ones(3),
+            "mean_probability": np.array([0.7, 0.1, np.nan]),
+            "margin": np.array([0.5, -0.6, np.nan]),
+            "label": np.array([0, 0, -1]),
+            "suggested_label": np.array([0, 2, -1]),
+        },
+        ("cat", "dog", "owl"),
+    )
+    third = 1 / 3
+    expected = [[0.7, 0.15, 0.15], [0.1, 0.2, 0.7], [third, third, third]]
+    np.testing.assert_allclose(pred_probs(numbers), expected)
+
+
+def test_datalab_finds_the_label_issues_that_we_hand_over(run: Path) -> None:
+    datalab = pytest.importorskip("cleanlab", reason="cleanlab is not installed").Datalab
+    audit = audit_of(run, budget=30)
+    label = audit.numbers.label
+    lab = datalab({"label": label}, label_name="label")
+    lab.find_issues(pred_probs=pred_probs(audit.numbers))
+    score = lab.get_issues("label")["label_score"].to_numpy()
+    lowest = set(audit.numbers.index[np.argsort(score)[:30]])
+    assert len(lowest & {f.index for f in audit.of_kind("wrong-label")}) >= 20
+
+
+def test_sketches_of_another_number_of_samples_are_refused() -> None:
+    numbers = numbers_of({"mean_loss": np.ones(3)})
+    with pytest.raises(InputError, match="4 rows of features or data came for the numbers of 3"):
+        make_audit(numbers, budget=1, sketches=Sketches(torch.eye(4), 0.9))
+
+
+def test_a_keep_index_does_not_go_with_packs(tmp_path: Path) -> None:
+    from data_agent_lab.recipes import RunConfig
+    from data_agent_lab.training.text import check_text
+
+    recipe = replace(recipe_for("sft"), data="x", packing=True, keep_index=str(tmp_path / "k.csv"))
+    with pytest.raises(InputError, match="a sample is a pack of several"):
+        check_text(RunConfig(recipe=recipe, method="random"))

@@ -1,0 +1,86 @@
+"""Near-duplicates by sketches, on planted ones."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from data_agent.errors import InputError
+from data_agent_lab.auditing import duplicates
+from data_agent_lab.auditing.duplicates import (
+    FEATURE_LIKENESS,
+    IMAGE_LIKENESS,
+    TEXT_LIKENESS,
+    are_same_picture,
+    image_sketches,
+    near_duplicates,
+    small_images,
+    text_sketches,
+)
+from data_agent_lab.data.image_data import ImageData, with_near_copies
+
+
+def pictures(count, size=16):
+    """Smooth images, as photographs are: noise of low frequencies."""
+    draws = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 5, 5, generator=draws)
+    fine = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
+    return (255 * fine).to(torch.uint8)
+
+
+def test_planted_copies_are_found_and_nothing_else():
+    number = torch.arange(600)
+    data = ImageData(
+        train_images=pictures(600),
+        train_labels=number,  # a label of its own tells where a copy is from
+        eval_images=pictures(1),
+        eval_labels=torch.zeros(1, dtype=torch.int64),
+        class_names=tuple(map(str, range(600))),
+        evaluation="",
+    )
+    copied = with_near_copies(data, 300)
+    origin = copied.train_labels.numpy()
+    small = small_images(copied.train_images)
+    confirm = partial(are_same_picture, small)
+    groups = near_duplicates(image_sketches(small), IMAGE_LIKENESS, confirm)
+    flagged = sum(len(group) - 1 for group in groups)
+    right = sum(int((origin[group[1:]] == origin[group[0]]).sum()) for group in groups)
+    assert right / flagged >= 0.95
+    assert right / 300 >= 0.95
+
+
+def test_images_of_any_size_are_made_small_and_one_is_like_itself_only():
+    for size in (8, 16, 40):
+        small = small_images(pictures(20, size))
+        assert small.shape == (20, 3, 16, 16)
+    pair = are_same_picture(small, torch.tensor([0, 0]), torch.tensor([0, 1]))
+    assert pair.tolist() == [True, False]
+
+
+def test_texts_with_a_word_changed_are_near_duplicates():
+    draws = np.random.default_rng(0)
+    texts = [draws.integers(0, 1000, size=80) for _ in range(50)]
+    changed = texts[7].copy()
+    changed[40] = 1001
+    sketches = text_sketches([*texts, changed, np.empty(0, np.int64), np.array([3])])
+    groups = near_duplicates(sketches, TEXT_LIKENESS)
+    assert [group.tolist() for group in groups] == [[7, 50]]
+
+
+def test_groups_join_what_is_alike_by_way_of_another(monkeypatch):
+    monkeypatch.setattr(duplicates, "_BLOCK", 2)  # pairs lie in several blocks
+    angle = torch.tensor([0.0, 1.5, 0.1, 3.0, 0.2])
+    sketches = torch.stack([angle.cos(), angle.sin()], 1)
+    groups = near_duplicates(sketches, float(torch.tensor(0.11).cos()))
+    assert [group.tolist() for group in groups] == [[0, 2, 4]]
+    none = near_duplicates(sketches, 0.9, lambda first, second: first != first)
+    assert none == []
+
+
+def test_too_many_samples_are_refused(monkeypatch):
+    monkeypatch.setattr(duplicates, "MOST_SAMPLES", 3)
+    with pytest.raises(InputError, match="4 samples cannot be compared"):
+        near_duplicates(torch.eye(4), FEATURE_LIKENESS)

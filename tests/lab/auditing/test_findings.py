@@ -1,0 +1,90 @@
+"""What is worth a look, from numbers of samples made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from data_agent.errors import InputError
+from data_agent_lab.auditing.findings import confusions, likely_wrong, never_learned, redundant
+from data_agent_lab.auditing.numbers import numbers_of
+
+NAMES = ("cat", "dog", "owl")
+COLUMNS = {
+    "index": np.array([10, 11, 12, 13, 14, 15]),
+    "visits": np.array([4, 4, 4, 0, 2, 4]),
+    "loss": np.array([0.1, 3.0, 1.0, math.nan, 5.0, 0.2]),
+    "mean_loss": np.array([0.2, 4.0, 2.0, math.nan, 6.0, 0.3]),
+    "mean_probability": np.array([0.9, 0.1, 0.3, math.nan, 0.05, 0.8]),
+    "margin": np.array([0.8, -0.7, -0.2, math.nan, -0.9, 0.7]),
+    "label": np.array([0, 0, 1, -1, 1, 2]),
+    "suggested_label": np.array([0, 1, 2, -1, 2, 2]),
+}
+
+
+def numbers(**changed):
+    return numbers_of({**COLUMNS, **changed}, NAMES)
+
+
+def test_wrong_labels_are_those_of_the_highest_mean_loss_where_another_class_was_believed():
+    found = likely_wrong(numbers(), budget=2)
+    assert [finding.index for finding in found] == [14, 11]
+    assert [finding.rank for finding in found] == [0, 1]
+    assert (found[1].label, found[1].suggested) == ("cat", "dog")
+    assert found[1].score == 4.0
+    assert "dog was believed instead (margin -0.70), at a mean loss of 4.00 where 2.10" in (
+        found[1].reason
+    )
+    assert [finding.index for finding in likely_wrong(numbers(), budget=9)] == [14, 11, 12]
+
+
+def test_a_copy_with_another_label_is_a_reason():
+    groups = [np.array([1, 2, 4])]
+    first, second, _ = likely_wrong(numbers(), 9, groups)
+    assert "near-duplicates" not in first.reason  # two of three are dogs
+    assert second.reason.endswith("; near-duplicates are dog")
+
+
+def test_never_learned_costs_more_than_guessing_at_the_last_of_several_visits():
+    assert [finding.index for finding in never_learned(numbers(), 9)] == [11]  # log 3 is 1.10
+    often = numbers(visits=np.full(6, 3))
+    assert [finding.index for finding in never_learned(often, 9)] == [14, 11]
+    assert [finding.index for finding in never_learned(often, 1)] == [14]
+
+
+def test_of_near_duplicates_the_one_of_lowest_mean_loss_stays():
+    groups = [np.array([0, 5]), np.array([1, 2, 4])]
+    found = redundant(numbers(), 9, groups)
+    assert [(f.index, f.same_as) for f in found] == [(11, 12), (14, 12), (15, 10)]
+    assert len(redundant(numbers(), 2, groups)) == 2
+    assert not redundant(numbers(), 9, [])
+
+
+def test_confusions_count_samples_and_say_which_share_of_the_class_they_are():
+    found = confusions(numbers())
+    assert [(c.label, c.believed, c.count, c.share) for c in found] == [
+        ("dog", "owl", 2, 1.0),
+        ("cat", "dog", 1, 0.5),
+    ]
+
+
+def test_without_labels_there_is_nothing_to_say_of_them():
+    plain = numbers_of({"mean_loss": COLUMNS["mean_loss"]})
+    assert not likely_wrong(plain, 9)
+    assert not never_learned(plain, 9)
+    assert not confusions(plain)
+    assert redundant(plain, 9, [np.array([0, 1])])[0].index == 1  # rows are samples
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        ({"score": np.ones(3)}, "have the columns score; an audit needs mean_loss"),
+        ({"index": np.array([1, 1]), "loss": np.ones(2)}, "names a sample twice"),
+    ],
+)
+def test_what_is_missing_is_named(columns, text):
+    with pytest.raises(InputError, match=text):
+        numbers_of(columns)

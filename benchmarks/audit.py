@@ -25,7 +25,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +120,7 @@ class Detected:
 
 
 @contextmanager
-def recorded(num_samples: int) -> Iterator[NDArray[np.float64]]:
+def recorded(num_samples: int) -> Generator[NDArray[np.float64]]:
     """Add up the margin of the label's logit at each visit of a sample: float64 `[N]`."""
     total, observe = np.zeros(num_samples), Selector.observe
 

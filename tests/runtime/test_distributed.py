@@ -53,7 +53,8 @@ def train(method, rank):
             optimizer.zero_grad()
             batches.append(index.tolist())
         seen.append((batches, selector.select(selector.epoch).index.tolist()))
-    return {"seen": seen, "state": selector.state_dict(), "kept": selector.schedule.num_kept}
+    state, kept = selector.state_dict(), selector.schedule.num_kept
+    return {"seen": seen, "state": state, "kept": kept, "table": selector.table()}
 
 
 def build(method):
@@ -91,6 +92,11 @@ def test_two_ranks(method, tmp_path):
         assert [len(b) for b in mine] == [6, 6, 6, 4, 4]
         assert [len(b) for b in yours] == [6, 6, 6, 4, 3]
         assert sorted(chain(*mine, *yours)) == selection  # disjoint, and all of it
+
+    # The numbers of samples are those of all ranks, on each, with the last epoch's visits.
+    assert all((column == second["table"][name]).all() for name, column in first["table"].items())
+    visits = torch.bincount(torch.tensor([i for _, chosen in first["seen"] for i in chosen]))
+    assert first["table"]["visits"].tolist() == visits.tolist()
 
     if method == "data-agent":
         ours, theirs = (state["state"]["method"] for state in (first, second))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,15 @@ CANDIDATES = 2  # other classes that are remembered of a sample
 LARGEST_LABEL = 2**31 - 1
 _BLOCK = 65_536  # samples that are merged at a time
 
+_READS = ("logits", "labels", "uncertainty")
+_ROWS = {  # parts of rows, and their dtypes
+    "loss": torch.float32,
+    "uncertainty": torch.float32,
+    "label": torch.int32,
+    "probability": torch.float32,
+    "margin": torch.float32,
+    "other": torch.int32,
+}
 _COLUMNS = {  # by the part of rows that brings them
     "loss": ("visits", "loss", "mean_loss"),
     "uncertainty": ("uncertainty",),
@@ -51,18 +60,8 @@ class SampleStatistics:
         num_samples: N.
     """
 
-    name: ClassVar[str] = "samples"
-    reads: ClassVar[tuple[str, ...]] = ("logits", "labels", "uncertainty")
-    dtypes: ClassVar[Mapping[str, torch.dtype]] = {
-        "loss": torch.float32,
-        "uncertainty": torch.float32,
-        "label": torch.int32,
-        "probability": torch.float32,
-        "margin": torch.float32,
-        "other": torch.int32,
-    }
-
     def __init__(self, num_samples: int) -> None:
+        self.name, self.reads, self.dtypes = "samples", _READS, _ROWS
         self._num_samples = num_samples
         self._columns: dict[str, Tensor] = {}
 

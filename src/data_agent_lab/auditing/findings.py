@@ -75,7 +75,8 @@ def likely_wrong(
             reason=(
                 f"{numbers.name_of(int(suggested[at]))} was believed instead (margin "
                 f"{margin[at]:+.2f}), at a mean loss of {numbers.mean_loss[at]:.2f} where "
-                f"{typical[label[at]]:.2f} is typical" + _in_words(other_copy.get(int(at)), numbers)
+                f"{typical[int(label[at])]:.2f} is typical"
+                + _in_words(other_copy.get(int(at)), numbers)
             ),
             label=numbers.name_of(int(label[at])),
             suggested=numbers.name_of(int(suggested[at])),
@@ -135,7 +136,9 @@ def redundant(
                     index=int(numbers.index[at]),
                     score=float(len(group)),
                     reason=f"one of {len(group)} near-duplicates",
-                    label=None if numbers.label is None else numbers.name_of(numbers.label[at]),
+                    label=None
+                    if numbers.label is None
+                    else numbers.name_of(int(numbers.label[at])),
                     same_as=int(numbers.index[stays]),
                 )
             )

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import NDArray
+from pyarrow import csv, parquet
 
 from data_agent.errors import InputError
 from data_agent.runtime.files import check_no_link, replacing
@@ -36,9 +35,9 @@ def write_columns(path: Path, columns: Arrays, *, class_names: Sequence[str] = (
     names = json.dumps(list(class_names)).encode()
     table = table.replace_schema_metadata({_CLASS_NAMES: names})
     with replacing(path) as temporary:
-        pa.parquet.write_table(table, temporary)
+        parquet.write_table(table, temporary)
     with replacing(path.with_suffix(".csv")) as temporary:
-        pa.csv.write_csv(table, temporary)
+        csv.write_csv(table, temporary)
 
 
 def read_columns(path: Path) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
@@ -49,7 +48,7 @@ def read_columns(path: Path) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
     """
     check_no_link(path)
     try:
-        table = pa.csv.read_csv(path) if path.suffix == ".csv" else pa.parquet.read_table(path)
+        table = csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)
         names = json.loads((table.schema.metadata or {}).get(_CLASS_NAMES, b"[]"))
     except FileNotFoundError as error:
         raise InputError(

@@ -168,7 +168,7 @@ def _only(data: Any, rows: NDArray[np.int64]) -> Any:
 
 def quality(suspicion: NDArray[Any], is_wrong: NDArray[np.bool_]) -> dict[str, float]:
     """How well the highest values are the wrong labels; samples without a value come last."""
-    suspicion = np.nan_to_num(suspicion.astype(np.float64), nan=-np.inf, neginf=-1e30)
+    suspicion = np.nan_to_num(suspicion.astype(np.float64), nan=-1e30)
     order, count = np.argsort(-suspicion, kind="stable"), int(is_wrong.sum())
     return {
         "auroc": float(roc_auc_score(is_wrong, suspicion)),

@@ -107,7 +107,7 @@ class Audit:
     sketches of the run's data."""
     drop: str | None = None
     """Kinds of findings to leave out of the next training, separated by commas: wrong-label,
-    never-learned, redundant. Writes kept.parquet, for train --keep-index."""
+    never-learned, redundant. Writes kept.parquet, an index of what a training keeps."""
     datalab: bool = False
     """Write datalab.npz as well, with the arrays that cleanlab's Datalab takes."""
     output: Path | None = None

@@ -65,8 +65,8 @@ class Recipe:
     """Trusted samples of their own, as --data and of its layout (of splits the one called train);
     they are added to the training samples of every method. With it --trusted-rows stays 0."""
     keep_index: str | None = None
-    """Parquet or CSV file whose column index names the training samples to keep, as audit --drop
-    writes it for a run on the same data; None keeps all."""
+    """Parquet or CSV file whose column index names the training samples to keep, as an audit of a
+    run on the same data writes it; None keeps all."""
     model: str
     epochs: Count
     """Passes of the schedule, 1 or more."""

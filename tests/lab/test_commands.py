@@ -36,6 +36,7 @@ RECIPE_FLAGS = [
     "--image-column",
     "--image-size",
     "--imbalance",
+    "--keep-index",
     "--label-column",
     "--label-noise",
     "--label-smoothing",
@@ -71,6 +72,17 @@ FLAGS = {
     ],
     "report": ["--help", "--figures", "--no-figures", "--html", "--no-html"],
     "archive": ["--help", "--output"],
+    "audit": [
+        "--budget",
+        "--datalab",
+        "--drop",
+        "--duplicates",
+        "--features",
+        "--help",
+        "--no-datalab",
+        "--no-duplicates",
+        "--output",
+    ],
 }
 
 

@@ -232,6 +232,13 @@ class TextRecipe(Recipe):
             )
 
 
+def recipe_of(config: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run's flat configuration; `DataAgentError` or TypeError if it has none."""
+    kind = TextRecipe if "kind" in config else ImageRecipe
+    names = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in config.items() if name in names})
+
+
 R = TypeVar("R", bound=Recipe)
 
 

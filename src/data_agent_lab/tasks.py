@@ -234,3 +234,13 @@ def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData | Langua
         data = load_images(recipe, progress=progress)
     logger.info("%s: %s.", recipe.task, data.in_words())
     return data
+
+
+def load_kept(recipe: Recipe, progress: Progress = silent) -> ImageData | LanguageData:
+    """As `load_task`, with the training samples only that a run of the recipe trains on."""
+    data = load_task(recipe, progress)
+    if recipe.keep_index is None:
+        return data
+    from data_agent_lab.runs.samples import read_index  # imports pyarrow
+
+    return data.at(read_index(Path(recipe.keep_index), data.num_train))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_agent.errors import InputError
+from data_agent.errors import DataAgentError, InputError
 from data_agent_lab.auditing.duplicates import (
     FEATURE_LIKENESS,
     IMAGE_LIKENESS,
@@ -22,9 +21,8 @@ from data_agent_lab.auditing.duplicates import (
     small_images,
     text_sketches,
 )
-from data_agent_lab.recipes import ImageRecipe, Recipe
-from data_agent_lab.runs.samples import read_index
-from data_agent_lab.tasks import load_task, recipe_for
+from data_agent_lab.recipes import ImageRecipe, TextRecipe, recipe_of
+from data_agent_lab.tasks import load_kept
 
 
 class Sketches(NamedTuple):
@@ -43,23 +41,20 @@ def sketches_of_run(config: Mapping[str, Any]) -> Sketches | None:
     Raises:
         InputError: the data cannot be loaded any more.
     """
-    recipe = recipe_of(config)
-    if getattr(recipe, "packing", False):
-        return None
     try:
-        data: Any = load_task(recipe)
-    except InputError as error:
+        recipe = recipe_of(config)
+        if isinstance(recipe, TextRecipe) and recipe.packing:
+            return None
+        data: Any = load_kept(recipe)
+    except (DataAgentError, TypeError) as error:
         raise InputError(
             f"{error} The data are needed to find near-duplicates; --no-duplicates leaves these "
             "out."
         ) from error
-    rows: Any = range(data.num_train)
-    if recipe.keep_index is not None:
-        rows = read_index(Path(recipe.keep_index), data.num_train)
     if isinstance(recipe, ImageRecipe):
-        small = small_images(data.train_images[torch.as_tensor(np.asarray(rows))])
+        small = small_images(data.train_images)
         return Sketches(image_sketches(small), IMAGE_LIKENESS, partial(are_same_picture, small))
-    return Sketches(text_sketches(data.train.select(rows)["input_ids"]), TEXT_LIKENESS)
+    return Sketches(text_sketches(data.train["input_ids"]), TEXT_LIKENESS)
 
 
 def read_features(path: Path) -> Sketches:
@@ -78,10 +73,3 @@ def read_features(path: Path) -> Sketches:
             "[N, D], a row for each sample."
         )
     return Sketches(torch.from_numpy(values).float(), FEATURE_LIKENESS)
-
-
-def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """The recipe of a run from its flat configuration, as `RunConfig.flat` made it."""
-    recipe = recipe_for(str(config.get("task")))
-    known = {field.name for field in fields(recipe)} & set(config)
-    return replace(recipe, **{name: config[name] for name in known})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,9 +88,11 @@ class ImageData:
         """int64 `[N]`: before any noise where that is known, negative of foreign samples."""
         return self.train_labels if self.clean_labels is None else self.clean_labels
 
-    def at(self, rows: Tensor) -> ImageData:
-        """The data with these training samples only, int64 `[M]`."""
-        clean = self.clean_labels
+    def at(self, rows: Any) -> ImageData:
+        """The data with these training samples, int64 `[M]` ascending, and the trusted ones."""
+        clean, last = self.clean_labels, self.num_train - self.num_trusted
+        rows = torch.as_tensor(rows)
+        rows = torch.cat([rows[rows < last], torch.arange(last, self.num_train)])
         return replace(
             self,
             train_images=self.train_images[rows],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -57,6 +57,10 @@ class LanguageData:
     class_names: tuple[str, ...] = ()  # empty where nothing is classified
     evaluation_source: str  # where the evaluation rows come from, in words
     dropped: Mapping[str, int]  # by reason, how many rows (or tokens) were left out or cut, in both
+
+    def at(self, rows: Any) -> LanguageData:
+        """The data with these training rows, int64 `[M]`, and the trusted ones, which come last."""
+        return replace(self, train=self.train.select(rows[rows < len(self.train)]))
 
     @property
     def num_train(self) -> int:

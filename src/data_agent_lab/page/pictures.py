@@ -6,14 +6,14 @@ import base64
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import DataAgentError
 from data_agent_lab.page.markup import Markup, tag
-from data_agent_lab.recipes import ImageRecipe, Recipe, TextRecipe
-from data_agent_lab.tasks import load_task
+from data_agent_lab.recipes import recipe_of
+from data_agent_lab.tasks import load_kept
 
 if TYPE_CHECKING:
     from data_agent_lab.data.image_data import ImageData
@@ -36,13 +36,6 @@ class Pictures:
     true_labels: Sequence[int] | None  # before any noise; None where nothing is classified
 
 
-def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """The recipe of a run's flat configuration; `DataAgentError` or TypeError if it has none."""
-    kind = TextRecipe if "kind" in config else ImageRecipe
-    names = {field.name for field in fields(kind)}
-    return kind(**{name: value for name, value in config.items() if name in names})
-
-
 def load_pictures(config: Mapping[str, Any], *, may_download: bool) -> Pictures | None:
     """The samples of a run's training data; None, with a line in the log, if it is not there.
 
@@ -52,7 +45,7 @@ def load_pictures(config: Mapping[str, Any], *, may_download: bool) -> Pictures 
         logger.info("the page comes without pictures of samples: %s is not here", ", ".join(away))
         return None
     try:
-        data = load_task(recipe_of(config))
+        data = load_kept(recipe_of(config))
     except (DataAgentError, TypeError) as error:
         logger.info("the page comes without pictures of samples: %s", error)
         return None

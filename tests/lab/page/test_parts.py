@@ -28,13 +28,13 @@ from data_agent_lab.page.pictures import (
     LONGEST,
     load_pictures,
     pictures_of,
-    recipe_of,
     text_tag,
 )
 from data_agent_lab.page.samples import groups_of, read_samples
 from data_agent_lab.page.scales import Scale, round_step, spanning, tick_format
 from data_agent_lab.page.styles import styles_of
 from data_agent_lab.page.timeline import picture_of_classes
+from data_agent_lab.recipes import recipe_of
 from data_agent_lab.results.findings import OfClass, Row
 from data_agent_lab.results.statistics import Estimate
 from data_agent_lab.tasks import recipe_for

@@ -233,7 +233,7 @@ def test_a_report_downloads_nothing_that_a_run_names(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     loaded: list[Any] = []
-    monkeypatch.setattr(pictures_module, "load_task", loaded.append)
+    monkeypatch.setattr(pictures_module, "load_kept", loaded.append)
     caplog.set_level("INFO", logger="data_agent_lab.page.pictures")
     assert load_pictures(config, may_download=False) is None
     assert loaded == []

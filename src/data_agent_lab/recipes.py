@@ -99,6 +99,12 @@ def check_recipe(recipe: Recipe) -> None:
             f"--trusted {recipe.trusted} brings trusted samples, and --trusted-rows "
             f"{recipe.trusted_rows} takes some of the training samples. Give one of the two."
         )
+    if recipe.keep_index is not None and recipe.trusted_rows:
+        raise InputError(
+            f"--keep-index keeps some of the training samples, of which --trusted-rows "
+            f"{recipe.trusted_rows} would trust others than before. Hand trusted samples over with "
+            "--trusted."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -74,7 +74,7 @@ class TextEngine(Engine):
         self.labels = self.true_labels = None
         if self.data.class_names:
             self.labels = torch.tensor(self.trainer.rows["labels"])
-            true, trusted = kept_rows(self.recipe, self.data.train), self.data.trusted
+            true, trusted = kept_rows(self.recipe, self.data, self.data.train), self.data.trusted
             behind = [] if trusted is None else trusted["labels"][:]
             self.true_labels = torch.tensor([*true["labels"], *behind])
         self.warm_up(self._first_loss)

@@ -137,14 +137,15 @@ def training_rows(config: RunConfig[TextRecipe], data: LanguageData) -> datasets
         labels, num_classes = torch.tensor(rows["labels"]), len(data.class_names)
         noisy = corrupt_labels(labels, share, num_classes=num_classes, seed=config.seed)
         rows = rows.remove_columns("labels").add_column("labels", noisy.tolist())
-    return kept_rows(config.recipe, rows)
+    return kept_rows(config.recipe, data, rows)
 
 
-def kept_rows(recipe: TextRecipe, rows: datasets.Dataset) -> datasets.Dataset:
-    """Those of all training rows that the recipe keeps."""
+def kept_rows(recipe: TextRecipe, data: LanguageData, rows: datasets.Dataset) -> datasets.Dataset:
+    """Those of all training rows, `rows` of `data`, that the recipe keeps."""
     if recipe.keep_index is None:
         return rows
-    return rows.select(read_index(Path(recipe.keep_index), len(rows)))
+    index = read_index(Path(recipe.keep_index), data.num_train)
+    return rows.select(index[index < len(rows)])  # trusted ones are behind them
 
 
 def _arguments(config: RunConfig[TextRecipe], folder: Path, *, on_cpu: bool) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def test_numbers_of_ones_own_are_audited_as_well(
         ("audit {0}/numbers.csv --datalab", "Datalab needs probabilities of classes"),
         ("train --epochs 8 --keep-index {0}/numbers.csv", "has no column index, but mean_loss"),
         ("train --epochs 8 --keep-index {0}/far.csv", "is to name samples from 0 to 447"),
+        ("train --keep-index {0}/far.csv --trusted-rows 9", "Hand trusted samples over with"),
     ],
 )
 def test_what_cannot_be_done_is_said(

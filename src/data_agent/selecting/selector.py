@@ -62,7 +62,7 @@ class Selector(Watcher, Readings, CountsEpochs, Method):
         sharded: whether each rank keeps and chooses from every world-th sample only, see
             docs/decisions/0017-shards.md; the process group must be there.
         sample_statistics: whether what each sample showed is remembered for `table()`: 12 to 44
-            bytes a sample, see `SampleStatistics`; never where the tables are sharded.
+            bytes a sample, see `SampleStatistics`; never of a shard.
         tables: what is remembered of each sample besides that and what the method records.
 
     Raises:
@@ -108,7 +108,7 @@ class Selector(Watcher, Readings, CountsEpochs, Method):
         """Of the order in which this rank's batches come; another one for each shard."""
         self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
-        remembers = sample_statistics and not sharded
+        remembers = sample_statistics and not self._shard.is_part
         self._statistics = SampleStatistics(num_samples) if remembers else None
         self._tables = tables if self._statistics is None else (*tables, self._statistics)
         self._recorder = Recorder(self, self._tables, on_nonfinite, num_samples)

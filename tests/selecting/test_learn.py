@@ -180,7 +180,7 @@ def test_mistyped_arguments_of_a_class_and_of_a_loader_are_told_what_was_meant()
         with pytest.raises(InputError, match=f"no argument '{typo}'.*Did you mean '{meant}'"):
             make(**{typo: 1})
     with pytest.raises(InputError, match="takes num_samples, epochs, keep_ratio, seed, config, tr"):
-        DataAgent(100, 4, schedule="paper")
+        DataAgent(100, 4, **{"schedule": "paper"})  # pyright: ignore[reportArgumentType]
     agent = DataAgent(100, 4)
     with pytest.raises(InputError, match=r"got batchsize=.*Did you mean 'batch_size'"):
         selection_loader(TensorDataset(torch.arange(100)), agent, batchsize=8)

@@ -10,6 +10,7 @@ from data_agent import DataAgent, DataAgentConfig, Feedback, make_selector, sele
 from data_agent.agent.reward import difficulty, uncertainty
 from data_agent.errors import DataAgentWarning, InputError, StateError
 from data_agent.labels import LabelRules
+from data_agent.labels.ruled import RuledSelector
 
 SIZE = 40
 X = torch.randn(SIZE, 4, generator=torch.Generator().manual_seed(0))
@@ -144,6 +145,7 @@ def test_rules_without_labels(name, options, message):
 
 def test_no_suspects_without_rules():
     agent, _, _ = ready()
+    assert isinstance(agent, RuledSelector)
     with pytest.raises(InputError, match=r"label_rules=LabelRules\(\).*DataAgentConfig.*label-aw"):
         agent.suspects()
     for name, options in (
@@ -151,7 +153,9 @@ def test_no_suspects_without_rules():
         ("top-loss", {"label_rules": LabelRules()}),
         ("label-aware", {}),
     ):
-        assert not ready(name, **options)[0].suspects().any()
+        selector = ready(name, **options)[0]
+        assert isinstance(selector, RuledSelector)
+        assert not selector.suspects().any()
 
 
 @pytest.mark.parametrize("learns", [True, False])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from data_agent import Feedback, make_selector
+from data_agent import BatchSelector, Feedback, make_selector
 from data_agent.errors import CheckpointError
 from data_agent.selecting.statistics import SampleStatistics, belief, vote
 
@@ -153,6 +153,7 @@ def test_the_running_epoch_counts_and_asking_changes_nothing(name):
 
 def test_a_batch_selector_remembers_what_it_trained_on():
     selector = new("selective-backprop")
+    assert isinstance(selector, BatchSelector)
     selector.begin_epoch(0)
     pool = selector.select(0).index[:16]
     logits, losses = torch.randn(16, 5), torch.rand(16)

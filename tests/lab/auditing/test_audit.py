@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -22,8 +23,10 @@ from data_agent_lab.runs.samples import read_columns, read_index, write_columns
 from data_agent_lab.tasks import load_task, recipe_for
 
 NOISE = 0.1
-TRAIN = ["train", "--task", "digits", "--label-noise", str(NOISE), "--epochs", "10"]
-TRAIN += ["--num-evaluations", "1", "--device", "cpu"]
+TRAIN = [
+    *("train", "--task", "digits", "--label-noise", str(NOISE), "--epochs", "10"),
+    *("--num-evaluations", "1", "--device", "cpu"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def is_wrong() -> np.ndarray:
-    data = load_task(recipe_for("digits"))
+    data: Any = load_task(recipe_for("digits"))
     noisy = corrupt_labels(data.train_labels, NOISE, num_classes=10, seed=0)
     return (noisy != data.train_labels).numpy()
 
@@ -45,7 +48,8 @@ def test_planted_errors_are_found_first(run: Path, is_wrong: np.ndarray) -> None
     found = audit.of_kind("wrong-label")
     assert len(found) == 30
     assert np.mean([is_wrong[finding.index] for finding in found]) >= 0.9
-    true = load_task(recipe_for("digits")).train_labels
+    data: Any = load_task(recipe_for("digits"))
+    true = data.train_labels
     right = [str(int(true[f.index])) == f.suggested for f in found if is_wrong[f.index]]
     assert np.mean(right) >= 0.7
 

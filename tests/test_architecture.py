@@ -28,7 +28,7 @@ LAYERS = [
     {"loading"},
     {"labels", "trusted"},
     {"agent", "baselines"},
-    {"methods"},
+    {"methods", "prompts"},
     {"testing", "integrations"},
 ]
 OPTIONAL = {

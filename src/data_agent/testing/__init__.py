@@ -2,15 +2,18 @@
 
     check_selector(MySelector)      # raises an AssertionError that names the broken law
 
+Methods that choose prompts have laws of their own: `check_prompt_agent(make)`.
+
 Each law is a function of its own, so that a test suite can run them one by one (`LAWS`).
 """
 
 from __future__ import annotations
 
 from data_agent.testing.laws import LAWS
+from data_agent.testing.prompts import PROMPT_LAWS, check_prompt_agent
 from data_agent.testing.runs import Make
 
-__all__ = ["LAWS", "Make", "check_selector"]
+__all__ = ["LAWS", "PROMPT_LAWS", "Make", "check_prompt_agent", "check_selector"]
 
 
 def check_selector(make: Make) -> None:

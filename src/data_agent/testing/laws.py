@@ -24,7 +24,9 @@ from data_agent.testing.runs import (
     Make,
     build,
     equal_states,
+    expect,
     feedback,
+    leaves,
     loader_of,
     observe_batch,
     observe_epoch,
@@ -219,7 +221,7 @@ def law_refuses_bad_feedback(make: Make) -> None:
     call = selector.select_batch if isinstance(selector, BatchSelector) else selector.observe
     before = state_of(selector)
     for what, change in bad.items():
-        _expect(InputError, lambda change=change: call(replace(good, **change)), what)
+        expect(InputError, lambda change=change: call(replace(good, **change)), what)
         assert equal_states(before, state_of(selector)), f"{what} changed the state"
 
 
@@ -227,11 +229,11 @@ def law_forgotten_calls_are_errors(make: Make) -> None:
     """Without an epoch, or with an epoch that nobody observed, training does not go on silently."""
     selector = build(make)
     early = feedback(torch.arange(BATCH_SIZE), 0)
-    _expect(StateError, lambda: selector.observe(early), "feedback before the first epoch")
+    expect(StateError, lambda: selector.observe(early), "feedback before the first epoch")
     loader = loader_of(selector)
     selector.begin_epoch(0)
     batches = [index for _, index in loader]
-    _expect(StateError, lambda: selector.begin_epoch(1), "an epoch that nobody observed")
+    expect(StateError, lambda: selector.begin_epoch(1), "an epoch that nobody observed")
     for index in batches[:2]:
         observe_batch(selector, index, 0)
     with warnings.catch_warnings(record=True) as caught:
@@ -255,7 +257,7 @@ def law_refuses_foreign_state(make: Make) -> None:
     }
     for what, bad in foreign.items():
         before = state_of(selector)
-        _expect(CheckpointError, lambda bad=bad: selector.load_state_dict(bad), what)
+        expect(CheckpointError, lambda bad=bad: selector.load_state_dict(bad), what)
         assert equal_states(before, state_of(selector)), f"{what} changed the state"
 
 
@@ -264,7 +266,7 @@ def law_survives_damaged_state(make: Make) -> None:
     source = build(make, seed=3)
     run_until(source, 4, 3)
     good = source.state_dict()
-    for *parents, key in _leaves(good):
+    for *parents, key in leaves(good):
         for damage in (None, "text", -1, torch.zeros(1), [], {}):
             state: Any = copy.deepcopy(good)
             place = state
@@ -278,23 +280,6 @@ def law_survives_damaged_state(make: Make) -> None:
             except CheckpointError:
                 half = f"half-loaded with {[*parents, key]} = {damage!r}"
                 assert equal_states(before, state_of(selector)), half
-
-
-def _leaves(state: Any) -> list[list[Any]]:
-    """Where a nested state holds values: the keys that lead there."""
-    if isinstance(state, dict):
-        return [[key, *leaf] for key, value in state.items() for leaf in _leaves(value)]
-    if isinstance(state, list) and state:
-        return [[0, *leaf] for leaf in _leaves(state[0])]
-    return [[]]
-
-
-def _expect(kind: type[Exception], call: Callable[[], object], what: str) -> None:
-    try:
-        call()
-    except kind:
-        return
-    raise AssertionError(f"{what} was accepted (expected {kind.__name__})")
 
 
 LAWS: Mapping[str, Callable[[Make], None]] = {

@@ -1,0 +1,24 @@
+"""Every prompt in turn, as TRL's own sampler has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data_agent.prompts.selector import PromptSelector
+
+__all__ = ["UniformPrompts"]
+
+
+class UniformPrompts(PromptSelector):
+    """Draws batches by turns: no prompt twice before all others came.
+
+    Args:
+        num_prompts: N.
+        generations: G.
+        options: `batch`, `seed` and `reward_range` of `PromptSelector`.
+    """
+
+    name = "uniform"
+
+    def __init__(self, num_prompts: int, generations: int, **options: Any) -> None:
+        super().__init__(num_prompts, generations, **{**options, "pool": 1, "explore": 0.0})

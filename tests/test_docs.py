@@ -111,6 +111,18 @@ def test_rewards_of_ones_own():
     assert regression.metrics()["reward_weight/difficulty"] == 1
 
 
+def test_prompts_in_a_loop_of_ones_own():
+    names: dict[str, Any] = {
+        **{"prompts": range(200), "steps": 3, "features_of": lambda index: index.unsqueeze(1) / 10},
+        "roll_out": lambda index: torch.rand(len(index), 8),
+    }
+    frozen, loop, method = blocks_of(ROOT / "docs" / "prompts.md")
+    assert "prompt_features" in frozen  # runs in tests/integrations
+    exec(loop, names)
+    assert names["agent"].step == 3
+    exec(method, names)
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         for _ in range(4 * 128):

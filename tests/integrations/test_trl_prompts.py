@@ -1,6 +1,8 @@
 """The real GRPO and RLOO trainers: they train as without us, on the prompts that were chosen."""
 
+import runpy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,7 +113,7 @@ class OurGRPO(Chosen, GRPOTrainer):
     pass
 
 
-class OurRLOO(Chosen, RLOOTrainer):
+class OurRLOO(Chosen, RLOOTrainer):  # type: ignore[misc]
     pass
 
 
@@ -147,11 +149,11 @@ class Replayed:
         return Order(self.order, args.steps_per_generation * args.num_iterations)
 
 
-class TheirGRPO(Replayed, GRPOTrainer):
+class TheirGRPO(Replayed, GRPOTrainer):  # type: ignore[misc]
     pass
 
 
-class TheirRLOO(Replayed, RLOOTrainer):
+class TheirRLOO(Replayed, RLOOTrainer):  # type: ignore[misc]
     pass
 
 
@@ -329,6 +331,13 @@ def test_what_cannot_be_chosen_is_refused(tmp_path, changes, options, message):
         build(SelectiveGRPOTrainer, arguments(tmp_path, **changes), **options)
 
 
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = Path(__file__).parents[2] / "examples" / "trl_grpo.py"
+    runpy.run_path(str(path))["main"]()
+    assert "prompt-agent: 30 batches" in capsys.readouterr().out
+
+
 def test_a_stream_trains_without_a_selector(tmp_path):
     data = prompts().to_iterable_dataset()
     train(SelectiveGRPOTrainer, arguments(tmp_path, max_steps=1), data=data, selector=None)
@@ -336,7 +345,7 @@ def test_a_stream_trains_without_a_selector(tmp_path):
 
 def test_a_mixin_that_is_hidden_is_refused():
     with pytest.raises(InputError, match="SelectivePromptsMixin first"):
-        type("Hidden", (GRPOTrainer, SelectivePromptsMixin), {})
+        type("Hidden", (GRPOTrainer, SelectivePromptsMixin), {})  # type: ignore[misc]
 
 
 def test_a_checkpoint_without_a_choice_is_refused(tmp_path):

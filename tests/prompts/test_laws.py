@@ -5,8 +5,14 @@ from functools import partial
 import pytest
 import torch
 
-from data_agent.prompts import PromptAgent, PromptConfig, PromptSelector, Scored
-from data_agent.prompts.methods import PROMPT_METHODS, make_prompt_selector
+from data_agent.prompts import (
+    PROMPT_METHODS,
+    PromptAgent,
+    PromptConfig,
+    PromptSelector,
+    Scored,
+    make_prompt_selector,
+)
 from data_agent.testing import PROMPT_LAWS, check_prompt_agent
 from data_agent.testing.prompts import NUM_PROMPTS
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence, Sized
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from data_agent.errors import InputError
@@ -71,6 +71,9 @@ class SelectivePromptsMixin(_Base):
     """
 
     prompt_selector: PromptSelector | None
+    """Chooses; None where the trainer was left as it is."""
+
+    args: Any
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class SelectivePromptsMixin(_Base):
     # What the trainer calls.
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        if self.prompt_selector is not None and self.model.training and self._is_due():
+        if self.prompt_selector is not None and self._is_training() and self._is_due():
             started = time.perf_counter()
             generation_batch = self._chosen_rows(self.prompt_selector)
             self._choosing_seconds = time.perf_counter() - started
@@ -113,7 +116,7 @@ class SelectivePromptsMixin(_Base):
     ) -> Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         selector = self.prompt_selector
-        if selector is None or selector.choice is None or not self.model.training:
+        if selector is None or selector.choice is None or not self._is_training():
             return rewards
         index = selector.choice.index
         selector.learn(
@@ -151,6 +154,10 @@ class SelectivePromptsMixin(_Base):
         self._generated_tokens = int(state["generated_tokens"])
 
     # Choosing.
+
+    def _is_training(self) -> bool:
+        """By TRL's own rule, which also evaluates with this method."""
+        return cast("nn.Module", self.model).training
 
     def _begins_anew(self) -> bool:
         """Whether the step at hand is the first of a generation."""
@@ -214,10 +221,10 @@ class SelectivePromptsMixin(_Base):
     def _make_selector(self, given: PromptSelector | Callable[..., PromptSelector] | str) -> Any:
         _refuse_what_cannot_be_chosen(self)
         args = self.args
-        sizes = {
+        sizes: dict[str, Any] = {
             "num_prompts": len(cast("Sized", self.train_dataset)),
             "generations": self.num_generations,
-            "batch": cast("int", args.generation_batch_size) // self.num_generations,
+            "batch": args.generation_batch_size // self.num_generations,
         }
         seed = args.seed if args.data_seed is None else args.data_seed
         made: Any = given

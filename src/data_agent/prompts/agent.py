@@ -18,7 +18,6 @@ from data_agent.prompts.utility import Groups
 from data_agent.runtime import distributed
 from data_agent.runtime.random import Purpose, derived_seed, position_hash
 
-__all__ = ["PromptAgent"]
 _HOST = torch.device("cpu")
 
 

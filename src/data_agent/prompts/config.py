@@ -9,7 +9,6 @@ from data_agent.agent.config import DataAgentConfig
 from data_agent.errors import InputError
 from data_agent.prompts import doors
 
-__all__ = ["PromptConfig"]
 _RANGES = {
     **dict.fromkeys(("ppo_epochs", "update_every", "hidden", "max_features"), (1, inf)),
     **dict.fromkeys(("replay_rows", "rollout_rows", "evidence_rows"), (2, inf)),

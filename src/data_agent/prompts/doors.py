@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def check_share(name: str, value: float) -> None:
         raise InputError(f"{name} is {value!r}; expected a number in [0, 1].")
 
 
-def check_reward_range(ends: object) -> None:
+def check_reward_range(ends: Any) -> None:
     """None, or a pair of finite numbers low < high."""
     if ends is None:
         return
@@ -63,7 +64,7 @@ def check_index(index: object, num_prompts: int, *, fewest: int) -> None:
         raise InputError("index holds a prompt twice; expected distinct prompts.")
 
 
-def checked_features(features: object, size: int) -> Tensor | None:
+def checked_features(features: Any, size: int) -> Tensor | None:
     """float32 `[M, F]` on the host, or None."""
     if features is None:
         return None

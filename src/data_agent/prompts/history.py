@@ -100,7 +100,7 @@ class History:
         self._typical = torch.where(means.isnan(), self._typical, moved)
 
 
-def _range_of(ends: object) -> tuple[float, float] | None:
+def _range_of(ends: Any) -> tuple[float, float] | None:
     if ends is None:
         return None
     is_pair = isinstance(ends, list) and len(ends) == 2

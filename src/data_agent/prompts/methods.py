@@ -15,8 +15,6 @@ from data_agent.prompts.baselines.regression import RegressedPrompts
 from data_agent.prompts.baselines.uniform import UniformPrompts
 from data_agent.prompts.selector import PromptSelector
 
-__all__ = ["PROMPT_METHODS", "make_prompt_selector"]
-
 PROMPT_METHODS: Mapping[str, type[PromptSelector]] = {
     method.name: method
     for method in (

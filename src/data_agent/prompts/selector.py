@@ -20,8 +20,6 @@ from data_agent.runtime.random import Purpose, check_seed, derived_seed
 from data_agent.runtime.state import STATE_VERSION, check_header, require_tensor
 from data_agent.runtime.topk import draw_mask, top_k_mask
 
-__all__ = ["Choice", "PromptSelector", "Scored"]
-
 
 @dataclass(frozen=True, slots=True)
 class Scored:

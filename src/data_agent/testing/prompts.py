@@ -15,8 +15,6 @@ from data_agent.errors import CheckpointError, InputError, StateError
 from data_agent.prompts.selector import PromptSelector
 from data_agent.testing.runs import equal_states, expect, leaves, through_a_file
 
-__all__ = ["PROMPT_LAWS", "MakePrompts", "check_prompt_agent"]
-
 MakePrompts = Callable[..., PromptSelector]
 """Builds a method from num_prompts=, generations=, batch= and seed=."""
 

@@ -16,7 +16,6 @@ from data_agent.errors import InputError
 from data_agent.prompts.selector import Choice, PromptSelector, Scored
 from data_agent.prompts.utility import Groups
 
-__all__ = ["BucketPrompts"]
 NUM_BUCKETS = 10
 RATE = 1.0  # so a batch without success, or with nothing else, moves it by half a bucket
 TARGET = 0.5

@@ -18,7 +18,6 @@ from data_agent.prompts.utility import Groups
 from data_agent.runtime.random import Purpose, generator
 from data_agent.runtime.state import require_tensor
 
-__all__ = ["CategoryPrompts"]
 RATE = 0.1  # of a category's mean towards a new group's utility
 TEMPERATURE = 0.1  # utilities lie in [0, 1]
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from data_agent.prompts.baselines.uniform import UniformPrompts
 from data_agent.prompts.utility import groups_of
 
-__all__ = ["FilteredPrompts"]
-
 
 class FilteredPrompts(UniformPrompts):
     """Uniform, with `keeps` for a loop that rolls out until it has a batch of kept groups.

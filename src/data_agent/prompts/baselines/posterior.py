@@ -18,7 +18,6 @@ from data_agent.prompts.utility import Groups
 from data_agent.runtime.random import Purpose, generator
 from data_agent.runtime.state import require_tensor
 
-__all__ = ["PosteriorPrompts", "faded_posterior"]
 TARGET = 0.5
 
 
@@ -37,7 +36,8 @@ class PosteriorPrompts(PromptSelector):
     def __init__(
         self, num_prompts: int, generations: int, *, fading: float = 0.5, **options: Any
     ) -> None:
-        super().__init__(num_prompts, generations, **{"explore": 0.0, **options})
+        options.setdefault("explore", 0.0)
+        super().__init__(num_prompts, generations, **options)
         self._fading = fading
         self._counts_of = torch.ones(num_prompts, 2)  # alpha, beta
 

@@ -15,7 +15,6 @@ from data_agent.prompts.selector import Choice, PromptSelector, Scored
 from data_agent.prompts.state import Replay, States
 from data_agent.prompts.utility import Groups
 
-__all__ = ["RegressedPrompts", "ridge"]
 MAX_FEATURES, NUM_ROWS, FEWEST, PENALTY = 64, 512, 48, 3.0
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from data_agent.prompts.selector import PromptSelector
 
-__all__ = ["UniformPrompts"]
-
 
 class UniformPrompts(PromptSelector):
     """Draws batches by turns: no prompt twice before all others came.
@@ -21,4 +19,5 @@ class UniformPrompts(PromptSelector):
     name = "uniform"
 
     def __init__(self, num_prompts: int, generations: int, **options: Any) -> None:
-        super().__init__(num_prompts, generations, **{**options, "pool": 1, "explore": 0.0})
+        everything: dict[str, Any] = {**options, "pool": 1, "explore": 0.0}
+        super().__init__(num_prompts, generations, **everything)

@@ -19,7 +19,7 @@ from data_agent_lab.comparing.grid import all_runs, parse_keep_ratios, parse_nam
 from data_agent_lab.comparing.session import hold_output, pending_runs, run_all
 from data_agent_lab.comparing.workers import prepare_workers
 from data_agent_lab.progress import silent
-from data_agent_lab.recipes import ImageRecipe, RunConfig, TextRecipe
+from data_agent_lab.recipes import ImageRecipe, PromptRecipe, RunConfig, TextRecipe
 from data_agent_lab.results.records import write_archive
 from data_agent_lab.rules import flag_of
 from data_agent_lab.runs.environment import num_cpus
@@ -138,7 +138,8 @@ def runs_of(command: Compare[Any], argv: Sequence[str]) -> tuple[list[RunConfig[
 
 def _refuse_recipe_flags(argv: Sequence[str]) -> None:
     """The tasks of a suite have recipes of their own, so that their numbers can be compared."""
-    own = {flag_of(field.name) for kind in (ImageRecipe, TextRecipe) for field in fields(kind)}
+    kinds = (ImageRecipe, TextRecipe, PromptRecipe)
+    own = {flag_of(field.name) for kind in kinds for field in fields(kind)}
     given = [word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
     if refused := [flag for flag in given if flag in own]:
         raise InputError(

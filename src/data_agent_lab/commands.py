@@ -18,7 +18,7 @@ from typing import Annotated, Any, Generic
 import tyro
 
 from data_agent.errors import DataAgentError
-from data_agent_lab.recipes import R, RunConfig
+from data_agent_lab.recipes import PromptRecipe, R, Recipe, RunConfig
 from data_agent_lab.rules import Count, check_fields
 from data_agent_lab.tasks import DATA_ROOT, DEFAULT_TASK, recipe_for
 
@@ -43,7 +43,7 @@ class Compare(Generic[R]):
 
     recipe: R
     suite: str | None = None
-    """Tasks to compare on: quick, core, held-out or language; None is the one task of --task."""
+    """Tasks to compare on: quick, core, held-out, language or prompts; None is that of --task."""
     tasks: str | None = None
     """Some of the suite's tasks, separated by commas; without --suite, of all suites."""
     data_root: Path = DATA_ROOT
@@ -135,9 +135,10 @@ def parse(argv: Sequence[str]) -> Command:
         text = f"{inspect.getdoc(type(default))}\n\n{note}"
         return tyro.conf.subcommand(name, default=default, description=text)
 
+    run, compare = _defaults(recipe)
     commands = tyro.conf.OmitArgPrefixes[
-        Annotated[Train[Kind], subcommand("train", Train(config=RunConfig(recipe=recipe)))]
-        | Annotated[Compare[Kind], subcommand("compare", Compare(recipe=recipe))]
+        Annotated[Train[Kind], subcommand("train", Train(config=run))]
+        | Annotated[Compare[Kind], subcommand("compare", compare)]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Archive, tyro.conf.subcommand("archive")]
         | Annotated[Audit, tyro.conf.subcommand("audit")]
@@ -150,6 +151,14 @@ def parse(argv: Sequence[str]) -> Command:
         _raise_own_error(end)
         sys.stderr.write(printed.getvalue())
         raise
+
+
+def _defaults(recipe: Recipe) -> tuple[RunConfig[Any], Compare[Any]]:
+    """A run and a comparison of a task; prompts have methods of their own."""
+    if isinstance(recipe, PromptRecipe):
+        run = RunConfig(recipe=recipe, method="prompt-agent")
+        return run, Compare(recipe=recipe, methods="random,prompt-agent")
+    return RunConfig(recipe=recipe), Compare(recipe=recipe)
 
 
 def _raise_own_error(end: SystemExit) -> None:

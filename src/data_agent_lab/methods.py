@@ -17,6 +17,11 @@ from data_agent_lab.rules import unknown
 
 FULL = "full"
 FULL_SHORT = "full-short"
+RANDOM = "random"
+PROMPT_METHODS = (
+    *(RANDOM, "prompt-agent", "regression", "posterior", "filtering", "categories", "buckets"),
+)
+"""What prompt tasks compare, all at the same number of completions; random is uniform there."""
 
 
 def ignores_keep_ratio(method: str) -> bool:
@@ -85,9 +90,17 @@ def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
     return schedule.total_visits / (1000 * epochs)
 
 
-def check_method(method: str) -> None:
-    """Raise `InputError` if a method is unknown, or one of the user's own cannot be imported."""
-    if ":" in method:
+def check_method(method: str, *, of_prompts: bool = False) -> None:
+    """Raise `InputError` if a method is unknown, or one of the user's own cannot be imported.
+
+    Args:
+        method: its name.
+        of_prompts: whether prompts are chosen, which has methods of its own.
+    """
+    if of_prompts:
+        if method not in PROMPT_METHODS:
+            raise unknown("method", method, PROMPT_METHODS, other=": prompts have their own")
+    elif ":" in method:
         method_class(method)
     elif method not in (known := (*METHODS, FULL_SHORT)):
         raise unknown("method", method, known, other=", or module:Class for one of your own")

@@ -6,6 +6,7 @@ Nothing here imports torch, so that `--help` is quick.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -238,6 +239,59 @@ class TextRecipe(Recipe):
             )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptRecipe(Recipe):
+    """How every method rolls prompts out and trains on them, from one and the same warmed-up model.
+
+    An epoch is as many generation batches as lie between two lines of metrics.
+    """
+
+    task: str
+    """string-world, or another one of the suite."""
+    data: str | None = None
+    """None: a world is made from its number."""
+    world: Annotated[int, at_least(0)] = 0
+    """Number of the world, 0 or more: order of the letters, pairs of operations, problems."""
+    num_prompts: Count = 4096
+    """Prompts that may be rolled out, 1 or more."""
+    num_eval_prompts: Count = 512
+    """Held-out problems, 1 or more."""
+    num_warm_up_problems: Count = 4096
+    """Problems that the model is taught before, 1 or more."""
+    warm_up_steps: Annotated[int, at_least(0)] = 300
+    """Steps in which it is taught them, 0 or more."""
+    model: str = "decoder-96x3"
+    """decoder-HIDDENxLAYERS, trained from scratch."""
+    epochs: Count = 20
+    """Lines of metrics, 1 or more."""
+    batches: Count = 10
+    """Generation batches in an epoch, each with one optimizer step, 1 or more."""
+    batch_size: Count = 16
+    """Prompts in a generation batch, 1 or more."""
+    generations: Annotated[int, at_least(2)] = 8
+    """Completions of a prompt, 2 or more."""
+    pool: Count = 4
+    """Candidates for each prompt of a batch, 1 or more."""
+    learning_rate: Positive = 5e-4
+    """Learning rate of AdamW, above 0."""
+    num_evaluations: Count = 20
+    """Evaluations in a run, evenly spread, 1 or more; the last one is at the end."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not re.fullmatch(r"decoder-\d+x\d+", self.model):
+            raise InputError(f"--model is {self.model!r}; expected decoder-HIDDENxLAYERS.")
+        if self.batch_size > self.num_prompts:
+            raise InputError(
+                f"--batch-size is {self.batch_size}, but there are {self.num_prompts} prompts."
+            )
+
+    @property
+    def num_completions(self) -> int:
+        """Completions in an epoch."""
+        return self.batches * self.batch_size * self.generations
+
+
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
     """The recipe of a run's flat configuration; `DataAgentError` or TypeError if it has none."""
     kind = TextRecipe if "kind" in config else ImageRecipe
@@ -266,13 +320,14 @@ class RunConfig(Generic[R]):
     """Seed of model, selection, augmentation and label noise, 0 or more."""
 
     def __post_init__(self) -> None:
-        check_method(self.method)
+        check_method(self.method, of_prompts=isinstance(self.recipe, PromptRecipe))
         check_fields(self)
 
     @property
     def name(self) -> str:
         """The run's folder in a comparison's: TASK/METHOD-keepRATIO-seedSEED."""
-        budget = "" if ignores_keep_ratio(self.method) else f"-keep{self.keep_ratio}"
+        is_own = isinstance(self.recipe, PromptRecipe) or ignores_keep_ratio(self.method)
+        budget = "" if is_own else f"-keep{self.keep_ratio}"
         return f"{self.recipe.task}/{self.method}{budget}-seed{self.seed}"
 
     def flat(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A task of a suite is small enough for a processor core, and each is a regime in which selecting may
 pay or harm: far from converged, trained until the training data are memorised, wrong labels (random
 or by human hand), long tails, near-duplicates, foreign images, many classes; small language models
-from scratch. Their data lie in folders of parquet files under one root.
+from scratch; prompts to roll out. Their data lie in folders of parquet files under one root; prompts
+are made.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from data_agent.errors import InputError
 from data_agent_lab.progress import Progress, silent
-from data_agent_lab.recipes import ImageRecipe, Recipe, TextRecipe
+from data_agent_lab.recipes import ImageRecipe, PromptRecipe, Recipe, TextRecipe
 from data_agent_lab.rules import check_list, unknown
 
 if TYPE_CHECKING:
     from data_agent_lab.data.image_data import ImageData
+    from data_agent_lab.data.strings import StringData
     from data_agent_lab.data.texts import LanguageData
 
 logger = logging.getLogger(__name__)
@@ -144,6 +146,8 @@ TASKS: dict[str, Recipe] = {
             eval_subset=None,
             max_length=128,
         ),
+        *(PromptRecipe(task=f"string-world-{world}", world=world) for world in range(10)),
+        PromptRecipe(task="string-world"),
     )
 }
 """The recipe of each task, with the data of the suites' tasks under the folder `data`."""
@@ -163,9 +167,10 @@ SUITES: dict[str, Sequence[str]] = {
         *("trusted-aggregate", "trusted-tail50", "trusted-tail20", "trusted-digits"),
         *("trusted-photos", "trusted-duplicates"),
     ),
+    "prompts": tuple(f"string-world-{world}" for world in range(5, 10)),
     "language": ("sst2", "sst2-noise30", "t0-mix", "gsm8k", "shakespeare"),
 }
-"""Names of tasks, by suite. Nothing of the agent was ever chosen by a run on a held-out task."""
+"""Names of tasks, by suite. Nothing was ever chosen by a run on a task of held-out or prompts."""
 
 
 def recipe_for(task: str) -> Recipe:
@@ -216,14 +221,18 @@ def _under(root: Path, recipe: Recipe) -> Recipe:
     return replace(recipe, **moved)
 
 
-def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData | LanguageData:
+def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData | LanguageData | StringData:
     """The data of a recipe; `InputError` if they cannot be found or used."""
-    assert isinstance(recipe, ImageRecipe | TextRecipe)
+    assert isinstance(recipe, ImageRecipe | TextRecipe | PromptRecipe)
     # What loads data takes a second to import; commands that end in an error need not wait for it.
     if isinstance(recipe, TextRecipe):
         from data_agent_lab.data.texts import load_language
 
         data = load_language(recipe, progress)
+    elif isinstance(recipe, PromptRecipe):
+        from data_agent_lab.data.strings import load_strings
+
+        data = load_strings(recipe)
     elif recipe.task == "digits":
         from data_agent_lab.data.digits import load_digits
 

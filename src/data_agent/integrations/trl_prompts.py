@@ -171,7 +171,8 @@ class SelectivePromptsMixin(_Base):
         """This process's rows of the batch that is chosen: each prompt once a completion."""
         if selector.choice is None:  # else rewards never came for it: the same prompts again
             index = selector.candidates()
-            selector.choose(index, self._features_of(index))
+            features = self._features_of(index) if selector.reads_features else None
+            selector.choose(index, features)
         assert selector.choice is not None
         index = selector.choice.index.repeat_interleave(selector.generations)
         size = len(index) // self.accelerator.num_processes

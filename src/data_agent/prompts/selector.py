@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from numpy.typing import NDArray
@@ -73,6 +73,9 @@ class PromptSelector:
 
     name = ""
     """What a state names the method by."""
+
+    reads_features: ClassVar[bool] = True
+    """Whether `score` looks at features, which may then be worth a forward pass."""
 
     def __init__(
         self,

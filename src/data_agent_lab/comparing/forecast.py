@@ -11,7 +11,7 @@ from typing import Any
 
 from data_agent_lab.methods import FULL, expected_cost
 from data_agent_lab.progress import Progress, silent
-from data_agent_lab.recipes import Recipe, RunConfig
+from data_agent_lab.recipes import PromptRecipe, Recipe, RunConfig
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.tasks import load_task
 from data_agent_lab.terminal import format_seconds
@@ -105,9 +105,11 @@ def _known(results: Sequence[Mapping[str, Any]]) -> TaskDuration:
 def _timed(recipe: Recipe, progress: Progress) -> TaskDuration:
     samples = load_task(recipe, progress)
     speed = measure_speed(recipe, samples)
+    is_prompts = isinstance(recipe, PromptRecipe)
+    num_samples = recipe.num_completions if is_prompts else samples.num_train
     num_evaluations = min(recipe.num_evaluations, recipe.epochs)
     return TaskDuration(
-        full=speed.train_sample * samples.num_train * recipe.epochs,
+        full=speed.train_sample * num_samples * recipe.epochs,
         evaluation=speed.eval_sample * samples.num_eval * num_evaluations,
         source="timed now",
     )
@@ -119,4 +121,6 @@ def _cost(run: RunConfig[Any], done: Sequence[tuple[RunConfig[Any], Mapping[str,
     costs = [r["cost"] for o, r in done if (o.recipe, o.method, o.keep_ratio) == alike]
     if costs and run.method != FULL:
         return fmean(costs)
+    if isinstance(run.recipe, PromptRecipe):
+        return 1.0
     return expected_cost(run.method, run.keep_ratio, epochs=run.recipe.epochs)

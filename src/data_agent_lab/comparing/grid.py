@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from data_agent.errors import InputError
 from data_agent_lab.methods import check_method, ignores_keep_ratio
-from data_agent_lab.recipes import Recipe, RunConfig
+from data_agent_lab.recipes import PromptRecipe, Recipe, RunConfig
 from data_agent_lab.rules import check_list
 
 _T = TypeVar("_T")
@@ -22,7 +22,8 @@ def all_runs(
 ) -> list[RunConfig[Any]]:
     """All runs: seed by seed, then task by task, so that early results cover everything.
 
-    Methods whose cost is their own, such as full training, run once for all keep ratios.
+    Methods whose cost is their own, such as full training, run once for all keep ratios, and so do
+    all methods of prompt tasks, which have no keep ratio.
 
     Raises:
         InputError: a list is empty, or holds what is unknown, out of range or there twice; the
@@ -31,8 +32,9 @@ def all_runs(
     check_list("--methods", methods)
     check_list("--keep-ratios", keep_ratios)
     check_list("--seeds", seeds)
-    for method in methods:
-        check_method(method)
+    for recipe in recipes:
+        for method in methods:
+            check_method(method, of_prompts=isinstance(recipe, PromptRecipe))
     for ratio in keep_ratios:
         if not 0 < ratio <= 1:
             raise InputError(
@@ -40,16 +42,20 @@ def all_runs(
             )
     if min(seeds) < 0:
         raise InputError(f"--seeds names {min(seeds)}; expected 0 or more.")
-    budgets = dict.fromkeys(
-        (1.0 if ignores_keep_ratio(method) else ratio, method)
-        for ratio in keep_ratios
-        for method in methods
-    )
+
+    def budgets(recipe: Recipe) -> dict[tuple[float, str], None]:
+        is_own = isinstance(recipe, PromptRecipe)
+        return dict.fromkeys(
+            (1.0 if is_own or ignores_keep_ratio(method) else ratio, method)
+            for ratio in keep_ratios
+            for method in methods
+        )
+
     return [
         RunConfig(recipe=recipe, method=method, keep_ratio=ratio, seed=seed)
         for seed in seeds
         for recipe in recipes
-        for ratio, method in budgets
+        for ratio, method in budgets(recipe)
     ]
 
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from data_agent.runtime.files import replacing
-from data_agent_lab.methods import FULL, FULL_SHORT
-from data_agent_lab.results.findings import CONTROLS, RANDOM, Cell, Report, Row, Task
+from data_agent_lab.methods import FULL, FULL_SHORT, RANDOM
+from data_agent_lab.results.findings import CONTROLS, Cell, Report, Row, Task
 from data_agent_lab.results.tables import figure_of
 from data_agent_lab.runs.result import Metric
 

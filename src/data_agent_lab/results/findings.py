@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from data_agent_lab.methods import FULL, FULL_SHORT
+from data_agent_lab.methods import FULL, FULL_SHORT, RANDOM
 from data_agent_lab.results.statistics import FEWEST_SEEDS, Estimate, Spread
 from data_agent_lab.runs.result import Metric
 
-RANDOM = "random"
 CONTROLS = (FULL, FULL_SHORT, RANDOM)
 
 

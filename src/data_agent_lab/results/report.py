@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from data_agent.errors import InputError
-from data_agent_lab.methods import FULL, FULL_SHORT
+from data_agent_lab.methods import FULL, FULL_SHORT, RANDOM
 from data_agent_lab.results.findings import (
     CONTROLS,
-    RANDOM,
     Cell,
     MethodOverTasks,
     OfClass,

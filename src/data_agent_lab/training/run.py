@@ -16,14 +16,15 @@ import torch
 from data_agent import BatchSelector
 from data_agent.errors import DataAgentError
 from data_agent.runtime import distributed
-from data_agent_lab.methods import FULL
+from data_agent_lab.methods import FULL, RANDOM
 from data_agent_lab.progress import Progress, never, silent
-from data_agent_lab.recipes import Recipe, RunConfig, TextRecipe
+from data_agent_lab.recipes import PromptRecipe, Recipe, RunConfig, TextRecipe
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import RunResult
 from data_agent_lab.runs.samples import SAMPLES, write_columns
 from data_agent_lab.training.engine import Engine
 from data_agent_lab.training.images import ImageEngine
+from data_agent_lab.training.prompts import PromptEngine, check_prompts
 from data_agent_lab.training.ranks import check_same_step, choose_device, on_any_rank
 from data_agent_lab.training.visited import shares_visited
 
@@ -95,6 +96,9 @@ def _begin(config: RunConfig[Any]) -> tuple[type[Engine], torch.device]:
         InputError: the engine cannot train the run, or there is no such device.
     """
     engine_class = ImageEngine
+    if isinstance(config.recipe, PromptRecipe):
+        check_prompts(config)
+        engine_class = PromptEngine
     if isinstance(config.recipe, TextRecipe):
         # Importing the frameworks takes seconds, which only runs on text need to wait for.
         from data_agent_lab.training.text import TextEngine, check_text
@@ -247,7 +251,8 @@ class Speed(NamedTuple):
 def measure_speed(recipe: Recipe, data: Any, *, seconds: float = 1.0) -> Speed:
     """Time about so many seconds of full training and a part of an evaluation; owns the process."""
     slow = replace(recipe, learning_rate=recipe.learning_rate / 100)  # nothing diverges
-    config = RunConfig(recipe=slow, keep_ratio=1.0, method=FULL)
+    method = RANDOM if isinstance(recipe, PromptRecipe) else FULL
+    config = RunConfig(recipe=slow, keep_ratio=1.0, method=method)
     engine_class, device = _begin(config)
     readings: list[tuple[float, int]] = []
     with TemporaryDirectory() as path:

@@ -36,6 +36,7 @@ class BucketPrompts(PromptSelector):
     """
 
     name = "buckets"
+    reads_features = False
 
     def __init__(
         self,

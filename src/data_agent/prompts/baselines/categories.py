@@ -36,6 +36,7 @@ class CategoryPrompts(PromptSelector):
     """
 
     name = "categories"
+    reads_features = False
 
     def __init__(
         self,

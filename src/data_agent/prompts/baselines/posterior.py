@@ -32,6 +32,7 @@ class PosteriorPrompts(PromptSelector):
     """
 
     name = "posterior"
+    reads_features = False
 
     def __init__(
         self, num_prompts: int, generations: int, *, fading: float = 0.5, **options: Any

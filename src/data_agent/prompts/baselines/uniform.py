@@ -17,6 +17,7 @@ class UniformPrompts(PromptSelector):
     """
 
     name = "uniform"
+    reads_features = False
 
     def __init__(self, num_prompts: int, generations: int, **options: Any) -> None:
         everything: dict[str, Any] = {**options, "pool": 1, "explore": 0.0}

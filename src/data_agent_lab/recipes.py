@@ -272,8 +272,8 @@ class PromptRecipe(Recipe):
     """Completions of a prompt, 2 or more."""
     pool: Count = 4
     """Candidates for each prompt of a batch, 1 or more."""
-    learning_rate: Positive = 5e-4
-    """Learning rate of AdamW, above 0."""
+    learning_rate: Positive = 2e-4
+    """Learning rate of AdamW, above 0, constant."""
     num_evaluations: Count = 20
     """Evaluations in a run, evenly spread, 1 or more; the last one is at the end."""
 

@@ -36,7 +36,8 @@ class Forgetful(PromptAgent):
     """Does not save the rows it learns from."""
 
     def method_state(self):
-        return {**super().method_state(), "replay": {"rows": torch.empty(0, 2)}}
+        state = super().method_state()
+        return {**state, "replay": {"rows": state["replay"]["rows"][:0]}}
 
 
 class Careless(PromptSelector):

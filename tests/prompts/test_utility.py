@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from data_agent.prompts.baselines.posterior import faded_posterior
-from data_agent.prompts.baselines.regression import ridge
 from data_agent.prompts.evidence import correlation, t_statistic
+from data_agent.prompts.regression import ridge
 from data_agent.prompts.utility import combined, groups_of, mixed_chance, relative_spread
 
 NAN = torch.nan

@@ -12,13 +12,15 @@ from data_agent.agent.learner import Learner, expected_action
 from data_agent.errors import InputError
 from data_agent.prompts.config import PromptConfig
 from data_agent.prompts.evidence import Evidence
+from data_agent.prompts.history import READINGS
+from data_agent.prompts.regression import NUM_TARGETS, FeatureReader, GroupRegression
+from data_agent.prompts.replay import Replay
 from data_agent.prompts.selector import Choice, PromptSelector, Scored
-from data_agent.prompts.state import Replay, States
 from data_agent.prompts.utility import Groups
 from data_agent.runtime import distributed
 from data_agent.runtime.random import Purpose, derived_seed, position_hash
 
-_HOST = torch.device("cpu")
+STATE_WIDTH = len(READINGS) + NUM_TARGETS  # of history, and of what features say
 
 
 class PromptAgent(PromptSelector):
@@ -61,47 +63,55 @@ class PromptAgent(PromptSelector):
             seed=seed,
         )
         self.num_updates = 0
-        self._states = States(config.max_features, seed)
-        self._replay = Replay(config.replay_rows)
+        self._features = FeatureReader(config.max_features, seed)
+        self._regression = GroupRegression(config.replay_rows)
+        self._replay = Replay(config.replay_rows, STATE_WIDTH)
         self._evidence = Evidence(config.evidence_rows)
-        self._learner: Learner | None = None
+        self._learner = Learner(
+            config.of_policy(),
+            STATE_WIDTH,
+            seed=seed,
+            keep_ratio=batch / self.num_candidates,
+            device=torch.device("cpu"),
+        )
         self._compared: dict[str, float] = {}
 
     def score(self, index: Tensor, features: Tensor | None) -> Scored:
         """Drawn actions, once these are known to tell prompts apart.
 
-        Mean action and state of each are handed back when its rewards are there.
+        Mean action, state and features of each are handed back when its rewards are there.
         """
-        states = self._states.of(index, features, self.history, self.step)
-        learner = self._learner_of(states.shape[1])
-        parameters = learner.concentration(states)
-        columns = torch.cat([expected_action(parameters).unsqueeze(1), states], 1)
+        read = self._features.read(features, len(index))
+        history = self.history.readings(index, self.step)
+        states = torch.cat([history, self._regression.predict(read)], 1)
+        parameters = self._learner.concentration(states)
+        columns = torch.cat([expected_action(parameters).unsqueeze(1), states, read], 1)
         if not self._evidence.is_clear():
             return Scored(columns=columns)
-        return Scored(learner.draw(parameters, Purpose.ACTION, self.step), columns)
+        return Scored(self._learner.draw(parameters, Purpose.ACTION, self.step), columns)
 
     def update(self, choice: Choice, groups: Groups) -> None:
         """Compare what was predicted with what came, and every few batches learn from it."""
         assert choice.columns is not None
         is_known = ~groups.utility.isnan()
-        action, states = choice.columns[:, 0], choice.columns[:, 1:]
-        utility = groups.utility[is_known]
-        if len(utility):
-            self._compare(action[is_known], utility)
-            self._replay.add(states[is_known], utility, choice.is_uniform[is_known])
+        if is_known.any():
+            utility = groups.utility[is_known]
+            columns = choice.columns[is_known]
+            action, states, read = columns.tensor_split((1, 1 + STATE_WIDTH), 1)
+            self._compare(action[:, 0], utility)
+            self._replay.add(states, utility, choice.is_uniform[is_known])
+            self._regression.add(read, utility, groups.success[is_known])
         if (self.step + 1) % self.config.update_every == 0 and len(self._replay):
-            self._learn_from_replay(self._learner_of(states.shape[1]))
+            self._learn_from_replay()
 
     def method_metrics(self) -> dict[str, float]:
         """How predictions compare with what came, and PPO's diagnostics."""
-        learner = self._learner
-        policy = {} if learner is None else learner.diagnostics()
         return {
             "policy_updates": float(self.num_updates),
             "policy_decides": float(self._evidence.is_clear()),
             "prediction_correlation": self._evidence.correlation(),
             **self._compared,
-            **{f"policy/{name}": value for name, value in policy.items()},
+            **{f"policy/{name}": v for name, v in self._learner.diagnostics().items()},
         }
 
     def summary(self) -> str:
@@ -112,40 +122,32 @@ class PromptAgent(PromptSelector):
 
     def method_state(self) -> dict[str, Any]:
         """Learner, rows and counters; a collective call on several ranks."""
-        learner = self._learner
         return {
-            "num_features": self._states.num_features,
+            "num_features": self._features.num_features,
             "num_updates": self.num_updates,
+            "regression": self._regression.state_dict(),
             "replay": self._replay.state_dict(),
             "evidence": self._evidence.state_dict(),
-            "learner": None if learner is None else learner.state_dict(),
+            "learner": self._learner.state_dict(),
         }
 
     def load_method_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `method_state` returned."""
         num_features = state["num_features"]
-        self._states.fit(None if num_features is None else int(num_features))
+        self._features.expect(None if num_features is None else int(num_features))
         self.num_updates = int(state["num_updates"])
-        self._replay.load_state_dict(state["replay"], self._states.width)
+        self._regression.load_state_dict(state["regression"], self._features.width)
+        self._replay.load_state_dict(state["replay"])
         self._evidence.load_state_dict(state["evidence"])
-        self._learner = None
-        if state["learner"] is not None:
-            self._learner_of(self._states.width).load_state_dict(state["learner"])
+        self._learner.load_state_dict(state["learner"])
 
-    def _learner_of(self, width: int) -> Learner:
-        if self._learner is None:
-            ratio = self.batch / self.num_candidates
-            config = self.config.of_policy(width)
-            self._learner = Learner(config, width, seed=self.seed, keep_ratio=ratio, device=_HOST)
-        return self._learner
-
-    def _learn_from_replay(self, learner: Learner) -> None:
+    def _learn_from_replay(self) -> None:
         """An update from a sub-sample of the rows.
 
         Old rows are as good as new ones: actions are drawn at the update, from the policy as it
         stands, and what an action would have earned at a known utility is known.
         """
-        replay = self._replay
+        replay, learner = self._replay, self._learner
         if distributed.rank() == 0:  # every rank has all rows: one hands them to all
             seed = derived_seed(self.seed, Purpose.ROLLOUT, self.step)
             key = position_hash(torch.arange(len(replay)), seed)

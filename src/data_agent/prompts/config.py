@@ -48,7 +48,7 @@ class PromptConfig:
     hidden: int = 128
     """Width of the two hidden layers of actor and critic, >= 1."""
 
-    max_features: int = 64
+    max_features: int = 256
     """Features wider than this are reduced by a fixed random projection, >= 1."""
 
     evidence_rows: int = 256
@@ -66,12 +66,11 @@ class PromptConfig:
         if not isinstance(rate, int | float) or not isfinite(rate) or rate <= 0:
             raise InputError(f"learning_rate is {rate!r}; expected a number > 0.")
 
-    def of_policy(self, width: int) -> DataAgentConfig:
-        """What the policy reads of it, for states of `width`."""
+    def of_policy(self) -> DataAgentConfig:
+        """What the policy reads of it."""
         return DataAgentConfig(
             learning_rate=self.learning_rate,
             rollout_rows=self.rollout_rows,
             ppo_epochs=self.ppo_epochs,
             hidden=self.hidden,
-            max_features=width,
         )

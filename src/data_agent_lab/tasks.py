@@ -3,8 +3,8 @@
 A task of a suite is small enough for a processor core, and each is a regime in which selecting may
 pay or harm: far from converged, trained until the training data are memorised, wrong labels (random
 or by human hand), long tails, near-duplicates, foreign images, many classes; small language models
-from scratch; prompts to roll out. Their data lie in folders of parquet files under one root; prompts
-are made.
+from scratch; prompts to roll out. Their data lie in folders of parquet files under one root, but
+for prompts, which are made.
 """
 
 from __future__ import annotations

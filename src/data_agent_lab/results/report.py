@@ -21,6 +21,7 @@ from data_agent_lab.results.findings import (
 )
 from data_agent_lab.results.groups import Group, read_groups
 from data_agent_lab.results.records import Record, value_of
+from data_agent_lab.results.savings import savings
 from data_agent_lab.results.statistics import (
     Estimate,
     Spread,
@@ -155,7 +156,10 @@ def _row(method: str, runs: _Runs, seconds: str, *, metric: Metric, epochs: int)
         cost_to_reach=_cost_to_reach(method, runs, metric=metric, epochs=epochs),
         by_seed=_values(mine, ""),
         token_cost=_mean(tokens) if tokens else None,
-        other_metrics={name: _other_metric(method, runs, name) for name in others},
+        other_metrics={
+            **{name: _other_metric(method, runs, name) for name in others},
+            **({} if method == RANDOM else _savings(mine, runs.get(RANDOM, {}), metric)),
+        },
         classes=_classes(method, runs),
     )
 
@@ -205,6 +209,22 @@ def _other_metric(method: str, runs: _Runs, name: str) -> OtherMetric:
         num_items=mine[0].measured[name].get("num_items"),
         num_cut=max(record.measured[name].get("num_truncated", 0) for record in mine),
     )
+
+
+def _savings(
+    mine: Mapping[int, Record], control: Mapping[int, Record], metric: Metric
+) -> dict[str, OtherMetric]:
+    """What a method of choosing prompts paid until it was as good as random was in the end."""
+    return {
+        name: OtherMetric(
+            value=share,
+            **dict.fromkeys(("to_full", "to_full_short", "to_random")),
+            metric=Metric(name, "", "lower"),
+            num_items=None,
+            num_cut=0,
+        )
+        for name, share in savings(mine, control, metric).items()
+    }
 
 
 def _cost_to_reach(method: str, runs: _Runs, *, metric: Metric, epochs: int) -> float | None:

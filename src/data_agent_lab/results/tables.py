@@ -125,6 +125,12 @@ def figure_of(task: str, keep_ratio: float | None = None) -> str:
 def describe(task: Task) -> str:
     """A task's recipe in a sentence."""
     config, facts = task.config, task.facts
+    if "generations" in config:
+        return (
+            f"{config['model']}, {config['num_prompts']:,} prompts, {config['epochs']} times "
+            f"{config['batches']} generation batches of {config['batch_size']} prompts and "
+            f"{config['generations']} completions of each; evaluated on {facts['evaluation']}."
+        )
     regime: list[str] = []  # what is hard about labelled samples
     if config.get("kind") not in ("sft", "lm"):
         regime.append(f"{facts.get('num_noisy_labels', 0):,} with a wrong label")

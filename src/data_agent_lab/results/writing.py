@@ -14,6 +14,7 @@ from rich.console import Console
 from data_agent.runtime.files import write_json, write_text
 from data_agent_lab.results.conclusions import conclude
 from data_agent_lab.results.findings import Report
+from data_agent_lab.results.savings import SHARES
 from data_agent_lab.results.statistics import LEAST_TASKS, NUM_RESAMPLES
 from data_agent_lab.results.tables import (
     FIGURES,
@@ -93,6 +94,9 @@ def notes(report: Report) -> list[str]:
         f"{_listed(_unit_of_differences(metric) for metric in metrics)} and paired by seed.": True,
         f"Lower is better for {_listed(metric.name for metric in lower)}: there, a method with a "
         "negative difference is better than what it is compared with.": bool(lower),
+        "Shares until random's level: what a method paid when it first was as good as random was "
+        "over its last three evaluations, in all that random paid; a run that never was counts "
+        "with all that it paid.": any(name in SHARES for row in rows for name in row.other_metrics),
         "Cut items did not fit into the model's context whole: their beginning was left out.": any(
             other.num_cut for other in others
         ),

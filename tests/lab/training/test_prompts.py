@@ -117,7 +117,7 @@ def test_methods_roll_out_as_many_completions(tmp_path, method):
     assert lines[-1]["num_forward"] == 6 * 3 * 4
     assert lines[-1]["completions"] == 6 * 3 * 4
     assert lines[-1]["generated_tokens"] >= 6 * 3 * 4
-    assert result["further_metrics"]["sampled"]["unit"] == "%"
+    assert result["further_metrics"]["greedy"]["unit"] == "%"
     if method != "filtering":
         assert result["cost"] == 1
 

@@ -32,7 +32,7 @@ datasets.disable_progress_bars()
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.*'pin_memory' argument is set as true.*:UserWarning"),
-    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing.*` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Could not find a config file in  - will assume"),
 ]
@@ -294,6 +294,12 @@ def test_frozen_features_and_none(tmp_path):
     for features in (frozen, None):
         trainer = train(OurGRPO, arguments(tmp_path), selector=agent, features=features)
         assert trainer.prompt_selector.step == 4
+
+
+def test_methods_that_read_no_features_cost_no_forward_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr(OurGRPO, "_features_of", None)
+    trainer = train(OurGRPO, arguments(tmp_path), selector="posterior")
+    assert trainer.prompt_selector.step == 4
 
 
 def work(rank, folder):

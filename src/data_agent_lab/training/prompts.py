@@ -6,27 +6,18 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from data_agent.errors import InputError
 from data_agent.prompts import PromptSelector, make_prompt_selector
 from data_agent.runtime import distributed
-from data_agent_lab.data.strings import PAD, Problem, StringData, load_strings
+from data_agent_lab.data.strings import Problem, StringData
 from data_agent_lab.methods import RANDOM
 from data_agent_lab.recipes import PromptRecipe, RunConfig
-from data_agent_lab.training.decoder import (
-    Completions,
-    Decoder,
-    complete,
-    features_of,
-    left_filled,
-    log_probs,
-)
+from data_agent_lab.training.decoder import Decoder, complete, features_of, log_probs
 from data_agent_lab.training.engine import Engine, Hook, Position
 from data_agent_lab.training.grpo import (
     Rollout,
@@ -35,9 +26,9 @@ from data_agent_lab.training.grpo import (
     policy_loss,
     rewards_of,
 )
+from data_agent_lab.training.warm_up import new_model, right_answers, warmed_up
 
 _PARTS = ("model", "optimizer", "prompts")  # of a checkpoint
-_WARM_UP_RATE, _WARM_UP_BATCH, _RISE = 2e-3, 128, 20  # peak, problems a step, steps up to the peak
 _DRAWS = 2  # of each held-out problem: its mean is less of a matter of luck
 _MAX_NORM = 1.0  # of the gradient
 
@@ -96,7 +87,8 @@ class PromptEngine(Engine):
     def build(self) -> None:
         """The warmed-up model, and what chooses its prompts."""
         recipe, seed = self.recipe, self.config.seed
-        self.model = _new_model(recipe, self.device)
+        self.labels = self.true_labels = None  # nothing is classified
+        self.model = new_model(recipe, self.device)
         self.model.load_state_dict(warmed_up(recipe, self.device))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -123,10 +115,11 @@ class PromptEngine(Engine):
                 break
         self.ledger.training.stop()
 
-    def evaluate(self, limit: int | None = None) -> dict[str, float]:
+    def evaluate(self, limit: int | None = None) -> dict[str, Any]:
         """Shares of held-out problems solved by a draw and greedily, in percent, and what it took.
 
-        Draws are the same in every evaluation, and torch's generators are left as they were.
+        The share by draws is also told by operation. Draws are the same in every evaluation, and
+        torch's generators are left as they were.
         """
         problems = self.data.evaluation[:limit]
         greedy: list[Tensor] = []
@@ -141,16 +134,32 @@ class PromptEngine(Engine):
                     with self.autocast():
                         told = complete(self.model, asked, device=self.device, greedy=is_greedy)
                     found.append(rewards_of(part, told))
-                right = _right(part, self.device)
+                right = right_answers(part, self.device)
                 with torch.no_grad(), self.autocast():
                     losses.append(-log_probs(self.model, right).sum(1) / right.counts.sum(1))
         return {
             "loss": float(torch.cat(losses).mean()),
             "accuracy": 100 * float(torch.cat(drawn).mean()),
+            "class_accuracy": self._by_operation(problems, torch.cat(drawn)),
             "greedy": 100 * float(torch.cat(greedy).mean()),
             "completions": float(self.ledger.num_forward),
             "generated_tokens": float(self.generated_tokens),
         }
+
+    def _by_operation(self, problems: Sequence[Problem], solved: Tensor) -> list[float | None]:
+        """In percent; None where no held-out problem has the operation.
+
+        Args:
+            problems: in the parts in which they were asked, each part `_DRAWS` times.
+            solved: 1 and 0 `[_DRAWS N]`.
+        """
+        parts = [
+            problems[i : i + self.eval_batch] for i in range(0, len(problems), self.eval_batch)
+        ]
+        asked = [p.operation for part in parts for _ in range(_DRAWS) for p in part]
+        operation = torch.tensor(asked)
+        found = [solved[operation == number] for number in range(len(self.data.class_names))]
+        return [100 * float(own.mean()) if len(own) else None for own in found]
 
     def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """What the result says about prompts."""
@@ -252,42 +261,6 @@ class PromptEngine(Engine):
         self.ledger.loss_sum.add_(loss.detach())
         self.ledger.num_losses += 1
         self.ledger.count(len(told.tokens), int(told.counts.sum()))
-
-
-@cache
-def warmed_up(recipe: PromptRecipe, device: torch.device) -> dict[str, Tensor]:
-    """Weights of the recipe's model once it was taught its warm-up problems.
-
-    The same for every method and seed; made once in a process, by a generator of its own.
-    """
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(recipe.world)
-        problems, model = load_strings(recipe).warm_up, _new_model(recipe, device)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=_WARM_UP_RATE)
-        for step in range(recipe.warm_up_steps):
-            places = torch.randint(len(problems), (min(_WARM_UP_BATCH, len(problems)),)).tolist()
-            right = _right([problems[place] for place in places], device)
-            loss = -log_probs(model, right).sum() / right.counts.sum()
-            rate = min(1.0, (step + 1) / _RISE) * (1 - step / recipe.warm_up_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = _WARM_UP_RATE * rate
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return {name: weight.clone() for name, weight in model.state_dict().items()}
-
-
-def _new_model(recipe: PromptRecipe, device: torch.device) -> Decoder:
-    width, layers = map(int, recipe.model.removeprefix("decoder-").split("x"))
-    return Decoder(width, layers).to(device)
-
-
-def _right(problems: Sequence[Problem], device: torch.device) -> Completions:
-    """What would have been right, as if it had been generated."""
-    asked = left_filled([problem.prompt for problem in problems], device)
-    answers = [torch.tensor(problem.completion) for problem in problems]
-    told = pad_sequence(answers, batch_first=True, padding_value=PAD).to(device)
-    return Completions(torch.cat([asked, told], 1), told != PAD)
 
 
 def _method(config: RunConfig[PromptRecipe], data: StringData) -> PromptSelector:

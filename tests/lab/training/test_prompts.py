@@ -7,7 +7,7 @@ import torch
 
 from data_agent.errors import InputError
 from data_agent.prompts import PROMPT_METHODS as OF_THE_LIBRARY
-from data_agent_lab.data.strings import ASK, END, PAD, Problem, load_strings
+from data_agent_lab.data.strings import ASK, BASICS, END, PAD, Problem, load_strings
 from data_agent_lab.methods import PROMPT_METHODS, RANDOM
 from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.folder import open_run
@@ -118,6 +118,7 @@ def test_methods_roll_out_as_many_completions(tmp_path, method):
     assert lines[-1]["completions"] == 6 * 3 * 4
     assert lines[-1]["generated_tokens"] >= 6 * 3 * 4
     assert result["further_metrics"]["greedy"]["unit"] == "%"
+    assert set(result["class_accuracy"]) < set(BASICS) | set(load_strings(RECIPE).class_names)
     if method != "filtering":
         assert result["cost"] == 1
 

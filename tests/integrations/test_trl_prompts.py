@@ -58,7 +58,7 @@ def tokenizer():
     )
 
 
-def llama():
+def llama(**config):
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -68,6 +68,7 @@ def llama():
             num_hidden_layers=1,
             num_attention_heads=2,
             num_key_value_heads=2,
+            **config,
         )
     )
 
@@ -157,10 +158,10 @@ class TheirRLOO(Replayed, RLOOTrainer):  # type: ignore[misc]
     pass
 
 
-def build(kind, args, *, data=None, rewards=even, **options) -> Any:
+def build(kind, args, *, data=None, rewards=even, model=llama, **options) -> Any:
     data = prompts() if data is None else data
     return kind(
-        model=llama(),
+        model=model(),
         reward_funcs=rewards,
         args=args,
         train_dataset=data,
@@ -185,6 +186,7 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "iterations": ({"num_iterations": 2}, {}),
     "accumulation": ({"gradient_accumulation_steps": 2}, {}),
     "steps a generation": ({"steps_per_generation": 2, "num_iterations": 2}, {}),
+    "dropout": ({}, {"model": partial(llama, attention_dropout=0.3)}),
     "adapters, reference": ({"beta": 0.1}, {"peft_config": LORA}),
     "two rewards": ({"reward_weights": [1.0, 0.5]}, {"rewards": [even, short]}),
     "chat, columns removed": (

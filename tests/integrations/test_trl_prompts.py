@@ -12,6 +12,7 @@ pytest.importorskip("trl", reason="needs pip install 'data-agent[trl]'")
 
 import datasets
 import peft
+import prompt_worlds
 from ranks import run_ranks
 from replay import flat_weights
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -27,6 +28,7 @@ from data_agent.integrations.trl_prompts import (
 )
 from data_agent.prompts import PromptAgent, PromptConfig
 from data_agent.prompts.baselines import UniformPrompts
+from data_agent.testing.runs import equal_states
 
 datasets.disable_progress_bars()
 
@@ -304,23 +306,34 @@ def test_methods_that_read_no_features_cost_no_forward_pass(tmp_path, monkeypatc
     assert trainer.prompt_selector.step == 4
 
 
+def choose_in_a_world():
+    chooser = agent(200, 4, batch=8)
+    _, visits = prompt_worlds.train(chooser, prompt_worlds.World(200), 40)
+    method = chooser.state_dict()["method"]
+    learner = method.pop("learner")
+    return visits, {**method, **{name: learner[name] for name in ("weights", "adam", "tau")}}
+
+
 def work(rank, folder):
     torch.use_deterministic_algorithms(True)
     trainer = train(OurGRPO, arguments(folder, per_device_train_batch_size=2), selector=agent)
-    return trainer.chosen, weights(trainer), trainer.prompt_selector.state_dict()
+    return trainer.chosen, weights(trainer), choose_in_a_world()
 
 
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_two_processes_choose_the_same(tmp_path):
-    (first, weights_first, state), (second, weights_second, other) = run_ranks(
+    (first, weights_first, world), (second, weights_second, other_world) = run_ranks(
         work, tmp_path, str(tmp_path / "out")
     )
     assert first == second
     assert torch.equal(weights_first, weights_second)
-    assert torch.equal(state["method"]["learner"]["weights"], other["method"]["learner"]["weights"])
     alone = train(OurGRPO, arguments(tmp_path), selector=agent)
     assert alone.chosen[0] == first[0]
+    visits, state = choose_in_a_world()  # bitwise as in one process, the policy too
+    for other_visits, other in (world, other_world):
+        assert torch.equal(visits, other_visits)
+        assert equal_states(state, other)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from data_agent.agent.learner import Learner, expected_action
 from data_agent.errors import InputError
+from data_agent.prompts.choice import Choice, Scored
 from data_agent.prompts.config import PromptConfig
 from data_agent.prompts.evidence import Evidence
 from data_agent.prompts.history import READINGS
 from data_agent.prompts.regression import NUM_TARGETS, FeatureReader, GroupRegression
 from data_agent.prompts.replay import Replay
-from data_agent.prompts.selector import Choice, PromptSelector, Scored
+from data_agent.prompts.selector import PromptSelector
 from data_agent.prompts.utility import Groups
 from data_agent.runtime import distributed
 from data_agent.runtime.random import Purpose, derived_seed, position_hash

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from data_agent.errors import CheckpointError, StateError
 from data_agent.prompts import doors
+from data_agent.prompts.choice import Choice, Scored
 from data_agent.prompts.history import History
 from data_agent.prompts.pool import Pool
 from data_agent.prompts.utility import Groups, combined, groups_of
@@ -19,35 +19,6 @@ from data_agent.runtime.masks import places_of, size_of
 from data_agent.runtime.random import Purpose, check_seed, derived_seed
 from data_agent.runtime.state import STATE_VERSION, check_header, require_tensor
 from data_agent.runtime.topk import draw_mask, top_k_mask
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """What a method says of candidates.
-
-    Args:
-        ranking: float `[M]`, the highest are chosen; None draws uniformly.
-        columns: float32 `[M, C]` or None: what the method wants back of the chosen ones when their
-            rewards are there.
-    """
-
-    ranking: Tensor | None = None
-    columns: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The batch that was chosen and not yet learned from.
-
-    Args:
-        index: int64 `[k]`, ascending.
-        is_uniform: bool `[k]`, which of them no ranking brought.
-        columns: float32 `[k, C]` or None, see `Scored`.
-    """
-
-    index: Tensor
-    is_uniform: Tensor
-    columns: Tensor | None
 
 
 class PromptSelector:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent.prompts.selector import Choice, PromptSelector, Scored
+from data_agent.prompts.choice import Choice, Scored
+from data_agent.prompts.selector import PromptSelector
 from data_agent.prompts.utility import Groups
 
 NUM_BUCKETS = 10

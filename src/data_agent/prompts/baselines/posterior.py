@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_agent.prompts.selector import Choice, PromptSelector, Scored
+from data_agent.prompts.choice import Choice, Scored
+from data_agent.prompts.selector import PromptSelector
 from data_agent.prompts.utility import Groups
 from data_agent.runtime.random import Purpose, generator
 from data_agent.runtime.state import require_tensor

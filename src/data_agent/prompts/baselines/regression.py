@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_agent.prompts.choice import Choice, Scored
 from data_agent.prompts.history import READINGS
 from data_agent.prompts.regression import FeatureReader, GroupRegression
-from data_agent.prompts.selector import Choice, PromptSelector, Scored
+from data_agent.prompts.selector import PromptSelector
 from data_agent.prompts.utility import Groups
 
 MAX_FEATURES, NUM_ROWS = 256, 512

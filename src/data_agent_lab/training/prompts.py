@@ -163,13 +163,13 @@ class PromptEngine(Engine):
 
     def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """What the result says about prompts."""
-        units = {"greedy": ("%", "higher"), "generated_tokens": ("tokens", "lower")}
+        tokens = {"value": last["generated_tokens"], "unit": "tokens", "direction": "lower"}
         return {
             "evaluation": f"{self.data.num_eval:,} held-out problems of world {self.recipe.world}",
             "num_noisy_labels": 0,
             "further_metrics": {
-                name.replace("_", " "): {"value": last[name], "unit": unit, "direction": direction}
-                for name, (unit, direction) in units.items()
+                "greedy": {"value": last["greedy"], "unit": "%", "direction": "higher"},
+                "generated": tokens,
             },
         }
 

@@ -295,6 +295,7 @@ class PromptRecipe(Recipe):
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
     """The recipe of a run's flat configuration; `DataAgentError` or TypeError if it has none."""
     kind = TextRecipe if "kind" in config else ImageRecipe
+    kind = PromptRecipe if "generations" in config else kind
     names = {field.name for field in fields(kind)}
     return kind(**{name: value for name, value in config.items() if name in names})
 

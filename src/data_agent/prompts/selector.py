@@ -216,11 +216,12 @@ class PromptSelector:
     def table(self) -> dict[str, NDArray[Any]]:
         """Of each prompt, arrays `[N]`; NaN where nothing is known.
 
-        Visits, the last batch it was in (-1 for never), success in [0, 1] then and on average, and
-        utility then.
+        Its index, visits, the last batch it was in (-1 for never), success in [0, 1] then and on
+        average, and utility then.
         """
         names = ("visits", "last_step", "success", "mean_success", "utility")
-        return {name: getattr(self.history, name).clone().numpy() for name in names}
+        columns = {name: getattr(self.history, name).clone().numpy() for name in names}
+        return {"index": torch.arange(self.num_prompts).numpy(), **columns}
 
     # State.
 

@@ -58,7 +58,7 @@ class _Told:
 
     def __init__(self, recipe: PromptRecipe, prompts: PromptSelector) -> None:
         self.schedule = _Budget(recipe.epochs, recipe.num_completions)
-        self.metrics = prompts.metrics
+        self.metrics, self.table = prompts.metrics, prompts.table
         self.overhead_seconds = 0.0
 
     @contextmanager

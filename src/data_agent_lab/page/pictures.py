@@ -41,6 +41,8 @@ def load_pictures(config: Mapping[str, Any], *, may_download: bool) -> Pictures 
 
     Without `may_download` nothing is loaded that a configuration names and this machine has not.
     """
+    if "generations" in config:  # prompts have no pictures yet
+        return None
     if not may_download and (away := _not_here(config)):
         logger.info("the page comes without pictures of samples: %s is not here", ", ".join(away))
         return None

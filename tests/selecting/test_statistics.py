@@ -171,6 +171,12 @@ def test_a_setting_turns_it_off_and_states_do_not_mix():
         new("top-loss").load_state_dict(selector.state_dict())
 
 
+def test_very_many_samples_are_remembered_on_request_only(monkeypatch):
+    monkeypatch.setattr("data_agent.selecting.selector.MOST_STATISTICS", 63)
+    assert set(new("random").table()) == {"index"}
+    assert "visits" in new("random", sample_statistics=True).table()
+
+
 def test_a_run_that_stops_anywhere_has_the_same_table():
     whole = new("data-agent")
     observed(whole, 3, last_batches=3)

@@ -38,7 +38,8 @@ class DataAgent(RuledSelector):
         on_nonfinite: what NaN or infinite values in a batch do: "raise" or "skip" (and count).
         sharded: whether each rank keeps and chooses from every world-th sample only, see
             docs/distributed.md; for more samples than one machine shall remember.
-        sample_statistics: whether what each sample showed is remembered for `table()`.
+        sample_statistics: whether what each sample showed is remembered for `table()`; None does
+            so for up to ten million samples.
 
     Raises:
         InputError: a value outside its range.
@@ -63,7 +64,7 @@ class DataAgent(RuledSelector):
         trusted: Tensor | Sequence[int] | None = None,
         on_nonfinite: OnNonfinite = "raise",
         sharded: bool = False,
-        sample_statistics: bool = True,
+        sample_statistics: bool | None = None,
     ) -> None:
         budget: dict[str, Any] = {"num_samples": num_samples, "epochs": epochs, "seed": seed}
         budget.update(keep_ratio=keep_ratio, on_nonfinite=on_nonfinite, trusted=trusted)

@@ -46,6 +46,8 @@ from data_agent.selecting.trusted_rows import check_room, trusted_mask
 
 logger = logging.getLogger("data_agent")
 
+MOST_STATISTICS = 10_000_000  # samples; of more the tables of a method shall be all that is kept
+
 
 class Selector(Watcher, Readings, CountsEpochs, Method):
     """Chooses the samples of each epoch; every method is one. To write one, see `Method`.
@@ -62,7 +64,8 @@ class Selector(Watcher, Readings, CountsEpochs, Method):
         sharded: whether each rank keeps and chooses from every world-th sample only, see
             docs/decisions/0017-shards.md; the process group must be there.
         sample_statistics: whether what each sample showed is remembered for `table()`: 12 to 44
-            bytes a sample, see `SampleStatistics`; never of a shard.
+            bytes a sample, see `SampleStatistics`; never of a shard. None does so for up to
+            `MOST_STATISTICS` samples.
         tables: what is remembered of each sample besides that and what the method records.
 
     Raises:
@@ -80,7 +83,7 @@ class Selector(Watcher, Readings, CountsEpochs, Method):
         on_nonfinite: OnNonfinite = "raise",
         trusted: Tensor | Sequence[int] | None = None,
         sharded: bool = False,
-        sample_statistics: bool = True,
+        sample_statistics: bool | None = None,
         tables: tuple[Table, ...] = (),
     ) -> None:
         check_seed(seed)
@@ -108,7 +111,10 @@ class Selector(Watcher, Readings, CountsEpochs, Method):
         """Of the order in which this rank's batches come; another one for each shard."""
         self._clock = Stopwatch()
         self._on_nonfinite: OnNonfinite = on_nonfinite
-        remembers = sample_statistics and not self._shard.is_part
+        remembers = (
+            num_samples <= MOST_STATISTICS if sample_statistics is None else sample_statistics
+        )
+        remembers = remembers and not self._shard.is_part
         self._statistics = SampleStatistics(num_samples) if remembers else None
         self._tables = tables if self._statistics is None else (*tables, self._statistics)
         self._recorder = Recorder(self, self._tables, on_nonfinite, num_samples)

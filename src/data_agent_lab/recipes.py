@@ -239,6 +239,12 @@ class TextRecipe(Recipe):
             )
 
 
+_OF_SAMPLES = (
+    *("label_column", "subset", "label_noise", "trusted_rows", "trusted", "keep_index"),
+    "accumulation",
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptRecipe(Recipe):
     """How every method rolls prompts out and trains on them, from one and the same warmed-up model.
@@ -279,6 +285,14 @@ class PromptRecipe(Recipe):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        for field in fields(Recipe):
+            if field.name in _OF_SAMPLES and getattr(self, field.name) != field.default:
+                raise InputError(
+                    f"{flag_of(field.name)} is for samples of a data set; the prompts of "
+                    f"{self.task} are made from their world. Leave it out."
+                )
+        if self.data is not None:
+            raise InputError(f"{self.task} makes its own problems; leave out --data {self.data}.")
         if not re.fullmatch(r"decoder-\d+x\d+", self.model):
             raise InputError(f"--model is {self.model!r}; expected decoder-HIDDENxLAYERS.")
         if self.batch_size > self.num_prompts:

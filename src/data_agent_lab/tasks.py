@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import InputError
 from data_agent_lab.progress import Progress, silent
@@ -247,7 +247,7 @@ def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData | Langua
 
 def load_kept(recipe: Recipe, progress: Progress = silent) -> ImageData | LanguageData:
     """As `load_task`, with the training samples only that a run of the recipe trains on."""
-    data = load_task(recipe, progress)
+    data: Any = load_task(recipe, progress)
     if recipe.keep_index is None:
         return data
     from data_agent_lab.runs.samples import read_index  # imports pyarrow

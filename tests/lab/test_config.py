@@ -107,3 +107,9 @@ def test_digits_take_no_data_and_images_need_some() -> None:
         load_task(replace(recipe_for("digits"), foreign_data="folder", foreign_share=0.5))
     with pytest.raises(DataAgentError, match="the task image needs --data"):
         load_task(recipe_for("image"))
+
+
+@pytest.mark.parametrize("field", [{"label_noise": 0.3}, {"accumulation": 2}, {"data": "folder"}])
+def test_prompts_of_a_world_refuse_what_is_for_samples_of_a_data_set(field: Any) -> None:
+    with pytest.raises(DataAgentError, match=r"string-world.*[Ll]eave (it )?out"):
+        replace(recipe_for("string-world"), **field)

@@ -21,7 +21,7 @@ from data_agent_lab.auditing.duplicates import (
     small_images,
     text_sketches,
 )
-from data_agent_lab.recipes import ImageRecipe, TextRecipe, recipe_of
+from data_agent_lab.recipes import ImageRecipe, PromptRecipe, TextRecipe, recipe_of
 from data_agent_lab.tasks import load_kept
 
 
@@ -43,7 +43,7 @@ def sketches_of_run(config: Mapping[str, Any]) -> Sketches | None:
     """
     try:
         recipe = recipe_of(config)
-        if isinstance(recipe, TextRecipe) and recipe.packing:
+        if isinstance(recipe, PromptRecipe) or (isinstance(recipe, TextRecipe) and recipe.packing):
             return None
         data: Any = load_kept(recipe)
     except (DataAgentError, TypeError) as error:

@@ -9,7 +9,7 @@ from data_agent.baselines.selective_backprop import (
     SelectiveBackprop,
     selection_probability,
 )
-from data_agent.errors import InputError, StateError
+from data_agent.errors import DataAgentWarning, InputError, StateError
 
 
 def build(*, num_samples=100, keep_ratio=0.5, seed=0, beta=1.0):
@@ -165,7 +165,8 @@ def test_a_pool_is_forgotten_with_its_epoch():
     selector.begin_epoch(0)
     train_on(selector, pool(range(10)))
     keep = selector.select_batch(pool(range(10, 20)))
-    selector.begin_epoch(1)
+    with pytest.warns(DataAgentWarning, match="90 of the 100 samples of epoch 0 were not trained"):
+        selector.begin_epoch(1)
     with pytest.raises(StateError, match="none was offered"):
         selector.observe(Feedback(torch.arange(10, 20)[keep], torch.rand(5)))
 

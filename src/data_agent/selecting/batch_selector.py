@@ -209,7 +209,9 @@ class BatchSelector(Selector):
             round_size = schedule.next_round(left)
         if size != share_of(round_size, rank, world):  # a pool of the user's, or a padded one
             start, round_size, rank, world = running.num_observed, size, 0, 1
-        full = max(round_size, (schedule.batch_size or 0) * world)
+        full = None
+        if schedule.batch_size is not None:
+            full = max(round_size, schedule.batch_size * world)
         quota = round_quota(
             start, round_size, total=total, keep_ratio=ratio, world=world, full=full
         )
@@ -222,7 +224,7 @@ class BatchSelector(Selector):
 
 
 def round_quota(
-    start: int, size: int, *, total: int, keep_ratio: float, world: int, full: int
+    start: int, size: int, *, total: int, keep_ratio: float, world: int, full: int | None
 ) -> int:
     """Samples to take of a round of pools, one on each rank, so that an epoch takes exactly K.
 
@@ -236,18 +238,23 @@ def round_quota(
         total: N, samples that the epoch offers.
         keep_ratio: share that is taken, in (0, 1].
         world: number of ranks.
-        full: samples in a full round, over all ranks; `size` but for the last rounds.
+        full: samples in a full round, over all ranks; `size` but for the last rounds. None where
+            pools come as they like: nothing is left for later ones, whose sizes are not known.
 
     Returns:
         0 or more; in the last round at least one for each rank.
     """
     budget = max(1, math.floor(keep_ratio * total + 0.5))
-    most = min(budget // math.ceil(total / full), math.floor(keep_ratio * full))
-    least = world * min(2, most // world)  # of each round
+    least = 0  # of each round
+    if full is not None:
+        most = min(budget // math.ceil(total / full), math.floor(keep_ratio * full))
+        least = world * min(2, most // world)
 
     def taken(offered: int) -> int:
         if offered >= total:
             return budget
+        if full is None:
+            return min(math.floor(keep_ratio * offered + 0.5), budget)
         num_after = math.ceil((total - offered) / full)
         last = total - offered - (num_after - 1) * full
         reserve = least * (num_after - 1) + min(least, last)

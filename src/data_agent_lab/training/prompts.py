@@ -33,13 +33,8 @@ _DRAWS = 2  # of each held-out problem: its mean is less of a matter of luck
 _MAX_NORM = 1.0  # of the gradient
 
 
-def check_prompts(config: RunConfig[PromptRecipe]) -> None:
-    """Raise `InputError` if a run cannot be trained, before anything is written."""
-    recipe = config.recipe
-    unused = {"subset": None, "label_noise": 0.0, "label_column": None, "accumulation": 1}
-    for name, default in unused.items():
-        if getattr(recipe, name) != default:
-            raise InputError(f"--{name.replace('_', '-')} is not for prompts. Leave it out.")
+def check_one_process() -> None:
+    """Raise `InputError` under torchrun, before anything is written."""
     if distributed.world_size() > 1:
         raise InputError("prompt tasks train in one process. Run it without torchrun.")
 

@@ -24,7 +24,7 @@ from data_agent_lab.runs.result import RunResult
 from data_agent_lab.runs.samples import SAMPLES, write_columns
 from data_agent_lab.training.engine import Engine
 from data_agent_lab.training.images import ImageEngine
-from data_agent_lab.training.prompts import PromptEngine, check_prompts
+from data_agent_lab.training.prompts import PromptEngine, check_one_process
 from data_agent_lab.training.ranks import check_same_step, choose_device, on_any_rank
 from data_agent_lab.training.visited import shares_visited
 
@@ -97,7 +97,7 @@ def _begin(config: RunConfig[Any]) -> tuple[type[Engine], torch.device]:
     """
     engine_class = ImageEngine
     if isinstance(config.recipe, PromptRecipe):
-        check_prompts(config)
+        check_one_process()
         engine_class = PromptEngine
     if isinstance(config.recipe, TextRecipe):
         # Importing the frameworks takes seconds, which only runs on text need to wait for.

@@ -142,12 +142,3 @@ def test_a_run_that_stops_and_goes_on_ends_the_same(tmp_path, method):
 def test_methods_of_samples_are_refused(method, message):
     with pytest.raises(InputError, match=message):
         RunConfig(recipe=RECIPE, method=method)
-
-
-def test_settings_of_samples_are_refused(tmp_path):
-    config = RunConfig(recipe=replace(RECIPE, label_noise=0.1), method=RANDOM)
-    with (
-        open_run(tmp_path, config.flat(), resume=False) as folder,
-        pytest.raises(InputError, match="--label-noise is not for prompts"),
-    ):
-        train_run(config, load_strings(RECIPE), folder)

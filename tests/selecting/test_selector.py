@@ -295,6 +295,22 @@ def test_metrics_are_plain_numbers_for_any_logger():
     assert one.action_histogram().sum() == SIZE
 
 
+def test_metrics_are_those_of_the_run_that_was_stopped():
+    options = {"config": DataAgentConfig(update_every=1, rollout_rows=8)}
+    stopped, restored = agent(**options), agent(**options)
+    for epoch in range(2):
+        observe_epoch(stopped, epoch)
+    stopped.begin_epoch(2)
+    stopped.observe(batch(stopped.select(2).index[:8]))
+    restored.load_state_dict(stopped.state_dict())
+    now, before = restored.metrics(), stopped.metrics()
+    assert "approximate_kl" in now  # of an update before the stop
+    clocks = ("overhead_seconds", "overhead_share")
+    assert {k: v for k, v in now.items() if k not in clocks} == {
+        k: v for k, v in before.items() if k not in clocks
+    }
+
+
 def test_a_run_that_is_over_says_so():
     one = agent()
     for epoch in range(16):

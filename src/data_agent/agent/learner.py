@@ -86,6 +86,7 @@ class Learner:
         self._adam = Adam(num_weights, weight_decay=config.weight_decay, **where)
         self._rollout = Rollout(config.rollout_rows, state_width, **where)
         self._last_lesson: _Lesson | None = None
+        self._diagnostics: dict[str, float] = {}  # of an update before a restore
 
     def reduced(self, features: Tensor) -> Tensor:
         """Features `[B, width]` as the policy keeps them; wide ones by a fixed random projection.
@@ -173,7 +174,7 @@ class Learner:
     def diagnostics(self) -> dict[str, float]:
         """Of the last update: what PPO's authors look at; waits for the device."""
         if (lesson := self._last_lesson) is None:
-            return {}
+            return dict(self._diagnostics)
         parameters = self.networks.concentration(lesson.state)
         log_ratio = beta_log_prob(log_both(lesson.action), parameters) - lesson.log_prob
         values = {
@@ -191,6 +192,7 @@ class Learner:
         """Move everything to `device`."""
         if device == self.device:
             return
+        self._diagnostics, self._last_lesson = self.diagnostics(), None
         self.device = device
         for part in (self.networks, self._adam, self._moments, self._rollout):
             part.to(device)
@@ -198,7 +200,6 @@ class Learner:
             self._projection = self._projection.to(device)
         self._reward_moments = self._reward_moments.to(device)
         self._uniform_actions = self._uniform_actions.to(device)
-        self._last_lesson = None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learns, of all ranks, on the host. A collective call."""
@@ -215,6 +216,7 @@ class Learner:
             "moments": self._moments.state_dict(),
             "reward_moments": self._reward_moments.cpu().clone(),
             "rollout": self._rollout.state_dict(),
+            "diagnostics": self.diagnostics(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -223,6 +225,8 @@ class Learner:
         Raises:
             CheckpointError: a tensor of another shape or dtype.
         """
+        found = {str(name): float(value) for name, value in state["diagnostics"].items()}
+        self._diagnostics, self._last_lesson = found, None
         tau, mean_action = state["tau"], state["mean_action"]
         self.tau = None if tau is None else float(tau)
         self.mean_action = None if mean_action is None else float(mean_action)

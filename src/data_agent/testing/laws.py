@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import warnings
@@ -23,10 +22,10 @@ from data_agent.testing.runs import (
     NUM_SAMPLES,
     Make,
     build,
+    damaged,
     equal_states,
     expect,
     feedback,
-    leaves,
     loader_of,
     observe_batch,
     observe_epoch,
@@ -266,20 +265,13 @@ def law_survives_damaged_state(make: Make) -> None:
     source = build(make, seed=3)
     run_until(source, 4, 3)
     good = source.state_dict()
-    for *parents, key in leaves(good):
-        for damage in (None, "text", -1, torch.zeros(1), [], {}):
-            state: Any = copy.deepcopy(good)
-            place = state
-            for parent in parents:
-                place = place[parent]
-            place[key] = damage
-            selector = build(make, seed=3)
-            before = state_of(selector)
-            try:
-                selector.load_state_dict(state)
-            except CheckpointError:
-                half = f"half-loaded with {[*parents, key]} = {damage!r}"
-                assert equal_states(before, state_of(selector)), half
+    for what, state in damaged(good):
+        selector = build(make, seed=3)
+        before = state_of(selector)
+        try:
+            selector.load_state_dict(state)
+        except CheckpointError:
+            assert equal_states(before, state_of(selector)), f"half-loaded with {what}"
 
 
 LAWS: Mapping[str, Callable[[Make], None]] = {

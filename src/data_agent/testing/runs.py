@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -113,12 +113,24 @@ def equal_states(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-def leaves(state: Any) -> list[list[Any]]:
+def damaged(good: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Copies of a nested state with one value replaced, for every value, and which it was."""
+    for *parents, key in _leaves(good):
+        for damage in (None, "text", -1, torch.zeros(1), [], {}):
+            state = copy.deepcopy(good)
+            place: Any = state
+            for parent in parents:
+                place = place[parent]
+            place[key] = damage
+            yield f"{[*parents, key]} = {damage!r}", state
+
+
+def _leaves(state: Any) -> list[list[Any]]:
     """Where a nested state holds values: the keys that lead there."""
     if isinstance(state, dict):
-        return [[key, *leaf] for key, value in state.items() for leaf in leaves(value)]
+        return [[key, *leaf] for key, value in state.items() for leaf in _leaves(value)]
     if isinstance(state, list) and state:
-        return [[0, *leaf] for leaf in leaves(state[0])]
+        return [[0, *leaf] for leaf in _leaves(state[0])]
     return [[]]
 
 

@@ -1,7 +1,7 @@
-"""Controls of trusted rows: what knows the truth, and what goes by likeness of features alone.
+"""Controls of trusted rows: what knows the truth, what goes by likeness of features alone, and PPO.
 
 PYTHONPATH=benchmarks data-agent compare --suite trusted --seeds 5 --output runs/trusted
---methods random,data-agent,controls:Oracle,controls:NearestTrusted
+--methods random,data-agent,controls:Oracle,controls:NearestTrusted,controls:PolicyOnTrusted
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_agent import Feedback, SelectionSchedule, Selector
+from data_agent import DataAgent, DataAgentConfig, Feedback, SelectionSchedule, Selector
 from data_agent.baselines.inputs import checked_scores
 from data_agent.baselines.scored import Scored
 from data_agent.runtime.random import Purpose, derived_seed
 from data_agent.runtime.state import checksum
 from data_agent.runtime.topk import top_k_mask
+from data_agent.selecting.trusted_rows import trusted_mask
+from data_agent.trusted.policy import TrustedConfig
+from data_agent.trusted.reward import TrustedReward
 
 
 class Oracle(Selector):
@@ -89,3 +92,55 @@ class NearestTrusted(Scored):
     def load_method_state(self, state: dict[str, Any]) -> None:
         """Take over what `method_state` returned."""
         self.scores, self.anchors = state["scores"].clone(), state["anchors"].clone()
+
+
+class PolicyOnTrusted(DataAgent):
+    """PPO on the reward that trusted rows teach, in place of the policy in closed form.
+
+    The same regression, as often, from the same rows; its odds are the policy's only signal. The
+    policy sees features, so it can generalise from a row to others like it; the closed form has
+    only what each row showed at its own visits.
+    """
+
+    name = "policy-on-trusted"
+
+    def __init__(self, num_samples: int, epochs: int, *, trusted: Tensor, **base: Any) -> None:
+        is_trusted = trusted_mask(trusted, num_samples)
+        learned = TrustedConfig()
+        reward = TrustedReward(is_trusted, seed=base.get("seed", 0), ridge=learned.ridge)
+
+        def likeness(feedback: Feedback) -> Tensor:
+            return reward.peek(feedback.having(features=None)).sigmoid()
+
+        config = DataAgentConfig(
+            signals=(likeness,), schedule="to-the-end", explore=learned.explore
+        )
+        super().__init__(num_samples, epochs, config=config, **base)
+        self.reads = (*self.reads, "logits", "labels")
+        self.trusted = is_trusted
+        self._compose()
+        self._reward, self._update_every = reward, learned.update_every
+
+    def record(self, feedback: Feedback) -> Tensor:
+        """The regression learns from the rows too."""
+        sizes, end = torch.tensor(feedback.sizes), self.policy.cadence.num_steps
+        step = torch.arange(end - len(sizes), end).repeat_interleave(sizes)
+        uniform = self.uniform_rows(feedback.index)
+        self._reward.rate(feedback.having(features=None), uniform, step)
+        return super().record(feedback)
+
+    def after_observe(self, num_rows: int) -> None:
+        """A regression is due as often as that of the closed form."""
+        super().after_observe(num_rows)
+        if (num_steps := self.policy.cadence.num_steps) % self._update_every == 0:
+            self.settle()
+            self._reward.update(num_steps)
+
+    def method_state(self) -> dict[str, Any]:
+        """The policy's and the regression's."""
+        return super().method_state() | {"trusted_reward": self._reward.state_dict()}
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Take over what `method_state` returned."""
+        super().load_method_state(state)
+        self._reward.load_state_dict(state["trusted_reward"])

@@ -78,6 +78,13 @@ def test_optimizer_state_comes_back_equal(path: Path) -> None:
     assert_same(checkpoint.load(path), optimizer.state_dict())
 
 
+def test_a_single_value_of_a_wider_tensor_is_saved(path: Path) -> None:
+    """Its stride is not 1, although the value is contiguous by torch's word."""
+    state = {"weight": torch.arange(6.0).view(2, 3)[:1, -1].clone()}
+    checkpoint.save(path, state)
+    assert_same(checkpoint.load(path), state)
+
+
 def test_views_and_shared_memory_are_saved_by_value(path: Path) -> None:
     base = torch.arange(12.0).view(3, 4)
     checkpoint.save(path, {"base": base, "transposed": base.T, "row": base[1]})

@@ -179,5 +179,7 @@ def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str
         tensor = tensors[name]
         if metadata["version"] != "1":  # the bytes of a [2, 3] and of a [3, 2] are the same
             total = zlib.crc32(f"{tensor.dtype} {list(tensor.shape)}".encode(), total)
-        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, total)
+        # A single value may keep the stride of the tensor it was part of.
+        flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))
+        total = zlib.crc32(flat.view(torch.uint8).numpy().data, total)
     return f"{total:08x}"

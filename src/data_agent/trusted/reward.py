@@ -62,8 +62,15 @@ class TrustedReward:
         kind = self._kind[feedback.index].long()
         tells = (kind != POOL) | uniform
         self._window.add(WindowRows(signals, classes, kind, step).at(tells))
+        return self._rated(signals, classes)
+
+    def peek(self, feedback: Feedback) -> Tensor:
+        """D of rows as it was learned so far, float32 `[M]` on the host; nothing is kept."""
+        return self._rated(row_signals(feedback).cpu(), row_classes(feedback).cpu())
+
+    def _rated(self, signals: Tensor, classes: Tensor) -> Tensor:
         if self._likeness is None:
-            return torch.zeros(len(feedback))
+            return torch.zeros(len(signals))
         return self._likeness(signals, classes).float()
 
     def update(self, step: int) -> None:

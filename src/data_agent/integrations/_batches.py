@@ -15,6 +15,7 @@ from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.selector import Selector
 from data_agent.selecting.taps import HeadTap
 
+_NO_HEADS = ("lora_", "auxiliary_head")
 RECHECK = 100  # batches between two comparisons that wait for the host, once it is known
 
 
@@ -162,8 +163,9 @@ class CollateWithIndexArray(CollateWithIndex):
 def find_head(model: nn.Module) -> nn.Module | None:
     """The layer that makes the logits: output embeddings, or one with an output for each label.
 
-    Adapters' own layers do not count; where a layer was copied to be trained (`modules_to_save`)
-    the copy, which comes last, is the one that is called.
+    It is linear, or a convolution where pixels have labels. Adapters' own layers and auxiliary
+    heads do not count; where a layer was copied to be trained (`modules_to_save`) the copy, which
+    comes last, is the one that is called.
     """
     output_embeddings = getattr(model, "get_output_embeddings", None)
     head = output_embeddings() if callable(output_embeddings) else None
@@ -173,9 +175,9 @@ def find_head(model: nn.Module) -> nn.Module | None:
     heads = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and module.out_features == num_labels
-        and "lora_" not in name
+        if isinstance(module, nn.Linear | nn.Conv2d)
+        and len(module.weight) == num_labels
+        and not any(other in name for other in _NO_HEADS)
     ]
     return heads[-1] if heads else None
 
@@ -199,6 +201,8 @@ def feedback_of(
             "head=model.classifier (the layer whose output are the logits), switch off fused "
             "losses, or return features=[B, D] from compute_sample_losses."
         )
+    elif features is not None and features.ndim == 4:
+        features = features.mean((2, 3))
     elif features is not None and features.ndim == 3:
         mask = inputs.get("attention_mask") if samples.mask is None else samples.mask
         features = pool(features, mask)

@@ -41,7 +41,7 @@ from data_agent.integrations._trusted import join_trusted
 from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
 from data_agent.loading.indexed import IndexedDataset
 from data_agent.loading.sampler import SelectionSampler, use_selection_batches
-from data_agent.losses import SampleLosses, sample_losses
+from data_agent.losses import IGNORED_PIXEL, SampleLosses, sample_losses
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.selector import Selector
 from data_agent.selecting.taps import HeadTap
@@ -129,9 +129,9 @@ class SelectiveTrainerMixin(_Base):
     def compute_sample_losses(self, inputs: Mapping[str, Any], outputs: Any) -> SampleLosses:
         """Each sample's loss in the batch that the model has just seen.
 
-        By default the terms of the model's own loss: cross entropy of classes or tokens (shifted
-        for causal models), binary cross entropy, squared error; their mean is compared with the
-        Trainer's loss. Override it where the Trainer trains on something else; the comparison is
+        By default the terms of the model's own loss: cross entropy of classes, pixels or tokens
+        (shifted for causal models), binary cross entropy, squared error; their mean is compared
+        with the Trainer's loss. Override it where the Trainer trains on something else; the comparison is
         then only made for methods that weigh samples.
 
         Args:
@@ -145,12 +145,13 @@ class SelectiveTrainerMixin(_Base):
         Raises:
             InputError: labels and logits are missing, or of shapes that we do not know.
         """
-        model = self._inner_model()
+        config = getattr(self._inner_model(), "config", None)
         return sample_losses(
             inputs,
             outputs,
-            problem=getattr(getattr(model, "config", None), "problem_type", None),
+            problem=getattr(config, "problem_type", None),
             predicts_next=self._predicts_next(),
+            ignored_pixel=getattr(config, "semantic_loss_ignore_index", IGNORED_PIXEL),
         )
 
     def on_samples(self, index: Tensor, *, is_backward: bool) -> None:

@@ -113,11 +113,7 @@ def sample_losses(
     logits = _tensor(outputs, "logits", "the model's output")
     labels = _tensor(inputs, "labels", "the batch").to(logits.device)
     if logits.ndim == 3 and labels.ndim == 2:
-        if "shift_labels" in inputs:
-            labels = _tensor(inputs, "shift_labels", "the batch").to(logits.device)
-        elif predicts_next:
-            labels = next_tokens(labels)
-        return token_losses(logits, labels)
+        return token_losses(logits, _targets(inputs, labels, predicts_next=predicts_next))
     if logits.ndim == 4 and labels.ndim == 3:
         return _pixels_of_transformers(logits, labels, ignored_pixel)
     if problem == "regression":
@@ -130,8 +126,8 @@ def sample_losses(
         raise InputError(
             f"logits came with shape {list(logits.shape)} and labels with {list(labels.shape)}, "
             f"{labels.dtype}; we know [B, C] with [B], [B, T, V] with [B, T], [B, C, h, w] with "
-            "[B, H, W], one logit a sample with [B], and what config.problem_type names. Each sample's loss cannot be told. "
-            f"{_OVERRIDE}"
+            "[B, H, W], one logit a sample with [B], and what config.problem_type names. Each "
+            f"sample's loss cannot be told. {_OVERRIDE}"
         )
     return class_losses(logits, labels)
 
@@ -287,6 +283,13 @@ def _why_another_loss(mean: float, loss: float, *, is_plain: bool) -> str:
         "smoothing, auxiliary heads, penalties. Add each sample's part of them, or let these terms "
         "be, and backpropagate the loss of the batch instead of what learn() returns."
     )
+
+
+def _targets(inputs: Mapping[str, Any], labels: Tensor, *, predicts_next: bool) -> Tensor:
+    """What each position's logits are about, `[B, T]`."""
+    if "shift_labels" in inputs:
+        return _tensor(inputs, "shift_labels", "the batch").to(labels.device)
+    return next_tokens(labels) if predicts_next else labels
 
 
 def _pixels_of_transformers(logits: Tensor, labels: Tensor, ignored: int) -> SampleLosses:

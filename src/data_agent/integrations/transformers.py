@@ -131,8 +131,8 @@ class SelectiveTrainerMixin(_Base):
 
         By default the terms of the model's own loss: cross entropy of classes, pixels or tokens
         (shifted for causal models), binary cross entropy, squared error; their mean is compared
-        with the Trainer's loss. Override it where the Trainer trains on something else; the comparison is
-        then only made for methods that weigh samples.
+        with the Trainer's loss. Override it where the Trainer trains on something else; the
+        comparison is then only made for methods that weigh samples.
 
         Args:
             inputs: the batch as the model got it, and its labels.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from data_agent.errors import InputError
 from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
-from data_agent.losses import SampleLosses
+from data_agent.losses import IGNORED_PIXEL, SampleLosses
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.selector import Selector
 from data_agent.selecting.taps import HeadTap
@@ -67,9 +67,10 @@ class LossScale:
         if found is None:
             raise InputError(
                 f"the Trainer's loss is {float(loss):.6g}, but the terms that we read from the "
-                f"logits come to {float(expected[0]):.6g}: it trains on another objective. "
-                "Override compute_sample_losses(inputs, outputs) to return the terms of that "
-                f"objective{', or take a method without weights' if always else ''}."
+                f"logits come to {float(expected[0]):.6g}: it trains on another objective (with an "
+                "auxiliary head, on a second one). Override compute_sample_losses(inputs, outputs) "
+                "to return the terms of that objective"
+                f"{', or take a method without weights' if always else ''}."
             )
         return scales[found]
 
@@ -158,6 +159,20 @@ class CollateWithIndexArray(CollateWithIndex):
         batch = super().__call__(samples)
         batch[INDEX_KEY] = batch[INDEX_KEY].numpy()
         return batch
+
+
+def labels_of(config: Any) -> dict[str, Any]:
+    """What `sample_losses` must know of the labels that a model takes, by its config if it has one.
+
+    Models of transformers with one output and no `problem_type` are regressions; most note it in
+    their config at the first forward, some never do.
+    """
+    problem = getattr(config, "problem_type", None)
+    is_single = problem is None and getattr(config, "num_labels", None) == 1
+    return {
+        "problem": "regression" if is_single else problem,
+        "ignored_pixel": getattr(config, "semantic_loss_ignore_index", IGNORED_PIXEL),
+    }
 
 
 def find_head(model: nn.Module) -> nn.Module | None:

@@ -24,6 +24,7 @@ from data_agent.integrations._batches import (
     LossScale,
     feedback_of,
     find_head,
+    labels_of,
     rows_of,
     smoothed_sum,
 )
@@ -41,7 +42,7 @@ from data_agent.integrations._trusted import join_trusted
 from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
 from data_agent.loading.indexed import IndexedDataset
 from data_agent.loading.sampler import SelectionSampler, use_selection_batches
-from data_agent.losses import IGNORED_PIXEL, SampleLosses, sample_losses
+from data_agent.losses import SampleLosses, sample_losses
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.selector import Selector
 from data_agent.selecting.taps import HeadTap
@@ -145,14 +146,9 @@ class SelectiveTrainerMixin(_Base):
         Raises:
             InputError: labels and logits are missing, or of shapes that we do not know.
         """
-        config = getattr(self._inner_model(), "config", None)
-        return sample_losses(
-            inputs,
-            outputs,
-            problem=getattr(config, "problem_type", None),
-            predicts_next=self._predicts_next(),
-            ignored_pixel=getattr(config, "semantic_loss_ignore_index", IGNORED_PIXEL),
-        )
+        about_labels = labels_of(getattr(self._inner_model(), "config", None))
+        next_ = self._predicts_next()
+        return sample_losses(inputs, outputs, predicts_next=next_, **about_labels)
 
     def on_samples(self, index: Tensor, *, is_backward: bool) -> None:
         """Called before samples (int64 `[B]`) are trained on, or, not `is_backward`, scored."""

@@ -67,10 +67,10 @@ class LossScale:
         if found is None:
             raise InputError(
                 f"the Trainer's loss is {float(loss):.6g}, but the terms that we read from the "
-                f"logits come to {float(expected[0]):.6g}: it trains on another objective (with an "
-                "auxiliary head, on a second one). Override compute_sample_losses(inputs, outputs) "
-                "to return the terms of that objective"
-                f"{', or take a method without weights' if always else ''}."
+                f"logits come to {float(expected[0]):.6g}: it trains on another objective. "
+                "Override compute_sample_losses(inputs, outputs) to return the terms of that "
+                "objective; or switch off the model's auxiliary head, if it has one"
+                f"{'; or take a method without weights' if always else ''}."
             )
         return scales[found]
 

@@ -2,8 +2,9 @@
 
     python examples/segmentation.py
 
-Digits lie on larger canvases (scikit-learn brings them); which digit a pixel belongs to is learned.
-Pixels at the rim of a stroke have the label 255, which does not count. Replace `data()` and `model`.
+Digits lie on larger canvases (scikit-learn brings them); which one a pixel belongs to is learned.
+Pixels at the rim of a stroke have the label 255, which does not count. Replace `data()` and the
+model.
 """
 
 import torch

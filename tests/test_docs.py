@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
-from data_agent import DataAgent, Feedback, make_selector
+from data_agent import DataAgent, Feedback, losses, make_selector
 from data_agent.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +110,32 @@ def test_rewards_of_ones_own():
     assert agent.metrics()["reward_weight/small_margin"] > 0
     assert fresh.metrics()["reward_weight/freshness"] > 0
     assert regression.metrics()["reward_weight/difficulty"] == 1
+
+
+def test_signals_of_ones_own_model():
+    agent = DataAgent(num_samples=64, epochs=4)
+    agent.begin_epoch(0)
+    classes = torch.randint(0, 3, (8, 6, 6))
+    classes[:2, 0] = 255
+    names: dict[str, Any] = {
+        **{"agent": agent, "index": agent.select(0).index[:8], "F": F, "classes": classes},
+        **{"images": torch.rand(8, 1, 6, 6), "body": nn.Conv2d(1, 4, 3, padding=1)},
+        "head": nn.Conv2d(4, 3, 1),
+    }
+    by_pixel, adds_up = blocks_of(ROOT / "docs" / "signals.md")
+    exec(by_pixel, names)
+    assert agent.visits == 8
+    exec(adds_up, names)
+    torch.testing.assert_close(names["loss"], names["whole"])
+    assert names["samples"].counts.tolist() == [30] * 2 + [36] * 6
+
+
+def test_the_page_on_signals_names_every_loss():
+    text = (ROOT / "docs" / "signals.md").read_text()
+    helpers = [name for name in losses.__all__ if name.endswith("_losses")]
+    kinds = {"sample_losses", "class_losses", "binary_losses"}  # of Trainers; F's own will do
+    for name in set(helpers) - kinds:
+        assert f"{name}(" in text, name
 
 
 def test_prompts_in_a_loop_of_ones_own():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -262,26 +263,23 @@ def check_decomposition(losses: Tensor, loss: Tensor, weight: Tensor | None = No
             f"losses, loss and weight came with shapes {', '.join(map(str, shapes))}; expected "
             "[B], [] and [B]."
         )
-    plain = losses.detach().double()
-    share = torch.ones_like(plain) if weight is None else weight.to(plain)
-    mean, whole = (share * plain).sum() / share.sum().clamp(min=1e-12), loss.detach().double()
+    each, whole = losses.detach().cpu().double(), float(loss.detach())
+    share = torch.ones_like(each) if weight is None else weight.to(each)
+    mean, plain = float((share * each).sum() / share.sum().clamp(min=1e-12)), float(each.mean())
     is_half = losses.dtype.itemsize < 4 or loss.dtype.itemsize < 4
-    tolerance = {"rtol": 2e-2 if is_half else 1e-4, "atol": 1e-6}
-    if not torch.isclose(mean, whole, **tolerance):
-        is_plain = bool(torch.isclose(plain.mean(), whole, **tolerance))
-        raise InputError(_why_another_loss(float(mean), float(whole), is_plain=is_plain))
-
-
-def _why_another_loss(mean: float, loss: float, *, is_plain: bool) -> str:
-    came = f"the losses of the samples come to {mean:.6g}, the loss of the batch is {loss:.6g}"
-    if is_plain:
-        return f"{came}, which is their plain mean: leave weight out."
-    return (
-        f"{came}, {loss / mean if mean else math.inf:.4g} times as much; expected the same. Either "
-        "samples count differently in it: pass what each counts as weight= (labels, tokens or "
-        "pixels that count, weights of classes). Or it has terms that the losses lack: label "
-        "smoothing, auxiliary heads, penalties. Add each sample's part of them, or let these terms "
-        "be, and backpropagate the loss of the batch instead of what learn() returns."
+    is_whole = partial(math.isclose, whole, rel_tol=2e-2 if is_half else 1e-4, abs_tol=1e-6)
+    if is_whole(mean):
+        return
+    came = f"the losses of the samples come to {mean:.6g}, the loss of the batch is {whole:.6g}"
+    if is_whole(plain):
+        raise InputError(f"{came}, which is their plain mean: leave weight out.")
+    factor = whole / mean if mean else math.inf
+    raise InputError(
+        f"{came}, {factor:.4g} times as much; expected the same. Either samples count differently "
+        "in it: pass what each counts as weight= (labels, tokens or pixels that count, weights of "
+        "classes). Or it has terms that the losses lack (label smoothing, auxiliary heads, "
+        "penalties): add each sample's part of them, or leave them out here and backpropagate the "
+        "loss of the batch instead of what learn() returns."
     )
 
 

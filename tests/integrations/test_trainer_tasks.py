@@ -64,7 +64,7 @@ class Scenes(Dataset):
 
 def segformer(num_labels=CLASSES, **options):
     torch.manual_seed(0)
-    small = {
+    small: Any = {
         **{"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "strides": [2, 2]},
         **{"hidden_sizes": [8, WIDTH], "patch_sizes": [3, 3], "num_attention_heads": [1, 2]},
         **{"mlp_ratios": [2, 2], "decoder_hidden_size": WIDTH, "num_labels": num_labels},
@@ -85,16 +85,18 @@ def beit(**options):
 
 def mobilenet():
     torch.manual_seed(0)
-    config = transformers.MobileNetV2Config(num_labels=CLASSES, depth_multiplier=0.25)
-    return transformers.MobileNetV2ForSemanticSegmentation(config)
+    small: Any = {"num_labels": CLASSES, "depth_multiplier": 0.25}
+    return transformers.MobileNetV2ForSemanticSegmentation(transformers.MobileNetV2Config(**small))
 
 
 @pytest.mark.parametrize(
-    ("build", "classes"),
-    [(segformer, CLASSES), (partial(segformer, 1), 1), (mobilenet, CLASSES)],
-    ids=["segformer", "segformer of one channel", "mobilenet"],
+    ("build", "classes", "method"),
+    [
+        *((segformer, CLASSES, method) for method in ("auto", "infobatch", "data-agent-in-batch")),
+        (partial(segformer, 1), 1, "infobatch"),
+        (mobilenet, CLASSES, "auto"),
+    ],
 )
-@pytest.mark.parametrize("method", ["auto", "infobatch", "data-agent-in-batch"])
 def test_pixels_of_models_are_found(build, classes, method, tmp_path):
     options = {} if method == "auto" else {"selector": method, "keep_ratio": 0.5}
     ours = train(build(), Scenes(classes), arguments(tmp_path), **options)
@@ -105,7 +107,8 @@ def test_pixels_of_models_are_found(build, classes, method, tmp_path):
 def plain_segformer(num_labels=CLASSES):
     """Without batch statistics, so that an image alone is the image it was in its batch."""
     model = segformer(num_labels)
-    model.decode_head.batch_norm = nn.Identity()
+    head: Any = model.decode_head
+    head.batch_norm = nn.Identity()
     return model
 
 

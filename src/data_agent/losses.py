@@ -258,7 +258,11 @@ def check_decomposition(losses: Tensor, loss: Tensor, weight: Tensor | None = No
         InputError: they differ by more than rounding; the message says by what factor.
     """
     if losses.ndim != 1 or loss.ndim or (weight is not None and weight.shape != losses.shape):
-        shapes = [list(losses.shape), list(loss.shape), None if weight is None else weight.shape]
+        shapes = [
+            list(losses.shape),
+            list(loss.shape),
+            None if weight is None else list(weight.shape),
+        ]
         raise InputError(
             f"losses, loss and weight came with shapes {', '.join(map(str, shapes))}; expected "
             "[B], [] and [B]."

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
-from data_agent import DataAgent, Feedback, make_selector
+from data_agent import DataAgent, Feedback, losses, make_selector
 from data_agent.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
 )
+OF_TASKS = {"segmentation", "multi_label", "regression", "tabular", "token_classification"}
 
 
 def blocks_of(page):
@@ -111,6 +112,32 @@ def test_rewards_of_ones_own():
     assert regression.metrics()["reward_weight/difficulty"] == 1
 
 
+def test_signals_of_ones_own_model():
+    agent = DataAgent(num_samples=64, epochs=4)
+    agent.begin_epoch(0)
+    classes = torch.randint(0, 3, (8, 6, 6))
+    classes[:2, 0] = 255
+    names: dict[str, Any] = {
+        **{"agent": agent, "index": agent.select(0).index[:8], "F": F, "classes": classes},
+        **{"images": torch.rand(8, 1, 6, 6), "body": nn.Conv2d(1, 4, 3, padding=1)},
+        "head": nn.Conv2d(4, 3, 1),
+    }
+    by_pixel, adds_up = blocks_of(ROOT / "docs" / "signals.md")
+    exec(by_pixel, names)
+    assert agent.visits == 8
+    exec(adds_up, names)
+    torch.testing.assert_close(names["loss"], names["whole"])
+    assert names["samples"].counts.tolist() == [30] * 2 + [36] * 6
+
+
+def test_the_page_on_signals_names_every_loss():
+    text = (ROOT / "docs" / "signals.md").read_text()
+    helpers = [name for name in losses.__all__ if name.endswith("_losses")]
+    kinds = {"sample_losses", "class_losses", "binary_losses"}  # of Trainers; F's own will do
+    for name in set(helpers) - kinds:
+        assert f"{name}(" in text, name
+
+
 def test_prompts_in_a_loop_of_ones_own():
     names: dict[str, Any] = {
         **{"prompts": range(200), "steps": 3, "features_of": lambda index: index.unsqueeze(1) / 10},
@@ -161,6 +188,7 @@ def test_examples_are_short():
     for path in ROOT.glob("examples/*.py"):
         if path.name != "single_file_reference.py":
             most = 140 if path.name == "image_classification.py" else 60  # a recipe, with its data
+            most = 80 if path.stem in OF_TASKS else most
             assert len(path.read_text().splitlines()) <= most, path.name
 
 

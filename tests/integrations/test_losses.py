@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from data_agent import losses
 from data_agent.errors import InputError
 from data_agent.integrations._batches import RECHECK, LossScale, find_head, pool, tells
-from data_agent.losses import SampleLosses, sample_losses
+from data_agent.losses import (
+    SampleLosses,
+    check_decomposition,
+    class_losses,
+    multi_label_losses,
+    pixel_losses,
+    regression_losses,
+    sample_losses,
+    token_losses,
+)
 from data_agent.selecting.taps import HeadTap
 
 TELLS = SampleLosses(torch.tensor([1.0, 2.0, 3.0]), torch.ones(3), labels=torch.arange(3))
@@ -70,6 +79,93 @@ def test_tokens_in_chunks_of_any_size(chunk, monkeypatch):
     torch.testing.assert_close(samples.uncertainty[1], entropy)
     assert samples.sums.requires_grad
     assert not samples.uncertainty.requires_grad
+
+
+PIXELS, CLASSES = torch.randn(3, 4, 6, 5, generator=torch.Generator().manual_seed(0)), 4
+TARGETS = torch.randint(0, CLASSES, (3, 6, 5), generator=torch.Generator().manual_seed(1))
+TARGETS[0, :2], TARGETS[2] = 255, 255
+
+
+def test_pixels_by_hand():
+    logits = torch.tensor([[0.0, 0.0, math.log(3)], [0.0, 0.0, 0.0]])  # two classes, three pixels
+    samples = pixel_losses(logits.view(1, 2, 1, 3), torch.tensor([[[0, 9, 1]]]), ignore_index=9)
+    torch.testing.assert_close(samples.sums, torch.tensor([math.log(2) + math.log(4)]))
+    assert samples.counts.tolist() == [2]
+    of_three_to_one = (0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(2)
+    torch.testing.assert_close(samples.uncertainty, torch.tensor([(1 + of_three_to_one) / 2]))
+
+
+@pytest.mark.parametrize("chunk", [2**24, 130, 1])
+def test_pixels_in_chunks_of_any_size_come_to_torchs_own_mean(chunk, monkeypatch):
+    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", chunk)
+    logits = PIXELS.clone().requires_grad_()
+    samples = pixel_losses(logits, TARGETS, ignore_index=255)
+    assert samples.counts.tolist() == [20, 30, 0]
+    assert samples.losses[2] == samples.uncertainty[2] == 0
+    whole = F.cross_entropy(logits, TARGETS, ignore_index=255)
+    check_decomposition(samples.losses, whole, samples.counts)
+    alone = F.cross_entropy(logits[:1], TARGETS[:1], ignore_index=255)
+    torch.testing.assert_close(samples.losses[0], alone)
+    (ours,) = torch.autograd.grad(samples.sums.sum() / samples.counts.sum(), logits)
+    (theirs,) = torch.autograd.grad(whole, logits)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_one_channel_is_the_logit_of_two_classes():
+    logits, targets = PIXELS[:, :1], (TARGETS == 1).long()
+    samples = pixel_losses(logits, targets)
+    binary = F.binary_cross_entropy_with_logits(logits[:, 0], targets.float(), reduction="none")
+    torch.testing.assert_close(samples.losses, binary.mean((1, 2)))
+
+
+def test_pixels_of_a_smaller_map_are_those_of_the_map_made_larger():
+    larger = F.interpolate(PIXELS, size=(12, 10), mode="bilinear", align_corners=False)
+    targets = torch.randint(0, CLASSES, (3, 12, 10))
+    small, large = pixel_losses(PIXELS, targets), pixel_losses(larger, targets)
+    torch.testing.assert_close(small.sums, large.sums)
+    torch.testing.assert_close(small.uncertainty, large.uncertainty)
+
+
+@pytest.mark.parametrize("targets", [TARGETS[:, None], F.one_hot(TARGETS % 4).movedim(3, 1)])
+def test_targets_that_are_no_classes_of_pixels_are_told_what_to_take(targets):
+    with pytest.raises(InputError, match=r"expected \[B, C, h, w\] and \[B, H, W\].*squeeze.*argm"):
+        pixel_losses(PIXELS, targets)
+    mended = targets.squeeze(1) if targets.shape[1] == 1 else targets.argmax(1)
+    assert pixel_losses(PIXELS, mended, ignore_index=255).counts.sum() in (50, 90)
+
+
+def test_each_kinds_losses_come_to_torchs_own_mean():
+    logits, classes = torch.randn(6, 3), torch.tensor([0, 2, -100, 1, 1, -100])
+    several, numbers = torch.randint(0, 2, (6, 3)).float(), torch.randn(6, 3)
+    tokens = torch.randint(0, 3, (2, 5))
+    tokens[0, 3:] = -100
+    scores = torch.randn(2, 5, 3)
+    for samples, whole in (
+        (class_losses(logits, classes), F.cross_entropy(logits, classes)),
+        (
+            multi_label_losses(logits, several),
+            F.binary_cross_entropy_with_logits(logits, several),
+        ),
+        (regression_losses(logits, numbers), F.mse_loss(logits, numbers)),
+        (token_losses(scores, tokens), F.cross_entropy(scores.mT, tokens)),
+    ):
+        check_decomposition(samples.losses, whole, samples.counts)
+
+
+def test_losses_that_do_not_come_to_the_batchs_are_told_by_how_much():
+    each = torch.tensor([1.0, 2.0, 6.0])
+    check_decomposition(each, torch.tensor(3.0))
+    check_decomposition(each, torch.tensor(4.75), torch.tensor([1, 0, 3]))
+    check_decomposition(each.bfloat16(), torch.tensor(3.01))
+    for loss, weight, says in (
+        (6.0, None, r"come to 3, .* batch is 6, 2 times as much.*weight=.*backpropagate"),
+        (3.0, torch.tensor([1.0, 0.0, 0.0]), "which is their plain mean: leave weight out"),
+        (math.nan, None, "is nan"),
+    ):
+        with pytest.raises(InputError, match=says):
+            check_decomposition(each, torch.tensor(loss), weight)
+    with pytest.raises(InputError, match=r"shapes \[3\], \[3\], None; expected \[B\], \[\] and"):
+        check_decomposition(each, each)
 
 
 def test_a_causal_model_predicts_the_next_token():

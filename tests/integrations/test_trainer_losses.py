@@ -345,7 +345,7 @@ def test_features_of_other_positions_than_the_mask_name_another_head_or_features
         def compute_sample_losses(self, inputs, outputs):
             samples = class_losses(outputs["logits"], inputs["labels"])
             return SampleLosses(
-                samples.sums, samples.counts, logits=samples.logits, features=torch.ones(BATCH, 4)
+                samples.sums, samples.counts, logits=samples.logits, features=torch.rand(BATCH, 4)
             )
 
     class Shorter(nn.Module):

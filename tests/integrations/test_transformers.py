@@ -23,6 +23,7 @@ from trainers import (
     BATCH,
     EPOCHS,
     LLAMA,
+    NO_DROPOUT,
     SIZE,
     SMALL,
     VOCAB,
@@ -30,6 +31,7 @@ from trainers import (
     Ours,
     Texts,
     Theirs,
+    Watching,
     arguments,
     bert,
     llama,
@@ -139,28 +141,6 @@ def test_weights_are_those_of_the_samples(task, accumulation, tmp_path):
     plain = replay(ours, build(), Texts(labels), args())
     difference = (weights(ours) - weights(theirs)).abs().max()
     assert difference < 1e-6 < 0.01 * (weights(ours) - weights(plain)).abs().max()
-
-
-class Watching(Ours):
-    """Keeps the feedback of the first batch and the inputs it came from."""
-
-    feedback: Any
-
-    def training_step(self, model, inputs, *args, **kwargs):
-        if not hasattr(self, "inputs"):
-            self.inputs = {k: v for k, v in inputs.items() if k != "sample_index"}
-            observe = self.selector.observe
-
-            def keep(feedback):
-                self.feedback = feedback
-                self.selector.observe = observe
-                observe(feedback)
-
-            self.selector.observe = keep
-        return super().training_step(model, inputs, *args, **kwargs)
-
-
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def t5():

@@ -21,6 +21,7 @@ SIZE, EPOCHS, BATCH, WIDTH, VOCAB = 40, 4, 4, 16, 48
 SMALL = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
 BERT = {**SMALL, "vocab_size": VOCAB, "intermediate_size": 32, "max_position_embeddings": 32}
 LLAMA = {**SMALL, "vocab_size": VOCAB, "intermediate_size": 32, "num_key_value_heads": 2}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 class Texts(torch.utils.data.Dataset):
@@ -77,6 +78,25 @@ def arguments(folder, **changes):
 
 class Ours(Recording, SelectiveTrainer):
     pass
+
+
+class Watching(Ours):
+    """Keeps the feedback of the first batch and the inputs it came from."""
+
+    feedback: Any
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        if not hasattr(self, "inputs"):
+            self.inputs = {k: v for k, v in inputs.items() if k != "sample_index"}
+            observe = self.selector.observe
+
+            def keep(feedback):
+                self.feedback = feedback
+                self.selector.observe = observe
+                observe(feedback)
+
+            self.selector.observe = keep
+        return super().training_step(model, inputs, *args, **kwargs)
 
 
 class Theirs(Trainer):

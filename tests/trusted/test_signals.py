@@ -28,6 +28,9 @@ def test_signals_without_labels_without_logits_and_with_an_uncertainty_of_its_ow
     assert row_signals(feedback()).tolist() == [[0.5], [2.0]]
     own = feedback(uncertainty=torch.tensor([0.25, 0.75]))
     assert row_signals(own).tolist() == [[0.5, 0.25], [2.0, 0.75]]
+    assert row_signals(own.having(logits=LOGITS)).tolist() == row_signals(own).tolist()
+    with_labels = own.having(logits=LOGITS, labels=torch.tensor([1, 0]))
+    assert row_signals(with_labels).shape == (2, 6)
 
 
 @pytest.mark.parametrize("label", [-100, 3, 255])

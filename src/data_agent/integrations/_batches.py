@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from data_agent.errors import InputError
 from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
-from data_agent.losses import SampleLosses
+from data_agent.losses import IGNORED_PIXEL, SampleLosses
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.selector import Selector
 from data_agent.selecting.taps import HeadTap
 
+_NO_HEADS = ("lora_", "auxiliary_head")
 RECHECK = 100  # batches between two comparisons that wait for the host, once it is known
 
 
@@ -68,7 +69,8 @@ class LossScale:
                 f"the Trainer's loss is {float(loss):.6g}, but the terms that we read from the "
                 f"logits come to {float(expected[0]):.6g}: it trains on another objective. "
                 "Override compute_sample_losses(inputs, outputs) to return the terms of that "
-                f"objective{', or take a method without weights' if always else ''}."
+                "objective; or switch off the model's auxiliary head, if it has one"
+                f"{'; or take a method without weights' if always else ''}."
             )
         return scales[found]
 
@@ -159,11 +161,26 @@ class CollateWithIndexArray(CollateWithIndex):
         return batch
 
 
+def labels_of(config: Any) -> dict[str, Any]:
+    """What `sample_losses` must know of the labels that a model takes, by its config if it has one.
+
+    Models of transformers with one output and no `problem_type` are regressions; most note it in
+    their config at the first forward, some never do.
+    """
+    problem = getattr(config, "problem_type", None)
+    is_single = problem is None and getattr(config, "num_labels", None) == 1
+    return {
+        "problem": "regression" if is_single else problem,
+        "ignored_pixel": getattr(config, "semantic_loss_ignore_index", IGNORED_PIXEL),
+    }
+
+
 def find_head(model: nn.Module) -> nn.Module | None:
     """The layer that makes the logits: output embeddings, or one with an output for each label.
 
-    Adapters' own layers do not count; where a layer was copied to be trained (`modules_to_save`)
-    the copy, which comes last, is the one that is called.
+    It is linear, or a convolution where pixels have labels. Adapters' own layers and auxiliary
+    heads do not count; where a layer was copied to be trained (`modules_to_save`) the copy, which
+    comes last, is the one that is called.
     """
     output_embeddings = getattr(model, "get_output_embeddings", None)
     head = output_embeddings() if callable(output_embeddings) else None
@@ -173,9 +190,9 @@ def find_head(model: nn.Module) -> nn.Module | None:
     heads = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and module.out_features == num_labels
-        and "lora_" not in name
+        if isinstance(module, nn.Linear | nn.Conv2d)
+        and len(module.weight) == num_labels
+        and not any(other in name for other in _NO_HEADS)
     ]
     return heads[-1] if heads else None
 
@@ -199,6 +216,8 @@ def feedback_of(
             "head=model.classifier (the layer whose output are the logits), switch off fused "
             "losses, or return features=[B, D] from compute_sample_losses."
         )
+    elif features is not None and features.ndim == 4:
+        features = features.mean((2, 3))
     elif features is not None and features.ndim == 3:
         mask = inputs.get("attention_mask") if samples.mask is None else samples.mask
         features = pool(features, mask)

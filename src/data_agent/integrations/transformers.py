@@ -24,6 +24,7 @@ from data_agent.integrations._batches import (
     LossScale,
     feedback_of,
     find_head,
+    labels_of,
     rows_of,
     smoothed_sum,
 )
@@ -129,10 +130,10 @@ class SelectiveTrainerMixin(_Base):
     def compute_sample_losses(self, inputs: Mapping[str, Any], outputs: Any) -> SampleLosses:
         """Each sample's loss in the batch that the model has just seen.
 
-        By default the terms of the model's own loss: cross entropy of classes or tokens (shifted
-        for causal models), binary cross entropy, squared error; their mean is compared with the
-        Trainer's loss. Override it where the Trainer trains on something else; the comparison is
-        then only made for methods that weigh samples.
+        By default the terms of the model's own loss: cross entropy of classes, pixels or tokens
+        (shifted for causal models), binary cross entropy, squared error; their mean is compared
+        with the Trainer's loss. Override it where the Trainer trains on something else; the
+        comparison is then only made for methods that weigh samples.
 
         Args:
             inputs: the batch as the model got it, and its labels.
@@ -145,13 +146,9 @@ class SelectiveTrainerMixin(_Base):
         Raises:
             InputError: labels and logits are missing, or of shapes that we do not know.
         """
-        model = self._inner_model()
-        return sample_losses(
-            inputs,
-            outputs,
-            problem=getattr(getattr(model, "config", None), "problem_type", None),
-            predicts_next=self._predicts_next(),
-        )
+        about_labels = labels_of(getattr(self._inner_model(), "config", None))
+        next_ = self._predicts_next()
+        return sample_losses(inputs, outputs, predicts_next=next_, **about_labels)
 
     def on_samples(self, index: Tensor, *, is_backward: bool) -> None:
         """Called before samples (int64 `[B]`) are trained on, or, not `is_backward`, scored."""

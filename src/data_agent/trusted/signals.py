@@ -17,8 +17,9 @@ def row_signals(feedback: Feedback) -> Tensor:
 
     With logits and labels the loss, the entropy over log C, the label's probability, the highest
     probability, the label's logit less the highest other one, and the share of the other classes
-    that are likelier than the label. With logits alone the loss, the entropy and the highest
-    probability. Without, the loss, and the task's own uncertainty if there is one. Features, where
+    that are likelier than the label. Without labels the loss and the task's own uncertainty, if
+    there is one: logits that a watched head brings besides need not be of one distribution. With
+    logits alone the loss, the entropy and the highest probability; else the loss. Features, where
     there are some, come last.
 
     Args:
@@ -35,7 +36,8 @@ def row_signals(feedback: Feedback) -> Tensor:
 
 def _of_outputs(feedback: Feedback) -> Tensor:
     losses = feedback.losses.float()
-    if feedback.logits is None:
+    has_own = feedback.uncertainty is not None and feedback.labels is None
+    if feedback.logits is None or has_own:
         columns = [losses] if feedback.uncertainty is None else [losses, feedback.uncertainty]
         return torch.stack([column.float() for column in columns], dim=1)
     logits = feedback.logits.float()

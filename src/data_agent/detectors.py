@@ -201,6 +201,7 @@ class _Splitter:
                 "outputs), or hand losses=[B] to learn() yourself, see docs/detection.md."
             )
         parts, own = loss[1:].view(2, -1)
+        parts = parts if self._with_graph else parts.detach()
         return _Forward(parts, own.detach(), self._uncertainty, self._num_queries)
 
     def _split(
@@ -225,7 +226,9 @@ class _Splitter:
 
         def images(of: Mapping[str, Any]) -> _Terms:
             rows = [
-                get_loss(name, _image(of, i, size), targets[i : i + 1], indices[i : i + 1], num_boxes)
+                get_loss(
+                    name, _image(of, i, size), targets[i : i + 1], indices[i : i + 1], num_boxes
+                )
                 for i in range(size)
             ]
             return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}

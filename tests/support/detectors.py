@@ -130,6 +130,7 @@ def _grounding_dino() -> dict[str, Any]:
     return {
         **_DETR,
         "d_model": 32,
+        "num_feature_levels": 3,
         "backbone_config": swin,
         "text_config": text,
         "max_text_len": 8,
@@ -144,6 +145,7 @@ FAMILIES: dict[str, Any] = {
     "DeformableDetr": lambda: {
         **_DETR,
         "d_model": 32,
+        "num_feature_levels": 3,
         "backbone_config": _resnet(),
         "disable_custom_kernels": True,
         "two_stage": True,
@@ -168,8 +170,6 @@ FAMILIES: dict[str, Any] = {
 
 def detector(family: str, *, seed: int = 0, **changes: Any) -> Any:
     """A model in training mode, with auxiliary losses, and without dropout."""
-    if not hasattr(transformers, f"{family}ForObjectDetection"):
-        return None
     config = getattr(transformers, f"{family}Config")
     options = {"num_labels": CLASSES, "auxiliary_loss": True, **FAMILIES[family](), **changes}
     torch.manual_seed(seed)
@@ -199,3 +199,31 @@ def target(count: int, draws: torch.Generator) -> dict[str, Tensor]:
     sizes = 0.1 + 0.4 * torch.rand(count, 2, generator=draws)
     labels = torch.randint(CLASSES, (count,), generator=draws)
     return {"class_labels": labels, "boxes": torch.cat([middles, sizes], 1)}
+
+
+class Shapes(torch.utils.data.Dataset):
+    """Images of noise with bright rectangles, one class a colour; each fourth is empty."""
+
+    def __init__(self, size: int = 24) -> None:
+        draws = torch.Generator().manual_seed(2)
+        self.rows = [self._row(i % 4, draws) for i in range(size)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.rows[i]
+
+    @staticmethod
+    def _row(count: int, draws: torch.Generator) -> dict[str, Any]:
+        image, labels = 0.1 * torch.randn(3, SIZE, SIZE, generator=draws), target(count, draws)
+        for colour, box in zip(labels["class_labels"], labels["boxes"], strict=True):
+            middle, size = box[:2] * SIZE, box[2:] * SIZE
+            (left, top), (right, bottom) = (middle - size / 2).int(), (middle + size / 2).int()
+            image[colour, top:bottom, left:right] = 1
+        return {"pixel_values": image, "labels": labels}
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    pixels = torch.stack([row["pixel_values"] for row in rows])
+    return {"pixel_values": pixels, "labels": [row["labels"] for row in rows]}

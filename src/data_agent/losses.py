@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from data_agent.detectors import DetectorLosses as DetectorLosses
 
 __all__ = [
-    "DetectorLosses",
     "IGNORE_INDEX",
+    "DetectorLosses",
     "SampleLosses",
     "binary_losses",
     "class_losses",

@@ -1,4 +1,4 @@
-"""The loss of each image of a detector, against the model itself: alone, in a batch, by gradient."""
+"""The loss of each image of a detector against the model: alone, in a batch, by gradient."""
 
 import pytest
 import torch

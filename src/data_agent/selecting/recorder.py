@@ -21,6 +21,7 @@ from data_agent.selecting.block import (
 )
 from data_agent.selecting.columns import VALUES, Rows, Table, as_rows, rows_of
 from data_agent.selecting.feedback import Feedback, plain_arithmetic
+from data_agent.selecting.first_batches import FirstBatches
 from data_agent.selecting.label_sketch import LabelSketch
 from data_agent.selecting.method import Method
 from data_agent.selecting.nonfinite import OnNonfinite, nonfinite_error, without_nonfinite
@@ -51,6 +52,7 @@ class Recorder:
         self._on_nonfinite: OnNonfinite = on_nonfinite
         self._block: Block | None = None
         self._sketch = LabelSketch(num_samples)
+        self._first_batches = FirstBatches(needs_features=method.needs_features)
         self._num_samples = num_samples
         own = () if type(method).record is Method.record else method.reads
         of_tables = [name for table in tables for name in table.reads]
@@ -61,7 +63,8 @@ class Recorder:
 
         Raises:
             InputError: the method refuses the batch, or its values were looked at (on the host, and
-                where the method asks for it), are not finite, and `on_nonfinite` is "raise".
+                where the method asks for it), are not finite, and `on_nonfinite` is "raise"; or one
+                of the first batches cannot be what was meant, see `FirstBatches`.
         """
         rows, valid = feedback, None
         is_here = feedback.losses.device.type == "cpu"
@@ -70,6 +73,7 @@ class Recorder:
             if valid is not None and self._on_nonfinite == "raise":
                 raise nonfinite_error(feedback.index[~valid])
         if rows is not None:
+            self._first_batches.look(rows)
             reads = EVERYTHING if self._reads is None else self._reads
             self._keep(rows.index, columns_of(self._method.examine(rows), reads))
             if rows.labels is not None:

@@ -9,7 +9,7 @@ from data_agent import DataAgent, Feedback, make_selector
 from data_agent.errors import DataAgentWarning, InputError
 from data_agent.selecting.first_batches import NUM_BATCHES
 
-SIZE, BATCH = 64, 4
+SIZE, BATCH = 128, 4
 
 
 def observe(agent, number, **columns):

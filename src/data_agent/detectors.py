@@ -8,10 +8,10 @@
 
 Transformers' detectors return one loss a batch, a weighted sum of terms. Their criterion matches
 queries and boxes, and asks itself for every term of every layer:
-`get_loss(name, outputs, targets, indices, num_boxes)`. That call is intercepted. Behind the batch's
-own term it is made once more for each image, with the matching that is there, and the term goes on
-as a vector of the batch's value and its images'. The criterion weighs and adds terms, so that its
-loss is such a vector too, and no weight, auxiliary layer or denoising query must be known here.
+`get_loss(name, outputs, targets, indices, num_boxes)`. That call is intercepted, and the term goes
+on as a vector of the batch's value and its images', see `detector_terms`. The criterion weighs and
+adds terms, so that its loss is such a vector too, and no weight, auxiliary layer or denoising query
+must be known here. Nothing is matched twice, and nothing is exchanged between ranks.
 
 The vector has two values an image, which differ by the image's share of a term:
 
@@ -20,7 +20,7 @@ The vector has two values an image, which differ by the image's share of a term:
 
 A sum over boxes that is divided by the boxes of the batch (of all ranks, on several) has the share
 `max(matches of the image, 1) / num_boxes`; a weighted mean over queries (the classes of DETR) the
-image's weights over all. One term of D-FINE and DEIMv2 is more intricate: `_distilled_parts`.
+image's weights over all.
 """
 
 from __future__ import annotations
@@ -36,14 +36,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from data_agent.detector_terms import Matches, Term, Values, matched_queries, split
 from data_agent.errors import InputError, StateError
 from data_agent.losses import SampleLosses
-
-Matches = Sequence[tuple[Tensor, Tensor]]
-"""For each image the queries and the boxes that belong together, int64 both."""
-
-_Terms = dict[str, Tensor]
-_GetLoss = Callable[..., _Terms]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +85,7 @@ class DetectorLosses:
         self._model: Any = model
         self._forward: _Forward | None = None
         self._is_scoring = False
+        self._agrees: dict[str, bool] = {}
         self.with_graph = False
         """Whether `sums` carry a graph, for methods that weigh samples; it costs memory."""
         self._was_set: Any = vars(model).get("_loss_function")
@@ -156,7 +152,7 @@ class DetectorLosses:
         is_training = self._model.training and torch.is_grad_enabled()
         if not (is_training or self._is_scoring):
             return self._theirs(*args, **kwargs)
-        splitter = _Splitter(with_graph=self.with_graph)
+        splitter = _Splitter(self._agrees, with_graph=self.with_graph)
         with splitter.intercepting():
             loss, terms, *others = self._theirs(*args, **kwargs)
         self._forward = splitter.forward(loss)
@@ -165,10 +161,10 @@ class DetectorLosses:
 
 
 class _Splitter:
-    """Makes vectors of one criterion's terms: `[1 + 2B]`, the batch's value, parts, own values."""
+    """Makes vectors of the terms of one forward, and reads the classes' uncertainty on the way."""
 
-    def __init__(self, *, with_graph: bool) -> None:
-        self._with_graph = with_graph
+    def __init__(self, agrees: dict[str, bool], *, with_graph: bool) -> None:
+        self._agrees, self._with_graph = agrees, with_graph
         self._uncertainty: Tensor | None = None
         self._num_queries = 0
 
@@ -207,50 +203,19 @@ class _Splitter:
     def _split(
         self,
         criterion: Any,
-        get_loss: _GetLoss,
+        get_loss: Callable[..., Values],
         name: str,
         outputs: Mapping[str, Any],
         targets: Sequence[Any],
         indices: Matches,
         num_boxes: float,
-    ) -> _Terms:
-        terms = get_loss(name, outputs, targets, indices, num_boxes)
-        if name == "cardinality":  # for logs: no part of the loss
-            return terms
-        means_over_queries = name == "labels" and hasattr(criterion, "eos_coef")
+    ) -> Values:
+        term = Term(get_loss, criterion, name, outputs, targets, indices, num_boxes)
         if self._uncertainty is None:  # the last layer comes first
             logits = outputs["logits"]
             self._num_queries = logits.shape[1]
-            self._uncertainty = class_uncertainty(logits, indices, exclusive=means_over_queries)
-        size, num_queries = outputs["logits"].shape[:2]
-
-        def images(of: Mapping[str, Any]) -> _Terms:
-            rows = [
-                get_loss(
-                    name, _image(of, i, size), targets[i : i + 1], indices[i : i + 1], num_boxes
-                )
-                for i in range(size)
-            ]
-            return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
-
-        with torch.set_grad_enabled(self._with_graph and torch.is_grad_enabled()):
-            came = images(outputs)
-            device = outputs["logits"].device
-            matches = torch.tensor([len(queries) for queries, _ in indices], device=device)
-            split: dict[str, tuple[Tensor, Tensor]] = {}
-            for key, values in came.items():
-                if key == "loss_ddf":
-                    matched = images(_distilled_where_matched(outputs, indices))[key]
-                    split[key] = _distilled_parts(values, matched, matches, num_queries), values
-                elif means_over_queries:
-                    weights = matches + criterion.eos_coef * (num_queries - matches)
-                    split[key] = values * weights / weights.sum(), values
-                else:
-                    split[key] = values, values * num_boxes / matches.clamp(min=1)
-        return {
-            key: torch.cat([terms[key][None], *(v.to(terms[key].dtype) for v in pair)])
-            for key, pair in split.items()
-        }
+            self._uncertainty = class_uncertainty(logits, indices, exclusive=term.is_mean)
+        return split(term, self._agrees, with_graph=self._with_graph)
 
 
 def class_uncertainty(logits: Tensor, indices: Matches, *, exclusive: bool) -> Tensor:
@@ -275,55 +240,10 @@ def class_uncertainty(logits: Tensor, indices: Matches, *, exclusive: bool) -> T
             best = logits.float().sigmoid().amax(-1)
             entropies = torch.special.entr(best) + torch.special.entr(1 - best)
             doubts = entropies / math.log(2)
-        chosen = _matched(best, indices)
+        chosen = matched_queries(indices, best.shape[1], best.device)
         is_empty = ~chosen.any(1)
         chosen[is_empty, best.argmax(1)[is_empty]] = True
         return ((doubts * chosen).sum(1) / chosen.sum(1)).clamp(0, 1)
-
-
-def _matched(like: Tensor, indices: Matches) -> Tensor:
-    """Bool `[B, Q]`, as tensor `like`: which queries were matched to a box."""
-    chosen = torch.zeros(like.shape[:2], dtype=torch.bool)
-    for row, (queries, _) in zip(chosen, indices, strict=True):
-        row[queries.cpu()] = True
-    return chosen.to(like.device)
-
-
-def _image(outputs: Mapping[str, Any], i: int, size: int) -> dict[str, Any]:
-    """Image i of what the criterion reads of `size` images: tensors, and lists of one an image."""
-    return {
-        key: value[i : i + 1]
-        for key, value in outputs.items()
-        if isinstance(value, Tensor | list | tuple) and len(value) == size
-    }
-
-
-def _distilled_where_matched(outputs: Mapping[str, Any], indices: Matches) -> dict[str, Any]:
-    """Outputs whose queries without a box are their own teachers, so that these lose nothing."""
-    own, teacher = outputs["pred_corners"], outputs["teacher_corners"]
-    matched = _matched(own, indices).unsqueeze(-1)
-    return {**outputs, "teacher_corners": torch.where(matched, teacher, own)}
-
-
-def _distilled_parts(
-    values: Tensor, of_matched: Tensor, matches: Tensor, num_queries: int
-) -> Tensor:
-    """Each image's part of D-FINE's distillation, which is no sum over images.
-
-    With the means p, n of its matched and other queries, and roots P, N of how many there are an
-    image, the term is `(p P + n N) / (P + N)` (arXiv 2410.13842, decoupled distillation focal
-    loss). An image adds its P_i² values to the P² of the mean p.
-
-    Args:
-        values: `[B]`, the term of each image alone.
-        of_matched: `[B]`, the same where the other queries lose nothing.
-        matches: int `[B]`, matched queries of each image.
-        num_queries: Q.
-    """
-    own = torch.stack([matches, num_queries - matches]).sqrt()  # [2, B]: P_i, N_i
-    roots = own.square().mean(1, keepdim=True).sqrt()
-    sums = torch.stack([of_matched, values - of_matched]) * own.sum(0) * own
-    return (sums / roots.clamp(min=1e-12)).sum(0) / roots.sum() / len(matches)
 
 
 def _check_sum(forward: _Forward, loss: Any) -> None:

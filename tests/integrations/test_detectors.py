@@ -8,6 +8,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra [tran
 
 from detectors import FAMILIES, detector, inputs_of  # noqa: E402
 
+from data_agent.detector_terms import Term  # noqa: E402
 from data_agent.detectors import class_uncertainty  # noqa: E402
 from data_agent.errors import InputError, StateError  # noqa: E402
 from data_agent.losses import DetectorLosses, SampleLosses  # noqa: E402
@@ -23,42 +24,46 @@ def family(request):
     return request.param
 
 
-def read(model, batch, *, seed=0) -> tuple[SampleLosses, torch.Tensor]:
-    """The images of one training forward, and the model's loss."""
+def read(model, batch) -> SampleLosses:
+    """The images of one training forward."""
     reader = DetectorLosses(model)
-    torch.manual_seed(seed)  # of the noise in queries for denoising
-    outputs = model(**batch)
-    images = reader.take(outputs)
+    images = reader.take(model(**batch))
     reader.remove()
-    return images, outputs.loss.detach()
+    return images
 
 
 def close(value, expected, tolerance=1e-5):
     return float(value) == pytest.approx(float(expected), rel=tolerance)
 
 
-@pytest.mark.parametrize("counts", [COUNTS, (0, 0), (3,), (0,)])
-def test_parts_add_up_to_the_loss_of_the_batch(family, counts):
-    images, loss = read(detector(family), inputs_of(family, counts=counts))
-    assert close(images.sums.sum(), loss)
-    assert close((images.losses * images.counts).sum(), loss)
-    assert ((images.uncertainty >= 0) & (images.uncertainty <= 1)).all()
-    assert images.features.shape[0] == len(counts)
+def test_parts_add_up_to_the_loss_of_the_batch(family):
+    """Image by image, and at once as soon as that agreed; with empty images, and only these."""
+    model = detector(family)
+    reader = DetectorLosses(model)
+    for counts in [COUNTS, COUNTS, (0, 0), (3,), (0,)]:
+        outputs = model(**inputs_of(family, counts=counts))
+        images = reader.take(outputs)
+        loss = outputs.loss.detach()
+        assert close(images.sums.sum(), loss), counts
+        assert close((images.losses * images.counts).sum(), loss), counts
+        assert ((images.uncertainty >= 0) & (images.uncertainty <= 1)).all()
+        assert images.features.shape[0] == len(counts)
 
 
 def test_what_the_model_returns_is_bitwise_what_it_was(family):
     model, batch = detector(family), inputs_of(family)
-    gradients = []
-    for is_read in (False, True, False):
-        reader = DetectorLosses(model) if is_read else None
+    gradients, reader = [], None
+    for forward in range(4):
+        if forward == 1:
+            reader = DetectorLosses(model)
+        elif forward == 3:
+            reader.remove()
         torch.manual_seed(0)
         outputs = model(**batch)
         outputs.loss.backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
         gradients[-1] += [outputs.loss.detach(), *outputs.loss_dict.values()]
         model.zero_grad()
-        if reader is not None:
-            reader.remove()
     for other in gradients[1:]:
         assert all(torch.equal(a, b) for a, b in zip(gradients[0], other, strict=True))
 
@@ -68,12 +73,13 @@ def test_an_image_has_the_loss_that_the_model_gives_it_alone(family):
     model, batch = detector(family).eval(), inputs_of(family)
     reader = DetectorLosses(model)
     with torch.no_grad(), reader.scoring():
-        images = reader.take(model(**batch))
+        ways = [reader.take(model(**batch)).losses for _ in range(2)]
     reader.remove()
-    for i, own in enumerate(images.losses):
+    for i in range(len(COUNTS)):
         alone = {name: values[i : i + 1] for name, values in batch.items()}
         with torch.no_grad():
-            assert close(own, model(**alone).loss, 1e-4), f"image {i}"
+            loss = model(**alone).loss
+        assert all(close(losses[i], loss, 1e-4) for losses in ways), f"image {i}"
 
 
 def test_the_gradient_of_a_part_is_the_loss_gradient_at_its_image(family):
@@ -85,8 +91,9 @@ def test_the_gradient_of_a_part_is_the_loss_gradient_at_its_image(family):
     pixels = batch["pixel_values"].requires_grad_()
     reader = DetectorLosses(model)
     reader.with_graph = True
-    outputs = model(**batch)
-    images = reader.take(outputs)
+    for _ in range(2):  # at once where that agreed, else image by image
+        outputs = model(**batch)
+        images = reader.take(outputs)
     (of_loss,) = torch.autograd.grad(outputs.loss, pixels, retain_graph=True)
     for i, part in enumerate(images.sums):
         (of_part,) = torch.autograd.grad(part, pixels, retain_graph=True)
@@ -104,10 +111,51 @@ def test_the_losses_above_have_terms_of_auxiliary_layers_and_of_denoising(family
     assert any("_dn_" in name for name in terms)
 
 
+@pytest.mark.parametrize(
+    ("family", "plainly"),
+    [("Detr", ""), ("RTDetr", ""), ("LwDetr", ""), ("DFine", "local"), ("GroundingDino", "labels")],
+)
+def test_terms_that_agreed_once_cost_no_more_calls(family, plainly, monkeypatch):
+    """What is said here of D-FINE and Grounding DINO is what docs/detection.md says."""
+    called = []
+    computed = Term._computed
+
+    def counting(term):
+        called.append((term.name, term.size))
+        return computed(term)
+
+    monkeypatch.setattr(Term, "_computed", counting)
+    model, batch = detector(family), inputs_of(family)
+    reader = DetectorLosses(model)
+    for _ in range(2):
+        called.clear()
+        reader.take(model(**batch))
+    assert {name for name, size in called if size == 1} == ({plainly} if plainly else set())
+
+
+def test_terms_that_do_not_agree_are_read_image_by_image(monkeypatch):
+    """A criterion that sums something else on its way."""
+    from transformers.loss.loss_for_object_detection import ImageLoss
+
+    def odd(self, outputs, targets, indices, num_boxes):
+        terms = boxes(self, outputs, targets, indices, num_boxes)
+        return {name: 2 * term - term for name, term in terms.items()} | {
+            "loss_giou": (outputs["pred_boxes"] ** 2).flatten(1).sum(1)[:1].sum() * 0 + 1.0
+        }
+
+    boxes = ImageLoss.loss_boxes
+    monkeypatch.setattr(ImageLoss, "loss_boxes", odd)
+    model, batch = detector("Yolos"), inputs_of("Yolos")
+    reader = DetectorLosses(model)
+    with pytest.raises(InputError, match="no sum over images"):
+        reader.take(model(**batch))
+    assert "boxes" not in {name for name, agreed in reader._agrees.items() if agreed}
+
+
 def test_shares_are_those_of_the_boxes_or_of_the_weights_of_queries():
-    images, _ = read(detector("ConditionalDetr"), inputs_of("ConditionalDetr"))
+    images = read(detector("ConditionalDetr"), inputs_of("ConditionalDetr"))
     assert torch.allclose(images.counts, torch.tensor([2, 1, 5, 1]) / 8)
-    images, _ = read(detector("Detr"), inputs_of("Detr"))
+    images = read(detector("Detr"), inputs_of("Detr"))
     boxes = torch.tensor([2, 0, 5, 1])
     weights = boxes + 0.1 * (12 - boxes)
     low, high = sorted([boxes / 8, weights / weights.sum()], key=lambda shares: shares[0])
@@ -120,7 +168,7 @@ def test_shares_are_those_of_the_boxes_or_of_the_weights_of_queries():
 @pytest.mark.parametrize("family", ["DFine", "Deimv2"])
 def test_a_part_of_the_distillation_is_what_is_left_without_the_other_images(family):
     """The one term that is no sum over boxes: where all others are their own teachers."""
-    from data_agent.detectors import _distilled_parts, _distilled_where_matched
+    from data_agent.detector_terms import _distilled_parts, _distilled_where_matched
 
     model = detector(family)
     module = __import__("transformers.loss.loss_d_fine", fromlist=["DFineLoss"])

@@ -1,7 +1,11 @@
 """Object detectors of transformers under a Trainer: losses, uncertainties, features are found."""
 
+import re
+import runpy
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +137,91 @@ def test_a_loss_without_the_model_is_refused(tmp_path):
 
     with pytest.raises(StateError, match="computed no loss in training mode"):
         run(detector("Yolos"), tmp_path, compute_loss_func=own)
+
+
+# The page and the example.
+
+ROOT = Path(__file__).parents[2]
+LOOP, TRAINER, TORCHVISION, ULTRALYTICS = re.findall(
+    r"```python\n(.*?)```", (ROOT / "docs" / "detection.md").read_text(), flags=re.DOTALL
+)
+
+
+def test_the_loop_of_the_page():
+    model = detector("Yolos")
+    names: dict[str, Any] = {
+        **{"train_set": Shapes(SIZE), "collate": collate, "model": model},
+        "optimizer": torch.optim.SGD(model.parameters(), lr=1e-3),
+    }
+    exec(LOOP, names)
+    agent = names["agent"]
+    assert agent.visits == agent.schedule.total_visits
+    assert "uncertainty" in agent.table()
+
+
+def test_the_trainer_of_the_page(tmp_path):
+    names: dict[str, Any] = {
+        **{"SelectiveTrainer": Ours, "replace": replace},
+        "my_uncertainty": lambda outputs: torch.full((len(outputs["logits"]),), 0.5),
+    }
+    exec(TRAINER, names)
+    ours = run(detector("Yolos"), tmp_path, kind=names["MyTrainer"])
+    table = ours.selector.table()
+    assert (table["uncertainty"][table["visits"] > 0] == 0.5).all()
+
+
+class Head:
+    """Computes losses in the form of torchvision's RetinaNet: a mean over images."""
+
+    def compute_loss(self, targets, outputs, anchors, matches):
+        rows = zip(targets, outputs["cls_logits"], anchors, matches, strict=True)
+        losses = [(t - o[m] + a).abs().mean() for t, o, a, m in rows]
+        return {"classification": sum(losses) / len(losses), "bbox_regression": losses[0] * 0}
+
+
+def test_the_head_of_the_page():
+    names: dict[str, Any] = {"torch": torch}
+    exec(TORCHVISION, names)
+    head = Head()
+    seen = names["read_images"](head)
+    targets, anchors = torch.rand(2, 3, 5).unbind()
+    outputs, matches = {"cls_logits": torch.rand(3, 5)}, [torch.randperm(5) for _ in range(3)]
+    loss = head.compute_loss(list(targets), outputs, list(anchors), matches)["classification"]
+    assert torch.stack(seen).mean() == pytest.approx(float(loss))
+    assert len(set(seen)) == 3
+
+
+def test_the_hook_for_ultralytics_slices_one_image_after_the_other():
+    """Of a criterion that counts what it is given: nothing here may depend on ultralytics."""
+    names: dict[str, Any] = {"torch": torch}
+    exec(ULTRALYTICS, names)
+
+    class Criterion:
+        def parse_output(self, preds):
+            return preds
+
+        def loss(self, preds, batch):
+            assert len(preds["boxes"]) == len(preds["scores"]) == len(preds["feats"][0]) == 1
+            assert not batch["batch_idx"].any()
+            loss = preds["scores"].sum() + batch["bboxes"].sum() + len(batch["cls"])
+            return torch.stack([loss, loss * 0]), None
+
+    scores, boxes = torch.rand(3, 4, 6), torch.rand(5, 4)
+    batch = {
+        **{"img": torch.zeros(3, 1), "bboxes": boxes, "cls": torch.zeros(5, 1)},
+        "batch_idx": torch.tensor([0.0, 0, 2, 2, 2]),
+    }
+    preds = {"boxes": scores, "scores": scores, "feats": [scores]}
+    losses = names["losses_of_images"](Criterion(), preds, batch)
+    expected = scores.sum((1, 2)) + torch.stack([boxes[:2].sum(), torch.zeros(()), boxes[2:].sum()])
+    assert torch.allclose(losses, expected + torch.tensor([2.0, 0, 3]))
+
+
+def test_the_example(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before, after = runpy.run_path(str(ROOT / "examples" / "detection.py"))["main"]()
+    assert after < 0.85 * before
+    assert "epoch 10/10" in capsys.readouterr().out
 
 
 def on_a_rank(rank, folder):

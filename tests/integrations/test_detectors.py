@@ -46,6 +46,8 @@ def test_parts_add_up_to_the_loss_of_the_batch(family):
         loss = outputs.loss.detach()
         assert close(images.sums.sum(), loss), counts
         assert close((images.losses * images.counts).sum(), loss), counts
+        assert images.uncertainty is not None
+        assert images.features is not None
         assert ((images.uncertainty >= 0) & (images.uncertainty <= 1)).all()
         assert images.features.shape[0] == len(counts)
 

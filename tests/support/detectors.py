@@ -9,18 +9,13 @@ from torch import Tensor, nn
 SIZE, CLASSES, QUERIES = 64, 3, 12
 
 
-def _resnet() -> Any:
-    return transformers.ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 8, 8, 8],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
-    )
+def _config(name: str, **options: Any) -> Any:
+    return getattr(transformers, name)(**options)
 
 
-def _rt_resnet() -> Any:
-    return transformers.RTDetrResNetConfig(
+def _resnet(kind: str = "ResNetConfig") -> Any:
+    return _config(
+        kind,
         embedding_size=8,
         hidden_sizes=[8, 8, 8, 8],
         depths=[1, 1, 1, 1],
@@ -30,9 +25,10 @@ def _rt_resnet() -> Any:
 
 
 def _hgnet() -> Any:
-    return transformers.HGNetV2Config(
+    return _config(
+        "HGNetV2Config",
         stem_channels=[3, 8, 8],
-        embeddings_size=8,
+        embedding_size=8,
         hidden_sizes=[8, 8, 8, 8],
         depths=[1, 1, 1, 1],
         stage_in_channels=[8, 8, 8, 8],
@@ -83,7 +79,8 @@ def _yolos() -> dict[str, Any]:
 
 
 def _lw_detr() -> dict[str, Any]:
-    backbone = transformers.LwDetrViTConfig(
+    backbone = _config(
+        "LwDetrViTConfig",
         hidden_size=8,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -97,7 +94,8 @@ def _lw_detr() -> dict[str, Any]:
 
 
 def _rf_detr() -> dict[str, Any]:
-    backbone = transformers.RfDetrDinov2Config(
+    backbone = _config(
+        "RfDetrDinov2Config",
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -111,7 +109,8 @@ def _rf_detr() -> dict[str, Any]:
 
 
 def _grounding_dino() -> dict[str, Any]:
-    swin = transformers.SwinConfig(
+    swin = _config(
+        "SwinConfig",
         window_size=2,
         embed_dim=8,
         depths=[1, 1, 1, 1],
@@ -119,7 +118,8 @@ def _grounding_dino() -> dict[str, Any]:
         image_size=SIZE,
         out_indices=[2, 3, 4],
     )
-    text = transformers.BertConfig(
+    text = _config(
+        "BertConfig",
         vocab_size=2048,  # of which 101, 102, 1012 and 1029 part a prompt
         hidden_size=8,
         num_hidden_layers=1,
@@ -158,8 +158,8 @@ FAMILIES: dict[str, Any] = {
         "hidden_size": 16,
         "backbone_config": _resnet(),
     },
-    "RTDetr": lambda: {**_RT_DETR, "backbone_config": _rt_resnet()},
-    "RTDetrV2": lambda: {**_RT_DETR, "backbone_config": _rt_resnet()},
+    "RTDetr": lambda: {**_RT_DETR, "backbone_config": _resnet("RTDetrResNetConfig")},
+    "RTDetrV2": lambda: {**_RT_DETR, "backbone_config": _resnet("RTDetrResNetConfig")},
     "DFine": lambda: {**_RT_DETR, "backbone_config": _hgnet()},
     "Deimv2": lambda: {**_RT_DETR, "backbone_config": _hgnet()},
     "LwDetr": _lw_detr,
@@ -170,10 +170,11 @@ FAMILIES: dict[str, Any] = {
 
 def detector(family: str, *, seed: int = 0, **changes: Any) -> Any:
     """A model in training mode, with auxiliary losses, and without dropout."""
-    config = getattr(transformers, f"{family}Config")
     options = {"num_labels": CLASSES, "auxiliary_loss": True, **FAMILIES[family](), **changes}
     torch.manual_seed(seed)
-    model: nn.Module = getattr(transformers, f"{family}ForObjectDetection")(config(**options))
+    model: nn.Module = getattr(transformers, f"{family}ForObjectDetection")(
+        _config(f"{family}Config", **options)
+    )
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -13,7 +13,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,13 @@ from torch import Tensor
 
 from data_agent.errors import InputError
 
+if TYPE_CHECKING:
+    from data_agent.detectors import DetectorLosses as DetectorLosses
+
 __all__ = [
     "IGNORED_PIXEL",
     "IGNORE_INDEX",
+    "DetectorLosses",
     "SampleLosses",
     "binary_losses",
     "check_decomposition",
@@ -51,11 +56,13 @@ class SampleLosses:
 
     A sample's loss is the mean of its terms: one term for a class label, one for each token or
     pixel that counts, one for each output of a multi-label model or a regression. The mean over all
-    terms of a batch, `sums.sum() / counts.sum()`, is what torch's own losses return.
+    terms of a batch, `sums.sum() / counts.sum()`, is what torch's own losses return. Of a detector
+    a sample's sum is its part of the batch's loss, and its count its share: the quotient is its own
+    loss.
 
     Args:
         sums: float `[B]`, the sum of each sample's terms; with a graph where gradients are enabled.
-        counts: `[B]`, how many terms each sample has; may be zero.
+        counts: `[B]`, how many terms each sample has, or their weight; may be zero.
         logits: float `[B, C]`, or `[B]` or `[B, 1]` of a single logit, where there is one
             distribution a sample.
         labels: int64 `[B]`, where there is one label a sample.
@@ -63,6 +70,7 @@ class SampleLosses:
         features: float `[B, D]`; None takes the input of the model's head.
         mask: bool `[B, T]`, the positions of the head's input that count; None leaves it to the
             attention mask.
+        are_parts: whether `sums` add up to the batch's loss as they are, undivided.
 
     Raises:
         InputError: `sums` and `counts` are not `[B]`.
@@ -75,6 +83,7 @@ class SampleLosses:
     uncertainty: Tensor | None = None
     features: Tensor | None = None
     mask: Tensor | None = None
+    are_parts: bool = False
 
     def __post_init__(self) -> None:
         if self.sums.ndim != 1 or self.sums.shape != self.counts.shape:
@@ -86,7 +95,7 @@ class SampleLosses:
     @property
     def losses(self) -> Tensor:
         """Float `[B]`: each sample's mean; zero where nothing counts."""
-        return self.sums / self.counts.clamp(min=1)
+        return self.sums / self.counts.masked_fill(self.counts == 0, 1)
 
 
 def sample_losses(
@@ -325,3 +334,10 @@ def _tensor(values: Any, name: str, where: str) -> Tensor:
             f"{where} has no tensor {name!r}, so each sample's loss cannot be told. {_OVERRIDE}"
         )
     return value
+
+
+def __getattr__(name: str) -> Any:
+    """`DetectorLosses`, whose module imports this one, when it is first asked for."""
+    if name == "DetectorLosses":
+        return import_module("data_agent.detectors").DetectorLosses
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

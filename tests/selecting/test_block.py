@@ -166,10 +166,10 @@ def test_what_a_batch_is_refused_for_leaves_the_block_as_it_was():
     agent = DataAgent(SIZE, 4, keep_ratio=1.0, config=config)
     agent.begin_epoch(0)
     first, second = agent.select(0).index.split(BATCH)[:2]
-    agent.observe(feedback(first, losses=torch.full((BATCH,), 0.3)))
+    agent.observe(feedback(first, losses=torch.linspace(0.2, 0.3, BATCH)))
     before = agent.state_dict()
-    with pytest.raises(InputError, match=r"returned values in \[1.4, 1.4\]"):
-        agent.observe(feedback(second, losses=torch.full((BATCH,), 0.7)))
+    with pytest.raises(InputError, match=r"returned values in \[1.2, 1.4\]"):
+        agent.observe(feedback(second, losses=torch.linspace(0.6, 0.7, BATCH)))
     with pytest.raises(InputError, match="features came 5 wide"):
         agent.observe(feedback(second, features=torch.ones(BATCH, 5)))
     after = {**agent.state_dict(), "overhead_seconds": before["overhead_seconds"]}

@@ -114,8 +114,8 @@ def train(model, data, args, *, kind: Any = Ours, **options) -> Any:
     return trainer
 
 
-def replay(ours, model, data, args) -> Any:
-    trainer = Theirs(model=model, args=args, train_dataset=data)
+def replay(ours, model, data, args, **options) -> Any:
+    trainer = Theirs(model=model, args=args, train_dataset=data, **options)
     trainer.order = ours.order
     trainer.train()
     return trainer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from data_agent.errors import InputError
 from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
-from data_agent.losses import IGNORED_PIXEL, SampleLosses
+from data_agent.losses import IGNORED_PIXEL, DetectorLosses, SampleLosses
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.selector import Selector
 from data_agent.selecting.taps import HeadTap
@@ -58,7 +59,9 @@ class LossScale:
         """The factor, a scalar, between the sum of terms `total` and a loss; refuses others."""
         ranks, loss = (1 if num_items is None else self._ranks), loss.detach()
         scales = [ranks / samples.counts.sum().clamp(min=1)]
-        if num_items is not None:
+        if samples.are_parts:
+            scales = [torch.ones_like(scales[0])]
+        elif num_items is not None:
             scales.append(ranks / torch.as_tensor(num_items, device=loss.device))
         router = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
         extra = 0.0 if router is None else ranks * (self._router_loss * router.detach())
@@ -67,7 +70,8 @@ class LossScale:
         if found is None:
             raise InputError(
                 f"the Trainer's loss is {float(loss):.6g}, but the terms that we read from the "
-                f"logits come to {float(expected[0]):.6g}: it trains on another objective. "
+                f"{'model' if samples.are_parts else 'logits'} come to {float(expected[0]):.6g}: "
+                "it trains on another objective. "
                 "Override compute_sample_losses(inputs, outputs) to return the terms of that "
                 "objective; or switch off the model's auxiliary head, if it has one"
                 f"{'; or take a method without weights' if always else ''}."
@@ -178,10 +182,13 @@ def labels_of(config: Any) -> dict[str, Any]:
 def find_head(model: nn.Module) -> nn.Module | None:
     """The layer that makes the logits: output embeddings, or one with an output for each label.
 
-    It is linear, or a convolution where pixels have labels. Adapters' own layers and auxiliary
-    heads do not count; where a layer was copied to be trained (`modules_to_save`) the copy, which
-    comes last, is the one that is called.
+    It is linear, or a convolution where pixels have labels. Object detectors have none: their
+    logits are of queries, of which each image has many. Adapters' own layers and auxiliary heads do
+    not count; where a layer was copied to be trained (`modules_to_save`) the copy, which comes
+    last, is the one that is called.
     """
+    if is_detector(model):
+        return None
     output_embeddings = getattr(model, "get_output_embeddings", None)
     head = output_embeddings() if callable(output_embeddings) else None
     if isinstance(head, nn.Module):
@@ -195,6 +202,28 @@ def find_head(model: nn.Module) -> nn.Module | None:
         and not any(other in name for other in _NO_HEADS)
     ]
     return heads[-1] if heads else None
+
+
+@contextmanager
+def scoring(model: nn.Module, *readers: HeadTap | DetectorLosses | None) -> Generator[None]:
+    """A model in evaluation mode and without gradients, whose forwards are read all the same.
+
+    Without dropout, and without a trace in batch statistics.
+    """
+    model.eval()
+    try:
+        with torch.no_grad(), ExitStack() as stack:
+            for reader in readers:
+                stack.enter_context(nullcontext() if reader is None else reader.scoring())
+            yield
+    finally:
+        model.train()
+
+
+def is_detector(model: nn.Module) -> bool:
+    """Whether a model of transformers computes the loss of an object detector."""
+    name = getattr(getattr(model, "loss_function", None), "__name__", "")
+    return name.endswith("ForObjectDetectionLoss")
 
 
 def feedback_of(
@@ -246,13 +275,18 @@ def pool(features: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def rows_of(inputs: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:
-    """Of the tensors `[P, ...]` in a batch the rows that bool `[P]` marks; the rest as it is."""
+    """Of a batch's tensors `[P, ...]` and lists of P entries the rows that bool `[P]` marks.
+
+    The rest stays as it is.
+    """
     return {key: _rows(key, value, keep) for key, value in inputs.items()}
 
 
 def _rows(key: str, value: object, keep: Tensor) -> Any:
     if isinstance(value, Mapping):
         return rows_of(cast("Mapping[str, Any]", value), keep)
+    if isinstance(value, list) and len(rows := cast("list[Any]", value)) == len(keep):
+        return [row for row, is_kept in zip(rows, keep.tolist(), strict=True) if is_kept]
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
     if len(value) != len(keep):

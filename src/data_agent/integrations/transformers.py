@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, MutableMapping
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,8 +24,10 @@ from data_agent.integrations._batches import (
     LossScale,
     feedback_of,
     find_head,
+    is_detector,
     labels_of,
     rows_of,
+    scoring,
     smoothed_sum,
 )
 from data_agent.integrations._run import (
@@ -42,7 +44,7 @@ from data_agent.integrations._trusted import join_trusted
 from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
 from data_agent.loading.indexed import IndexedDataset
 from data_agent.loading.sampler import SelectionSampler, use_selection_batches
-from data_agent.losses import SampleLosses, sample_losses
+from data_agent.losses import DetectorLosses, SampleLosses, sample_losses
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.selector import Selector
 from data_agent.selecting.taps import HeadTap
@@ -82,7 +84,8 @@ class SelectiveTrainerMixin(_Base):
             look like what the model will be judged on, and are right. They are trained on within
             the same budget, and the agent's reward is learned from them.
         head: the layer whose input is a sample's feature; by default the model's output embeddings,
-            or its last linear layer that has one output for each label.
+            or its last linear layer that has one output for each label; object detectors have none,
+            and their feature is the mean of their query embeddings.
         kwargs: further arguments of the Trainer.
 
     Raises:
@@ -100,6 +103,7 @@ class SelectiveTrainerMixin(_Base):
 
     _loss_scale: LossScale
     _tap: HeadTap | None = None
+    _images: DetectorLosses | None = None
     _run_has_begun = _run_resumes = False
     _batch: list[Tensor] | None = None
     """In a training step the index of its samples, until `compute_loss` takes it; else None."""
@@ -131,9 +135,9 @@ class SelectiveTrainerMixin(_Base):
         """Each sample's loss in the batch that the model has just seen.
 
         By default the terms of the model's own loss: cross entropy of classes, pixels or tokens
-        (shifted for causal models), binary cross entropy, squared error; their mean is compared
-        with the Trainer's loss. Override it where the Trainer trains on something else; the
-        comparison is then only made for methods that weigh samples.
+        (shifted for causal models), binary cross entropy, squared error, parts of a detector's
+        loss; they are compared with the Trainer's loss. Override it where the Trainer trains on
+        something else; the comparison is then only made for methods that weigh samples.
 
         Args:
             inputs: the batch as the model got it, and its labels.
@@ -146,9 +150,11 @@ class SelectiveTrainerMixin(_Base):
         Raises:
             InputError: labels and logits are missing, or of shapes that we do not know.
         """
-        about_labels = labels_of(getattr(self._inner_model(), "config", None))
-        next_ = self._predicts_next()
-        return sample_losses(inputs, outputs, predicts_next=next_, **about_labels)
+        if self._images:
+            samples = self._images.take(outputs)
+            return samples if self._tap is None else replace(samples, features=None)
+        about = labels_of(getattr(self._inner_model(), "config", None))
+        return sample_losses(inputs, outputs, predicts_next=self._predicts_next(), **about)
 
     def on_samples(self, index: Tensor, *, is_backward: bool) -> None:
         """Called before samples (int64 `[B]`) are trained on, or, not `is_backward`, scored."""
@@ -216,8 +222,10 @@ class SelectiveTrainerMixin(_Base):
             index, inputs, num_items = self._choose(selector, model, index, inputs, num_items)
         self.on_samples(index, is_backward=True)
         given = dict(inputs)  # label smoothing takes the labels out
-        loss, outputs = self._loss_and_outputs(model, inputs, num_items)
         weights = selector.weights_of(index)
+        if self._images:
+            self._images.with_graph = weights is not None
+        loss, outputs = self._loss_and_outputs(model, inputs, num_items)
         with torch.set_grad_enabled(weights is not None):
             samples = self._samples(index, given, outputs)
         scale = self._scale(loss, samples, given, outputs, num_items, weighs=weights is not None)
@@ -238,15 +246,10 @@ class SelectiveTrainerMixin(_Base):
     ) -> Any:
         """Of a pool the rows to train on, by a forward pass; its share of `num_items` shrinks."""
         self.on_samples(index, is_backward=False)
-        tap = self._tap
-        model.eval()  # without dropout, and without a trace in batch statistics
-        try:
-            with torch.no_grad(), nullcontext() if tap is None else tap.scoring():
-                _, outputs = self._loss_and_outputs(model, dict(inputs), None)
-                samples = self._samples(index, inputs, outputs)
-                feedback = feedback_of(index, samples, inputs, tap=tap, selector=selector)
-        finally:
-            model.train()
+        with scoring(model, self._tap, self._images):
+            _, outputs = self._loss_and_outputs(model, dict(inputs), None)
+            samples = self._samples(index, inputs, outputs)
+            feedback = feedback_of(index, samples, inputs, tap=self._tap, selector=selector)
         keep, counts = selector.select_batch(feedback), samples.counts
         if num_items is not None:
             num_items = num_items * (counts[keep].sum() / counts.sum().clamp(min=1))
@@ -315,6 +318,7 @@ class SelectiveTrainerMixin(_Base):
         )
         self._unhook()
         self._tap = self._make_tap()
+        self._images = DetectorLosses(model) if is_detector(model) else None
         self.selector, self._run_has_begun = selector, True
         return selector
 
@@ -324,9 +328,10 @@ class SelectiveTrainerMixin(_Base):
         return None if head is None else HeadTap(head)
 
     def _unhook(self) -> None:
-        if self._tap is not None:
-            self._tap.remove()
-        self._tap = None
+        for reader in (self._tap, self._images):
+            if reader is not None:
+                reader.remove()
+        self._tap = self._images = None
 
     def _inner_model(self) -> nn.Module:
         unwrapped: Any = self.accelerator.unwrap_model(cast("nn.Module", self.model))

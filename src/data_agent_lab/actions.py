@@ -65,7 +65,7 @@ def do(command: Command, argv: Sequence[str]) -> int:
     if isinstance(command, Archive):
         stdout().print(write_archive(command.folder, command.output))
     elif isinstance(command, Audit):
-        _audit(command)
+        _audit(command, argv)
     else:
         _show(command.folder, command)
     return DONE
@@ -209,15 +209,15 @@ def _write_page(
     """Write report.html, and say where a browser finds it."""
     from data_agent_lab.page.writing import write_page
 
-    path = write_page(report, groups, folder, may_download=may_download)
-    stdout().print(f"Open it in a browser: {path.resolve().as_uri()}", soft_wrap=True)
+    _name_page(write_page(report, groups, folder, may_download=may_download))
 
 
-def _audit(command: Audit) -> None:
+def _audit(command: Audit, argv: Sequence[str]) -> None:
     """Audit a run or numbers of samples, write what was found, and say the first of it."""
     from data_agent_lab.auditing.audit import audit_of, parse_kinds, write_audit
     from data_agent_lab.auditing.datalab import write_datalab
     from data_agent_lab.auditing.words import in_words
+    from data_agent_lab.page.audit import write_audit_page
 
     source = command.source
     drop = [] if command.drop is None else parse_kinds(command.drop)
@@ -231,9 +231,16 @@ def _audit(command: Audit) -> None:
     written = write_audit(audit, folder, drop=drop)
     if command.datalab:
         written.append(write_datalab(audit, folder))
+    words = shlex.join(["data-agent", *argv])
+    path = write_audit_page(audit, source, folder, command=words)
     for line in in_words(audit, drop=drop):
         stdout().print(line, soft_wrap=True, highlight=False, markup=False)
     stdout().print(f"Written to {folder}: {', '.join(written)}.")
+    _name_page(path)
+
+
+def _name_page(path: Path) -> None:
+    stdout().print(f"Open it in a browser: {path.resolve().as_uri()}", soft_wrap=True)
 
 
 def _print_once(line: str, *, soft_wrap: bool = False) -> None:

@@ -93,7 +93,8 @@ class Archive:
 class Audit:
     """Say what in a run's data is worth a look: wrong labels, what was never learned, duplicates.
 
-    Written to a folder as findings.csv, findings.parquet and audit.json.
+    Written to a folder as audit.html, a page that a browser opens without a network, findings.csv,
+    findings.parquet and audit.json.
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -18,13 +18,14 @@ from data_agent_lab.comparing.forecast import forecast
 from data_agent_lab.comparing.grid import all_runs, parse_keep_ratios, parse_names, parse_seeds
 from data_agent_lab.comparing.session import hold_output, pending_runs, run_all
 from data_agent_lab.comparing.workers import prepare_workers
-from data_agent_lab.progress import silent
+from data_agent_lab.progress import Tracker, silent
 from data_agent_lab.recipes import ImageRecipe, PromptRecipe, RunConfig, TextRecipe
 from data_agent_lab.results.records import write_archive
 from data_agent_lab.rules import flag_of
 from data_agent_lab.runs.environment import num_cpus
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import reached_in_words
+from data_agent_lab.runs.tracking import check_tracker
 from data_agent_lab.tasks import load_task, suite_recipes
 from data_agent_lab.terminal import progress_and_log, stdout, stop_requests
 from data_agent_lab.training.ranks import (
@@ -72,6 +73,7 @@ def do(command: Command, argv: Sequence[str]) -> int:
 
 
 def _train(command: Train[Any], argv: Sequence[str]) -> int:
+    check_tracker(command.log)
     config, recipe = command.config, command.config.recipe
     output = command.output or Path("runs") / f"{recipe.task}-{config.method}-seed{config.seed}"
     resume = command.resume or is_restart()
@@ -87,7 +89,12 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
             open_run_together(output, config.flat(), resume=resume) as folder,
             stop_requests() as should_stop,
         ):
-            result = train_run(config, data, folder, progress=progress, should_stop=should_stop)
+            result = train_run(
+                *(config, data, folder),
+                tracker=command.log,
+                progress=progress,
+                should_stop=should_stop,
+            )
     if result is None:
         return _print_stopped(argv)
     _print_once(_in_words(result, output))
@@ -97,11 +104,12 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
 
 
 def _compare(command: Compare[Any], argv: Sequence[str]) -> int:
+    check_tracker(command.log)
     runs, jobs, name = runs_of(command, argv)
     output = command.output or Path("runs") / f"compare-{name}"
     with hold_output(output):
         pending = pending_runs(runs, output, resume=command.resume)
-        outcomes = _run_pending(runs, pending, output, jobs) if pending else {}
+        outcomes = _run_pending(runs, pending, output, jobs, command.log) if pending else {}
         if any(outcome.is_stopped for outcome in outcomes.values()):
             return _print_stopped(argv)
         failures = {name: outcome.failure for name, outcome in outcomes.items() if outcome.failure}
@@ -150,7 +158,11 @@ def _refuse_recipe_flags(argv: Sequence[str]) -> None:
 
 
 def _run_pending(
-    runs: Sequence[RunConfig[Any]], pending: Sequence[RunConfig[Any]], output: Path, jobs: int
+    runs: Sequence[RunConfig[Any]],
+    pending: Sequence[RunConfig[Any]],
+    output: Path,
+    jobs: int,
+    tracker: Tracker | None,
 ) -> dict[str, RunOutcome]:
     jobs = min(jobs, len(pending))
     if jobs > 1:
@@ -164,6 +176,7 @@ def _run_pending(
                 pending,
                 output,
                 jobs=jobs,
+                tracker=tracker,
                 seconds=expected.seconds,
                 progress=progress,
                 should_stop=should_stop,

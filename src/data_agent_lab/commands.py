@@ -18,6 +18,7 @@ from typing import Annotated, Any, Generic
 import tyro
 
 from data_agent.errors import DataAgentError
+from data_agent_lab.progress import Tracker
 from data_agent_lab.recipes import PromptRecipe, R, Recipe, RunConfig
 from data_agent_lab.rules import Count, check_fields
 from data_agent_lab.tasks import DATA_ROOT, DEFAULT_TASK, recipe_for
@@ -32,6 +33,8 @@ class Train(Generic[R]):
     """Folder of the run; None is runs/TASK-METHOD-seedSEED."""
     resume: bool = False
     """Go on with the unfinished run in the folder; on after a restart by torchrun."""
+    log: Tracker | None = None
+    """Send the metrics of the run to tensorboard (files in its folder), wandb or trackio too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +65,8 @@ class Compare(Generic[R]):
     """Folder of the comparison; None is runs/compare-TASK or runs/compare-SUITE."""
     resume: bool = False
     """Go on with unfinished runs in the folder; finished ones are never run again."""
+    log: Tracker | None = None
+    """Send the metrics of every run to tensorboard (files in its folder), wandb or trackio too."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -56,7 +56,7 @@ RECIPE_FLAGS = [
     "--weight-decay",
     "--width",
 ]
-COMMON_FLAGS = ["--help", "--no-resume", "--output", "--resume"]
+COMMON_FLAGS = ["--help", "--log", "--no-resume", "--output", "--resume"]
 FLAGS = {
     "train": [*RECIPE_FLAGS, *COMMON_FLAGS, "--keep-ratio", "--method", "--seed"],
     "compare": [

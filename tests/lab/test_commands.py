@@ -427,8 +427,9 @@ def test_ctrl_c_stops_all_workers_with_checkpoints_and_resume_goes_on_exactly(
 def test_workers_do_not_outlive_a_killed_parent_and_leave_checkpoints(tmp_path: Path) -> None:
     argv = ["compare", *SMALL, "--epochs", "400", "--methods", "full,random", "--seeds", "1"]
     runs = [tmp_path / "digits" / name for name in ("full-seed0", "random-keep0.5-seed0")]
+    metrics = [run / "metrics.jsonl" for run in runs]
     with start([*argv, "--jobs", "2", "--output", str(tmp_path)]) as process:
-        wait_for(lambda: all((run / "metrics.jsonl").is_file() for run in runs))
+        wait_for(lambda: all(path.is_file() and path.stat().st_size for path in metrics))
         process.kill()
         process.communicate(timeout=60)
     wait_for(lambda: group_is_gone(process.pid), 20)

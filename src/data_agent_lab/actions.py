@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import InputError
 from data_agent.runtime.distributed import failing_together, rank
-from data_agent_lab.commands import Archive, Audit, Command, Compare, Report, Train
+from data_agent_lab.commands import Archive, Audit, Command, Compare, Plan, Report, Train
 from data_agent_lab.comparing.execution import RunOutcome
-from data_agent_lab.comparing.forecast import forecast
+from data_agent_lab.comparing.forecast import forecast, timed
 from data_agent_lab.comparing.grid import all_runs, parse_keep_ratios, parse_names, parse_seeds
 from data_agent_lab.comparing.session import hold_output, pending_runs, run_all
 from data_agent_lab.comparing.workers import prepare_workers
@@ -26,7 +26,7 @@ from data_agent_lab.runs.environment import num_cpus
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import reached_in_words
 from data_agent_lab.runs.tracking import check_tracker
-from data_agent_lab.tasks import load_task, suite_recipes
+from data_agent_lab.tasks import load_kept, load_task, suite_recipes
 from data_agent_lab.terminal import progress_and_log, stdout, stop_requests
 from data_agent_lab.training.ranks import (
     choose_device,
@@ -61,6 +61,9 @@ def do(command: Command, argv: Sequence[str]) -> int:
             "them: compare starts processes itself (--jobs), report needs one. Run it without "
             "torchrun."
         )
+    if isinstance(command, Plan):
+        _plan(command)
+        return DONE
     if isinstance(command, Compare):
         return _compare(command, argv)
     if isinstance(command, Archive):
@@ -101,6 +104,29 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
     if rank() == 0:
         _write_page(output, *_read(output), may_download=True)
     return DONE
+
+
+def _plan(command: Plan[Any]) -> None:
+    """Say what a run will be, and whether to select."""
+    from data_agent_lab.planning.advice import advise
+    from data_agent_lab.planning.pilot import run_pilot
+    from data_agent_lab.planning.plan import plan_of
+    from data_agent_lab.planning.words import advice_in_words, in_words
+
+    config, pilot = command.config, None
+    with progress_and_log(logging.WARNING) as progress:
+        data = load_kept(config.recipe, progress)
+    plan = plan_of(config, data)
+    for line in in_words(plan, timed(config.recipe, data) if command.time else None):
+        stdout().print(line, soft_wrap=True)
+    if command.pilot:
+        with progress_and_log(logging.WARNING) as progress, stop_requests() as should_stop:
+            pilot = run_pilot(config, data, progress=progress, should_stop=should_stop)
+    facts, values = plan.facts, {}
+    if pilot is not None:
+        facts, values = replace(facts, doubted=pilot.doubted), pilot.values
+    for line in advice_in_words(advise(facts, values), pilot):
+        stdout().print(line, soft_wrap=True)
 
 
 def _compare(command: Compare[Any], argv: Sequence[str]) -> int:

@@ -38,6 +38,18 @@ class Train(Generic[R]):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Plan(Generic[R]):
+    """Say what a run of train will be, without training it: phases, steps, memory, time, advice."""
+
+    config: RunConfig[R]
+    time: bool = True
+    """Train for a second and evaluate a part, to say what time the run will take."""
+    pilot: bool = False
+    """Train full-short, random, label-aware and data-agent in short with two seeds, for about a
+    quarter of what full training costs, and look at them before advising."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Compare(Generic[R]):
     """Train methods in one and the same loop, at several budgets, with several seeds, and compare.
 
@@ -123,7 +135,7 @@ class Audit:
         check_fields(self)
 
 
-Command = Train[Any] | Compare[Any] | Report | Archive | Audit
+Command = Train[Any] | Plan[Any] | Compare[Any] | Report | Archive | Audit
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -136,7 +148,7 @@ def parse(argv: Sequence[str]) -> Command:
     recipe = recipe_for(_task_in(argv))
     Kind = type(recipe)
 
-    def subcommand(name: str, default: Train[Any] | Compare[Any]) -> Any:
+    def subcommand(name: str, default: Train[Any] | Plan[Any] | Compare[Any]) -> Any:
         note = f"Flags and defaults are those of --task {recipe.task}; each task has its own."
         text = f"{inspect.getdoc(type(default))}\n\n{note}"
         return tyro.conf.subcommand(name, default=default, description=text)
@@ -144,6 +156,7 @@ def parse(argv: Sequence[str]) -> Command:
     run, compare = _defaults(recipe)
     commands = tyro.conf.OmitArgPrefixes[
         Annotated[Train[Kind], subcommand("train", Train(config=run))]
+        | Annotated[Plan[Kind], subcommand("plan", Plan(config=run))]
         | Annotated[Compare[Kind], subcommand("compare", compare)]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Archive, tyro.conf.subcommand("archive")]

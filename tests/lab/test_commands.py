@@ -59,6 +59,17 @@ RECIPE_FLAGS = [
 COMMON_FLAGS = ["--help", "--log", "--no-resume", "--output", "--resume"]
 FLAGS = {
     "train": [*RECIPE_FLAGS, *COMMON_FLAGS, "--keep-ratio", "--method", "--seed"],
+    "plan": [
+        *RECIPE_FLAGS,
+        "--help",
+        "--keep-ratio",
+        "--method",
+        "--no-pilot",
+        "--no-time",
+        "--pilot",
+        "--seed",
+        "--time",
+    ],
     "compare": [
         *RECIPE_FLAGS,
         *COMMON_FLAGS,

@@ -37,7 +37,7 @@ class Thresholds:
     """From which values on data are a reason for label rules; chosen by benchmarks/plan.py."""
 
     skew: float = 0.2
-    doubted: float = 0.2
+    doubted: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)

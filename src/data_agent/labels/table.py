@@ -190,11 +190,11 @@ class LabelTable:
 
         In each class the highest mean loss over all visits (of `mean_losses`, float `[N]`; without
         it the lowest mean margin, which tells a little less, see docs/audit.md), as many as the
-        mean of all estimates says, rounded down, whatever training leaves out by its rules: of few classes, few wrong
-        labels, or with `doubtful_labels=False`. None of it vanishes as a model memorises labels.
-        An estimate is too high rather than too low, most so with few classes: of two it is the
-        error on the training data. No sample is named while nothing tells: before the second epoch,
-        without logits, and as long as the model is hardly better than chance.
+        mean of all estimates says, rounded down, whatever training leaves out by its rules: of few
+        classes, few wrong labels, or with `doubtful_labels=False`. None of it vanishes as a model
+        memorises labels. An estimate is too high rather than too low, most so with few classes: of
+        two it is the error on the training data. No sample is named while nothing tells: before the
+        second epoch, without logits, and as long as the model is hardly better than chance.
         """
         total, number = self._shares.tolist()
         if not number:

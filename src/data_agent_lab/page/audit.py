@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_agent.runtime.files import write_text
-from data_agent_lab.auditing.audit import Audit
+from data_agent_lab.auditing.audit import KINDS, Audit
 from data_agent_lab.auditing.findings import Finding, Kind
 from data_agent_lab.page.document import document
 from data_agent_lab.page.gallery import picture_of, truly_wrong, what_is_true
@@ -90,7 +90,7 @@ def page_of_audit(
     audit: Audit, pictures: Pictures | None, *, name: str, facts: Mapping[str, str]
 ) -> str:
     """The page as a text; `facts` say by title where its numbers come from."""
-    kinds = [kind for kind in _PARTS if audit.of_kind(kind)]
+    kinds = [kind for kind in KINDS if audit.of_kind(kind)]
     links = [tag("a", _PARTS[kind].title, href=f"#{kind}", class_="chip") for kind in kinds]
     if audit.confusions:
         links.append(tag("a", "Classes confused", href="#confused", class_="chip"))
@@ -118,8 +118,8 @@ def _about(audit: Audit) -> str:
 
 def _lead(audit: Audit) -> str:
     """How much was found of each kind, in a sentence."""
-    counts = {kind: len(audit.of_kind(kind)) for kind in _PARTS}
-    parts = [f"{counts[kind]:,} {part.counted}" for kind, part in _PARTS.items() if counts[kind]]
+    counts = {kind: len(audit.of_kind(kind)) for kind in KINDS}
+    parts = [f"{count:,} {_PARTS[kind].counted}" for kind, count in counts.items() if count]
     if not parts:
         return "Nothing here asks for a look."
     *first, last = parts

@@ -134,7 +134,11 @@ def _schedule(config: RunConfig[Any], num_samples: int) -> SelectionSchedule:
     """The schedule as a loader delivers it."""
     method, batch_size = config.method, config.recipe.batch_size
     made = plan_run(config, num_samples=num_samples)
-    budget = {"num_samples": num_samples, "epochs": made.epochs, "keep_ratio": made.keep_ratio}
+    budget: dict[str, Any] = {
+        "num_samples": num_samples,
+        "epochs": made.epochs,
+        "keep_ratio": made.keep_ratio,
+    }
     if is_batch_selector(method):  # a pool, which leaves it a batch
         batch_size = round(batch_size / config.keep_ratio)
     if needs(method):

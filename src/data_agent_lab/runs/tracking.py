@@ -58,7 +58,7 @@ def _opened(
 
         events = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step + 1)
         return events, events.close
-    options = {"project": PROJECT, "config": folder.config(), "resume": "allow"}
+    options: dict[str, Any] = {"project": PROJECT, "config": folder.config(), "resume": "allow"}
     try:
         if name == "wandb":
             import wandb

@@ -24,8 +24,10 @@ LINE: dict[str, Any] = {
     **{"epoch": 0, "step": 7, "train_loss": 2.5, "value": 30.0, "class_accuracy": [1.0, None]},
     **{"selector": {"tau": 0.25, "kl": float("nan")}, "visited": {"wrong_labels": 0.5}},
 }
-SENT = {"epoch": 0, "train_loss": 2.5, "value": 30.0, "data_agent/tau": 0.25}
-SENT |= {"visited/wrong_labels": 0.5}
+SENT = {
+    **{"epoch": 0, "train_loss": 2.5, "value": 30.0, "data_agent/tau": 0.25},
+    "visited/wrong_labels": 0.5,
+}
 
 
 def small() -> RunConfig[Any]:

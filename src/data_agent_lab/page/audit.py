@@ -90,7 +90,7 @@ def page_of_audit(
     audit: Audit, pictures: Pictures | None, *, name: str, facts: Mapping[str, str]
 ) -> str:
     """The page as a text; `facts` say by title where its numbers come from."""
-    kinds = [kind for kind in KINDS if audit.of_kind(kind)]
+    kinds: list[Kind] = [kind for kind in KINDS if audit.of_kind(kind)]
     links = [tag("a", _PARTS[kind].title, href=f"#{kind}", class_="chip") for kind in kinds]
     if audit.confusions:
         links.append(tag("a", "Classes confused", href="#confused", class_="chip"))
@@ -118,7 +118,7 @@ def _about(audit: Audit) -> str:
 
 def _lead(audit: Audit) -> str:
     """How much was found of each kind, in a sentence."""
-    counts = {kind: len(audit.of_kind(kind)) for kind in KINDS}
+    counts: dict[Kind, int] = {kind: len(audit.of_kind(kind)) for kind in KINDS}
     parts = [f"{count:,} {_PARTS[kind].counted}" for kind, count in counts.items() if count]
     if not parts:
         return "Nothing here asks for a look."

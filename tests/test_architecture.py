@@ -33,7 +33,7 @@ LAYERS = [
 ]
 OPTIONAL = {
     *("accelerate", "lightning", "peft", "pytorch_lightning", "transformers", "trl"),
-    *("datasets", "matplotlib", "PIL", "pyarrow", "rich"),
+    *("datasets", "matplotlib", "PIL", "pyarrow", "rich", "tensorboard", "trackio", "wandb"),
     *("lm_eval", "safetensors", "sklearn", "scipy", "tyro"),
 }
 

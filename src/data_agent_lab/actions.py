@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import InputError
 from data_agent.runtime.distributed import failing_together, rank
-from data_agent_lab.commands import Archive, Audit, Command, Compare, Report, Train
+from data_agent_lab.commands import Archive, Audit, Command, Compare, Plan, Report, Train
 from data_agent_lab.comparing.execution import RunOutcome
-from data_agent_lab.comparing.forecast import forecast
+from data_agent_lab.comparing.forecast import forecast, timed
 from data_agent_lab.comparing.grid import all_runs, parse_keep_ratios, parse_names, parse_seeds
 from data_agent_lab.comparing.session import hold_output, pending_runs, run_all
 from data_agent_lab.comparing.workers import prepare_workers
-from data_agent_lab.progress import silent
+from data_agent_lab.progress import Tracker, silent
 from data_agent_lab.recipes import ImageRecipe, PromptRecipe, RunConfig, TextRecipe
 from data_agent_lab.results.records import write_archive
 from data_agent_lab.rules import flag_of
 from data_agent_lab.runs.environment import num_cpus
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import reached_in_words
-from data_agent_lab.tasks import load_task, suite_recipes
+from data_agent_lab.runs.tracking import check_tracker
+from data_agent_lab.tasks import load_kept, load_task, suite_recipes
 from data_agent_lab.terminal import progress_and_log, stdout, stop_requests
 from data_agent_lab.training.ranks import (
     choose_device,
@@ -60,18 +61,22 @@ def do(command: Command, argv: Sequence[str]) -> int:
             "them: compare starts processes itself (--jobs), report needs one. Run it without "
             "torchrun."
         )
+    if isinstance(command, Plan):
+        _plan(command)
+        return DONE
     if isinstance(command, Compare):
         return _compare(command, argv)
     if isinstance(command, Archive):
         stdout().print(write_archive(command.folder, command.output))
     elif isinstance(command, Audit):
-        _audit(command)
+        _audit(command, argv)
     else:
         _show(command.folder, command)
     return DONE
 
 
 def _train(command: Train[Any], argv: Sequence[str]) -> int:
+    check_tracker(command.log)
     config, recipe = command.config, command.config.recipe
     output = command.output or Path("runs") / f"{recipe.task}-{config.method}-seed{config.seed}"
     resume = command.resume or is_restart()
@@ -87,7 +92,12 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
             open_run_together(output, config.flat(), resume=resume) as folder,
             stop_requests() as should_stop,
         ):
-            result = train_run(config, data, folder, progress=progress, should_stop=should_stop)
+            result = train_run(
+                *(config, data, folder),
+                tracker=command.log,
+                progress=progress,
+                should_stop=should_stop,
+            )
     if result is None:
         return _print_stopped(argv)
     _print_once(_in_words(result, output))
@@ -96,12 +106,36 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
     return DONE
 
 
+def _plan(command: Plan[Any]) -> None:
+    """Say what a run will be, and whether to select."""
+    from data_agent_lab.planning.advice import advise
+    from data_agent_lab.planning.pilot import run_pilot
+    from data_agent_lab.planning.plan import plan_of
+    from data_agent_lab.planning.words import advice_in_words, in_words
+
+    config, pilot = command.config, None
+    with progress_and_log(logging.WARNING) as progress:
+        data = load_kept(config.recipe, progress)
+    plan = plan_of(config, data)
+    for line in in_words(plan, timed(config.recipe, data) if command.time else None):
+        stdout().print(line, soft_wrap=True)
+    if command.pilot:
+        with progress_and_log(logging.WARNING) as progress, stop_requests() as should_stop:
+            pilot = run_pilot(config, data, progress=progress, should_stop=should_stop)
+    facts, values = plan.facts, {}
+    if pilot is not None:
+        facts, values = replace(facts, doubted=pilot.doubted), pilot.values
+    for line in advice_in_words(advise(facts, values), pilot):
+        stdout().print(line, soft_wrap=True)
+
+
 def _compare(command: Compare[Any], argv: Sequence[str]) -> int:
+    check_tracker(command.log)
     runs, jobs, name = runs_of(command, argv)
     output = command.output or Path("runs") / f"compare-{name}"
     with hold_output(output):
         pending = pending_runs(runs, output, resume=command.resume)
-        outcomes = _run_pending(runs, pending, output, jobs) if pending else {}
+        outcomes = _run_pending(runs, pending, output, jobs, command.log) if pending else {}
         if any(outcome.is_stopped for outcome in outcomes.values()):
             return _print_stopped(argv)
         failures = {name: outcome.failure for name, outcome in outcomes.items() if outcome.failure}
@@ -150,7 +184,11 @@ def _refuse_recipe_flags(argv: Sequence[str]) -> None:
 
 
 def _run_pending(
-    runs: Sequence[RunConfig[Any]], pending: Sequence[RunConfig[Any]], output: Path, jobs: int
+    runs: Sequence[RunConfig[Any]],
+    pending: Sequence[RunConfig[Any]],
+    output: Path,
+    jobs: int,
+    tracker: Tracker | None,
 ) -> dict[str, RunOutcome]:
     jobs = min(jobs, len(pending))
     if jobs > 1:
@@ -164,6 +202,7 @@ def _run_pending(
                 pending,
                 output,
                 jobs=jobs,
+                tracker=tracker,
                 seconds=expected.seconds,
                 progress=progress,
                 should_stop=should_stop,
@@ -209,15 +248,15 @@ def _write_page(
     """Write report.html, and say where a browser finds it."""
     from data_agent_lab.page.writing import write_page
 
-    path = write_page(report, groups, folder, may_download=may_download)
-    stdout().print(f"Open it in a browser: {path.resolve().as_uri()}", soft_wrap=True)
+    _name_page(write_page(report, groups, folder, may_download=may_download))
 
 
-def _audit(command: Audit) -> None:
+def _audit(command: Audit, argv: Sequence[str]) -> None:
     """Audit a run or numbers of samples, write what was found, and say the first of it."""
     from data_agent_lab.auditing.audit import audit_of, parse_kinds, write_audit
     from data_agent_lab.auditing.datalab import write_datalab
     from data_agent_lab.auditing.words import in_words
+    from data_agent_lab.page.audit import write_audit_page
 
     source = command.source
     drop = [] if command.drop is None else parse_kinds(command.drop)
@@ -231,9 +270,16 @@ def _audit(command: Audit) -> None:
     written = write_audit(audit, folder, drop=drop)
     if command.datalab:
         written.append(write_datalab(audit, folder))
+    words = shlex.join(["data-agent", *argv])
+    path = write_audit_page(audit, source, folder, command=words)
     for line in in_words(audit, drop=drop):
         stdout().print(line, soft_wrap=True, highlight=False, markup=False)
     stdout().print(f"Written to {folder}: {', '.join(written)}.")
+    _name_page(path)
+
+
+def _name_page(path: Path) -> None:
+    stdout().print(f"Open it in a browser: {path.resolve().as_uri()}", soft_wrap=True)
 
 
 def _print_once(line: str, *, soft_wrap: bool = False) -> None:

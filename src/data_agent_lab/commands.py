@@ -18,6 +18,7 @@ from typing import Annotated, Any, Generic
 import tyro
 
 from data_agent.errors import DataAgentError
+from data_agent_lab.progress import Tracker
 from data_agent_lab.recipes import PromptRecipe, R, Recipe, RunConfig
 from data_agent_lab.rules import Count, check_fields
 from data_agent_lab.tasks import DATA_ROOT, DEFAULT_TASK, recipe_for
@@ -32,6 +33,20 @@ class Train(Generic[R]):
     """Folder of the run; None is runs/TASK-METHOD-seedSEED."""
     resume: bool = False
     """Go on with the unfinished run in the folder; on after a restart by torchrun."""
+    log: Tracker | None = None
+    """Send the metrics of the run to tensorboard (files in its folder), wandb or trackio too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan(Generic[R]):
+    """Say what a run of train will be, without training it: phases, steps, memory, time, advice."""
+
+    config: RunConfig[R]
+    time: bool = True
+    """Train for a second and evaluate a part, to say what time the run will take."""
+    pilot: bool = False
+    """Train full-short, random, label-aware and data-agent in short with two seeds, for about a
+    quarter of what full training costs, and look at them before advising."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +77,8 @@ class Compare(Generic[R]):
     """Folder of the comparison; None is runs/compare-TASK or runs/compare-SUITE."""
     resume: bool = False
     """Go on with unfinished runs in the folder; finished ones are never run again."""
+    log: Tracker | None = None
+    """Send the metrics of every run to tensorboard (files in its folder), wandb or trackio too."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -93,7 +110,8 @@ class Archive:
 class Audit:
     """Say what in a run's data is worth a look: wrong labels, what was never learned, duplicates.
 
-    Written to a folder as findings.csv, findings.parquet and audit.json.
+    Written to a folder as audit.html, a page that a browser opens without a network, findings.csv,
+    findings.parquet and audit.json.
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -117,7 +135,7 @@ class Audit:
         check_fields(self)
 
 
-Command = Train[Any] | Compare[Any] | Report | Archive | Audit
+Command = Train[Any] | Plan[Any] | Compare[Any] | Report | Archive | Audit
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -130,7 +148,7 @@ def parse(argv: Sequence[str]) -> Command:
     recipe = recipe_for(_task_in(argv))
     Kind = type(recipe)
 
-    def subcommand(name: str, default: Train[Any] | Compare[Any]) -> Any:
+    def subcommand(name: str, default: Train[Any] | Plan[Any] | Compare[Any]) -> Any:
         note = f"Flags and defaults are those of --task {recipe.task}; each task has its own."
         text = f"{inspect.getdoc(type(default))}\n\n{note}"
         return tyro.conf.subcommand(name, default=default, description=text)
@@ -138,6 +156,7 @@ def parse(argv: Sequence[str]) -> Command:
     run, compare = _defaults(recipe)
     commands = tyro.conf.OmitArgPrefixes[
         Annotated[Train[Kind], subcommand("train", Train(config=run))]
+        | Annotated[Plan[Kind], subcommand("plan", Plan(config=run))]
         | Annotated[Compare[Kind], subcommand("compare", compare)]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Archive, tyro.conf.subcommand("archive")]

@@ -56,9 +56,20 @@ RECIPE_FLAGS = [
     "--weight-decay",
     "--width",
 ]
-COMMON_FLAGS = ["--help", "--no-resume", "--output", "--resume"]
+COMMON_FLAGS = ["--help", "--log", "--no-resume", "--output", "--resume"]
 FLAGS = {
     "train": [*RECIPE_FLAGS, *COMMON_FLAGS, "--keep-ratio", "--method", "--seed"],
+    "plan": [
+        *RECIPE_FLAGS,
+        "--help",
+        "--keep-ratio",
+        "--method",
+        "--no-pilot",
+        "--no-time",
+        "--pilot",
+        "--seed",
+        "--time",
+    ],
     "compare": [
         *RECIPE_FLAGS,
         *COMMON_FLAGS,
@@ -427,8 +438,9 @@ def test_ctrl_c_stops_all_workers_with_checkpoints_and_resume_goes_on_exactly(
 def test_workers_do_not_outlive_a_killed_parent_and_leave_checkpoints(tmp_path: Path) -> None:
     argv = ["compare", *SMALL, "--epochs", "400", "--methods", "full,random", "--seeds", "1"]
     runs = [tmp_path / "digits" / name for name in ("full-seed0", "random-keep0.5-seed0")]
+    metrics = [run / "metrics.jsonl" for run in runs]
     with start([*argv, "--jobs", "2", "--output", str(tmp_path)]) as process:
-        wait_for(lambda: all((run / "metrics.jsonl").is_file() for run in runs))
+        wait_for(lambda: all(path.is_file() and path.stat().st_size for path in metrics))
         process.kill()
         process.communicate(timeout=60)
     wait_for(lambda: group_is_gone(process.pid), 20)

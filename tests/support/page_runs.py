@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -143,3 +144,19 @@ class Page(HTMLParser):
             name == tag and all(v in (found.get(k) or "").split() for k, v in wanted.items())
             for name, found in self.elements
         )
+
+
+def check_loads_nothing(text: str) -> None:
+    """A page asks for nothing, and its policy lets its own script run alone."""
+    found = Page(text)
+    assert not re.findall(r"(?:https?:)?//(?!www\.w3\.org)[a-z]", text.split("<script")[0])
+    names = {name for name, _ in found.elements}
+    assert not names & {"link", "iframe", "object", "embed", "base", "form", "audio", "video"}
+    attributes = {name for _, attrs in found.elements for name in attrs}
+    assert not any(name.startswith("on") or name in ("style", "srcset") for name in attributes)
+    assert all(
+        (a["src"] or "").startswith("data:image/png;") for _, a in found.elements if "src" in a
+    )
+    policy = next(a["content"] for n, a in found.elements if n == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")

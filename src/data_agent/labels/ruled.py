@@ -114,7 +114,8 @@ class RuledSelector(Selector):
                 "label_rules=LabelRules() (of a DataAgent in its DataAgentConfig), or take the "
                 "method label-aware."
             )
-        return self._labels.suspects()
+        statistics = self._statistics
+        return self._labels.suspects(None if statistics is None else statistics.mean_losses())
 
     def table(self) -> dict[str, NDArray[Any]]:
         """As every selector; and with label rules "suspected", bool `[N]`, as `suspects`."""

@@ -185,21 +185,26 @@ class LabelTable:
             return torch.zeros(self._num_samples, dtype=torch.bool)
         return self._left_out(Classes(self._columns["label"]))
 
-    def suspects(self) -> Tensor:
+    def suspects(self, mean_losses: Tensor | None = None) -> Tensor:
         """Bool `[N]`: samples whose label is doubtful by all visits so far, for a person to see.
 
-        In each class the lowest mean margin over all visits, as many as the mean of all estimates
-        says, rounded down, whatever training leaves out by its rules: of few classes, few wrong
-        labels, or with `doubtful_labels=False`. None of it vanishes as a model memorises labels.
-        An estimate is too high rather than too low, most so with few classes: of two it is the
-        error on the training data. No sample is named while nothing tells: before the second epoch,
-        without logits, and as long as the model is hardly better than chance.
+        In each class the highest mean loss over all visits (of `mean_losses`, float `[N]`; without
+        it the lowest mean margin, which tells a little less, see docs/audit.md), as many as the
+        mean of all estimates says, rounded down, whatever training leaves out by its rules: of few
+        classes, few wrong labels, or with `doubtful_labels=False`. None of it vanishes as a model
+        memorises labels. An estimate is too high rather than too low, most so with few classes: of
+        two it is the error on the training data. No sample is named while nothing tells: before the
+        second epoch, without logits, and as long as the model is hardly better than chance.
         """
         total, number = self._shares.tolist()
         if not number:
             return torch.zeros(self._num_samples, dtype=torch.bool)
-        classes = Classes(self._columns["label"])
-        return lowest_of_each(self._columns["mean"], classes, total / number)
+        classes, margin = Classes(self._columns["label"]), self._columns["mean"]
+        if mean_losses is None:
+            return lowest_of_each(margin, classes, total / number)
+        seen = margin != UNSEEN
+        quota = (total / number * classes.sizes(seen)[0]).long()
+        return highest_of_each(mean_losses, quota, tie_seed=0, group=classes.number, among=seen)
 
     def in_words(self) -> str:
         """What the rules do now: "equal class shares; doubtful labels: off, 2 classes"."""

@@ -99,6 +99,10 @@ class SampleStatistics:
             "other": other,
         }
 
+    def mean_losses(self) -> Tensor | None:
+        """Float32 `[N]` over all visits, `UNSEEN` where there was none; None before any came."""
+        return self._columns.get("mean_loss")
+
     def check(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
         """Nothing is amiss in any rows."""
         del index, rows

@@ -22,8 +22,14 @@ from data_agent.errors import InputError
 IMAGE_LIKENESS = 0.98  # cosine from which on two images are worth a look at their pixels
 TEXT_LIKENESS = 0.9
 FEATURE_LIKENESS = 0.985
-_SAME_PICTURE = 0.97  # correlation of pixels
-_SHIFTS = range(-2, 3)  # pixels of 16
+_ROUGHLY = 0.75  # correlation of 8 x 8 pixels from which on two images are laid over each other
+_NEARLY = 0.8  # of pixels, from which on their places are made exact
+_SAME_PICTURE = 0.97
+_ZOOM = 0.95  # of the one that is made larger, before it is made exact
+_SHIFTS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # pixels of 16
+_FINER = (1.0, 0.5, 0.25)  # steps in which places are made exact, in pixels
+_ZOOM_STEP = 0.05  # that goes with a pixel
+_INNER = 10  # pixels that are compared, in the middle: no zoom or shift leaves the image
 MOST_SAMPLES = 200_000  # each is compared with all others
 _SIDE = 16  # pixels to which images are reduced
 _LOW = 5  # frequencies that are kept
@@ -39,7 +45,7 @@ def small_images(images: Tensor) -> Tensor:
 
 
 def image_sketches(small: Tensor) -> Tensor:
-    """Roots of the amplitudes of low frequencies, which a shift or a change of light leaves.
+    """Roots of the amplitudes of low frequencies, which shift, light and mirror leave as they are.
 
     Args:
         small: uint8 `[N, C, 16, 16]`.
@@ -52,29 +58,82 @@ def image_sketches(small: Tensor) -> Tensor:
 
 def _of_images(images: Tensor) -> Tensor:
     amplitude = torch.fft.rfft2(images - images.mean((1, 2, 3), keepdim=True)).abs()[..., :_LOW]
-    kept = torch.cat([amplitude[:, :, :_LOW], amplitude[:, :, 1 - _LOW :]], 2).flatten(1)
-    return F.normalize(kept.sqrt(), dim=1)
+    up, down = amplitude[:, :, 1:_LOW], amplitude[:, :, 1 - _LOW :].flip(2)
+    # A mirror exchanges these two, and their larger and their smaller one stay.
+    parts = [amplitude[:, :, :1], torch.maximum(up, down), torch.minimum(up, down)]
+    return F.normalize(torch.cat(parts, 2).flatten(1).sqrt(), dim=1)
 
 
 def are_same_picture(small: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Bool `[M]`: whether pairs of images agree, pixel by pixel, when one is shifted a little.
+    """Bool `[M]`: whether two images agree, one laid over the other, pixel by pixel.
+
+    One may be mirrored, shifted by up to two pixels of 16 and larger by up to a tenth.
 
     Args:
         small: uint8 `[N, C, 16, 16]`.
         first: int64 `[M]`, one of each pair.
         second: int64 `[M]`, the other one.
     """
-    edge = 1 - min(_SHIFTS)  # so that no part outside of an image is compared
-    inner = slice(edge, _SIDE - edge)
+    tiny = F.interpolate(small.float(), (_SIDE // 2, _SIDE // 2), mode="area")
+    own, mirrored = _standardised(tiny), _standardised(tiny.flip(3))
     same = torch.zeros(len(first), dtype=torch.bool)
     for part in torch.arange(len(first)).split(_BLOCK * 8):
-        own, other = small[first[part]].float(), small[second[part]].float()
-        middle = _standardised(own[:, :, inner, inner])
-        for down, right in product(_SHIFTS, _SHIFTS):
-            rows, columns = (slice(edge + by, _SIDE - edge + by) for by in (down, right))
-            shifted = _standardised(other[:, :, rows, columns])
-            same[part] |= (middle * shifted).sum(1) > _SAME_PICTURE
+        a, b = first[part], second[part]
+        plain, turned = (own[a] * own[b]).sum(1), (mirrored[a] * own[b]).sum(1)
+        like = torch.maximum(plain, turned) > _ROUGHLY
+        part, mirror = part[like], torch.where(turned > plain, -1.0, 1.0)[like]
+        a, b = small[first[part]].float(), small[second[part]].float()
+        found = _best(a, b, mirror) > _SAME_PICTURE
+        found[~found] = _best(b[~found], a[~found], mirror[~found]) > _SAME_PICTURE
+        same[part] = found
     return same
+
+
+def _best(images: Tensor, others: Tensor, mirror: Tensor) -> Tensor:
+    """The correlation of images with others, made larger, where these lie best: `[M]`.
+
+    Images are float32 `[M, C, 16, 16]`; `mirror` says by -1 which of the others are mirrored.
+    """
+    middle = _standardised(_laid(images, torch.tensor([[1.0, 1.0, 0.0, 0.0]])))
+    best, place = torch.full((len(images),), -1.0), torch.zeros(len(images), 4)
+    start = torch.stack(
+        [mirror, torch.full_like(mirror, _ZOOM), *[torch.zeros_like(mirror)] * 2], 1
+    )
+    for right, down in product(_SHIFTS, repeat=2):
+        _take_better(best, place, start + torch.tensor([0.0, 0.0, right, down]), middle, others)
+    near = best > _NEARLY
+    found, middle, others, place = best[near], middle[near], others[near], place[near]
+    for step in _FINER:
+        start = place.clone()
+        for zoom, right, down in product((-step, 0.0, step), repeat=3):
+            change = torch.tensor([0.0, _ZOOM_STEP * zoom, right, down])
+            _take_better(found, place, start + change, middle, others)
+    best[near] = found
+    return best
+
+
+def _take_better(
+    best: Tensor, place: Tensor, tried: Tensor, middle: Tensor, others: Tensor
+) -> None:
+    """Write down where others, laid as `tried`, correlate better with the middles than `best`."""
+    value = (middle * _standardised(_laid(others, tried))).sum(1)
+    is_better = value > best
+    best[is_better], place[is_better] = value[is_better], tried[is_better]
+
+
+def _laid(images: Tensor, place: Tensor) -> Tensor:
+    """The middle of images at places `[M, 4]`: mirror (1 or -1), zoom, pixels right and down."""
+    mirror, zoom, right, down = place.expand(len(images), 4).T[:, :, None]
+    at = torch.arange(_INNER) - (_INNER - 1) / 2
+    columns, rows = (mirror * zoom * at + right) * 2 / _SIDE, (zoom * at + down) * 2 / _SIDE
+    grid = torch.stack(
+        [
+            columns[:, None, :].expand(-1, _INNER, _INNER),
+            rows[:, :, None].expand(-1, _INNER, _INNER),
+        ],
+        -1,
+    )
+    return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
 
 
 def _standardised(images: Tensor) -> Tensor:

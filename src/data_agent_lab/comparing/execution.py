@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_agent.errors import DataAgentError
-from data_agent_lab.progress import Progress
+from data_agent_lab.progress import Progress, Tracker
 from data_agent_lab.recipes import Recipe, RunConfig
 from data_agent_lab.runs.folder import open_run
 from data_agent_lab.runs.result import reached_in_words
@@ -57,6 +57,7 @@ def execute(
     data: LoadedData,
     *,
     jobs: int,
+    tracker: Tracker | None,
     progress: Progress,
     should_stop: Callable[[], bool],
 ) -> RunOutcome:
@@ -68,7 +69,11 @@ def execute(
         samples = data.of(run.recipe, progress)
         with open_run(output / run.name, run.flat(), resume=True) as folder:
             result = train_run(
-                run, samples, folder, jobs=jobs, progress=progress, should_stop=should_stop
+                *(run, samples, folder),
+                jobs=jobs,
+                tracker=tracker,
+                progress=progress,
+                should_stop=should_stop,
             )
     except Exception as error:  # whatever it is, the other runs go on
         trace = None if isinstance(error, DataAgentError) else traceback.format_exc()

@@ -80,7 +80,9 @@ def forecast(
     durations: dict[str, TaskDuration] = {}
     for recipe in {run.recipe.task: run.recipe for run in pending}.values():
         results = [result for run, result in done if run.recipe == recipe]
-        durations[recipe.task] = _known(results) if results else _timed(recipe, progress)
+        durations[recipe.task] = (
+            _known(results) if results else timed(recipe, load_task(recipe, progress))
+        )
     seconds: dict[str, float] = {}
     for run in pending:
         duration = durations[run.recipe.task]
@@ -102,8 +104,8 @@ def _known(results: Sequence[Mapping[str, Any]]) -> TaskDuration:
     )
 
 
-def _timed(recipe: Recipe, progress: Progress) -> TaskDuration:
-    samples = load_task(recipe, progress)
+def timed(recipe: Recipe, samples: Any) -> TaskDuration:
+    """How long full training and evaluation of loaded data take, by a second of each."""
     speed = measure_speed(recipe, samples)
     is_prompts = isinstance(recipe, PromptRecipe)
     num_samples = recipe.num_completions if is_prompts else samples.num_train

@@ -12,7 +12,7 @@ from typing import Any
 from data_agent.errors import InputError
 from data_agent_lab.comparing.execution import Account, LoadedData, RunOutcome, execute
 from data_agent_lab.comparing.workers import run_parallel
-from data_agent_lab.progress import Progress, never, silent
+from data_agent_lab.progress import Progress, Tracker, never, silent
 from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.folder import LOCK, RunFolder, hold_folder
 
@@ -67,6 +67,7 @@ def run_all(
     output: Path,
     *,
     jobs: int = 1,
+    tracker: Tracker | None = None,
     seconds: Mapping[str, float],
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
@@ -77,6 +78,7 @@ def run_all(
         runs: as `pending_runs` gave them.
         output: the comparison's folder.
         jobs: how many train at the same time, each in a process of its own; 1 trains in this one.
+        tracker: where lines of metrics are sent besides the runs' folders.
         seconds: by run, how long it will take; for what is said about the time left.
         progress: told how far all of them are.
         should_stop: asked after every optimizer step, or several times a second.
@@ -86,12 +88,17 @@ def run_all(
     """
     account = Account({run.name: seconds[run.name] for run in runs}, progress)
     if jobs > 1 and len(runs) > 1:
-        run_parallel(runs, output, account, jobs=jobs, should_stop=should_stop)
+        run_parallel(runs, output, account, jobs=jobs, tracker=tracker, should_stop=should_stop)
         return account.outcomes
     data = LoadedData()
     for run in runs:
-        report = partial(account.update, run)
-        outcome = execute(run, output, data, jobs=1, progress=report, should_stop=should_stop)
+        outcome = execute(
+            *(run, output, data),
+            jobs=1,
+            tracker=tracker,
+            progress=partial(account.update, run),
+            should_stop=should_stop,
+        )
         account.end(run, outcome)
         if outcome.is_stopped:
             break

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from data_agent_lab.comparing.execution import Account, LoadedData, RunOutcome, execute
+from data_agent_lab.progress import Tracker
 from data_agent_lab.recipes import RunConfig
 
 # Threads of torch do not survive a fork: workers are forked from a process that computes nothing
@@ -47,6 +48,7 @@ def run_parallel(
     account: Account,
     *,
     jobs: int,
+    tracker: Tracker | None,
     should_stop: Callable[[], bool],
 ) -> None:
     """Train runs in parallel until all have ended, or those at work have stopped when asked to.
@@ -55,7 +57,7 @@ def run_parallel(
     function, no worker is left. The arguments are those of `session.run_all`.
     """
     waiting = deque(runs)
-    with _workers(min(jobs, len(runs)), output, jobs) as workers:
+    with _workers(min(jobs, len(runs)), output, jobs, tracker) as workers:
         while True:
             if should_stop():
                 waiting.clear()
@@ -74,8 +76,8 @@ def run_parallel(
 class _Worker:
     """A process, the run it works on, and the pipe to it."""
 
-    def __init__(self, output: Path, jobs: int) -> None:
-        self._arguments = output, jobs
+    def __init__(self, output: Path, jobs: int, tracker: Tracker | None) -> None:
+        self._arguments = output, jobs, tracker
         self.run: RunConfig[Any] | None = None
         self._start()
 
@@ -116,12 +118,14 @@ class _Worker:
 
 
 @contextmanager
-def _workers(count: int, output: Path, jobs: int) -> Generator[list[_Worker]]:
+def _workers(
+    count: int, output: Path, jobs: int, tracker: Tracker | None
+) -> Generator[list[_Worker]]:
     """Workers, all of which have ended after the block."""
     prepare_workers()
     workers: list[_Worker] = []
     try:
-        workers.extend(_Worker(output, jobs) for _ in range(count))
+        workers.extend(_Worker(output, jobs, tracker) for _ in range(count))
         yield workers
         for worker in workers:
             worker.send(None)
@@ -149,7 +153,7 @@ def _blocked_signals() -> Generator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(connection: Connection, output: Path, jobs: int) -> None:
+def _work(connection: Connection, output: Path, jobs: int, tracker: Tracker | None) -> None:
     """What a worker does: run after run, until there is none or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     data, last_report = LoadedData(), 0.0
@@ -164,5 +168,11 @@ def _work(connection: Connection, output: Path, jobs: int) -> None:
     with contextlib.suppress(EOFError, OSError):
         while (run := connection.recv()) is not None:
             connection.send(
-                execute(run, output, data, jobs=jobs, progress=report, should_stop=connection.poll)
+                execute(
+                    *(run, output, data),
+                    jobs=jobs,
+                    tracker=tracker,
+                    progress=report,
+                    should_stop=connection.poll,
+                )
             )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import resources
 from typing import Any
 
 from data_agent_lab.page.cells import CellRuns, badge, part_of_task, subject_of
 from data_agent_lab.page.classes import shown_classes
 from data_agent_lab.page.detail import Detail, detail_of
-from data_agent_lab.page.markup import Markup, tag, verbatim
+from data_agent_lab.page.document import document
+from data_agent_lab.page.markup import Markup, tag
 from data_agent_lab.page.styles import Style, drawn_marker, styles_of
 from data_agent_lab.page.tables import table_of, typeset
 from data_agent_lab.results.conclusions import Conclusion, conclude
@@ -21,7 +18,6 @@ from data_agent_lab.results.findings import Report
 from data_agent_lab.results.tables import over_tasks_table
 from data_agent_lab.results.writing import notes
 
-_PACKAGE = "data_agent_lab.page"
 _LONG = (
     "An outline. The page of one task shows more, samples too: data-agent report, with the folder "
     "of its runs."
@@ -40,46 +36,17 @@ def page(report: Report, runs: Sequence[Sequence[CellRuns]]) -> str:
         part_of_task(task, cells, styles, detail, number=None if is_alone else number)
         for number, (task, cells) in enumerate(zip(report.tasks, runs, strict=True))
     ]
-    body = tag(
-        "body",
-        _header(name, styles),
-        tag("main", _overview(report, styles, detail), *parts),
-        _origin(report),
-        _script("numbers", _numbers(report, detail), kind="application/json"),
-        _script(None, _resource("script.js")),
+    return document(
+        name,
+        nav=_chips(styles),
+        main=tag("main", _overview(report, styles, detail), *parts),
+        footer=_origin(report),
+        numbers=_numbers(report, detail),
     )
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_policy()),
-        tag("title", f"{name} \N{MIDDLE DOT} Data Agent"),
-        tag("style", verbatim(_resource("style.css"))),
-    )
-    return "<!doctype html>\n" + tag("html", head, body, lang="en")
 
 
-def _policy() -> str:
-    """Whatever data might bring in: the page loads nothing and runs its own script alone."""
-    script, style = (
-        base64.b64encode(hashlib.sha256(_resource(name).encode()).digest()).decode()
-        for name in ("script.js", "style.css")
-    )
-    allowed = {"script-src": f"'sha256-{script}'", "style-src": f"'sha256-{style}'"}
-    rules = {"default-src": "'none'", **allowed, "img-src": "data:"}
-    return "; ".join(f"{name} {value}" for name, value in rules.items())
-
-
-def _resource(name: str) -> str:
-    return resources.files(_PACKAGE).joinpath(name).read_text(encoding="utf-8")
-
-
-def _script(name: str | None, content: str, kind: str | None = None) -> Markup:
-    return tag("script", verbatim(content), id=name, type=kind)
-
-
-def _numbers(report: Report, detail: Detail) -> str:
-    """comparison.json to six digits, and of the accuracies by class those that are drawn."""
+def _numbers(report: Report, detail: Detail) -> dict[str, Any]:
+    """comparison.json, and of the accuracies by class those that are drawn."""
     content = asdict(report)
     for task, found in zip(report.tasks, content["tasks"], strict=True):
         for cell, numbers in zip(task.cells, found["cells"], strict=True):
@@ -88,22 +55,14 @@ def _numbers(report: Report, detail: Detail) -> str:
                 is_told = row is subject and detail.samples
                 shown = shown_classes(row, detail) if is_told else []
                 own["classes"] = {name: own["classes"][name] for name in shown}
-    text = json.dumps(_rounded(content), separators=(",", ":"), allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(inner) for inner in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return content
 
 
 # Above all tasks.
 
 
-def _header(name: str, styles: Mapping[str, Style]) -> Markup:
+def _chips(styles: Mapping[str, Style]) -> Markup | None:
+    """A button for each method, where there are several."""
     chips = [
         tag(
             "button",
@@ -116,16 +75,7 @@ def _header(name: str, styles: Mapping[str, Style]) -> Markup:
         )
         for method, style in sorted(styles.items(), key=lambda item: item[1].number or 0)
     ]
-    return tag(
-        "header",
-        tag(
-            "div",
-            tag("p", tag("b", "Data Agent"), tag("span", name), class_="brand"),
-            tag("button", "Dark", type="button", id="theme", aria_label="Switch light and dark"),
-            class_="bar",
-        ),
-        tag("nav", *chips, aria_label="Highlight a method") if len(chips) > 1 else None,
-    )
+    return tag("nav", *chips, aria_label="Highlight a method") if len(chips) > 1 else None
 
 
 def _overview(report: Report, styles: Mapping[str, Style], detail: Detail) -> Markup | None:

@@ -33,22 +33,36 @@ def _group(group: Group, columns: Columns, pictures: Pictures | None) -> Markup:
 
 
 def _known(group: Group, columns: Columns, pictures: Pictures | None) -> str:
-    """How many of a group have a wrong label; empty where that is not known, or none has."""
-    truth = None if pictures is None else pictures.true_labels
-    if truth is None or "label" not in columns:
+    if "label" not in columns:
         return ""
-    index, labels = columns["index"].astype(np.int64), columns["label"]
-    is_wrong = (labels >= 0) & (labels != np.asarray(truth)[index])
+    return truly_wrong(group.rows, columns["index"], columns["label"], pictures)
+
+
+def truly_wrong(
+    rows: np.ndarray, index: np.ndarray, labels: np.ndarray, pictures: Pictures | None
+) -> str:
+    """How many of some samples have a wrong label; empty where that is not known, or none has.
+
+    Args:
+        rows: places of these samples in the arrays of all samples.
+        index: of all samples `[N]`.
+        labels: of all samples `[N]`, negative or nan where there is none.
+        pictures: which know what is true.
+    """
+    truth = None if pictures is None else pictures.true_labels
+    if truth is None:
+        return ""
+    is_wrong = (labels >= 0) & (labels != np.asarray(truth)[index.astype(np.int64)])
     if not is_wrong.any():
         return ""
-    count = int(is_wrong[group.rows].sum())
+    count = int(is_wrong[rows].sum())
     of_all = f"of all samples, {is_wrong.mean():.0%}"
-    return f"{count} of these {len(group.rows)} truly have a wrong label; {of_all}."
+    return f"{count} of these {len(rows)} truly have a wrong label; {of_all}."
 
 
 def _card(row: int, columns: Columns, pictures: Pictures | None) -> Markup:
     index = int(columns["index"][row])
-    picture = tag("span", f"#{index}", class_="blank") if pictures is None else pictures.draw(index)
+    picture = picture_of(index, pictures)
     numbers = [
         _visits(value) if name == "visits" else f"{name} {_signed(value)}"
         for name in ("visits", "margin", "score", "loss")
@@ -77,12 +91,23 @@ def _labels(row: int, index: int, columns: Columns, pictures: Pictures | None) -
     suggested = _of(columns, "suggested_label", row)
     if suggested is not None and suggested != label:
         found.append(tag("span", "believed ", tag("b", _name(suggested, names))))
+    return [*found, *what_is_true(index, label, pictures)]
+
+
+def picture_of(index: int, pictures: Pictures | None) -> Markup:
+    """What a sample looks like; its number where that is not known."""
+    return tag("span", f"#{index}", class_="blank") if pictures is None else pictures.draw(index)
+
+
+def what_is_true(index: int, label: int, pictures: Pictures | None) -> list[Markup]:
+    """What a sample truly is, where that is known and not what its label says."""
     truth = None if pictures is None else pictures.true_labels
-    if truth is not None and truth[index] != label:
-        text = "foreign" if truth[index] < 0 else f"truly {_name(truth[index], names)}"
-        text = f"\N{MULTIPLICATION SIGN} {text}"
-        found.append(tag("span", text, class_="wrong"))
-    return found
+    if pictures is None or truth is None or truth[index] == label:
+        return []
+    name = "foreign"
+    if truth[index] >= 0:
+        name = f"truly {_name(truth[index], pictures.class_names)}"
+    return [tag("span", f"\N{MULTIPLICATION SIGN} {name}", class_="wrong")]
 
 
 def _visits(count: float) -> str:

@@ -54,6 +54,11 @@ def load_pictures(config: Mapping[str, Any], *, may_download: bool) -> Pictures 
     return pictures_of(data)
 
 
+def fitting(pictures: Pictures | None, num_samples: int) -> Pictures | None:
+    """None where the data are not those that so many numbers are of."""
+    return pictures if pictures is not None and pictures.count == num_samples else None
+
+
 def _not_here(config: Mapping[str, Any]) -> list[str]:
     """What a run's data are made of and no file or folder has the name of."""
     names = [config.get(name) for name in ("data", "foreign_data", "tokenizer")]

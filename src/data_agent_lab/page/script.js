@@ -48,8 +48,9 @@
   };
   all("th button").forEach((b) => b.addEventListener("click", () => sort(b.closest("th"))));
 
+  // Rows of a table and cards of a gallery that do not contain what is typed are hidden.
   all(".filter input").forEach((input) => {
-    const rows = all("tbody tr", input.closest(".table"));
+    const rows = all("tbody tr, .cards > li", input.closest(".table, .group"));
     input.addEventListener("input", () => {
       const wanted = input.value.trim().toLowerCase();
       rows.forEach((row) => { row.hidden = !row.textContent.toLowerCase().includes(wanted); });
@@ -57,7 +58,7 @@
   });
 
   // Methods: a chip brings one forward everywhere; again, or Escape, brings all back.
-  const chips = all(".chip");
+  const chips = all("button.chip");
   const highlight = (method) => {
     all("[data-m]").forEach((element) => {
       element.classList.toggle("off", method !== null && element.dataset.m !== method);

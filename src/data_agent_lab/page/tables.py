@@ -12,28 +12,29 @@ _TEXTS = ("method", "metric")  # columns that are sorted as words
 _FEW = 4  # rows that need no filter
 
 
-def table_of(table: Table, styles: Mapping[str, Style]) -> Markup:
-    """A table with a button to sort in every column head, and a filter where rows are many."""
+def table_of(
+    table: Table, styles: Mapping[str, Style] | None = None, *, texts: Sequence[str] = _TEXTS
+) -> Markup:
+    """A table with a button to sort in every column head, and a filter where rows are many.
+
+    Args:
+        table: its texts.
+        styles: by method, which the column of that name holds; None where there is none.
+        texts: columns that are sorted as words.
+    """
     heads = [
         tag(
             "th",
             tag("button", column, type="button"),
             scope="col",
-            class_="text" if column in _TEXTS else None,
+            class_="text" if column in texts else None,
         )
         for column in table.columns
     ]
-    methods = table.columns.index("method")
-    rows = [_row(row, table.columns, styles.get(row[methods])) for row in table.rows]
-    search = tag(
-        "label",
-        "Filter ",
-        tag("input", type="search", placeholder="rows that contain \N{HORIZONTAL ELLIPSIS}"),
-        class_="filter",
-    )
+    rows = [_row(row, table.columns, styles or {}, texts) for row in table.rows]
     return tag(
         "div",
-        search if len(rows) > _FEW else None,
+        filter_of("rows") if len(rows) > _FEW else None,
         tag(
             "div",
             tag(
@@ -49,10 +50,20 @@ def table_of(table: Table, styles: Mapping[str, Style]) -> Markup:
     )
 
 
-def _row(row: Sequence[str], columns: Sequence[str], style: Style | None) -> Markup:
+def filter_of(what: str) -> Markup:
+    """A field that hides the rows or cards beside it that do not contain what is typed."""
+    hint = f"{what} that contain \N{HORIZONTAL ELLIPSIS}"
+    return tag("label", "Filter ", tag("input", type="search", placeholder=hint), class_="filter")
+
+
+def _row(
+    row: Sequence[str], columns: Sequence[str], styles: Mapping[str, Style], texts: Sequence[str]
+) -> Markup:
+    by_column = dict(zip(columns, row, strict=True))
+    style = styles.get(by_column.get("method", ""))
     cells = [
-        tag("td", typeset(text), class_="text" if column in _TEXTS else None)
-        for column, text in zip(columns, row, strict=True)
+        tag("td", typeset(text), class_="text" if column in texts else None)
+        for column, text in by_column.items()
     ]
     number = None if style is None else style.number
     return tag("tr", *cells, class_=f"m {style.colour}" if style else None, data_m=number)

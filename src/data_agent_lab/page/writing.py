@@ -12,7 +12,7 @@ from data_agent_lab.page.cells import CellRuns, Samples, subject_of
 from data_agent_lab.page.compose import page
 from data_agent_lab.page.curves import Runs
 from data_agent_lab.page.detail import detail_of
-from data_agent_lab.page.pictures import Pictures, load_pictures
+from data_agent_lab.page.pictures import Pictures, fitting, load_pictures
 from data_agent_lab.page.samples import read_samples
 from data_agent_lab.results.conclusions import OURS
 from data_agent_lab.results.findings import Cell, Report
@@ -70,7 +70,7 @@ def _samples(
     """Those of the first seed of the method that the conclusion is about."""
     for _, record in sorted(runs[subject_of(cell).method].items()):
         if (columns := read_samples(record.path)) is not None:
-            pictures = _fitting(load(), len(columns["index"]))
+            pictures = fitting(load(), len(columns["index"]))
             has_trusted = OURS[0] == record.configuration["method"] and _has_trusted(config)
             return Samples(_name(record), columns, pictures, has_trusted)
     return None
@@ -78,11 +78,6 @@ def _samples(
 
 def _has_trusted(config: Mapping[str, Any]) -> bool:
     return any(config.get(name) for name in ("trusted_rows", "trusted"))
-
-
-def _fitting(pictures: Pictures | None, num_samples: int) -> Pictures | None:
-    """None where the data are not those that the run trained on."""
-    return pictures if pictures is not None and pictures.count == num_samples else None
 
 
 def _name(record: Record) -> str:

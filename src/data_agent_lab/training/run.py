@@ -17,11 +17,12 @@ from data_agent import BatchSelector
 from data_agent.errors import DataAgentError
 from data_agent.runtime import distributed
 from data_agent_lab.methods import FULL, RANDOM
-from data_agent_lab.progress import Progress, never, silent
+from data_agent_lab.progress import Progress, Send, Tracker, never, silent
 from data_agent_lab.recipes import PromptRecipe, Recipe, RunConfig, TextRecipe
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import RunResult
 from data_agent_lab.runs.samples import SAMPLES, write_columns
+from data_agent_lab.runs.tracking import tracked
 from data_agent_lab.training.engine import Engine
 from data_agent_lab.training.images import ImageEngine
 from data_agent_lab.training.prompts import PromptEngine, check_one_process
@@ -42,6 +43,7 @@ def train_run(
     folder: RunFolder,
     *,
     jobs: int = 1,
+    tracker: Tracker | None = None,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
 ) -> dict[str, Any] | None:
@@ -56,6 +58,7 @@ def train_run(
         data: what `tasks.load_task` gave for its recipe.
         folder: its folder, opened with `open_run`.
         jobs: how many runs train at the same time on this machine, for the record.
+        tracker: where lines of metrics are sent besides the folder.
         progress: told about every batch or optimizer step.
         should_stop: asked after every optimizer step; True ends the session with a checkpoint.
 
@@ -75,8 +78,9 @@ def train_run(
     check_same_step(step)
     if is_writer:
         folder.drop_metrics_after(step, before_epoch=epoch)
-    monitor = _Monitor(engine, should_stop)
-    engine.train(monitor)
+    with tracked(tracker if is_writer else None, folder, config.name, step=step) as send:
+        monitor = _Monitor(engine, should_stop, send)
+        engine.train(monitor)
     if not engine.is_complete:
         return None
     last = monitor.last or folder.metrics()[-1]  # only the result was missing
@@ -114,8 +118,8 @@ def _begin(config: RunConfig[Any]) -> tuple[type[Engine], torch.device]:
 class _Monitor:
     """What a run does beside training: metrics, evaluations, checkpoints, and when to stop."""
 
-    def __init__(self, engine: Engine, should_stop: Callable[[], bool]) -> None:
-        self._engine, self._should_stop = engine, should_stop
+    def __init__(self, engine: Engine, should_stop: Callable[[], bool], send: Send) -> None:
+        self._engine, self._should_stop, self._send = engine, should_stop, send
         self._saved_at = time.monotonic()
         self.last: dict[str, Any] = {}  # line of metrics
 
@@ -128,6 +132,7 @@ class _Monitor:
                 self.last = self._metrics(epoch)
                 if distributed.rank() == 0:
                     engine.folder.append_metrics(self.last)
+                    self._send(self.last)
                 ledger.begin_epoch()
         is_asked = is_due = False
         if not engine.is_complete:

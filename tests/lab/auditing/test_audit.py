@@ -63,6 +63,8 @@ def test_what_is_dropped_is_left_out_of_the_next_training(
     said = capsys.readouterr().out
     assert "40 labels likely wrong" in said
     assert "408 of 448 samples are kept." in said
+    assert said.endswith(f"Open it in a browser: {(found / 'audit.html').as_uri()}\n")
+    assert "data:image/png;base64" in (found / "audit.html").read_text()
     content = json.loads((found / "audit.json").read_text())
     table = pyarrow.parquet.read_table(found / "findings.parquet").to_pylist()
     assert [row["index"] for row in table] == [f["index"] for f in content["findings"]]
@@ -92,6 +94,7 @@ def test_numbers_of_ones_own_are_audited_as_well(
     assert "sample 6 (0): 1 was believed instead" in said
     assert "sample 6 (0): one of 2 near-duplicates" in said
     assert (tmp_path / "audit" / "findings.csv").is_file()
+    assert "like sample" in (tmp_path / "audit" / "audit.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,19 @@
+"""What is known of a task's data before any training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from data_agent_lab.planning.advice import Facts, skew_of
+
+
+def facts_of(data: Any) -> Facts:
+    """The facts of loaded images or texts; without labels there is nothing to say."""
+    if not data.class_names:
+        return Facts(num_classes=0, skew=0.0)
+    is_image = hasattr(data, "train_labels")
+    labels = data.train_labels.numpy() if is_image else np.asarray(data.train["labels"])
+    counts = np.bincount(labels[labels >= 0], minlength=len(data.class_names))
+    return Facts(num_classes=len(data.class_names), skew=skew_of(counts.tolist()))

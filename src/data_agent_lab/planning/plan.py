@@ -1,0 +1,234 @@
+"""What a run will be: its phases, visits and steps, the memory of its selector, and warnings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from data_agent import (
+    BatchSelector,
+    Feedback,
+    SelectionSchedule,
+    Selector,
+    make_selector,
+    selection_loader,
+)
+from data_agent.errors import DataAgentWarning, InputError
+from data_agent.labels import LabelRules
+from data_agent.methods import method_class
+from data_agent_lab.methods import (
+    FULL,
+    FULL_SHORT,
+    check_fits_language,
+    expected_cost,
+    is_batch_selector,
+    needs,
+)
+from data_agent_lab.planning.advice import LABEL_AWARE, Facts
+from data_agent_lab.planning.facts import facts_of
+from data_agent_lab.recipes import PromptRecipe, RunConfig, TextRecipe
+from data_agent_lab.training.plan import plan_run
+
+_FEW_STEPS = 100
+_FEW_OF_A_CLASS = 10
+_FEATURES = 64  # of a made-up model; what a policy keeps depends little on it
+_MOST_WITH_NUMBERS = 10_000_000  # samples; of more a selector does not remember what each showed
+_SIZE = 4096  # samples of the selectors that memory is measured by
+_LEAST_KEPT = 0.3  # the smallest keep ratio of a stored comparison
+_NAMES = {"warm-up": "first pass", "selected": "selection", "final": "final phase"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """Epochs that are alike."""
+
+    name: str
+    first: int  # epoch, from 1 on
+    last: int
+    num_unselected: int  # samples in each of its epochs: whatever comes
+    num_explored: int  # drawn uniformly
+    num_selected: int  # chosen by the method
+
+    def in_words(self) -> str:
+        """Its epochs, and what each of them is made of."""
+        epochs = f"epoch {self.first}" if self.first == self.last else f"{self.first}-{self.last}"
+        parts = (
+            (self.num_unselected, "of all samples in turn"),
+            (self.num_explored, "drawn uniformly"),
+            (self.num_selected, "chosen"),
+        )
+        return f"{self.name}, {epochs}: {', '.join(f'{n:,} {what}' for n, what in parts if n)}"
+
+
+class Kept(NamedTuple):
+    """Bytes that a selector keeps in memory and in checkpoints."""
+
+    sample: float  # of each sample
+    fixed: int  # whatever their number: networks, what a batch showed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """What a run will be."""
+
+    config: RunConfig[Any]
+    facts: Facts
+    num_samples: int
+    phases: tuple[Phase, ...]
+    num_steps: int  # of the optimizer, over which the learning rate is spread
+    cost: float  # share of full training, without scores that are made beforehand
+    is_bound: bool  # whether visits and steps are at most so many
+    kept: Kept | None  # by the selector; None of a method that needs scores first
+    warnings: tuple[str, ...]
+
+
+def plan_of(config: RunConfig[Any], data: Any) -> RunPlan:
+    """The plan of a run on loaded data; nothing is trained.
+
+    Args:
+        config: the run.
+        data: what `tasks.load_kept` gave for its recipe.
+
+    Raises:
+        InputError: the method cannot run on these data, or the run is about prompts.
+    """
+    recipe = config.recipe
+    if isinstance(recipe, PromptRecipe):
+        raise InputError(
+            f"plan is for samples of a data set, and {recipe.task} rolls prompts out, as many for "
+            "every method: epochs x batches x batch-size x generations."
+        )
+    facts = facts_of(data)
+    if isinstance(recipe, TextRecipe):
+        check_fits_language(config.method, has_labels=bool(facts.num_classes))
+    made = plan_run(config, num_samples=data.num_train)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DataAgentWarning)
+        schedule = _schedule(config, data.num_train)
+    num_steps = made.max_steps
+    if num_steps is None:
+        num_steps = schedule.total_steps(accumulation=recipe.accumulation)
+    told = [str(found.message) for found in caught]
+    return RunPlan(
+        config=config,
+        facts=facts,
+        num_samples=data.num_train,
+        phases=tuple(_phases(schedule)),
+        num_steps=num_steps,
+        cost=expected_cost(config.method, config.keep_ratio, epochs=recipe.epochs),
+        is_bound=schedule.kind == "floating",
+        kept=None if needs(config.method) else kept_by(made.selector, data.num_train, facts),
+        warnings=(*told, *_warnings(config, facts, schedule, num_steps)),
+    )
+
+
+def _schedule(config: RunConfig[Any], num_samples: int) -> SelectionSchedule:
+    """The schedule as a loader delivers it."""
+    method, batch_size = config.method, config.recipe.batch_size
+    made = plan_run(config, num_samples=num_samples)
+    budget: dict[str, Any] = {
+        "num_samples": num_samples,
+        "epochs": made.epochs,
+        "keep_ratio": made.keep_ratio,
+    }
+    if is_batch_selector(method):  # a pool, which leaves it a batch
+        batch_size = round(batch_size / config.keep_ratio)
+    if needs(method):
+        schedule = SelectionSchedule(**budget, kind=method_class(method).default_schedule)
+    else:
+        schedule = make_selector(made.selector, **budget).schedule
+    return schedule.for_loader(batch_size, world=1, drop_last=False)
+
+
+def _phases(schedule: SelectionSchedule) -> Iterator[Phase]:
+    """The epochs, those that are alike as one."""
+    for plan, alike in groupby(range(schedule.epochs), key=schedule.plan):
+        epochs = list(alike)
+        yield Phase(
+            name="all alike" if schedule.kind == "uniform" else _NAMES[plan.phase],
+            first=epochs[0] + 1,
+            last=epochs[-1] + 1,
+            num_unselected=plan.num_unselected,
+            num_explored=plan.num_explored,
+            num_selected=plan.num_selected,
+        )
+
+
+def kept_by(name: str, num_samples: int, facts: Facts) -> Kept:
+    """What a selector of so many samples keeps, from two small ones: what differs is by sample."""
+    is_kept = num_samples <= _MOST_WITH_NUMBERS
+    sizes = [
+        _state_bytes(
+            make_selector(
+                name, num_samples=n, epochs=16, keep_ratio=0.5, sample_statistics=is_kept
+            ),
+            facts.num_classes,
+        )
+        for n in (_SIZE, 2 * _SIZE)
+    ]
+    by_sample = (sizes[1] - sizes[0]) / _SIZE
+    return Kept(by_sample, round(sizes[0] - by_sample * _SIZE))
+
+
+def _state_bytes(selector: Selector, num_classes: int) -> int:
+    """Bytes of a new selector's state at the end of its second epoch, the most that it keeps."""
+    dataset = TensorDataset(torch.arange(selector.schedule.num_samples))
+    loader = selection_loader(dataset, selector, batch_size=_SIZE // 8)
+    for _ in zip(range(2), selector.epochs(), strict=False):
+        for _, index in loader:
+            rows = index
+            if isinstance(selector, BatchSelector):
+                rows = index[selector.select_batch(_made_up(index, num_classes)).cpu()]
+            selector.observe(_made_up(rows, num_classes))
+    return bytes_in(selector.state_dict())
+
+
+def _made_up(index: Tensor, num_classes: int) -> Feedback:
+    """What a batch could show."""
+    losses, features = torch.ones(len(index)), torch.zeros(len(index), _FEATURES)
+    if not num_classes:
+        return Feedback(index, losses, features=features, uncertainty=losses / 2)
+    labels = index % num_classes
+    logits = F.one_hot(labels, max(2, num_classes)).float()
+    return Feedback(index, losses, logits, features, labels)
+
+
+def bytes_in(state: Any) -> int:
+    """Bytes of all tensors in a nested state."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    parts = state.values() if isinstance(state, dict) else state
+    return sum(map(bytes_in, parts)) if isinstance(state, dict | list | tuple) else 0
+
+
+def _warnings(
+    config: RunConfig[Any], facts: Facts, schedule: SelectionSchedule, num_steps: int
+) -> Iterator[str]:
+    """What will make a selection little worth, or cannot work as it is named."""
+    kept, is_selection = schedule.num_kept, config.method not in (FULL, FULL_SHORT)
+    if num_steps < _FEW_STEPS:
+        yield f"{num_steps} optimizer steps are few: whatever is selected, little is learned."
+    if not is_selection:
+        return
+    if config.keep_ratio < _LEAST_KEPT:
+        yield (
+            f"--keep-ratio {config.keep_ratio:g} is below {_LEAST_KEPT:g}, the least that was "
+            "measured (docs/when-it-helps.md)."
+        )
+    if kept < config.recipe.batch_size:
+        yield f"an epoch of {kept:,} samples does not fill a batch of {config.recipe.batch_size:,}."
+    if facts.num_classes and kept < _FEW_OF_A_CLASS * facts.num_classes:
+        yield f"an epoch has about {kept / facts.num_classes:.1f} samples of a class."
+    if config.method == LABEL_AWARE and 0 < facts.num_classes < LabelRules().fewest_classes:
+        yield (
+            f"of {facts.num_classes} classes no doubtful label is left out: a right one is easily "
+            "the least likely. Shares of the classes are equal all the same."
+        )

@@ -193,7 +193,8 @@ def _state_bytes(selector: Selector, num_classes: int) -> int:
 
 def _made_up(index: Tensor, num_classes: int) -> Feedback:
     """What a batch could show."""
-    losses, features = torch.ones(len(index)), torch.zeros(len(index), _FEATURES)
+    losses = torch.ones(len(index))
+    features = (index.unsqueeze(1) % torch.arange(2, 2 + _FEATURES)).float()
     if not num_classes:
         return Feedback(index, losses, features=features, uncertainty=losses / 2)
     labels = index % num_classes

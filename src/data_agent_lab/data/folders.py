@@ -18,7 +18,7 @@ from data_agent_lab.data.sources import SPLITS, Splits, is_saved, open_rows, spl
 
 logger = logging.getLogger(__name__)
 
-_SUFFIXES = (
+IMAGE_SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".bmp", ".gif", ".webp", ".avif"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
 )
@@ -38,8 +38,8 @@ def open_images(data: str) -> Splits:
             unclear whether folders are splits or classes.
     """
     root = Path(os.path.abspath(Path(data).expanduser()))
-    files = list(_walk(root))
-    images = [file for file in files if file.suffix.lower() in _SUFFIXES]
+    files = list(walk(root))
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if images and not any(root.rglob("*.parquet")) and not is_saved(root):
         return _open_folder(root, files, images)
     if images:
@@ -47,7 +47,7 @@ def open_images(data: str) -> Splits:
     return open_rows(data, {".parquet": "parquet"}, _IMAGE_FORMS)
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def walk(root: Path) -> Iterator[Path]:
     """Files that are not hidden, in order; also in folders that are links."""
     for folder, names, files in os.walk(root, followlinks=True):
         names[:] = sorted(name for name in names if not name.startswith((".", "__")))

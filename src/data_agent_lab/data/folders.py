@@ -84,7 +84,7 @@ def _open_folder(root: Path, files: Sequence[Path], images: Sequence[Path]) -> S
             "train/CLASS/NAME.png or CLASS/NAME.png; classes that are named like splits belong "
             "into a folder train as well."
         )
-    return {split: _dataset(rows) for split, rows in by_split.items()}
+    return {split: images_of_files(rows) for split, rows in by_split.items()}
 
 
 def _folders_of(root: Path, images: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
@@ -132,8 +132,8 @@ def _listed(tables: Sequence[Path], images: Sequence[Path]) -> list[tuple[Path, 
     return listed
 
 
-def _dataset(rows: list[dict[str, Any]]) -> datasets.Dataset:
-    """With a fingerprint that follows the files, so that changed ones are decoded anew."""
+def images_of_files(rows: list[dict[str, Any]]) -> datasets.Dataset:
+    """Rows whose column image names files, with a fingerprint that follows what is in these."""
     names = dict.fromkeys(name for row in rows for name in row)
     made = datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
     digest = hashlib.sha256(str(rows).encode())

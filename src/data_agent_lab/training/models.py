@@ -52,6 +52,7 @@ class Block(nn.Module):
             self.shortcut = conv_norm(width_in, width_out, kernel=1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The sum of both ways."""
         return (self.branch(x) + self.shortcut(x)).relu()
 
 

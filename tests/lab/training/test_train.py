@@ -265,14 +265,14 @@ def test_scoring_a_pool_leaves_no_trace_in_the_model_or_the_random_generators(
     engine = ImageEngine(config, data, RunFolder(tmp_path), device=torch.device("cpu"))
     engine.selector.begin_epoch(0)
     engine.model.train()
-    labels, index = next(iter(engine.loader))
-    images = engine.batches.training(index, epoch=0)
+    _, index = next(iter(engine.loader))
+    inputs = engine.inputs(index, epoch=0)
     before = {name: value.clone() for name, value in engine.model.state_dict().items()}
     generator = torch.get_rng_state()
     assert isinstance(engine.selector, BatchSelector)
-    chosen = engine.best_of_pool(engine.selector, images, labels, index)
-    assert [len(part) for part in chosen] == [8, 8, 8]
-    assert torch.equal(chosen[0], images[torch.isin(index, chosen[2])])
+    (images, labels), kept = engine.best_of_pool(engine.selector, inputs, index)
+    assert [len(part) for part in (images, labels, kept)] == [8, 8, 8]
+    assert torch.equal(images, inputs[0][torch.isin(index, kept)])
     assert_same_state(engine.model.state_dict(), before)
     assert torch.equal(torch.get_rng_state(), generator)
 
@@ -330,8 +330,8 @@ def test_labels_that_a_method_needs_are_those_it_trains_on(
     assert data.num_noisy(engine.labels) == 12
     assert isinstance(engine.selector, Labelled)
     engine.selector.begin_epoch(0)
-    for labels, index in engine.loader:
-        assert torch.equal(engine.selector.labels[index], labels)
+    for _, index in engine.loader:
+        assert torch.equal(engine.selector.labels[index], engine.inputs(index, epoch=0)[1])
 
 
 @pytest.mark.parametrize("method", ["data-agent", "random", "class-balanced-random", "full"])

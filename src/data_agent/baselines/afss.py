@@ -73,6 +73,9 @@ class AFSS(Refreshed):
         Raises:
             StateError: `refresh` was never called.
         """
+        places = (~excluded).nonzero().squeeze(1)
+        if count == len(places):
+            return places
         if self.goodness.isnan().all():
             raise StateError(
                 "afss chooses by how good the model is on each sample, and refresh() was never "
@@ -80,7 +83,6 @@ class AFSS(Refreshed):
                 "selector.refresh(goodness)`, with the lower of precision and recall of every "
                 "image."
             )
-        places = (~excluded).nonzero().squeeze(1)
         level, age = levels(self.goodness)[places], epoch - 1 - self.last[places]
         order = position_hash(places, derived_seed(self.seed, Purpose.PRUNE, epoch))
         chosen: list[Tensor] = []

@@ -52,10 +52,14 @@ class Refreshed(Remembers, Selector):
         So it is before the first epoch in which something is chosen, and every few epochs from
         there on.
         """
-        chosen = (e for e in range(self.schedule.epochs) if self.schedule.plan(e).num_selected)
-        first = next(chosen, self.schedule.epochs)
-        is_chosen = epoch < self.schedule.epochs and self.schedule.plan(epoch).num_selected > 0
-        return is_chosen and (epoch - first) % self.every == 0
+        first = next(filter(self._is_chosen, range(self.schedule.epochs)), 0)
+        in_run = epoch < self.schedule.epochs
+        return in_run and self._is_chosen(epoch) and (epoch - first) % self.every == 0
+
+    def _is_chosen(self, epoch: int) -> bool:
+        """Whether there is something to choose, and something to leave out."""
+        plan = self.schedule.plan(epoch)
+        return plan.num_selected > 0 and plan.size < self.schedule.num_samples
 
     def refresh(self, goodness: Tensor) -> None:
         """Take over how good the model is on every sample, by now; on all ranks the same.

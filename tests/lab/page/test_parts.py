@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from page_runs import Page, group, page, record, report
+from shapes import shapes
 
 from data_agent import DataAgentError
 from data_agent_lab.data.image_data import ImageData
@@ -171,6 +172,23 @@ def test_cards_without_the_data_show_the_number_of_the_sample() -> None:
     assert found.count("img") == 0
     assert "#2" in found.texts
     assert "truly" not in "".join(found.texts)
+
+
+def test_boxes_are_drawn_on_their_picture_and_names_of_classes_stay_texts() -> None:
+    names = ("<img src=x onerror=alert(1)>", "square")
+    boxed = pictures_of(replace(shapes(8, 2), class_names=names))
+    assert (boxed.count, boxed.class_names, boxed.true_labels) == (8, (), None)
+    data = shapes(8, 2)
+    found = Page(boxed.draw(2))  # three objects
+    assert found.count("rect", class_="box") == 3
+    assert [attributes for name, attributes in found.elements if name == "img"] == []
+    (picture,) = [attributes for name, attributes in found.elements if name == "svg"]
+    assert picture["viewbox"] == "0 0 64 48"
+    places = {(a["x"], a["y"]) for name, a in found.elements if name == "rect"}
+    assert places == {(f"{b[0]:g}", f"{b[1]:g}") for b in data.train_objects.boxes[2].tolist()}
+    kinds = data.train_objects.classes[2].tolist()
+    assert {f"{kinds.count(k)} {names[k]}" for k in set(kinds)} < set(found.texts)
+    assert Page(boxed.draw(6)).texts == ["no object"]
 
 
 def test_texts_are_cut_and_stay_texts() -> None:

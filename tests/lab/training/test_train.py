@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lab_runs import assert_same_state, finish, run, stop_after, without_times
 
 from data_agent import BatchSelector, DataAgentError
 from data_agent.baselines.random import Random
@@ -17,12 +18,11 @@ from data_agent.errors import CheckpointError
 from data_agent.runtime import checkpoint
 from data_agent_lab.data.image_data import ImageData, trusted_rows
 from data_agent_lab.recipes import ImageRecipe, RunConfig
-from data_agent_lab.runs.folder import RunFolder, open_run
+from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.tasks import load_task, recipe_for
 from data_agent_lab.training import ledger, scoring
 from data_agent_lab.training import run as run_module
 from data_agent_lab.training.images import ImageEngine
-from data_agent_lab.training.run import train_run
 
 METHODS = ("full", "full-short", "random", "data-agent")
 # One that chooses within batches, one whose epochs have a size of their own, one that needs scores.
@@ -68,58 +68,6 @@ def config_of(
 ) -> RunConfig:
     changed = replace(recipe, **changes)
     return RunConfig(recipe=changed, method=method, keep_ratio=keep_ratio, seed=seed)
-
-
-def run(
-    path: Path, config: RunConfig, data: ImageData, **options: Any
-) -> tuple[dict[str, Any] | None, RunFolder]:
-    with open_run(path, config.flat(), resume=True) as folder:
-        return train_run(config, data, folder, **options), folder
-
-
-def finish(path: Path, config: RunConfig, data: ImageData) -> dict[str, Any]:
-    result, _ = run(path, config, data)
-    assert result is not None
-    return result
-
-
-def stop_after(num_steps: int) -> Callable[[], bool]:
-    """True from the `num_steps`-th time it is asked; the loop asks once an optimizer step."""
-    asked: list[int] = []
-
-    def should_stop() -> bool:
-        asked.append(1)
-        return len(asked) >= num_steps
-
-    return should_stop
-
-
-def without_times(value: Any) -> Any:
-    """The value less all that depends on the clock."""
-    if isinstance(value, dict):
-        clocks = ("seconds", "overhead")
-        return {
-            key: without_times(item)
-            for key, item in value.items()
-            if not any(clock in str(key) for clock in clocks)
-        }
-    if isinstance(value, list):
-        return [without_times(item) for item in value]
-    return value
-
-
-def assert_same_state(found: Any, expected: Any, where: str = "") -> None:
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected), where
-    elif isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-        for key in expected:
-            assert_same_state(found[key], expected[key], f"{where}/{key}")
-    elif isinstance(expected, list | tuple):
-        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
-            assert_same_state(one, other, f"{where}/{number}")
-    else:
-        assert found == expected, where
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])

@@ -9,7 +9,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -31,6 +31,7 @@ NO_OBJECT = -1  # class of a place in a row of objects that holds none
 _OFF_BY_ONE = 1.0  # pixels by which a side may lie outside: some programs count from one
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
+_Thing = tuple[list[float], int]  # sides on the canvas, and class
 
 
 class Objects(NamedTuple):
@@ -218,24 +219,28 @@ def _placed(part: _Split, names: Sequence[str], canvas: Canvas) -> Objects:
     """
     number = {name: place for place, name in enumerate(names)}
     problems: dict[str, list[str]] = {}
-    rows: list[tuple[list[list[float]], list[int]]] = []
-    cells: Any = part.content.images[part.rows.tolist()]
-    for row, cell in zip(part.rows.tolist(), next(iter(cells.values())), strict=True):
-        width, height = _size_of(cell)
-        scale = min(canvas.width / width, canvas.height / height)
-        own: tuple[list[list[float]], list[int]] = ([], [])
+    rows: list[list[_Thing]] = []
+    chosen: list[int] = part.rows.tolist()
+    (cells,) = cast("dict[str, list[Any]]", part.content.images[chosen]).values()
+    for row, cell in zip(chosen, cells, strict=True):
+        size = _size_of(cell)
+        rows.append([])
         for box, name in zip(part.content.boxes[row], part.content.names[row], strict=True):
-            if problem := _problem(box, (width, height), name in number):
-                what = f"{[round(side, 1) for side in box]} {name!r} in row {row} of {part.name}"
-                problems.setdefault(problem, []).append(f"{what}, {width} x {height} pixels")
+            problem = _problem(box, size, name in number)
+            if problem is None:
+                rows[-1].append((_on_canvas(box, size, canvas), number[name]))
                 continue
-            limits = (width, height, width, height)
-            own[0].append([min(max(s, 0.0), e) * scale for s, e in zip(box, limits, strict=True)])
-            own[1].append(number[name])
-        rows.append(own)
+            what = f"{[round(side, 1) for side in box]} {name!r} in row {row} of {part.name}"
+            problems.setdefault(problem, []).append(f"{what}, {size[0]} x {size[1]} pixels")
     if problems:
         raise InputError(_in_words(problems, sum(map(len, part.content.boxes)), names))
     return _padded(rows)
+
+
+def _on_canvas(box: Box, size: tuple[int, int], canvas: Canvas) -> list[float]:
+    """The sides of a box of an image of that size, cut where they lie off by one."""
+    scale = min(canvas.width / size[0], canvas.height / size[1])
+    return [min(max(side, 0.0), end) * scale for side, end in zip(box, size * 2, strict=True)]
 
 
 def _size_of(cell: Mapping[str, Any]) -> tuple[int, int]:
@@ -273,14 +278,14 @@ def _in_words(problems: Mapping[str, Sequence[str]], num_boxes: int, names: Sequ
     )
 
 
-def _padded(rows: Sequence[tuple[list[list[float]], list[int]]]) -> Objects:
-    size = max((len(classes) for _, classes in rows), default=0)
+def _padded(rows: Sequence[Sequence[_Thing]]) -> Objects:
+    size = max(map(len, rows), default=0)
     boxes = torch.zeros(len(rows), size, 4)
-    found = torch.full((len(rows), size), NO_OBJECT)
-    for place, (own, classes) in enumerate(rows):
-        boxes[place, : len(own)] = torch.tensor(own).view(-1, 4)
-        found[place, : len(own)] = torch.tensor(classes, dtype=torch.int64)
-    return Objects(boxes, found)
+    classes = torch.full((len(rows), size), NO_OBJECT)
+    for place, things in enumerate(rows):
+        boxes[place, : len(things)] = torch.tensor([box for box, _ in things]).view(-1, 4)
+        classes[place, : len(things)] = torch.tensor([number for _, number in things]).long()
+    return Objects(boxes, classes)
 
 
 def _widened(objects: Objects, size: int) -> Objects:

@@ -37,7 +37,7 @@ class Shown(NamedTuple):
     """
 
     losses: Tensor
-    signals: Mapping[str, Tensor]
+    signals: Mapping[str, Any]
 
 
 class LoopEngine(Engine):

@@ -53,8 +53,7 @@ def average_precision(objects: Objects, found: Found, *, num_classes: int) -> Pr
     told.accumulate()
     # [thresholds, recalls, classes, sizes, limits]; -1 where there is no object of a class
     precision = np.asarray(told.eval["precision"])[:, :, :, 0, -1]
-    occurs = (precision > -1).any((0, 1))
-    by_class = 100 * precision.mean((0, 1))
+    occurs, by_class = precision[0, 0] > -1, 100 * precision.mean((0, 1))
     return Precision(
         mean=float(by_class[occurs].mean()),
         at_half=float(100 * precision[0][:, occurs].mean()),

@@ -158,7 +158,12 @@ def _naming(kind: Any) -> tuple[Sequence[str], Callable[[Any], str]]:
 
 
 def _sides(box: Box) -> Box:
-    """The sides of a box that says where its upper left corner is, and its width and height."""
+    """The sides of a box that says where its upper left corner is, and its width and height.
+
+    What has not four numbers stays as it is, to be refused with the others that are no boxes.
+    """
+    if len(box) != 4:
+        return box
     x, y, width, height = box
     return x, y, x + width, y + height
 
@@ -189,9 +194,17 @@ def _of_coco(
 ) -> dict[str, Annotated]:
     splits = _by_split(root, contents)
     beside = _images_by_name(files)
-    return {
-        split: _of_coco_file(root, file, contents[file], beside) for split, file in splits.items()
-    }
+    found: dict[str, Annotated] = {}
+    for split, file in splits.items():
+        try:
+            found[split] = _of_coco_file(root, file, contents[file], beside)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{file} is not as COCO's JSON is ({type(error).__name__}: {error}). Expected "
+                "images (id, file_name), annotations (image_id, category_id, bbox) and categories "
+                "(id, name)."
+            ) from error
+    return found
 
 
 def _by_split(root: Path, contents: Iterable[Path]) -> dict[str, Path]:
@@ -202,7 +215,7 @@ def _by_split(root: Path, contents: Iterable[Path]) -> dict[str, Path]:
         if split in found:
             raise InputError(
                 f"{found[split]} and {file} both are about the split {split}. Name files or "
-                "folders train, validation and test, one file each."
+                "folders train, validation and test, one file each, and move others away."
             )
         found[split] = file
     return found

@@ -190,8 +190,8 @@ class Found(NamedTuple):
 def detect(outputs: Outputs, *, count: int = 100) -> Found:
     """The `count` highest peaks of class maps, with their boxes."""
     peaks = peaks_of(outputs.logits.float().sigmoid())
-    num_places = peaks[0, 0].numel()
-    scores, at = peaks.flatten(1).topk(min(count, peaks[0].numel()))
+    num_places = peaks.shape[2:].numel()
+    scores, at = peaks.flatten(1).topk(min(count, peaks.shape[1] * num_places))
     boxes = boxes_of(outputs.reach).flatten(2).transpose(1, 2)
     boxes = boxes.gather(1, (at % num_places).unsqueeze(2).expand(-1, -1, 4))
     return Found(boxes, at // num_places, scores)

@@ -6,6 +6,7 @@ Both go by `Objects` and `Found` on one canvas.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ class Precision(NamedTuple):
         mean: mAP, over the thresholds of overlap 0.50, 0.55, ..., 0.95.
         at_half: mAP50, at the threshold 0.50.
         by_class: of each class its part of `mean`; None where no image has one.
+
+    The means are NaN where no image has any object.
     """
 
     mean: float
@@ -39,7 +42,7 @@ class Precision(NamedTuple):
 
 
 def average_precision(objects: Objects, found: Found, *, num_classes: int) -> Precision:
-    """How precise detections of images are, of which one at least has an object.
+    """How precise detections of images are.
 
     Args:
         objects: what there is in N images.
@@ -54,6 +57,8 @@ def average_precision(objects: Objects, found: Found, *, num_classes: int) -> Pr
     # [thresholds, recalls, classes, sizes, limits]; -1 where there is no object of a class
     precision = np.asarray(told.eval["precision"])[:, :, :, 0, -1]
     occurs, by_class = precision[0, 0] > -1, 100 * precision.mean((0, 1))
+    if not occurs.any():
+        return Precision(math.nan, math.nan, [None] * num_classes)
     return Precision(
         mean=float(by_class[occurs].mean()),
         at_half=float(100 * precision[0][:, occurs].mean()),
@@ -98,8 +103,8 @@ def sufficiency(objects: Objects, found: Found) -> Tensor:
     of its class that it overlaps most, by half or more, and that none before it found. Where there
     are no detections all of them are right, and where there are no objects all are found.
     """
-    pairs = zip(objects.boxes, objects.classes, *found, strict=True)
-    return torch.tensor([_of_image(*(part.cpu() for part in parts)) for parts in pairs])
+    images = zip(*(part.cpu() for part in (*objects, *found)), strict=True)
+    return torch.tensor([_of_image(*image) for image in images])
 
 
 def _of_image(boxes: Tensor, classes: Tensor, own: Tensor, kinds: Tensor, scores: Tensor) -> float:

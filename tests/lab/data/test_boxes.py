@@ -143,6 +143,7 @@ def with_box(root: Path, box: list[float], kind: int = 3) -> Path:
         ([-5, 0, 10, 10], 3, "1 reach out of their image"),
         ([4, 4, 0, 10], 3, r"1 have no area, such as \[4, 4, 4, 14\]"),
         ([4, 4, float("nan"), 10], 3, "1 are no four numbers"),
+        ([4, 4, 10], 3, r"1 are no four numbers, such as \[4, 4, 10\]"),
     ],
 )
 def test_what_is_no_box_is_refused_and_counted(
@@ -210,6 +211,14 @@ def images_called(name: str) -> list[dict[str, Any]]:
         (lambda f: (f / "000.png").unlink(), "1 of 9 images are not there"),
         (lambda f: (f / "train.json").write_text("{"), "train.json cannot be read as JSON"),
         (lambda f: (f / "000.png").write_bytes(b"?"), r"1 of 9 images cannot be decoded"),
+        (
+            lambda f: write_coco(f / "train.json", f, TRAIN, annotations=[{"image_id": 0}]),
+            "train.json is not as COCO's JSON is .*category_id",
+        ),
+        (
+            lambda f: write_coco(f / "train_more.json", f, TRAIN),
+            "train.json and .*train_more.json both are about the split train",
+        ),
         (
             lambda f: write_coco(f / "train.json", f, TRAIN, images=images_called("/etc/hostname")),
             "9 of 9 images are not there",

@@ -146,6 +146,13 @@ def test_what_a_perfect_detector_finds_is_what_there_is() -> None:
     assert sufficiency(objects, found).tolist() == [1.0] * 7
 
 
+def test_a_rank_without_images_finds_nothing() -> None:
+    outputs = outputs_of(0)
+    assert detect(outputs, count=5).boxes.shape == (0, 5, 4)
+    assert image_losses(outputs, OBJECTS.at(torch.arange(0))).shape == (0,)
+    assert uncertainty_of(outputs.logits).shape == (0,)
+
+
 def test_uncertainty_is_the_entropy_of_what_is_found() -> None:
     quiet, unsure = torch.full((1, 2, 4, 4), -12.0), torch.full((1, 2, 4, 4), -12.0)
     unsure[0, 0, 1, 1] = 0.0  # a fair coin

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -43,6 +45,13 @@ def test_classes_are_averaged_over_those_that_occur() -> None:
     assert precision.by_class == [pytest.approx(100), 0.0, None]
     assert precision.mean == pytest.approx(50)
     assert precision.at_half == pytest.approx(50)
+
+
+def test_without_objects_there_is_no_mean() -> None:
+    precision = average_precision(objects([FAR], [-1]), found([FAR], [0.9]), num_classes=2)
+    assert math.isnan(precision.mean)
+    assert math.isnan(precision.at_half)
+    assert precision.by_class == [None, None]
 
 
 def test_objects_of_another_image_are_not_found() -> None:

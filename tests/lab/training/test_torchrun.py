@@ -87,7 +87,7 @@ def runs_of_two(rank: int, folder: Path) -> list[Any]:
     assert run(folder / "shrinks", agent, stop_at=13) is None
     results.append(run(folder / "pools", config_of("selective-backprop", accumulation=2)))
     results.append(run(folder / "scored", config_of("el2n")))
-    results.append(run(folder / "boxes", boxes_config(), data=shapes(20, 5)))
+    results.append(run(folder / "boxes", boxes_config(), data=shapes(16, 5)))
     return results
 
 
@@ -105,8 +105,8 @@ def test_two_ranks_train_stop_and_go_on(tmp_path: Path) -> None:
     assert pools["num_forward"] == (SIZE + 51) * EPOCHS
     assert scored["num_backward"] == 2 * SIZE + 51 * EPOCHS  # two proxies of an epoch, once
 
-    assert boxes["num_backward"] == 10 * EPOCHS
-    assert boxes["num_forward"] == 10 * EPOCHS + 2 * 20  # two looks at all images
+    assert boxes["num_backward"] == 8 * EPOCHS
+    assert boxes["num_forward"] == 8 * EPOCHS + 2 * 16  # two looks at all images
     assert boxes["metric"] == "mAP"
 
     assert equal_states(plain(tmp_path / "parts"), plain(tmp_path / "whole"))  # bitwise

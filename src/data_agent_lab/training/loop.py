@@ -21,7 +21,7 @@ from data_agent_lab.training.engine import Engine, Hook, Position, leaving_no_tr
 from data_agent_lab.training.ledger import Stopwatch
 from data_agent_lab.training.optimisation import learning_rate, make_optimizer, take_step
 from data_agent_lab.training.plan import plan_run
-from data_agent_lab.training.ranks import batch_of_rank, seed_rank, share_model
+from data_agent_lab.training.ranks import batch_of_rank, seed_rank, share_buffers, share_model
 
 _PARTS = ("selector", "model", "optimizer", "scaler")  # of a checkpoint
 Inputs = Sequence[Tensor]
@@ -176,13 +176,15 @@ class LoopEngine(Engine):
         """Tell a method how good the model is on every training sample, which costs a look each."""
         stopwatch = Stopwatch(self.device)
         stopwatch.start()
-        own = torch.arange(self.data.num_train).tensor_split(distributed.world_size())
+        share_buffers(self.model)
+        index = torch.arange(self.data.num_train)
+        index = index.tensor_split(distributed.world_size())[distributed.rank()]
         with self.evaluating():
-            parts = [self.goodness(i) for i in own[distributed.rank()].split(self.eval_batch)]
+            parts = [self.goodness(batch) for batch in index.split(self.eval_batch)]
         (values,) = distributed.gather_rows(torch.cat(parts).cpu())
         selector.refresh(values)
         stopwatch.stop()
-        self.ledger.count(len(own[distributed.rank()]), is_backward=False)
+        self.ledger.count(len(index), is_backward=False)
         self.ledger.preparation_seconds += stopwatch.seconds
 
     def train_epoch(self, epoch: int, hook: Hook) -> bool:

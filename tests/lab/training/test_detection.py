@@ -176,3 +176,6 @@ def test_a_comparison_writes_a_page_with_boxes(
     assert page.count("rect", class_="box") > 16
     assert any("square" in text for text in page.texts)
     assert "mAP by class" in page.texts
+    said = " ".join(page.texts)
+    assert "mAP is that of the last epoch." in said
+    assert "detector-4, 16 training samples, 4 epochs; evaluated on 6 samples" in said

@@ -33,7 +33,8 @@ LAYERS = [
 ]
 OPTIONAL = {
     *("accelerate", "lightning", "peft", "pytorch_lightning", "transformers", "trl"),
-    *("datasets", "matplotlib", "PIL", "pyarrow", "rich", "tensorboard", "trackio", "wandb"),
+    *("datasets", "faster_coco_eval", "matplotlib", "PIL", "pyarrow", "rich"),
+    *("tensorboard", "trackio", "wandb"),
     *("lm_eval", "safetensors", "sklearn", "scipy", "tyro"),
 }
 

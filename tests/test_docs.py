@@ -157,6 +157,23 @@ class Stream(IterableDataset):
             yield x, x[:3].argmax()
 
 
+def test_the_loop_of_afss():
+    (block,) = blocks_of(ROOT / "docs" / "comparing-detection.md")
+    looks: list[int] = []
+
+    def train_epoch(selector):
+        index = selector.select(selector.epoch).index
+        selector.learn(torch.rand(len(index), requires_grad=True), index)
+
+    def goodness_of_all():
+        looks.append(1)
+        return torch.rand(20)
+
+    names: dict[str, Any] = {"make_selector": make_selector, "train_set": range(20)}
+    exec(block, {**names, "train_epoch": train_epoch, "goodness_of_all": goodness_of_all})
+    assert len(looks) == 8  # before epochs 2, 7, ..., 37
+
+
 def test_the_loop_over_a_stream():
     model = Model()
     names: dict[str, Any] = {

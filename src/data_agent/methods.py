@@ -28,6 +28,7 @@ METHODS: Mapping[str, str] = {
     "small-loss": "data_agent.baselines.small_loss:SmallLoss",
     "infobatch": "data_agent.baselines.infobatch:InfoBatch",
     "infobatch-published": "data_agent.baselines.infobatch:InfoBatchPublished",
+    "afss": "data_agent.baselines.afss:AFSS",
     "seta": "data_agent.baselines.seta:SeTa",
     "static-random": "data_agent.baselines.static_random:StaticRandom",
     "el2n": "data_agent.baselines.el2n:EL2N",

@@ -18,6 +18,7 @@ from data_agent_lab.comparing.forecast import forecast, timed
 from data_agent_lab.comparing.grid import all_runs, parse_keep_ratios, parse_names, parse_seeds
 from data_agent_lab.comparing.session import hold_output, pending_runs, run_all
 from data_agent_lab.comparing.workers import prepare_workers
+from data_agent_lab.detection_recipe import DetectionRecipe
 from data_agent_lab.progress import Tracker, silent
 from data_agent_lab.recipes import ImageRecipe, PromptRecipe, RunConfig, TextRecipe
 from data_agent_lab.results.records import write_archive
@@ -172,7 +173,7 @@ def runs_of(command: Compare[Any], argv: Sequence[str]) -> tuple[list[RunConfig[
 
 def _refuse_recipe_flags(argv: Sequence[str]) -> None:
     """The tasks of a suite have recipes of their own, so that their numbers can be compared."""
-    kinds = (ImageRecipe, TextRecipe, PromptRecipe)
+    kinds = (ImageRecipe, TextRecipe, DetectionRecipe, PromptRecipe)
     own = {flag_of(field.name) for kind in kinds for field in fields(kind)}
     given = [word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
     if refused := [flag for flag in given if flag in own]:

@@ -14,8 +14,8 @@ from data_agent.errors import DataAgentError
 _MISUSED = 2
 _INTERRUPTED = 130
 _LAB = (
-    *("datasets", "filelock", "matplotlib", "PIL", "pyarrow", "rich", "safetensors", "scipy"),
-    *("sklearn", "tyro"),
+    *("datasets", "faster_coco_eval", "filelock", "matplotlib", "PIL", "pyarrow", "rich"),
+    *("safetensors", "scipy", "sklearn", "tyro"),
 )
 _EXTRAS = {
     **dict.fromkeys(_LAB, "lab"),

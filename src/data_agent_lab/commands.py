@@ -18,10 +18,11 @@ from typing import Annotated, Any, Generic
 import tyro
 
 from data_agent.errors import DataAgentError
+from data_agent_lab.detection_recipe import DetectionRecipe
 from data_agent_lab.progress import Tracker
 from data_agent_lab.recipes import PromptRecipe, R, Recipe, RunConfig
 from data_agent_lab.rules import Count, check_fields
-from data_agent_lab.tasks import DATA_ROOT, DEFAULT_TASK, recipe_for
+from data_agent_lab.tasks import DATA_ROOT, DEFAULT_TASK, SUITES, recipe_for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,8 @@ class Compare(Generic[R]):
 
     recipe: R
     suite: str | None = None
-    """Tasks to compare on: quick, core, held-out, language or prompts; None is that of --task."""
+    """Tasks to compare on: quick, core, held-out, language, detection or prompts; None is that of
+    --task."""
     tasks: str | None = None
     """Some of the suite's tasks, separated by commas; without --suite, of all suites."""
     data_root: Path = DATA_ROOT
@@ -173,10 +175,13 @@ def parse(argv: Sequence[str]) -> Command:
 
 
 def _defaults(recipe: Recipe) -> tuple[RunConfig[Any], Compare[Any]]:
-    """A run and a comparison of a task; prompts have methods of their own."""
+    """A run and a comparison of a task; prompts and detection have methods of their own."""
     if isinstance(recipe, PromptRecipe):
         run = RunConfig(recipe=recipe, method="prompt-agent")
         return run, Compare(recipe=recipe, methods="random,prompt-agent")
+    if isinstance(recipe, DetectionRecipe):
+        methods = "full,full-short,random,data-agent,infobatch,afss"
+        return RunConfig(recipe=recipe), Compare(recipe=recipe, methods=methods)
     return RunConfig(recipe=recipe), Compare(recipe=recipe)
 
 
@@ -190,7 +195,12 @@ def _raise_own_error(end: SystemExit) -> None:
 
 
 def _task_in(argv: Sequence[str]) -> str:
-    """The task, read before all else because the other defaults depend on it."""
+    """The task, read before all else because the other defaults depend on it.
+
+    Of a suite it is the first one.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--task", nargs="?", default=DEFAULT_TASK, const=DEFAULT_TASK)
-    return parser.parse_known_args(list(argv))[0].task
+    parser.add_argument("--suite", nargs="?")
+    parser.add_argument("--task", nargs="?", const=DEFAULT_TASK)
+    given = parser.parse_known_args(list(argv))[0]
+    return given.task or SUITES.get(given.suite, [DEFAULT_TASK])[0]

@@ -56,11 +56,12 @@ def check_fits_language(method: str, *, has_labels: bool) -> None:
             f"method {method!r} starts from {', '.join(missing)} of every sample, which the lab "
             "makes for images only. Take another method for language."
         )
-    if kind.needs_labels and not has_labels:
+    if (kind.needs_labels or kind.needs_logits) and not has_labels:
         raise InputError(
             f"method {method!r} goes by the class label of every sample, and here samples have "
             "none. Take another method (data-agent, random), or --task text-classification."
         )
+    check_not_refreshed(method)
     if kind.default_schedule == "floating":
         raise InputError(
             f"the epochs of {method!r} have no fixed length, which a Trainer needs. Take its exact "
@@ -68,11 +69,36 @@ def check_fits_language(method: str, *, has_labels: bool) -> None:
         )
 
 
+def check_not_refreshed(method: str) -> None:
+    """Raise `InputError` if a method asks how good a model is on boxes, and there are none."""
+    from data_agent.baselines.refreshed import Refreshed
+
+    if method != FULL_SHORT and issubclass(method_class(method), Refreshed):
+        raise InputError(
+            f"method {method!r} goes by how many boxes of an image the model finds, which "
+            "--task detection alone has. Take another method (data-agent, random)."
+        )
+
+
+def check_fits_boxes(method: str) -> None:
+    """Raise `InputError` if a method goes by the class of a sample, where images have boxes."""
+    if method == FULL_SHORT:
+        return
+    kind = method_class(method)
+    if kind.required or kind.needs_labels or kind.needs_logits:
+        what = f"{' and '.join(kind.required)} of every sample" if kind.required else "its class"
+        raise InputError(
+            f"method {method!r} goes by {what}, which the lab has where each image has one class; "
+            "here an image has boxes. Take a method that goes by losses, uncertainty or features "
+            "(data-agent, random, infobatch, top-loss, entropy, afss)."
+        )
+
+
 def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
     """What a run will cost, as a share of full training.
 
-    An upper bound for floating schedules, and without what it costs to make the scores that some
-    methods must be given.
+    An upper bound for floating schedules, and without what it costs to make what some methods must
+    be given.
     """
     from data_agent import BatchSelector, SelectionSchedule
 

@@ -108,6 +108,15 @@ def check_recipe(recipe: Recipe) -> None:
         )
 
 
+def check_optimizer(optimizer: Optimizer, learning_rate: float) -> None:
+    """Raise `InputError` for a rate at which the optimizer diverges."""
+    if optimizer == "adamw" and learning_rate > _ADAMW_LIMIT:
+        raise InputError(
+            f"--learning-rate is {learning_rate}, which suits sgd; adamw diverges above "
+            f"{_ADAMW_LIMIT}. Try --learning-rate 0.001."
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRecipe(Recipe):
     """How every method trains on images."""
@@ -155,11 +164,7 @@ class ImageRecipe(Recipe):
 
     def __post_init__(self) -> None:
         check_recipe(self)
-        if self.optimizer == "adamw" and self.learning_rate > _ADAMW_LIMIT:
-            raise InputError(
-                f"--learning-rate is {self.learning_rate}, which suits sgd; adamw diverges above "
-                f"{_ADAMW_LIMIT}. Try --learning-rate 0.001."
-            )
+        check_optimizer(self.optimizer, self.learning_rate)
         if (self.foreign_data is None) != (self.foreign_share == 0):
             raise InputError(
                 f"--foreign-data is {self.foreign_data!r} and --foreign-share is "
@@ -304,14 +309,6 @@ class PromptRecipe(Recipe):
     def num_completions(self) -> int:
         """Completions in an epoch."""
         return self.batches * self.batch_size * self.generations
-
-
-def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """The recipe of a run's flat configuration; `DataAgentError` or TypeError if it has none."""
-    kind = TextRecipe if "kind" in config else ImageRecipe
-    kind = PromptRecipe if "generations" in config else kind
-    names = {field.name for field in fields(kind)}
-    return kind(**{name: value for name, value in config.items() if name in names})
 
 
 R = TypeVar("R", bound=Recipe)

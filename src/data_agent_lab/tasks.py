@@ -3,25 +3,27 @@
 A task of a suite is small enough for a processor core, and each is a regime in which selecting may
 pay or harm: far from converged, trained until the training data are memorised, wrong labels (random
 or by human hand), long tails, near-duplicates, foreign images, many classes; small language models
-from scratch; prompts to roll out. Their data lie in folders of parquet files under one root, but
-for prompts, which are made.
+from scratch; blood cells to detect; prompts to roll out. Their data lie in folders of parquet files
+under one root, but for prompts, which are made.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import InputError
+from data_agent_lab.detection_recipe import DetectionRecipe
 from data_agent_lab.progress import Progress, silent
 from data_agent_lab.recipes import ImageRecipe, PromptRecipe, Recipe, TextRecipe
 from data_agent_lab.rules import check_list, unknown
 
 if TYPE_CHECKING:
+    from data_agent_lab.data.boxes import DetectionData
     from data_agent_lab.data.image_data import ImageData
     from data_agent_lab.data.strings import StringData
     from data_agent_lab.data.texts import LanguageData
@@ -98,6 +100,9 @@ _SMALL_LANGUAGE_MODEL = replace(
     learning_rate=2e-3,
     num_threads=1,
 )
+_BOXES = DetectionRecipe(
+    task="detection", data=None, epochs=40, batch_size=8, learning_rate=4e-3, num_threads=1
+)
 _small = partial(replace, _SMALL_PHOTOS)
 _language = partial(replace, _SMALL_LANGUAGE_MODEL)
 _trusted = partial(replace, _SMALL_PHOTOS, trusted_rows=500)
@@ -110,6 +115,7 @@ TASKS: dict[str, Recipe] = {
         replace(_PHOTOS, task="cifar10", data="uoft-cs/cifar10"),
         _PHOTOS,
         _TEXTS,
+        _BOXES,
         replace(_TEXTS, task="lm", kind="lm"),
         replace(_TEXTS, task="text-classification", kind="text-classification", model="bert-128x2"),
         _small(task="cifar10-underfit", epochs=32),
@@ -146,6 +152,7 @@ TASKS: dict[str, Recipe] = {
             eval_subset=None,
             max_length=128,
         ),
+        replace(_BOXES, task="bccd", data=str(DATA_ROOT / "bccd")),
         *(PromptRecipe(task=f"string-world-{world}", world=world) for world in range(10)),
         PromptRecipe(task="string-world"),
     )
@@ -167,6 +174,7 @@ SUITES: dict[str, Sequence[str]] = {
         *("trusted-aggregate", "trusted-tail50", "trusted-tail20", "trusted-digits"),
         *("trusted-photos", "trusted-duplicates"),
     ),
+    "detection": ("bccd",),
     "prompts": tuple(f"string-world-{world}" for world in range(5, 10)),
     "language": ("sst2", "sst2-noise30", "t0-mix", "gsm8k", "shakespeare"),
 }
@@ -221,9 +229,20 @@ def _under(root: Path, recipe: Recipe) -> Recipe:
     return replace(recipe, **moved)
 
 
-def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData | LanguageData | StringData:
+def recipe_of(config: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run's flat configuration; `DataAgentError` or TypeError if it has none."""
+    kind = TextRecipe if "kind" in config else ImageRecipe
+    kind = PromptRecipe if "generations" in config else kind
+    kind = DetectionRecipe if "box_format" in config else kind
+    names = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in config.items() if name in names})
+
+
+def load_task(
+    recipe: Recipe, progress: Progress = silent
+) -> ImageData | LanguageData | DetectionData | StringData:
     """The data of a recipe; `InputError` if they cannot be found or used."""
-    assert isinstance(recipe, ImageRecipe | TextRecipe | PromptRecipe)
+    assert isinstance(recipe, ImageRecipe | TextRecipe | DetectionRecipe | PromptRecipe)
     # What loads data takes a second to import; commands that end in an error need not wait for it.
     if isinstance(recipe, TextRecipe):
         from data_agent_lab.data.texts import load_language
@@ -233,6 +252,10 @@ def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData | Langua
         from data_agent_lab.data.strings import load_strings
 
         data = load_strings(recipe)
+    elif isinstance(recipe, DetectionRecipe):
+        from data_agent_lab.data.boxes import load_detection
+
+        data = load_detection(recipe, progress=progress)
     elif recipe.task == "digits":
         from data_agent_lab.data.digits import load_digits
 
@@ -245,7 +268,9 @@ def load_task(recipe: Recipe, progress: Progress = silent) -> ImageData | Langua
     return data
 
 
-def load_kept(recipe: Recipe, progress: Progress = silent) -> ImageData | LanguageData:
+def load_kept(
+    recipe: Recipe, progress: Progress = silent
+) -> ImageData | LanguageData | DetectionData:
     """As `load_task`, with the training samples only that a run of the recipe trains on."""
     data: Any = load_task(recipe, progress)
     if recipe.keep_index is None:

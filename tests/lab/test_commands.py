@@ -127,6 +127,21 @@ def test_help_shows_the_defaults_of_the_task(
     )
 
 
+@pytest.mark.parametrize(
+    ("argv", "methods"),
+    [
+        (["--suite", "detection"], "full,full-short,random,data-agent,infobatch,afss"),
+        (["--task", "detection"], "full,full-short,random,data-agent,infobatch,afss"),
+        (["--suite", "prompts"], "random,prompt-agent"),
+        (["--suite", "core"], "full,full-short,random,data-agent"),
+        ([], "full,full-short,random,data-agent"),
+    ],
+)
+def test_the_methods_of_a_comparison_are_those_of_its_tasks(argv: list[str], methods: str) -> None:
+    command: Any = commands.parse(["compare", *argv])
+    assert command.methods == methods
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"data-agent {__version__}\n"

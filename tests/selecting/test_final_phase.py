@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from makers import maker_of
 
 from data_agent import DataAgent, DataAgentConfig, Feedback, make_selector
 from data_agent.labels import LabelRules
@@ -50,7 +51,7 @@ def selections(selector, mood):
 
 INPUTS = {"labels": LABELS, "groups": LABELS, "scores": torch.rand(SIZE, generator=DRAWS)}
 MAKERS = {
-    name: partial(make_selector, name, **{key: INPUTS[key] for key in method_class(name).required})
+    name: maker_of(name, INPUTS)
     for name in METHODS
     if not issubclass(method_class(name), BatchSelector)
     and method_class(name).default_schedule != "static"

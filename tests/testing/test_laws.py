@@ -4,10 +4,11 @@ from functools import partial
 
 import pytest
 import torch
+from makers import maker_of
 
 from data_agent import DataAgent, DataAgentConfig, Selector, make_selector
 from data_agent.labels import LabelRules
-from data_agent.methods import METHODS, method_class
+from data_agent.methods import METHODS
 from data_agent.testing import LAWS, check_selector
 from data_agent.testing.laws import law_exact_budget
 from data_agent.testing.runs import NUM_SAMPLES
@@ -27,12 +28,7 @@ INPUTS = {
 }
 
 
-def maker(name):
-    required = method_class(name).required
-    return partial(make_selector, name, **{option: INPUTS[option] for option in required})
-
-
-MAKERS = {name: maker(name) for name in METHODS} | {
+MAKERS = {name: maker_of(name, INPUTS) for name in METHODS} | {
     name: partial(DataAgent, config=config) for name, config in VARIANTS.items()
 }
 MAKERS["data-agent trusted"] = partial(
@@ -40,7 +36,7 @@ MAKERS["data-agent trusted"] = partial(
 )
 MAKERS["random with trusted rows"] = partial(make_selector, "random", trusted=range(4))
 MAKERS["class-balanced with trusted rows"] = partial(
-    maker("class-balanced-random"), trusted=range(4)
+    maker_of("class-balanced-random", INPUTS), trusted=range(4)
 )
 
 

@@ -32,6 +32,7 @@ class DivBS(BatchSelector):
     """Needs logits, labels and features of the pool: `select_batch(Feedback(..., features=h))`."""
 
     name = "divbs"
+    needs_logits = True
 
     def score(self, feedback: Feedback) -> Tensor:
         """Minus the position in the greedy order, float `[P]`; minus P for those behind it."""

@@ -22,6 +22,7 @@ class SmallMargin(Scored):
 
     name = "small-margin"
     reads = ("logits", "labels")
+    needs_logits = True
 
     def examine(self, feedback: Feedback) -> Feedback:
         """Logits must come."""

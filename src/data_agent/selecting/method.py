@@ -36,6 +36,10 @@ class Method(ChecksNames):
     needs_labels: ClassVar[bool] = False
     """Whether every batch must bring labels, so that it has no place where samples have none."""
 
+    needs_logits: ClassVar[bool] = False
+    """Whether it reads the scores of a sample's classes, so that it has no place where samples have
+    no classes."""
+
     needs_features: bool = False
     """Whether it cannot learn from a batch without features: frameworks then look for the head."""
 

@@ -21,8 +21,8 @@ from data_agent_lab.auditing.duplicates import (
     small_images,
     text_sketches,
 )
-from data_agent_lab.recipes import ImageRecipe, PromptRecipe, TextRecipe, recipe_of
-from data_agent_lab.tasks import load_kept
+from data_agent_lab.recipes import PromptRecipe, TextRecipe
+from data_agent_lab.tasks import load_kept, recipe_of
 
 
 class Sketches(NamedTuple):
@@ -51,10 +51,10 @@ def sketches_of_run(config: Mapping[str, Any]) -> Sketches | None:
             f"{error} The data are needed to find near-duplicates; --no-duplicates leaves these "
             "out."
         ) from error
-    if isinstance(recipe, ImageRecipe):
-        small = small_images(data.train_images)
-        return Sketches(image_sketches(small), IMAGE_LIKENESS, partial(are_same_picture, small))
-    return Sketches(text_sketches(data.train["input_ids"]), TEXT_LIKENESS)
+    if isinstance(recipe, TextRecipe):
+        return Sketches(text_sketches(data.train["input_ids"]), TEXT_LIKENESS)
+    small = small_images(data.train_images)
+    return Sketches(image_sketches(small), IMAGE_LIKENESS, partial(are_same_picture, small))
 
 
 def read_features(path: Path) -> Sketches:

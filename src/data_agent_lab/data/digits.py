@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_agent.errors import InputError
 from data_agent_lab.data.image_data import ImageData, choose_rows, hold_out, with_near_copies
-from data_agent_lab.data.pixels import fit
+from data_agent_lab.data.pixels import Canvas
 from data_agent_lab.recipes import ImageRecipe
 from data_agent_lab.rules import flag_of
 
@@ -39,7 +39,8 @@ def load_digits(recipe: ImageRecipe) -> ImageData:
     # UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), its test part.
     levels, target = read_digits()
     pixels = np.rint(levels * (255 / 16)).astype(np.uint8)
-    scaled = [np.asarray(fit(Image.fromarray(image), recipe.image_size)) for image in pixels]
+    canvas = Canvas(recipe.image_size, recipe.image_size)
+    scaled = [np.asarray(canvas.place(Image.fromarray(image))) for image in pixels]
     images = torch.from_numpy(np.stack(scaled))[:, None]
     labels = torch.from_numpy(target)
     others, train = hold_out(labels, NUM_TRAIN)

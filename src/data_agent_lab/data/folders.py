@@ -18,7 +18,7 @@ from data_agent_lab.data.sources import SPLITS, Splits, is_saved, open_rows, spl
 
 logger = logging.getLogger(__name__)
 
-_SUFFIXES = (
+IMAGE_SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".bmp", ".gif", ".webp", ".avif"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
 )
@@ -38,8 +38,8 @@ def open_images(data: str) -> Splits:
             unclear whether folders are splits or classes.
     """
     root = Path(os.path.abspath(Path(data).expanduser()))
-    files = list(_walk(root))
-    images = [file for file in files if file.suffix.lower() in _SUFFIXES]
+    files = list(walk(root))
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if images and not any(root.rglob("*.parquet")) and not is_saved(root):
         return _open_folder(root, files, images)
     if images:
@@ -47,7 +47,7 @@ def open_images(data: str) -> Splits:
     return open_rows(data, {".parquet": "parquet"}, _IMAGE_FORMS)
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def walk(root: Path) -> Iterator[Path]:
     """Files that are not hidden, in order; also in folders that are links."""
     for folder, names, files in os.walk(root, followlinks=True):
         names[:] = sorted(name for name in names if not name.startswith((".", "__")))
@@ -84,7 +84,7 @@ def _open_folder(root: Path, files: Sequence[Path], images: Sequence[Path]) -> S
             "train/CLASS/NAME.png or CLASS/NAME.png; classes that are named like splits belong "
             "into a folder train as well."
         )
-    return {split: _dataset(rows) for split, rows in by_split.items()}
+    return {split: images_of_files(rows) for split, rows in by_split.items()}
 
 
 def _folders_of(root: Path, images: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
@@ -132,8 +132,8 @@ def _listed(tables: Sequence[Path], images: Sequence[Path]) -> list[tuple[Path, 
     return listed
 
 
-def _dataset(rows: list[dict[str, Any]]) -> datasets.Dataset:
-    """With a fingerprint that follows the files, so that changed ones are decoded anew."""
+def images_of_files(rows: list[dict[str, Any]]) -> datasets.Dataset:
+    """Rows whose column image names files, with a fingerprint that follows what is in these."""
     names = dict.fromkeys(name for row in rows for name in row)
     made = datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
     digest = hashlib.sha256(str(rows).encode())

@@ -1,25 +1,19 @@
-"""Loading a data set of images: splits, labels, decoding once, and a cache of what was decoded."""
+"""Loading a data set of images: splits, labels, and what is mixed in."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from data_agent.errors import CheckpointError, InputError
-from data_agent.runtime import checkpoint
+from data_agent.errors import InputError
+from data_agent_lab.data.decoding import Part, decoded
 from data_agent_lab.data.folders import open_images
 from data_agent_lab.data.image_data import (
     ImageData,
@@ -32,23 +26,12 @@ from data_agent_lab.data.image_data import (
     with_trusted,
 )
 from data_agent_lab.data.labels import Labels, find_column, has_labels, read_labels
-from data_agent_lab.data.pixels import decode, on_one_scale
+from data_agent_lab.data.pixels import Canvas
 from data_agent_lab.data.sources import choose_splits, only_split
 from data_agent_lab.progress import Progress
 from data_agent_lab.recipes import ImageRecipe
 
-logger = logging.getLogger(__name__)
-
-_CHUNK = 256
 _IMAGE_NAMES = ("image", "img")
-
-
-class _Part(NamedTuple):
-    """Images of a split, still encoded (`{"bytes", "path"}`), and the rows in use."""
-
-    name: str
-    images: datasets.Dataset
-    rows: Tensor
 
 
 def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
@@ -83,7 +66,7 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
     foreign = _foreign(recipe, num_own=len(chosen) + num_copies)
     trusted, trusted_labels = _trusted(recipe, names)
     parts = [train, evaluation, *foreign, *trusted]
-    own, seen, *others = _decoded(parts, recipe.image_size, progress)
+    own, seen, *others = decoded(parts, Canvas(recipe.image_size, recipe.image_size), progress)
     data = ImageData(
         train_images=own,
         train_labels=given[train.rows],
@@ -98,11 +81,11 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
     return data if trusted_labels is None else with_trusted(data, others[-1], trusted_labels)
 
 
-def _part(rows: datasets.Dataset, name: str, wanted: str | None) -> _Part:
+def _part(rows: datasets.Dataset, name: str, wanted: str | None) -> Part:
     """All images of a split; `wanted` names their column, None finds it."""
     column = find_column(rows, wanted, usual=_IMAGE_NAMES, fits=_is_image, what="image")
     images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    return _Part(name, images, torch.arange(len(rows)))
+    return Part(name, images, torch.arange(len(rows)))
 
 
 def _labels(
@@ -112,7 +95,7 @@ def _labels(
     return read_labels(rows, recipe.label_column, source=source, class_names=class_names)
 
 
-def _foreign(recipe: ImageRecipe, *, num_own: int) -> Sequence[_Part]:
+def _foreign(recipe: ImageRecipe, *, num_own: int) -> Sequence[Part]:
     """The images to mix in, drawn from the training split of the foreign data; none without."""
     if recipe.foreign_data is None:
         return ()
@@ -129,7 +112,7 @@ def _foreign(recipe: ImageRecipe, *, num_own: int) -> Sequence[_Part]:
 
 def _trusted(
     recipe: ImageRecipe, class_names: Sequence[str]
-) -> tuple[Sequence[_Part], Tensor | None]:
+) -> tuple[Sequence[Part], Tensor | None]:
     """The trusted images and their labels, int64 `[T]`; none without."""
     if recipe.trusted is None:
         return (), None
@@ -173,80 +156,3 @@ def _other_labels(source: str, own: Labels) -> Tensor:
     if own.are_declared and isinstance(kind, datasets.Value) and "int" in kind.dtype:
         names = [str(i) for i in range(len(names))]
     return read_labels(rows, column, source=str(path), class_names=names).numbers
-
-
-def cache_folder() -> Path:
-    """Where decoded images are kept: `$DATA_AGENT_CACHE`, else `~/.cache/data-agent`."""
-    return Path(os.environ.get("DATA_AGENT_CACHE") or "~/.cache/data-agent").expanduser()
-
-
-def _decoded(parts: Sequence[_Part], size: int, progress: Progress) -> Sequence[Tensor]:
-    """uint8 `[n, C, size, size]` of each part, from the cache if it was decoded before."""
-    digest = hashlib.sha256(f"3 {size}".encode())
-    for part in parts:
-        digest.update(f" {part.images._fingerprint} ".encode())
-        digest.update(part.rows.numpy().tobytes())
-    path = cache_folder() / f"images-{digest.hexdigest()[:32]}.safetensors"
-    if path.exists():
-        try:
-            return checkpoint.load(path)["images"]
-        except CheckpointError as error:
-            logger.warning("decoding again: %s", error)
-    images = _decode(parts, size, progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(path, {"images": images})
-    return images
-
-
-def _decode(parts: Sequence[_Part], size: int, progress: Progress) -> list[Tensor]:
-    counts = [len(part.rows) for part in parts]
-    total, done = sum(counts), 0
-    pixels = _room_for(total, size)
-    damaged: list[str] = []
-    unscaled: dict[int, np.ndarray] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for part, rows in ((p, rows) for p in parts for rows in p.rows.split(_CHUNK)):
-            (cells,) = cast("dict[str, list[Any]]", part.images[rows.tolist()]).values()
-            decoded = pool.map(_decode_cell, cells, repeat(size))
-            for row, cell, found in zip(rows.tolist(), cells, decoded, strict=True):
-                if isinstance(found, str):
-                    place, path = f"row {row} of {part.name}", (cell or {}).get("path")
-                    damaged.append(f"{f'{path} ({place})' if path else place}: {found}")
-                elif found.ndim == 2:
-                    unscaled[done] = found
-                else:
-                    pixels[done] = found.transpose(2, 0, 1)
-                done += 1
-            progress("decoding images", done, total)
-    if damaged:
-        raise InputError(
-            f"{len(damaged)} of {total} images cannot be decoded. Remove or repair them:\n  "
-            + "\n  ".join(damaged)
-        )
-    for place, grey in zip(unscaled, on_one_scale([*unscaled.values()]), strict=True):
-        pixels[place] = grey
-    # Grey or colour is decided by the pixels: files often hold grey images as red = green = blue.
-    images = torch.from_numpy(pixels)
-    if all(bool((chunk == chunk[:, :1]).all()) for chunk in images.split(_CHUNK)):
-        images = images[:, :1].contiguous()
-    return list(images.split(counts))
-
-
-def _room_for(total: int, size: int) -> np.ndarray:
-    """Black pixels, uint8 `[total, 3, size, size]`, if the machine has the memory."""
-    needed = total * 3 * size * size
-    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > present:
-        raise InputError(
-            f"{total:,} images of {size} x {size} pixels need {needed / 1e9:.0f} GB of "
-            f"memory, this machine has {present / 1e9:.0f}. Use a smaller --image-size or --subset."
-        )
-    return np.zeros((total, 3, size, size), dtype=np.uint8)
-
-
-def _decode_cell(cell: Mapping[str, Any] | None, size: int) -> np.ndarray | str:
-    """Pixels, or what is wrong with the image."""
-    try:
-        return decode(cell, size)
-    except Exception as error:  # decoders raise errors of many kinds
-        return f"{error or type(error).__name__}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,37 @@ _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _FROM_FILE = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}
 
 
-def decode(cell: Mapping[str, Any] | None, size: int) -> np.ndarray:
-    """uint8 `[size, size, 3]` of an encoded image (`{"bytes", "path"}`); the first of its frames.
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """What images are brought to: a size in pixels, and how they are laid on it."""
+
+    width: int
+    height: int
+    shows_all: bool = False
+    """The whole image lies in the upper left corner, with black beside it; else its middle fills
+    the canvas."""
+
+    @property
+    def name(self) -> str:
+        """Tells it from others in the names of files."""
+        return f"{self.width}x{self.height} all" if self.shows_all else f"{self.width}"
+
+    def place(self, image: Image.Image) -> Image.Image:
+        """Scale an image, its sides in proportion, and lay it on the canvas."""
+        size, method = (self.width, self.height), Image.Resampling.BILINEAR
+        if self.shows_all:
+            return ImageOps.pad(image, size, method, centering=(0, 0))
+        return ImageOps.fit(image, size, method)
+
+
+def decode(cell: Mapping[str, Any] | None, canvas: Canvas) -> np.ndarray:
+    """uint8 `[H, W, 3]` of an encoded image (`{"bytes", "path"}`) on a canvas of that size.
+
+    Of several frames it is the first.
 
     A photo is turned upright as its EXIF data say, what is transparent shows a white background,
     and 16 bits are brought to 8. Grey levels of 32 bits, or in floating point, have no black and
-    white of their own: of them float32 `[size, size]`, for `on_one_scale`.
+    white of their own: of them float32 `[H, W]`, for `on_one_scale`.
 
     Raises:
         Exception: the image is damaged. Decoders raise errors of many kinds.
@@ -40,7 +66,7 @@ def decode(cell: Mapping[str, Any] | None, size: int) -> np.ndarray:
             upright = image.copy()
     if mode in ("I", "F"):
         upright = Image.fromarray(_finite(np.asarray(upright, dtype=np.float32)))
-        return np.asarray(fit(upright, size))
+        return np.asarray(canvas.place(upright))
     key = upright.info.get("transparency")
     if mode == "I;16":
         deep = np.asarray(upright)
@@ -53,12 +79,7 @@ def decode(cell: Mapping[str, Any] | None, size: int) -> np.ndarray:
         colours = upright.convert("RGBA")
         white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
         upright = Image.alpha_composite(white, colours)
-    return np.asarray(fit(upright.convert("RGB"), size))
-
-
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """Scale to `size` x `size` pixels; of an oblong image the middle square."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    return np.asarray(canvas.place(upright.convert("RGB")))
 
 
 def on_one_scale(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:

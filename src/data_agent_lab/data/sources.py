@@ -11,9 +11,9 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import datasets
 
@@ -44,6 +44,7 @@ _TEXTS = {  # usual names of texts, which stay texts where all of them are numbe
     *("question", "question1", "question2", "answer", "premise", "hypothesis", "review"),
 }
 Splits = dict[str, datasets.Dataset]
+S = TypeVar("S", bound=Sized)  # rows of any form
 
 
 def open_rows(data: str, kinds: Mapping[str, str] = _ROW_FILES, forms: str = _ROW_FORMS) -> Splits:
@@ -72,9 +73,7 @@ def open_rows(data: str, kinds: Mapping[str, str] = _ROW_FILES, forms: str = _RO
     return {str(name): split for name, split in cast("Splits", loaded).items()}
 
 
-def choose_splits(
-    splits: Splits, is_usable: Callable[[datasets.Dataset], bool]
-) -> tuple[datasets.Dataset, str | None]:
+def choose_splits(splits: Mapping[str, S], is_usable: Callable[[S], bool]) -> tuple[S, str | None]:
     """The training split, and the name of the first that can be evaluated on, if there is one.
 
     Raises:
@@ -98,7 +97,7 @@ def choose_splits(
     return train, chosen
 
 
-def only_split(splits: Splits, flag: str) -> datasets.Dataset:
+def only_split(splits: Mapping[str, S], flag: str) -> S:
     """The training split of data without an evaluation, or the only one there is.
 
     Raises:

@@ -178,7 +178,7 @@ def _selection(
         *charts_of_harm(metrics, styles, num_points=points),
         picture_of_classes(metrics[row.method], list(row.classes)),
         *charts_of_selector(metrics[row.method], num_points=points),
-        class_chart(row, detail),
+        class_chart(row, detail, cell.metric.name),
     ]
     return [tag("div", *charts, class_="charts")] if any(charts) else []
 

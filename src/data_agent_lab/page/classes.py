@@ -42,7 +42,7 @@ def beyond_interval(found: Estimate | None) -> int:
     return (found.mean > found.half_width) - (found.mean < -found.half_width)
 
 
-def classes_in_words(row: Row, control: str) -> str:
+def classes_in_words(row: Row, control: str, metric: str) -> str:
     """Which classes a selection harms and helps beyond the seeds' intervals."""
     signs = {name: beyond_interval(_against(found)) for name, found in row.classes.items()}
     harmed = [name for name, sign in signs.items() if sign < 0]
@@ -52,14 +52,14 @@ def classes_in_words(row: Row, control: str) -> str:
     lost = f"{len(harmed)} of {len(signs)} classes lose ({named})" if harmed else "No class loses"
     return (
         f"{lost} against {control} beyond the seeds' intervals, {num_helped} gain. The lowest "
-        f"accuracy of a class is {row.classes[worst].mean:.1f} % ({worst})."
+        f"{metric} of a class is {row.classes[worst].mean:.1f} % ({worst})."
     )
 
 
-def class_chart(row: Row, detail: Detail) -> Markup | None:
+def class_chart(row: Row, detail: Detail, metric: str) -> Markup | None:
     """By class the difference to random data, else to full training, else to the mean of classes.
 
-    None where runs do not tell classes apart.
+    None where runs do not tell classes apart; `metric` is what they tell of each.
     """
     if not row.classes:
         return None
@@ -68,20 +68,22 @@ def class_chart(row: Row, detail: Detail) -> Markup | None:
     if differences:
         is_random = any(of_class.to_random is not None for of_class in row.classes.values())
         control = "random" if is_random else "full"
-        note = classes_in_words(row, control)
+        note = classes_in_words(row, control, metric)
     else:
         control, note = "the mean of classes", "Of this method alone; compare to see what it harms."
         mean = fmean(of_class.mean for of_class in row.classes.values())
         differences = {n: Estimate(row.classes[n].mean - mean, None, 1) for n in found}
     order = dict(sorted(differences.items(), key=lambda item: item[1].mean))
-    chart = _chart(order, row.classes, f"difference to {control}, points")
-    return figure("Accuracy by class", chart, note)
+    chart = _chart(order, row.classes, f"difference to {control}, points", f"{metric} %")
+    title = metric.capitalize() if metric.islower() else metric
+    return figure(f"{title} by class", chart, note)
 
 
 def _chart(
     found: Mapping[str, Estimate],
     classes: Mapping[str, OfClass],
     title: str,
+    of_values: str,
 ) -> Markup:
     left, right, bottom = 96, 440, _TOP + _STEP * len(found)
     widest = max(
@@ -97,7 +99,7 @@ def _chart(
         tag("path", d=path_of([(x(0), _TOP), (x(0), bottom)]), class_="zero"),
         level_ticks(x, columns, bottom + 16),
         words(title, 0, 12, class_="title"),
-        words("accuracy %", 520, 12, "end", "title"),
+        words(of_values, 520, 12, "end", "title"),
         class_="axes",
     )
     rows = [

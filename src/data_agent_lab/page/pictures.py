@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import DataAgentError
 from data_agent_lab.page.markup import Markup, tag
-from data_agent_lab.recipes import recipe_of
-from data_agent_lab.tasks import load_kept
+from data_agent_lab.tasks import load_kept, recipe_of
 
 if TYPE_CHECKING:
+    from data_agent_lab.data.boxes import DetectionData
     from data_agent_lab.data.image_data import ImageData
     from data_agent_lab.data.texts import LanguageData
 
@@ -69,8 +69,13 @@ def _not_here(config: Mapping[str, Any]) -> list[str]:
     return [name for name in names if name and not Path(name).expanduser().exists()]
 
 
-def pictures_of(data: ImageData | LanguageData) -> Pictures:
+def pictures_of(data: ImageData | LanguageData | DetectionData) -> Pictures:
     """The training samples of loaded data."""
+    if hasattr(data, "train_objects"):
+        from data_agent_lab.page.boxed import boxed_tag
+
+        boxes: Any = data
+        return Pictures(boxes.num_train, lambda index: boxed_tag(boxes, index), (), None)
     if hasattr(data, "train_images"):
         images: Any = data
         return Pictures(
@@ -95,14 +100,20 @@ def _decoded(data: LanguageData, tokens: Sequence[int]) -> str:
 
 def image_tag(pixels: Any, alt: str) -> Markup:
     """A thumbnail of uint8 `[C, H, W]`, C 1 or 3, in the page itself."""
+    return tag("img", src=source_of(pixels), alt=alt)
+
+
+def source_of(pixels: Any, *, kind: str = "PNG") -> str:
+    """A link that holds a picture: a PNG of the size of thumbnails, or a JPEG of any size."""
     from PIL import Image
 
     image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-    image.thumbnail((LARGEST, LARGEST))
+    if kind == "PNG":
+        image.thumbnail((LARGEST, LARGEST))
     file = io.BytesIO()
-    image.save(file, format="PNG", optimize=True)
-    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-    return tag("img", src=source, alt=alt)
+    image.save(file, format=kind, optimize=True)
+    content = base64.b64encode(file.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{content}"
 
 
 def text_tag(text: str) -> Markup:

@@ -10,8 +10,8 @@ from data_agent_lab.planning.advice import Facts, skew_of
 
 
 def facts_of(data: Any) -> Facts:
-    """The facts of loaded images or texts; without labels there is nothing to say."""
-    if not data.class_names:
+    """The facts of loaded samples; where none has a label there is nothing to say."""
+    if not data.class_names or hasattr(data, "train_objects"):  # an image with boxes has no class
         return Facts(num_classes=0, skew=0.0)
     is_image = hasattr(data, "train_labels")
     labels = data.train_labels.numpy() if is_image else np.asarray(data.train["labels"])

@@ -24,10 +24,13 @@ from data_agent import (
 from data_agent.errors import DataAgentWarning, InputError
 from data_agent.labels import LabelRules
 from data_agent.methods import method_class
+from data_agent_lab.detection_recipe import DetectionRecipe
 from data_agent_lab.methods import (
     FULL,
     FULL_SHORT,
+    check_fits_boxes,
     check_fits_language,
+    check_not_refreshed,
     expected_cost,
     is_batch_selector,
     needs,
@@ -109,6 +112,10 @@ def plan_of(config: RunConfig[Any], data: Any) -> RunPlan:
     facts = facts_of(data)
     if isinstance(recipe, TextRecipe):
         check_fits_language(config.method, has_labels=bool(facts.num_classes))
+    elif isinstance(recipe, DetectionRecipe):
+        check_fits_boxes(config.method)
+    else:
+        check_not_refreshed(config.method)
     made = plan_run(config, num_samples=data.num_train)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DataAgentWarning)

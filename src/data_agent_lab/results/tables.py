@@ -132,7 +132,7 @@ def describe(task: Task) -> str:
             f"{config['generations']} completions of each; evaluated on {facts['evaluation']}."
         )
     regime: list[str] = []  # what is hard about labelled samples
-    if config.get("kind") not in ("sft", "lm"):
+    if config.get("kind") not in ("sft", "lm") and "box_format" not in config:
         regime.append(f"{facts.get('num_noisy_labels', 0):,} with a wrong label")
     if config.get("imbalance") is not None:
         regime.append(f"the first class {config['imbalance']:g} times the last")

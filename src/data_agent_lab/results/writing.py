@@ -89,7 +89,7 @@ def notes(report: Report) -> list[str]:
         e for r in [*rows, *others] for e in (r.value, r.to_full_short, r.to_full, r.to_random) if e
     ]
     candidates = {
-        f"{_listed(metric.name for metric in metrics).capitalize()} is that of the last epoch. "
+        f"{_as_first(_listed(metric.name for metric in metrics))} is that of the last epoch. "
         "Intervals are 95 % (Student's t over seeds); differences are in "
         f"{_listed(_unit_of_differences(metric) for metric in metrics)} and paired by seed.": True,
         f"Lower is better for {_listed(metric.name for metric in lower)}: there, a method with a "
@@ -128,6 +128,11 @@ def notes(report: Report) -> list[str]:
         f"Not finished, so not in here: {', '.join(report.unfinished)}.": bool(report.unfinished),
     }
     return [note for note, applies in candidates.items() if applies]
+
+
+def _as_first(words: str) -> str:
+    """At a sentence's beginning; names that have capitals stay as they are."""
+    return words.capitalize() if words.islower() else words
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -68,7 +68,7 @@ class RunResult:
     further_metrics: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict[str, Mapping[str, Any]]
     )  # by name value, unit and direction of what else the trained model was measured by
-    class_accuracy: Mapping[str, float] | None = None  # % by class; None where none is measured
+    class_accuracy: Mapping[str, float] | None = None  # the metric in % by class; None without
     eval_loss: float  # mean over the evaluation samples at the end
     train_loss: float  # mean in training over the last epoch
     evaluation: str  # where the evaluation samples come from, in words

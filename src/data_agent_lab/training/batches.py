@@ -24,34 +24,49 @@ class Batches:
     """Makes batches of images on `device`; the decoded data set lies there if there is room."""
 
     def __init__(self, data: ImageData, recipe: ImageRecipe, *, seed: int, device: device) -> None:
-        self._recipe, self._seed, self.device = recipe, seed, device
-        self._train = _placed(data.train_images, device)
-        self._eval = _placed(data.eval_images, device)
-        mean, deviation = channel_statistics(data.train_images)
-        self._mean = mean.view(1, -1, 1, 1).to(device)
-        self._deviation = deviation.view(1, -1, 1, 1).to(device)
+        self._recipe, self._seed = recipe, seed
+        self._pixels = Pixels(data.train_images, data.eval_images, device)
 
     def training(self, index: Tensor, *, epoch: int | None) -> Tensor:
         """float32 `[B, C, H, W]` of the training samples `index` (int64 `[B]`, on the CPU).
 
         They are augmented as in `epoch`, or come as they are if that is None.
         """
-        images, augmentation = self._picked(self._train, index), self._recipe.augment
+        images, augmentation = self._pixels.training(index), self._recipe.augment
         if epoch is not None and augmentation != "none":
             padding, flip = self._recipe.image_size // _SHIFT, augmentation == "crop-flip"
             images = augment(
                 images, index, seed=self._seed, epoch=epoch, padding=padding, flip=flip
             )
-        return self._normalised(images)
+        return self._pixels.normalised(images)
 
     def evaluation(self, index: Tensor) -> Tensor:
         """float32 `[B, C, H, W]` of the evaluation samples `index` (int64 `[B]`, on the CPU)."""
-        return self._normalised(self._picked(self._eval, index))
+        return self._pixels.normalised(self._pixels.evaluation(index))
+
+
+class Pixels:
+    """Images of training and evaluation, uint8 `[N, C, H, W]`, and how a model sees them."""
+
+    def __init__(self, train: Tensor, evaluation: Tensor, device: device) -> None:
+        self._device = device
+        self._train, self._eval = _placed(train, device), _placed(evaluation, device)
+        mean, deviation = channel_statistics(train)
+        self._mean = mean.view(1, -1, 1, 1).to(device)
+        self._deviation = deviation.view(1, -1, 1, 1).to(device)
+
+    def training(self, index: Tensor) -> Tensor:
+        """uint8 `[B, C, H, W]` of training images, on the device; `index` is on the CPU."""
+        return self._picked(self._train, index)
+
+    def evaluation(self, index: Tensor) -> Tensor:
+        """uint8 `[B, C, H, W]` of evaluation images, on the device; `index` is on the CPU."""
+        return self._picked(self._eval, index)
 
     def _picked(self, images: Tensor, index: Tensor) -> Tensor:
-        return images[index.to(images.device)].to(self.device, non_blocking=True)
+        return images[index.to(images.device)].to(self._device, non_blocking=True)
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def normalised(self, images: Tensor) -> Tensor:
         """Zero mean and unit variance in each channel; in the layout convolutions are fast in."""
         normalised = (images.float() / 255 - self._mean) / self._deviation
         return normalised.contiguous(memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ from data_agent.losses import IGNORE_INDEX
 from data_agent_lab.progress import Progress, silent
 from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.folder import RunFolder
+from data_agent_lab.runs.result import Metric
 from data_agent_lab.training.ledger import Ledger
 from data_agent_lab.training.ranks import added_up
 
@@ -25,6 +26,7 @@ Hook = Callable[[int | None], bool]
 """What an engine calls as it trains: with None after each optimizer step but an epoch's last, and
 with an epoch when that is over and the position before the next one. True to stop. Collective."""
 
+ACCURACY, LOSS = Metric("accuracy", "%", "higher"), Metric("loss", "nats", "lower")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -71,7 +73,6 @@ class Engine(ABC):
     ) -> None:
         self.config, self.recipe, self.data = config, config.recipe, data
         self.folder, self.device, self.progress = folder, device, progress
-        self.metric = "accuracy" if data.class_names else "loss"
         self.position, self.ledger = Position(), Ledger(device)
         self.build()
 
@@ -112,6 +113,11 @@ class Engine(ABC):
         """Leave the trained model in the run's folder, and nothing to resume from."""
 
     @property
+    def metric(self) -> Metric:
+        """What runs are compared by: of what `evaluate` returns that of its name."""
+        return ACCURACY if self.data.class_names else LOSS
+
+    @property
     def is_complete(self) -> bool:
         """Whether the last epoch is over, or the last step done."""
         position = self.position
@@ -133,6 +139,15 @@ class Engine(ABC):
         with leaving_no_trace(self.model, self.device):
             loss_of().backward()
         self.model.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def evaluating(self) -> Generator[None]:
+        """Forward passes without a graph, of the model in evaluation mode."""
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), self.autocast():
+            yield
+        self.model.train(was_training)
 
 
 @contextmanager

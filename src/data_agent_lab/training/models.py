@@ -28,7 +28,7 @@ class Network(nn.Module):
         return self.head(self.body(images))
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """`relu(branch(x) + shortcut(x))` with `expansion * width` output channels.
 
     The branch has two convolutions, or as a bottleneck, where it expands, three.
@@ -38,24 +38,25 @@ class _Block(nn.Module):
         super().__init__()
         width_out = expansion * width
         if expansion == 1:
-            layers = [_conv(width_in, width, stride=stride), nn.ReLU(), _conv(width, width)]
+            layers = [conv_norm(width_in, width, stride=stride), nn.ReLU(), conv_norm(width, width)]
         else:
             layers = [
-                _conv(width_in, width, kernel=1),
+                conv_norm(width_in, width, kernel=1),
                 nn.ReLU(),
-                _conv(width, width, stride=stride),
+                conv_norm(width, width, stride=stride),
             ]
-            layers += [nn.ReLU(), _conv(width, width_out, kernel=1)]
+            layers += [nn.ReLU(), conv_norm(width, width_out, kernel=1)]
         self.branch = nn.Sequential(*layers)
         self.shortcut = nn.Identity()
         if stride != 1 or width_in != width_out:
-            self.shortcut = _conv(width_in, width_out, kernel=1, stride=stride)
+            self.shortcut = conv_norm(width_in, width_out, kernel=1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The sum of both ways."""
         return (self.branch(x) + self.shortcut(x)).relu()
 
 
-def _conv(width_in: int, width_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+def conv_norm(width_in: int, width_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution without bias, then batch normalisation."""
     return nn.Sequential(
         nn.Conv2d(width_in, width_out, kernel, stride, padding=kernel // 2, bias=False),
@@ -67,12 +68,12 @@ def _resnet(
     num_blocks: Sequence[int], in_channels: int, width: int, *, stem: int = 1, expansion: int = 1
 ) -> tuple[nn.Module, int]:
     """`num_blocks[i]` blocks in stage i; widths double and sizes halve per stage."""
-    layers: list[nn.Module] = [_conv(in_channels, width, stride=stem), nn.ReLU()]
+    layers: list[nn.Module] = [conv_norm(in_channels, width, stride=stem), nn.ReLU()]
     width_in = width
     for stage, count in enumerate(num_blocks):
         for position in range(count):
             stride = 2 if stage > 0 and position == 0 else 1
-            layers.append(_Block(width_in, width * 2**stage, stride=stride, expansion=expansion))
+            layers.append(Block(width_in, width * 2**stage, stride=stride, expansion=expansion))
             width_in = expansion * width * 2**stage
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width_in
 
@@ -80,9 +81,9 @@ def _resnet(
 def _cnn(in_channels: int, width: int) -> tuple[nn.Module, int]:
     """Three convolutions, the image halved twice, with a little dropout."""
     body = nn.Sequential(
-        *(_conv(in_channels, width), nn.ReLU()),
-        *(_conv(width, 2 * width, stride=2), nn.ReLU(), nn.Dropout(0.1)),
-        *(_conv(2 * width, 4 * width, stride=2), nn.ReLU()),
+        *(conv_norm(in_channels, width), nn.ReLU()),
+        *(conv_norm(width, 2 * width, stride=2), nn.ReLU(), nn.Dropout(0.1)),
+        *(conv_norm(2 * width, 4 * width, stride=2), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     )
     return body, 4 * width

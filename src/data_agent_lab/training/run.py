@@ -1,4 +1,4 @@
-"""One run, of images or text: begun or resumed, trained, evaluated when due, saved in time."""
+"""One run: begun or resumed, trained, evaluated when due, saved in time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import torch
 from data_agent import BatchSelector
 from data_agent.errors import DataAgentError
 from data_agent.runtime import distributed
-from data_agent_lab.methods import FULL, RANDOM
+from data_agent_lab.detection_recipe import DetectionRecipe
+from data_agent_lab.methods import FULL, RANDOM, check_not_refreshed
 from data_agent_lab.progress import Progress, Send, Tracker, never, silent
-from data_agent_lab.recipes import PromptRecipe, Recipe, RunConfig, TextRecipe
+from data_agent_lab.recipes import ImageRecipe, PromptRecipe, Recipe, RunConfig, TextRecipe
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import RunResult
 from data_agent_lab.runs.samples import SAMPLES, write_columns
@@ -100,10 +101,17 @@ def _begin(config: RunConfig[Any]) -> tuple[type[Engine], torch.device]:
         InputError: the engine cannot train the run, or there is no such device.
     """
     engine_class = ImageEngine
-    if isinstance(config.recipe, PromptRecipe):
+    if isinstance(config.recipe, ImageRecipe):
+        check_not_refreshed(config.method)
+    elif isinstance(config.recipe, PromptRecipe):
         check_one_process()
         engine_class = PromptEngine
-    if isinstance(config.recipe, TextRecipe):
+    elif isinstance(config.recipe, DetectionRecipe):
+        from data_agent_lab.training.detection import DetectionEngine, check_detection
+
+        check_detection(config)
+        engine_class = DetectionEngine
+    elif isinstance(config.recipe, TextRecipe):
         # Importing the frameworks takes seconds, which only runs on text need to wait for.
         from data_agent_lab.training.text import TextEngine, check_text
 
@@ -177,7 +185,7 @@ class _Monitor:
         by_class = found.pop("class_accuracy", None)
         if by_class and engine.is_complete:
             line["class_accuracy"] = by_class
-        return line | {"value": found[engine.metric], "eval_loss": found.pop("loss"), **found}
+        return line | {"value": found[engine.metric.name], "eval_loss": found.pop("loss"), **found}
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -205,7 +213,6 @@ def _result(engine: Engine, last: dict[str, Any]) -> RunResult:
     ledger, selector, data = engine.ledger, engine.selector, engine.data
     facts, num_samples = engine.facts(last), selector.schedule.num_samples
     weights = list(engine.model.parameters())
-    is_accuracy = engine.metric == "accuracy"
 
     def cost_of(size: int, unit: str) -> float:
         trained = last[f"num_forward{unit}"] + 2 * last[f"num_backward{unit}"]
@@ -214,9 +221,9 @@ def _result(engine: Engine, last: dict[str, Any]) -> RunResult:
     num_tokens = facts.get("num_train_tokens")
     return RunResult(
         **facts,
-        metric=engine.metric,
-        unit="%" if is_accuracy else "nats",
-        direction="higher" if is_accuracy else "lower",
+        metric=engine.metric.name,
+        unit=engine.metric.unit,
+        direction=engine.metric.direction,
         num_train_samples=num_samples,
         num_eval_samples=data.num_eval,
         num_classes=len(data.class_names),

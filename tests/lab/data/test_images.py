@@ -13,10 +13,11 @@ from PIL import Image
 
 from data_agent import DataAgentError
 from data_agent.errors import DataAgentWarning
-from data_agent_lab.data import images as images_module
+from data_agent_lab.data import decoding
+from data_agent_lab.data.decoding import cache_folder
 from data_agent_lab.data.image_data import ImageData, trusted_of, trusted_rows
-from data_agent_lab.data.images import cache_folder, load_images
-from data_agent_lab.data.pixels import fit
+from data_agent_lab.data.images import load_images
+from data_agent_lab.data.pixels import Canvas
 from data_agent_lab.progress import Progress, silent
 from data_agent_lab.tasks import recipe_for
 
@@ -219,7 +220,7 @@ def test_a_subset_is_part_of_the_training_data_only(parquet_folder: Path) -> Non
 
 def test_images_are_decoded_once(parquet_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(parquet_folder)
-    monkeypatch.setattr(images_module, "_decode", None)
+    monkeypatch.setattr(decoding, "_decode", None)
     again = load(parquet_folder)
     assert torch.equal(first.train_images, again.train_images)
     assert torch.equal(first.eval_images, again.eval_images)
@@ -262,7 +263,7 @@ def test_more_images_than_memory_are_refused(parquet_folder: Path) -> None:
 def test_an_oblong_image_is_cropped_to_its_middle() -> None:
     pixels = np.zeros((4, 12), dtype=np.uint8)
     pixels[:, 4:8] = 200
-    assert np.asarray(fit(Image.fromarray(pixels), 4)).tolist() == [[200] * 4] * 4
+    assert np.asarray(Canvas(4, 4).place(Image.fromarray(pixels))).tolist() == [[200] * 4] * 4
 
 
 def with_labels(path: Path, labels: list[int], column: str = "worse") -> str:

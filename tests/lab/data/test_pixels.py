@@ -15,18 +15,18 @@ from PIL import Image, ImageOps
 from small_images import encoded, load
 
 from data_agent import DataAgentError
-from data_agent_lab.data.pixels import decode
+from data_agent_lab.data.pixels import Canvas, decode
 
 
 def test_deep_pixels_keep_their_brightness() -> None:
     rng = np.random.default_rng(0)
     deep = rng.integers(0, 65536, (16, 16), dtype=np.uint16)
-    found = decode(encoded(Image.fromarray(deep)), 16)
+    found = decode(encoded(Image.fromarray(deep)), Canvas(16, 16))
     assert found.shape == (16, 16, 3)
     assert np.abs(found[..., 0].astype(int) - deep / 257).max() <= 0.5
     dark = np.full((16, 16), 257 * 3, dtype=np.uint16)
     for kind in ("PNG", "PPM", "TIFF"):
-        assert decode(encoded(Image.fromarray(dark), kind), 16).max() == 3
+        assert decode(encoded(Image.fromarray(dark), kind), Canvas(16, 16)).max() == 3
 
 
 def floats_in(folder: Path, *images: Any, kind: Any = np.float32) -> list[list[int]]:
@@ -91,7 +91,7 @@ def test_photos_are_upright(orientation: int) -> None:
     exif[0x0112] = orientation
     cell = encoded(image, "JPEG", exif=exif, quality=95)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(cell["bytes"]))).convert("RGB")
-    assert np.array_equal(decode(cell, 16), np.asarray(upright))
+    assert np.array_equal(decode(cell, Canvas(16, 16)), np.asarray(upright))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
@@ -106,7 +106,7 @@ def test_what_is_transparent_is_white(mode: str) -> None:
         place = image.getpixel((0, 0))
         image.paste((0, 0, 0) if mode == "RGB" else (place + 1) % 256, (0, 8, 16, 16))
         options = {"transparency": place}
-    found = decode(encoded(image, **options), 16)
+    found = decode(encoded(image, **options), Canvas(16, 16))
     assert found[:8].min() == 255
     assert found[8:].max() < 250
 
@@ -114,17 +114,20 @@ def test_what_is_transparent_is_white(mode: str) -> None:
 def test_opaque_images_are_as_they_were() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
-    assert np.array_equal(decode(encoded(image), 16), pixels)
-    assert np.array_equal(decode(encoded(image.convert("RGBA")), 16), pixels)
+    assert np.array_equal(decode(encoded(image), Canvas(16, 16)), pixels)
+    assert np.array_equal(decode(encoded(image.convert("RGBA")), Canvas(16, 16)), pixels)
     grey = np.asarray(image.convert("L"))
-    assert np.array_equal(decode(encoded(image.convert("L")), 16)[..., 2], grey)
+    assert np.array_equal(decode(encoded(image.convert("L")), Canvas(16, 16))[..., 2], grey)
     bits = image.convert("1")
-    assert np.array_equal(decode(encoded(bits), 16)[..., 0], 255 * np.asarray(bits))
+    assert np.array_equal(decode(encoded(bits), Canvas(16, 16))[..., 0], 255 * np.asarray(bits))
 
 
 @pytest.mark.parametrize("size", [(1, 300), (300, 1), (1, 1), (3, 2000)])
 def test_extreme_shapes_are_fine(size: tuple[int, int]) -> None:
-    assert decode(encoded(Image.new("RGB", size, (9, 9, 9))), 8).tolist() == [[[9] * 3] * 8] * 8
+    assert (
+        decode(encoded(Image.new("RGB", size, (9, 9, 9))), Canvas(8, 8)).tolist()
+        == [[[9] * 3] * 8] * 8
+    )
 
 
 def png(depth: int, samples: list[int], key: list[int]) -> dict[str, Any]:
@@ -159,4 +162,4 @@ def test_a_transparent_colour_is_one_of_the_files_levels(
     depth: int, samples: list[int], key: list[int], expected: list[int]
 ) -> None:
     width = len(samples) // len(key)
-    assert decode(png(depth, samples, key), width)[0, :, 0].tolist() == expected
+    assert decode(png(depth, samples, key), Canvas(width, width))[0, :, 0].tolist() == expected

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from page_runs import Page, group, page, record, report
+from shapes import shapes
 
 from data_agent import DataAgentError
 from data_agent_lab.data.image_data import ImageData
@@ -34,10 +35,9 @@ from data_agent_lab.page.samples import groups_of, read_samples
 from data_agent_lab.page.scales import Scale, round_step, spanning, tick_format
 from data_agent_lab.page.styles import styles_of
 from data_agent_lab.page.timeline import picture_of_classes
-from data_agent_lab.recipes import recipe_of
 from data_agent_lab.results.findings import OfClass, Row
 from data_agent_lab.results.statistics import Estimate
-from data_agent_lab.tasks import recipe_for
+from data_agent_lab.tasks import recipe_for, recipe_of
 
 ALL = Detail(points=60, lines=9, classes=24, seeds=True, samples=True)
 
@@ -87,17 +87,17 @@ def _rows() -> list[Row]:
 
 def test_harm_to_a_class_is_said_beyond_the_intervals_of_three_seeds() -> None:
     found = row(a=(-3.0, 1.0, 5), b=(-3.0, 4.0, 5), c=(2.0, 1.0, 5), d=(-9.0, 0.1, 2))
-    assert classes_in_words(found, "random") == (
+    assert classes_in_words(found, "random", "accuracy") == (
         "1 of 4 classes lose (a) against random beyond the seeds' intervals, 1 gain. The lowest "
         "accuracy of a class is 90.0 % (a)."
     )
-    chart = Page(class_chart(found, ALL) or "")
+    chart = Page(class_chart(found, ALL, "accuracy") or "")
     kinds = [
         a["class"] for n, a in chart.elements if n == "g" and "m" in (a["class"] or "").split()
     ]
     assert sorted(kinds) == ["m better", "m same", "m same", "m worse"]
     few = Detail(points=60, lines=9, classes=2, seeds=True, samples=True)
-    assert Page(class_chart(found, few) or "").count("g", class_="m") == 2
+    assert Page(class_chart(found, few, "accuracy") or "").count("g", class_="m") == 2
 
 
 def test_classes_that_are_visited_more_than_equally_have_a_warm_shade() -> None:
@@ -172,6 +172,23 @@ def test_cards_without_the_data_show_the_number_of_the_sample() -> None:
     assert found.count("img") == 0
     assert "#2" in found.texts
     assert "truly" not in "".join(found.texts)
+
+
+def test_boxes_are_drawn_on_their_picture_and_names_of_classes_stay_texts() -> None:
+    names = ("<img src=x onerror=alert(1)>", "square")
+    boxed = pictures_of(replace(shapes(8, 2), class_names=names))
+    assert (boxed.count, boxed.class_names, boxed.true_labels) == (8, (), None)
+    data = shapes(8, 2)
+    found = Page(boxed.draw(2))  # three objects
+    assert found.count("rect", class_="box") == 3
+    assert [attributes for name, attributes in found.elements if name == "img"] == []
+    (picture,) = [attributes for name, attributes in found.elements if name == "svg"]
+    assert picture["viewbox"] == "0 0 64 48"
+    places = {(a["x"], a["y"]) for name, a in found.elements if name == "rect"}
+    assert places == {(f"{b[0]:g}", f"{b[1]:g}") for b in data.train_objects.boxes[2].tolist()}
+    kinds = data.train_objects.classes[2].tolist()
+    assert {f"{kinds.count(k)} {names[k]}" for k in set(kinds)} < set(found.texts)
+    assert Page(boxed.draw(6)).texts == ["no object"]
 
 
 def test_texts_are_cut_and_stay_texts() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shapes import shapes
 
+from data_agent import DataAgentError
 from data_agent.runtime import checkpoint
 from data_agent_lab.cli import main
 from data_agent_lab.planning.pilot import COST, shortened
@@ -32,6 +34,19 @@ def config(method: str = "data-agent", keep_ratio: float = 0.5, **changes: Any) 
 
 def said(run: RunConfig[Any], data: Any) -> str:
     return "\n".join(in_words(plan_of(run, data), None))
+
+
+@pytest.mark.parametrize("method", ["data-agent", "afss"])
+def test_images_with_boxes_have_no_classes_to_plan_by(method: str) -> None:
+    run = RunConfig(recipe=replace(recipe_for("detection"), device="cpu"), method=method)
+    plan = plan_of(run, shapes(40, 4))
+    assert (plan.facts.num_classes, plan.num_samples) == (0, 40)
+    assert plan.num_steps == 40 * 3  # batches of 8 in an epoch's 20 samples
+    assert plan.kept is not None
+    with pytest.raises(DataAgentError, match="here an image has boxes"):
+        plan_of(replace(run, method="label-aware"), shapes(40, 4))
+    with pytest.raises(DataAgentError, match="--task detection alone"):
+        plan_of(config("afss"), load_task(DIGITS))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import join_group, run_ranks
+from shapes import HEIGHT, WIDTH, shapes
 from torch import nn
 
 from data_agent import DataAgentError
@@ -48,7 +49,13 @@ def config_of(method: str, *, keep_ratio: float = 0.5, **changes: Any) -> RunCon
     return RunConfig(recipe=small, method=method, keep_ratio=keep_ratio)
 
 
-def run(path: Path, config: RunConfig, *, stop_at: int | None = None):
+def boxes_config() -> RunConfig:
+    recipe = replace(recipe_for("detection"), image_width=WIDTH, image_height=HEIGHT)
+    small = replace(recipe, model="detector-4", epochs=EPOCHS, batch_size=4, device="cpu")
+    return RunConfig(recipe=small, method="afss")
+
+
+def run(path: Path, config: RunConfig, *, stop_at: int | None = None, data: Any = None):
     """A run, or its rest, on the ranks there are; the last one of them is asked to stop."""
     asked: list[int] = []
 
@@ -57,7 +64,7 @@ def run(path: Path, config: RunConfig, *, stop_at: int | None = None):
         is_last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
         return is_last and stop_at is not None and len(asked) >= stop_at
 
-    data = load_task(config.recipe)
+    data = data or load_task(config.recipe)
     with open_run_together(path, config.flat(), resume=True) as folder:
         return train_run(config, data, folder, should_stop=should_stop)
 
@@ -80,6 +87,7 @@ def runs_of_two(rank: int, folder: Path) -> list[Any]:
     assert run(folder / "shrinks", agent, stop_at=13) is None
     results.append(run(folder / "pools", config_of("selective-backprop", accumulation=2)))
     results.append(run(folder / "scored", config_of("el2n")))
+    results.append(run(folder / "boxes", boxes_config(), data=shapes(16, 5)))
     return results
 
 
@@ -89,13 +97,17 @@ def test_two_ranks_train_stop_and_go_on(tmp_path: Path) -> None:
         for key in ("value", "train_loss", "num_forward", "num_steps", "cost"):
             assert mine[key] == yours[key], key
 
-    whole, parts, pools, scored = first
+    whole, parts, pools, scored, boxes = first
     assert whole["num_forward"] == whole["num_backward"] == 51 * EPOCHS
     assert whole["cost"] == 0.5
     assert whole["num_steps"] == 4 * EPOCHS
     assert pools["num_backward"] == 51 * EPOCHS
     assert pools["num_forward"] == (SIZE + 51) * EPOCHS
     assert scored["num_backward"] == 2 * SIZE + 51 * EPOCHS  # two proxies of an epoch, once
+
+    assert boxes["num_backward"] == 8 * EPOCHS
+    assert boxes["num_forward"] == 8 * EPOCHS + 2 * 16  # two looks at all images
+    assert boxes["metric"] == "mAP"
 
     assert equal_states(plain(tmp_path / "parts"), plain(tmp_path / "whole"))  # bitwise
     assert parts["train_loss"] == whole["train_loss"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lab_runs import assert_same_state, finish, run, stop_after, without_times
 
 from data_agent import BatchSelector, DataAgentError
 from data_agent.baselines.random import Random
@@ -17,12 +18,11 @@ from data_agent.errors import CheckpointError
 from data_agent.runtime import checkpoint
 from data_agent_lab.data.image_data import ImageData, trusted_rows
 from data_agent_lab.recipes import ImageRecipe, RunConfig
-from data_agent_lab.runs.folder import RunFolder, open_run
+from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.tasks import load_task, recipe_for
 from data_agent_lab.training import ledger, scoring
 from data_agent_lab.training import run as run_module
 from data_agent_lab.training.images import ImageEngine
-from data_agent_lab.training.run import train_run
 
 METHODS = ("full", "full-short", "random", "data-agent")
 # One that chooses within batches, one whose epochs have a size of their own, one that needs scores.
@@ -68,58 +68,6 @@ def config_of(
 ) -> RunConfig:
     changed = replace(recipe, **changes)
     return RunConfig(recipe=changed, method=method, keep_ratio=keep_ratio, seed=seed)
-
-
-def run(
-    path: Path, config: RunConfig, data: ImageData, **options: Any
-) -> tuple[dict[str, Any] | None, RunFolder]:
-    with open_run(path, config.flat(), resume=True) as folder:
-        return train_run(config, data, folder, **options), folder
-
-
-def finish(path: Path, config: RunConfig, data: ImageData) -> dict[str, Any]:
-    result, _ = run(path, config, data)
-    assert result is not None
-    return result
-
-
-def stop_after(num_steps: int) -> Callable[[], bool]:
-    """True from the `num_steps`-th time it is asked; the loop asks once an optimizer step."""
-    asked: list[int] = []
-
-    def should_stop() -> bool:
-        asked.append(1)
-        return len(asked) >= num_steps
-
-    return should_stop
-
-
-def without_times(value: Any) -> Any:
-    """The value less all that depends on the clock."""
-    if isinstance(value, dict):
-        clocks = ("seconds", "overhead")
-        return {
-            key: without_times(item)
-            for key, item in value.items()
-            if not any(clock in str(key) for clock in clocks)
-        }
-    if isinstance(value, list):
-        return [without_times(item) for item in value]
-    return value
-
-
-def assert_same_state(found: Any, expected: Any, where: str = "") -> None:
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected), where
-    elif isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-        for key in expected:
-            assert_same_state(found[key], expected[key], f"{where}/{key}")
-    elif isinstance(expected, list | tuple):
-        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
-            assert_same_state(one, other, f"{where}/{number}")
-    else:
-        assert found == expected, where
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
@@ -265,14 +213,14 @@ def test_scoring_a_pool_leaves_no_trace_in_the_model_or_the_random_generators(
     engine = ImageEngine(config, data, RunFolder(tmp_path), device=torch.device("cpu"))
     engine.selector.begin_epoch(0)
     engine.model.train()
-    labels, index = next(iter(engine.loader))
-    images = engine.batches.training(index, epoch=0)
+    _, index = next(iter(engine.loader))
+    inputs = engine.inputs(index, epoch=0)
     before = {name: value.clone() for name, value in engine.model.state_dict().items()}
     generator = torch.get_rng_state()
     assert isinstance(engine.selector, BatchSelector)
-    chosen = engine.best_of_pool(engine.selector, images, labels, index)
-    assert [len(part) for part in chosen] == [8, 8, 8]
-    assert torch.equal(chosen[0], images[torch.isin(index, chosen[2])])
+    (images, labels), kept = engine.best_of_pool(engine.selector, inputs, index)
+    assert [len(part) for part in (images, labels, kept)] == [8, 8, 8]
+    assert torch.equal(images, inputs[0][torch.isin(index, kept)])
     assert_same_state(engine.model.state_dict(), before)
     assert torch.equal(torch.get_rng_state(), generator)
 
@@ -330,8 +278,8 @@ def test_labels_that_a_method_needs_are_those_it_trains_on(
     assert data.num_noisy(engine.labels) == 12
     assert isinstance(engine.selector, Labelled)
     engine.selector.begin_epoch(0)
-    for labels, index in engine.loader:
-        assert torch.equal(engine.selector.labels[index], labels)
+    for _, index in engine.loader:
+        assert torch.equal(engine.selector.labels[index], engine.inputs(index, epoch=0)[1])
 
 
 @pytest.mark.parametrize("method", ["data-agent", "random", "class-balanced-random", "full"])

@@ -1,4 +1,8 @@
-"""Label rules without a policy: all samples by turns, classes alike, doubtful labels left out."""
+"""Label rules without a policy: all samples by turns, classes alike, doubtful labels left out.
+
+Our own. Its parts and what each is taken from are in docs/decisions/0010-labels.md, its formulas
+in docs/method.md.
+"""
 
 from __future__ import annotations
 

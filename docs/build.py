@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -102,11 +103,12 @@ def card(name: str) -> str:
     first = next(one for one in METHODS if method_class(one).__module__ == kind.__module__)
     if first != name:
         told = f"Described with [`{first}`](#{first}), whose file it shares."
-    told = re.sub(r"docs/([\w/-]+\.md)", r"[its page](\1)", told)
-    facts = "\n".join(f"| {what} | {value} |" for what, value in facts_of(name).items())
+    told = re.sub(r"docs/([\w/-]+\.md)", lambda page: f"[{title_of(page[1])}]({page[1]})", told)
+    head, *facts = (f"| {what} | {value} |" for what, value in facts_of(name).items())
+    table = "\n".join((head, "|---|---|", *facts))
     shown = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
     return (
-        f"## {name}\n\n{told}\n\n| `{name}` | |\n|---|---|\n{facts}\n\n"
+        f"## {name}\n\n{told}\n\n{table}\n\n"
         f"::: {kind.__module__}.{kind.__name__}\n    options: {shown}\n"
     )
 
@@ -116,7 +118,7 @@ def facts_of(name: str) -> dict[str, str]:
     kind = method_class(name)
     given = {"labels": torch.arange(100) % 2, "groups": torch.arange(100) % 2}
     given["scores"] = torch.linspace(0, 1, 100)
-    options = {option: given[option] for option in kind.required}
+    options: dict[str, Any] = {option: given[option] for option in kind.required}
     selector = make_selector(name, num_samples=100, epochs=16, keep_ratio=0.5, **options)
     schedule = selector.schedule.kind
     file = os.path.relpath(place_of(file_of(name)), STAGE)
@@ -133,7 +135,7 @@ def facts_of(name: str) -> dict[str, str]:
         facts["cost at keep ratio 0.5"] += f", and the trainings that make its {made[0]}"
     facts["chooses"] = "in each batch" if is_batch_selector(name) else f"by schedule `{schedule}`"
     if selector.explore:
-        facts["chooses"] += f", {selector.explore:.0%} of a chosen epoch drawn uniformly"
+        facts["chooses"] += f", {100 * selector.explore:g} % of a chosen epoch drawn uniformly"
     return {what: value for what, value in facts.items() if value}
 
 

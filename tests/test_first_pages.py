@@ -2,13 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from data_agent import SelectionSchedule
+from data_agent.budget.schedule import ScheduleKind
 
-START = Path(__file__).parents[1] / "docs" / "start"
+DOCS = Path(__file__).parents[1] / "docs"
+START = DOCS / "start"
 
 
 def code_of(page):
@@ -51,3 +53,9 @@ def test_the_schedule_of_the_page_on_keep_ratios():
     names: dict[str, Any] = {}
     exec(code_of("keep-ratio.md"), names)
     assert names["phases"] == {"warm-up": 2, "selected": 16, "final": 2}
+
+
+def test_the_page_on_the_budget_names_every_schedule():
+    text = (DOCS / "concepts" / "budget.md").read_text()
+    named = re.findall(r"^\| `([\w-]+)` \|", text, flags=re.MULTILINE)
+    assert set(named) == {*get_args(ScheduleKind)}

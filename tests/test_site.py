@@ -1,15 +1,18 @@
 """The site is built from the pages: all of them are in it, and every link leads somewhere."""
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import pytest
 
 pytest.importorskip("zensical", reason="needs pip install 'data-agent[docs]'")
 pytest.importorskip("data_agent_lab.methods", reason="needs pip install 'data-agent[lab]'")
 
+from filelock import FileLock
 from lxml import html
 
 from data_agent.methods import METHODS
@@ -31,9 +34,14 @@ def build():
 
 
 @pytest.fixture(scope="module")
-def pages(build):
-    """Every page of the site, built strictly, by its file."""
-    build.main()  # strictly: what Zensical finds wrong ends it
+def pages(build, tmp_path_factory):
+    """Every page of the site, by its file; of workers that test beside each other one builds it."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid4().hex)
+    built = tmp_path_factory.getbasetemp().parent / f"site-{run}"
+    with FileLock(f"{built}.lock"):
+        if not built.exists():
+            build.main()  # strictly: what Zensical finds wrong is an error
+            built.touch()
     return {path: html.parse(path).getroot() for path in sorted(SITE.rglob("*.html"))}
 
 

@@ -1,7 +1,6 @@
 """Label rules without a policy: all samples by turns, classes alike, doubtful labels left out.
 
-Our own. Its parts and what each is taken from are in docs/decisions/0010-labels.md, its formulas
-in docs/method.md.
+Our own: docs/decisions/0010-labels.md has its reasons, docs/method.md its formulas.
 """
 
 from __future__ import annotations

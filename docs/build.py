@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ STAGE = ROOT / "build" / "docs"
 SITE = ROOT / "site"
 CONTENTS = "SUMMARY.md"
 CARDS = "<!-- cards -->"
-SENTENCE = "Choose, while a model trains, which samples it trains on next, at an exact budget."
 
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
@@ -126,8 +126,9 @@ def facts_of(name: str) -> dict[str, str]:
     facts["built with"] = ", ".join(f"`{option}=`" for option in kind.required)
     if made := [option for option in kind.required if option != "labels"]:
         facts["how the command makes them"] = (inspect.getdoc(kind.prepare) or "").split("\n")[0]
-    facts["every batch must bring"] = "losses" + ", labels" * kind.needs_labels
-    facts["reads"] = ", ".join(selector.reads or ())
+    facts["every batch must bring"] = "labels" if kind.needs_labels else ""
+    if selector.reads is not None:
+        facts["reads of a batch"] = ", ".join(("losses", *selector.reads))
     facts["cost at keep ratio 0.5"] = f"{expected_cost(name, 0.5, epochs=16):.2f} of full training"
     if schedule == "floating":
         facts["cost at keep ratio 0.5"] = "its own, whatever the keep ratio"
@@ -167,16 +168,12 @@ def title_of(page: str) -> str:
 
 def write_texts() -> None:
     """Write llms.txt, llms-full.txt and the pages that they link to, for programs that read."""
-    lines, texts = [f"# Data Agent\n\n> {SENTENCE}\n"], [""]
-    for title, page in contents():
-        if not page:
-            lines.append(f"\n## {title}\n")
-            continue
-        text = (STAGE / page).read_text()
-        (SITE / page).write_text(text)
-        lines.append(f"- [{title}]({page})")
-        texts.append(f"<!-- {page} -->\n\n{text}")
+    shutil.copytree(STAGE, SITE, dirs_exist_ok=True)
+    project = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+    lines = [f"# {project['site_name']}\n\n> {project['site_description']}"]
+    lines += [f"- [{title}]({page})" if page else f"\n## {title}\n" for title, page in contents()]
     (SITE / "llms.txt").write_text("\n".join(lines) + "\n")
+    texts = [f"<!-- {page} -->\n\n{(STAGE / page).read_text()}" for _, page in contents() if page]
     (SITE / "llms-full.txt").write_text("\n".join(texts))
 
 

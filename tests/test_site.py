@@ -98,7 +98,8 @@ def test_every_method_has_a_card(pages, build):
     assert build.facts_of("divbs")["cost at keep ratio 0.5"] == "0.83 of full training"
     assert build.facts_of("el2n")["built with"] == "`scores=`"
     assert build.facts_of("el2n")["how the command makes them"] == "The mean score of two networks."
-    assert build.facts_of("label-aware")["every batch must bring"] == "losses, labels"
+    assert build.facts_of("label-aware")["every batch must bring"] == "labels"
+    assert build.facts_of("entropy")["reads of a batch"] == "losses, logits, uncertainty"
     assert "its own" in build.facts_of("infobatch-published")["cost at keep ratio 0.5"]
 
 

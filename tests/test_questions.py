@@ -51,6 +51,16 @@ class Absent:
         return "no agent"
 
 
+class Writer:
+    """As one of TensorBoard: what it was told, by name."""
+
+    def __init__(self):
+        self.told = {}
+
+    def add_scalar(self, name, value, step):
+        self.told.setdefault(name, []).append((step, value))
+
+
 class Noting:
     """A loader's batches, epoch by epoch, noted as they come."""
 
@@ -79,7 +89,7 @@ def a_place(*, keep_ratio, epochs=6):
     names["train_set"] = torch.utils.data.Subset(samples, range(256))
     names["more"] = torch.utils.data.Subset(samples, range(256, 316))
     names["optimizer"] = torch.optim.SGD(names["model"].parameters(), lr=0.1)
-    names["keep_ratio"] = keep_ratio
+    names.update(keep_ratio=keep_ratio, writer=Writer())
     exec(code_of(PAGE.partition("\n## ")[0]), names)
     return names
 
@@ -157,3 +167,11 @@ def test_what_is_refused_is_quoted(title):
     with pytest.raises(kind) as error:
         exec(code.replace(old, new), a_place(keep_ratio=0.5))
     assert quote_of(title) in str(error.value)
+
+
+def test_what_is_logged(capsys):
+    names = a_place(keep_ratio=0.5)
+    trained("How do I log what it does?", names)
+    visits = [(epoch, 128 * (epoch + 1)) for epoch in range(6)]
+    assert names["writer"].told["data_agent/visits"] == visits
+    assert len(capsys.readouterr().out.splitlines()) == 6

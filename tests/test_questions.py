@@ -77,7 +77,9 @@ def code_of(text):
 
 
 def quote_of(title):
-    return " ".join(re.findall(r"^> (.+)$", QUESTIONS[title], flags=re.MULTILINE))
+    """The first refusal that a question quotes."""
+    quotes = re.findall(r"(?:^> .+\n)+", QUESTIONS[title], flags=re.MULTILINE)
+    return " ".join(quotes[0].replace("> ", "").split())
 
 
 def a_place(*, keep_ratio, epochs=6):

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from data_agent.baselines.refreshed import Refreshed
 from data_agent.methods import METHODS, make_selector, method_class
 from data_agent_lab.methods import expected_cost, is_batch_selector
 
@@ -132,6 +133,8 @@ def facts_of(name: str) -> dict[str, str]:
     facts["cost at keep ratio 0.5"] = f"{expected_cost(name, 0.5, epochs=16):.2f} of full training"
     if schedule == "floating":
         facts["cost at keep ratio 0.5"] = "its own, whatever the keep ratio"
+    if issubclass(kind, Refreshed):
+        facts["cost at keep ratio 0.5"] += ", and its looks at all samples"
     if made:
         facts["cost at keep ratio 0.5"] += f", and the trainings that make its {made[0]}"
     facts["chooses"] = "in each batch" if is_batch_selector(name) else f"by schedule `{schedule}`"

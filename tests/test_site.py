@@ -100,6 +100,7 @@ def test_every_method_has_a_card(pages, build):
     assert build.facts_of("el2n")["how the command makes them"] == "The mean score of two networks."
     assert build.facts_of("label-aware")["every batch must bring"] == "labels"
     assert build.facts_of("entropy")["reads of a batch"] == "losses, logits, uncertainty"
+    assert "looks at all" in build.facts_of("afss")["cost at keep ratio 0.5"]
     assert "its own" in build.facts_of("infobatch-published")["cost at keep ratio 0.5"]
 
 

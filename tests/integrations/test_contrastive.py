@@ -12,6 +12,10 @@ from transformers import CLIPConfig, CLIPModel, TrainingArguments
 from data_agent.errors import InputError
 from data_agent.integrations.transformers import SelectiveTrainer
 
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:.*'pin_memory' argument is set as true.*:UserWarning"
+)
+
 PAGE = Path(__file__).parents[2] / "docs" / "questions.md"
 
 
@@ -29,7 +33,9 @@ def test_clip_is_refused(tmp_path):
     ids, pixels = torch.tensor([1, 5, 2]), torch.rand(3, 8, 8)
     trainer = SelectiveTrainer(
         model=model,
-        args=TrainingArguments(tmp_path, num_train_epochs=4, report_to=[], disable_tqdm=True),
+        args=TrainingArguments(
+            tmp_path, num_train_epochs=4, report_to=[], use_cpu=True, disable_tqdm=True
+        ),
         train_dataset=[{"input_ids": ids, "pixel_values": pixels}] * 32,
         data_collator=pairs_of,
         keep_ratio=0.5,

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # One thread for each process: tensors are small, and tests run beside each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test unit lint types format wheel floor clean
+.PHONY: demo docs test unit lint types format wheel floor clean
 
 demo: $(STAMP)  ## a real comparison on embedded data with wrong labels, and a page to look at
 	$(BIN)/data-agent compare --task digits --label-noise 0.4 --trusted-rows 100 --methods full,full-short,random,data-agent --seeds 5 --output runs/demo
@@ -29,6 +29,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)  ## the documentation site, site/index.html
+	$(BIN)/python docs/build.py
+
 wheel: $(STAMP)  ## build the wheel, install it elsewhere, use it from another directory
 	PYTHON=$(PYTHON) bash tests/check_wheel.sh
 
@@ -45,4 +48,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .venv-floor dist build .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-floor dist build site .cache .pytest_cache .ruff_cache

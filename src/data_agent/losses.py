@@ -40,8 +40,10 @@ __all__ = [
     "sample_losses",
     "token_losses",
 ]
-IGNORE_INDEX = -100  # what transformers puts where a label does not count
-IGNORED_PIXEL = 255  # and its default of semantic segmentation
+IGNORE_INDEX = -100
+"""What transformers puts where a label does not count."""
+IGNORED_PIXEL = 255
+"""And its default of semantic segmentation."""
 _OVERRIDE = (
     "Override compute_sample_losses(inputs, outputs) to return them as SampleLosses(sums, counts), "
     "for example by class_losses, binary_losses, regression_losses, token_losses, pixel_losses of "

@@ -43,6 +43,7 @@ METHODS: Mapping[str, str] = {
     "rcap": "data_agent.baselines.rcap:RCAP",
     "divbs": "data_agent.baselines.divbs:DivBS",
 }
+"""The module and class of every method, by its name."""
 
 
 def method_class(name: str) -> type[Selector]:

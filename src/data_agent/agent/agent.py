@@ -1,4 +1,11 @@
-"""The agent: ties signals, learner and table together; owns no formula."""
+"""The agent: a policy learns, while a model trains, which samples to train on next.
+
+Yang et al. 2026, "Data Agent: Learning to Select Data via End-to-End Dynamic Optimization" (ICML),
+https://arxiv.org/abs/2603.07433. The policy reads each sample's feature, and PPO rewards it for
+choosing samples that are difficult and uncertain; with trusted rows the reward is learned from
+them. Every equation and departure is in docs/method.md. This file ties signals, learner and table
+together, and owns no formula.
+"""
 
 from __future__ import annotations
 

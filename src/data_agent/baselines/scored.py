@@ -15,7 +15,8 @@ from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.method import Method
 
 __all__ = ["UNSEEN", "Scored", "logits_of"]
-UNSEEN = float("inf")  # a sample without a score goes first
+UNSEEN = float("inf")
+"""The score of a sample that has none yet: it goes first."""
 
 
 class Remembers(Method):

@@ -1,4 +1,7 @@
-"""Label rules without a policy: all samples by turns, classes alike, doubtful labels left out."""
+"""Label rules without a policy: all samples by turns, classes alike, doubtful labels left out.
+
+Our own: docs/decisions/0010-labels.md has its reasons, docs/method.md its formulas.
+"""
 
 from __future__ import annotations
 

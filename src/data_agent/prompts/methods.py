@@ -27,6 +27,7 @@ PROMPT_METHODS: Mapping[str, type[PromptSelector]] = {
         RegressedPrompts,
     )
 }
+"""The class of every method that chooses prompts, by its name."""
 
 
 def make_prompt_selector(

@@ -19,7 +19,7 @@ _EQUAL = 1e-6  # rewards closer than this, in units of their range, are the same
 class Groups(NamedTuple):
     """What a batch's groups say of their prompts; NaN where nothing is known.
 
-    Args:
+    Attributes:
         success: float32 `[k]` in [0, 1], the mean reward in units of the rewards' range.
         utility: float32 `[k]` in [0, 1], see `utility_of`; unknown with fewer than two rewards.
         is_informative: bool `[k]`, whether the known rewards differ.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +116,31 @@ def test_wandb_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert file.stem == f"run-{_id_of(folder)}" != f"run-{_id_of(begun(tmp_path / 'other'))}"
 
 
-def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    pytest.importorskip("trackio", reason="no trackio")
-    for number in range(2):  # runs of one name in two folders, the second one goes on
-        folder = begun(tmp_path / f"run{number}")
-        for _ in range(1 + number):
-            with tracked("trackio", folder, "digits/random-seed0", step=0) as send:
-                send(LINE)
+SEND_THREE_LINES = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from test_tracking import LINE, begun, tracked
+
+for number in range(2):  # runs of one name in two folders, the second one goes on
+    folder = begun(Path(f"run{number}"))
+    for _ in range(1 + number):
+        with tracked("trackio", folder, "digits/random-seed0", step=0) as send:
+            send(LINE)
+"""
+
+
+def test_trackio(tmp_path: Path) -> None:
+    """In a process of its own: trackio reads where to write when it is first imported."""
+    if find_spec("trackio") is None:
+        pytest.skip("no trackio")
+    subprocess.run(
+        [sys.executable, "-c", SEND_THREE_LINES, str(Path(__file__).parent)],
+        cwd=tmp_path,
+        env=os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")},
+        check=True,
+    )
     with closing(sqlite3.connect(tmp_path / "trackio" / "data-agent.db")) as base:
         rows = base.execute("SELECT run_name, step, metrics FROM metrics ORDER BY id").fetchall()
     assert [step for _, step, _ in rows] == [7, 7, 7]

@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from data_agent import make_selector
-from data_agent.baselines.afss import levels, parts_of, take
+from data_agent.baselines.afss import AFSS, levels, parts_of, take
 from data_agent.errors import InputError, StateError
 
 
 def afss(num_samples=100, epochs=20, keep_ratio=0.5, **options):
-    return make_selector(
+    selector = make_selector(
         "afss", num_samples=num_samples, epochs=epochs, keep_ratio=keep_ratio, **options
     )
+    assert isinstance(selector, AFSS)
+    return selector
 
 
 def test_levels_have_the_paper_s_borders():

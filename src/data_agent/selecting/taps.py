@@ -204,7 +204,8 @@ def _check_number(num_forwards: int) -> None:
             f"the watched module made {num_forwards} training forwards since the last learn(), so "
             "it is not known which one belongs to these losses. Call learn() once for each forward "
             "(also under gradient accumulation), run extra forwards under torch.no_grad() or in "
-            "eval mode, or hand features= and logits= to learn()."
+            "eval mode, call agent.forget_forward() behind one that trains the model (as SAM's "
+            "second), or hand features= and logits= to learn()."
         )
 
 

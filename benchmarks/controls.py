@@ -154,8 +154,7 @@ class PolicyOnTrusted(DataAgent):
 
     def record(self, feedback: Feedback) -> Tensor:
         """The regression learns from the rows too."""
-        sizes, end = torch.tensor(feedback.sizes), self.policy.cadence.num_steps
-        step = torch.arange(end - len(sizes), end).repeat_interleave(sizes)
+        step = self.policy.cadence.steps_of(feedback.sizes)
         uniform = self.uniform_rows(feedback.index)
         self._reward.rate(feedback.having(features=None), uniform, step)
         return super().record(feedback)

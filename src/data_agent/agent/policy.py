@@ -100,10 +100,7 @@ class Policy:
         features = _features_of(feedback)
         self.learner = learner = self._learner_of(features)
         key = position_hash(feedback.index, derived_seed(self._seed, Purpose.ROLLOUT, epoch))
-        sizes = torch.tensor(feedback.sizes)
-        end = self.cadence.num_steps
-        step = torch.arange(end - len(sizes), end).repeat_interleave(sizes)
-        labels = torch.stack([key, step], 1)
+        labels = torch.stack([key, self.cadence.steps_of(feedback.sizes)], 1)
         parameters = learner.act(features, self._utility(feedback), labels, uniform)
         action = expected_action(parameters)
         if self.config.ranking == "last-action":

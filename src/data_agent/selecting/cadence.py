@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from data_agent.runtime import distributed
 
@@ -39,6 +42,11 @@ class Cadence:
             self.interval = max(self._every, enough, seldom)
         self.num_steps += 1
         return self.num_steps % self.interval == 0
+
+    def steps_of(self, sizes: Sequence[int]) -> Tensor:
+        """Int64 `[M]`: the step of each row of the latest batches, of so many rows each."""
+        steps = torch.arange(self.num_steps - len(sizes), self.num_steps)
+        return steps.repeat_interleave(torch.tensor(sizes))
 
     def state_dict(self) -> dict[str, int]:
         """Steps so far, and how many lie between updates."""

@@ -129,9 +129,7 @@ class TrustedPolicy:
             D, float32 `[M]` on the host.
         """
         del epoch
-        sizes, end = torch.tensor(feedback.sizes), self.cadence.num_steps
-        step = torch.arange(end - len(sizes), end).repeat_interleave(sizes)
-        return (self.reward.rate(feedback, uniform, step),)
+        return (self.reward.rate(feedback, uniform, self.cadence.steps_of(feedback.sizes)),)
 
     def count_step(self, rows_a_step: int, total_rows: int) -> bool:
         """Count a batch; whether a regression is due, at the same step on every rank."""

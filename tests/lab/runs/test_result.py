@@ -18,4 +18,4 @@ def test_archived_results_fit_the_schema(archive: Path) -> None:
         content = json.loads(line)["result"]
         result = RunResult(**content)
         assert result.as_dict().items() >= content.items()
-        assert result.direction == ("lower" if result.metric.endswith("loss") else "higher")
+        assert result.direction == ("higher" if result.metric in ("accuracy", "mAP") else "lower")

@@ -85,6 +85,15 @@ def test_hard_images_are_in_every_epoch_and_none_is_forgotten():
     assert metrics["easy_share"] == pytest.approx(0.7)
 
 
+def test_of_easy_images_at_most_half_of_the_part_is_reviewed():
+    selector = afss()
+    selector.refresh(torch.ones(100))
+    selector.last = torch.where(torch.arange(100) < 50, 0, 19)  # half were not seen for long
+    chosen = selector.choose(20, 50, torch.zeros(100, dtype=torch.bool))
+    assert len(chosen.unique()) == 50
+    assert 25 <= int((chosen < 50).sum()) < 45  # 25 that are due, the others as drawn
+
+
 def test_a_loop_that_never_looks_is_told_so():
     selector = afss()
     for epoch in (0, 1):

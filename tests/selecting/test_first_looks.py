@@ -107,10 +107,3 @@ def test_an_uncertainty_that_is_refused_leaves_the_state_as_it_was():
     after = agent.state_dict()
     assert after["visits"] == before["visits"] == 0
     agent.observe(Feedback(index, **varied()))
-
-
-def test_rounding_of_half_precision_is_no_fault():
-    near = torch.full((BATCH,), 1.0078125)  # the bfloat16 above one
-    silent(lambda number, columns: {"uncertainty": near})
-    with pytest.raises(InputError, match="uncertainty came"):
-        run(lambda number, columns: {"uncertainty": near + 0.01})

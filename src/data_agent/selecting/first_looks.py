@@ -11,7 +11,6 @@ from data_agent.errors import DataAgentWarning, InputError
 from data_agent.selecting.feedback import Feedback
 
 NUM_LOOKS = 4  # batches; on an accelerator each look waits for it
-_ROUNDING = 1e-2  # of an entropy in half precision
 _DOCS = "docs/signals.md says what to hand over for which task."
 
 
@@ -70,7 +69,7 @@ class FirstLooks:
 
 def _check_unit_range(uncertainty: Tensor) -> None:
     low, high = _range(uncertainty)
-    if low < -_ROUNDING or high > 1 + _ROUNDING:  # neither for NaN, which is told of elsewhere
+    if low < 0 or high > 1:  # neither for NaN, which is told of elsewhere
         raise InputError(
             f"uncertainty came with values in [{low:.3g}, {high:.3g}]; expected [0, 1]. Divide an "
             "entropy by that of the uniform distribution, log C; of a deviation s take s / (s + c) "

@@ -5,7 +5,7 @@
     python benchmarks/overhead.py --compiled     # the same with torch.compile
 
 All run in one process and in turns: each round times a block of steps of every kind on the same
-model, and the ratio is that of the medians over rounds. A block is as long as ours lets batches
+model, beginning with another kind, and the ratio is that of the medians over rounds. A block is as long as ours lets batches
 wait (64 steps), so that each holds its share of policy updates. Ours are as in a long run (39,000
 steps). Beside them, written anew in a few lines each:
 
@@ -15,21 +15,25 @@ steps). Beside them, written anew in a few lines each:
 - the paper's, as its algorithm is published (https://arxiv.org/abs/2603.07433): for every batch
   signals, a policy forward, actions and log densities; every 10 batches four epochs of PPO on all
   of their rows, by autograd. Its release cannot be imported (a module is missing).
+
+Then whole runs: all epochs of a training loop with its loader, without evaluation, at keep ratio
+0.5 and in full, in turns as well; the ratio is the median of the rounds' ratios.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from data_agent import Selector, make_selector
+from data_agent import Selector, make_selector, selection_loader
 from data_agent.agent.reward import adaptive_weights, relative_losses, utility
 from data_agent_lab.runs.environment import describe_environment
 from data_agent_lab.training.models import build_model
@@ -38,6 +42,7 @@ NUM_SAMPLES, EPOCHS, CLASSES = 50_000, 200, 10
 BLOCK = 64
 CPU_MODELS = {
     # name: (architecture, width, image size, batch size)
+    "small CNN, 16x16, batch 48": ("cnn", 8, 16, 48),
     "small CNN, 32x32": ("cnn", 8, 32, 128),
     "small ResNet (width 16), 32x32": ("resnet-small", 16, 32, 128),
     "ResNet-18 (width 64), 32x32": ("resnet-18", 64, 32, 16),
@@ -48,6 +53,9 @@ GPU_MODELS = {
     "ResNet-50 (width 64), 64x64": ("resnet-50", 64, 64, 128),
 }
 FEATURES = [64, 512, 2048]
+# Whole runs: (architecture, width, image size, batch size), samples, epochs.
+CPU_RUN = ("resnet-small", 16, 16, 128), 5_120, 8
+GPU_RUN = ("resnet-18", 64, 32, 128), 50_000, 8
 
 Learn = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(losses, logits, features, labels, index) -> the loss to backpropagate."""
@@ -162,12 +170,9 @@ def measure(
     model: tuple, width: int, *, rounds: int, block: int, device: torch.device, compiled: bool
 ) -> dict[str, float]:
     """Milliseconds a step of each kind; on a GPU under bfloat16 autocast."""
-    architecture, channels, size, batch_size = model
+    _, _, size, batch_size = model
     torch.manual_seed(0)
-    network = build_model(
-        architecture, in_channels=3, num_classes=CLASSES, image_size=size, width=channels
-    )
-    network = with_features(network, width).to(device)
+    network = with_features(build(model), width).to(device)
     body = torch.compile(network.body) if compiled else network.body
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     images = torch.randn(batch_size, 3, size, size, device=device)
@@ -197,8 +202,74 @@ def measure(
 
     for learn in kinds.values():
         steps(learn)
-    times = [{name: steps(learn) for name, learn in kinds.items()} for _ in range(rounds)]
+    times = [
+        {name: steps(kinds[name]) for name in rotated(list(kinds), turn)} for turn in range(rounds)
+    ]
     return {name: statistics.median(row[name] for row in times) for name in kinds}
+
+
+def rotated(names: list[str], turn: int) -> list[str]:
+    """The names in an order that begins with another one in each turn."""
+    start = turn % len(names)
+    return names[start:] + names[:start]
+
+
+def measure_runs(
+    model: tuple, num_samples: int, epochs: int, *, rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each whole run of a kind; one run of one epoch of each goes before."""
+    _, _, size, batch_size = model
+    torch.manual_seed(0)
+    images = torch.randn(num_samples, 3, size, size)
+    data = TensorDataset(images, torch.randint(0, CLASSES, (num_samples,)))
+
+    def run(kind: str, epochs: int) -> float:
+        torch.manual_seed(0)
+        network = build(model).to(device)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+        _wait_for(device)
+        start = time.perf_counter()
+        for images, labels, losses_to_loss in batches(kind, epochs, network):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                logits = network(images.to(device))
+                losses = F.cross_entropy(logits, labels.to(device), reduction="none")
+            losses_to_loss(losses).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        _wait_for(device)
+        return time.perf_counter() - start
+
+    def batches(kind: str, epochs: int, network: nn.Module) -> Iterator[tuple]:
+        if kind == "full":
+            loader = DataLoader(data, batch_size, shuffle=True)
+            for _ in range(epochs):
+                yield from ((images, labels, Tensor.mean) for images, labels in loader)
+            return
+        options = {"num_samples": num_samples, "epochs": epochs, "keep_ratio": 0.5}
+        selector = make_selector(kind, **options, seed=0)
+        selector.watch(network.head)
+        loader = selection_loader(data, selector, batch_size=batch_size)
+        for _ in selector.epochs():
+            for images, labels, index in loader:
+                labelled = {"labels": labels} if kind == "label-aware" else {}
+                yield images, labels, partial(selector.learn, index=index, **labelled)
+
+    kinds = ["full", "random", "data-agent", "label-aware"]
+    for kind in kinds:
+        run(kind, 3)
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for turn in range(rounds):
+        for kind in rotated(kinds, turn):
+            seconds[kind].append(run(kind, epochs))
+    return seconds
+
+
+def build(model: tuple) -> nn.Module:
+    """The model of a row, freshly initialised."""
+    architecture, channels, size, _ = model
+    return build_model(
+        architecture, in_channels=3, num_classes=CLASSES, image_size=size, width=channels
+    )
 
 
 def _wait_for(device: torch.device) -> None:
@@ -213,7 +284,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--block", type=int, default=BLOCK, help="steps of each kind in a round")
     parser.add_argument("--features", type=int, nargs="+", default=FEATURES)
-    parser.add_argument("--models", type=int, default=3, help="the first so many")
+    parser.add_argument("--models", type=int, default=4, help="the first so many")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/overhead.json"))
     options = parser.parse_args()
@@ -231,7 +302,19 @@ def main() -> None:
             rows[-1] |= {"ms": {k: round(ms, 4) for k, ms in times.items()}, "ratio": ratios}
             shown = "  ".join(f"{kind} {ratio:.3f}" for kind, ratio in list(ratios.items())[1:])
             print(f"{name:32} {width:8} {times['plain']:9.2f}   {shown}", flush=True)
+    print(f"\n{'whole run':32} {'seconds':>8}   ratio to full")
+    model, num_samples, epochs = GPU_RUN if device.type == "cuda" else CPU_RUN
+    seconds = measure_runs(model, num_samples, epochs, rounds=options.rounds, device=device)
+    ratios = {
+        kind: statistics.median(a / b for a, b in zip(times, seconds["full"], strict=True))
+        for kind, times in seconds.items()
+    }
+    for kind, times in seconds.items():
+        print(f"{kind:32} {statistics.median(times):8.2f}   {ratios[kind]:.3f}", flush=True)
+    whole = {"model": model, "num_samples": num_samples, "epochs": epochs, "seconds": seconds}
+    whole["ratio"] = {kind: round(ratio, 4) for kind, ratio in ratios.items()}
     result = {"environment": describe_environment(options.device), **how, "rows": rows}
+    result["whole_run"] = whole
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {options.output}")

@@ -36,6 +36,7 @@ POLICY: Mapping[str, Mapping[str, Any]] = {
     "no-explore": {"explore": 0.0},
     "no-drift": {"drift": 0.0},
     "no-entropy-bonus": {"entropy_bonus": 0.0},
+    "unbounded-updates": {"max_updates": 10**9},  # every ten steps, however long the run is
     "policy-with-rules": {"label_rules": LabelRules(), "schedule": "to-the-end"},
 }
 """Settings of `DataAgentConfig` other than the defaults."""

@@ -4,10 +4,11 @@
     python benchmarks/overhead.py --device cuda --output benchmarks/results/overhead_gpu.json
     python benchmarks/overhead.py --compiled     # the same with torch.compile
 
-All run in one process and in turns: each round times a block of steps of every kind on the same
-model, beginning with another kind, and the ratio is that of the medians over rounds. A block is as long as ours lets batches
-wait (64 steps), so that each holds its share of policy updates. Ours are as in a long run (39,000
-steps). Beside them, written anew in a few lines each:
+All run in one process and in turns on the same model: a round times a block of steps of every
+kind, on a CPU step by step in turns, so that what else the machine does meets all alike, and the
+ratio is the median of the rounds' ratios. A block is as long as ours lets batches wait (64 steps),
+so that each holds its share of policy updates. Ours are as in a long run (39,000 steps). Beside
+them, written anew in a few lines each:
 
 - InfoBatch's, as `InfoBatch.update` of its release does it: the batch's weights go to the device,
   its losses come to the host, every step (Qin et al. 2024, https://arxiv.org/abs/2303.04947,
@@ -17,7 +18,7 @@ steps). Beside them, written anew in a few lines each:
   of their rows, by autograd. Its release cannot be imported (a module is missing).
 
 Then whole runs: all epochs of a training loop with its loader, without evaluation, at keep ratio
-0.5 and in full, in turns as well; the ratio is the median of the rounds' ratios.
+0.5 and in full, one step of the former and two of the latter in turns.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -54,8 +56,10 @@ GPU_MODELS = {
 }
 FEATURES = [64, 512, 2048]
 # Whole runs: (architecture, width, image size, batch size), samples, epochs.
-CPU_RUN = ("resnet-small", 16, 16, 128), 5_120, 8
-GPU_RUN = ("resnet-18", 64, 32, 128), 50_000, 8
+CPU_RUNS = (("resnet-small", 16, 16, 128), 5_120, 8), (("resnet-small", 16, 32, 128), 5_120, 8)
+GPU_RUNS = ((("resnet-18", 64, 32, 128), 50_000, 8),)
+
+KINDS_OF_RUNS = "full", "random", "data-agent", "label-aware"
 
 Learn = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(losses, logits, features, labels, index) -> the loss to backpropagate."""
@@ -168,8 +172,8 @@ def with_features(network: nn.Module, width: int) -> nn.Module:
 
 def measure(
     model: tuple, width: int, *, rounds: int, block: int, device: torch.device, compiled: bool
-) -> dict[str, float]:
-    """Milliseconds a step of each kind; on a GPU under bfloat16 autocast."""
+) -> list[dict[str, float]]:
+    """Milliseconds a step of each kind, in each round; on a GPU under bfloat16 autocast."""
     _, _, size, batch_size = model
     torch.manual_seed(0)
     network = with_features(build(model), width).to(device)
@@ -186,10 +190,12 @@ def measure(
         "paper": Paper(width, device).learn,
     }
 
+    turn = block if device.type == "cuda" else 1  # waiting for a GPU at each step would slow it
+
     def steps(learn: Learn) -> float:
         _wait_for(device)
         start = time.perf_counter()
-        for _ in range(block):
+        for _ in range(turn):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 features = body(images)
                 logits = network.head(features)
@@ -198,14 +204,25 @@ def measure(
             optimizer.step()
             optimizer.zero_grad()
         _wait_for(device)
-        return (time.perf_counter() - start) / block * 1e3
+        return time.perf_counter() - start
 
-    for learn in kinds.values():
-        steps(learn)
-    times = [
-        {name: steps(kinds[name]) for name in rotated(list(kinds), turn)} for turn in range(rounds)
-    ]
-    return {name: statistics.median(row[name] for row in times) for name in kinds}
+    def times() -> dict[str, float]:
+        seconds = dict.fromkeys(kinds, 0.0)
+        for number in range(block // turn):
+            for name in rotated(list(kinds), number):
+                seconds[name] += steps(kinds[name])
+        return {name: 1e3 * total / block for name, total in seconds.items()}
+
+    times()
+    return [times() for _ in range(rounds)]
+
+
+def summarised(rounds: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Of each kind the median time, and the median ratio to the first of round 0 in each round."""
+    first, names = next(iter(rounds[0])), list(rounds[0])
+    medians = {name: statistics.median(row[name] for row in rounds) for name in names}
+    ratios = {name: statistics.median(row[name] / row[first] for row in rounds) for name in names}
+    return medians, ratios
 
 
 def rotated(names: list[str], turn: int) -> list[str]:
@@ -216,52 +233,66 @@ def rotated(names: list[str], turn: int) -> list[str]:
 
 def measure_runs(
     model: tuple, num_samples: int, epochs: int, *, rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds of each whole run of a kind; one run of one epoch of each goes before."""
+) -> list[dict[str, float]]:
+    """Seconds of a whole run of each kind, in each round; a round of three epochs goes before."""
     _, _, size, batch_size = model
     torch.manual_seed(0)
     images = torch.randn(num_samples, 3, size, size)
     data = TensorDataset(images, torch.randint(0, CLASSES, (num_samples,)))
+    turn = BLOCK if device.type == "cuda" else 1
 
-    def run(kind: str, epochs: int) -> float:
+    def steps(kind: str, epochs: int) -> Iterator[None]:
         torch.manual_seed(0)
         network = build(model).to(device)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-        _wait_for(device)
-        start = time.perf_counter()
-        for images, labels, losses_to_loss in batches(kind, epochs, network):
+        for images, labels, losses_to_loss in batches_of(kind, data, epochs, batch_size, network):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 logits = network(images.to(device))
                 losses = F.cross_entropy(logits, labels.to(device), reduction="none")
             losses_to_loss(losses).backward()
             optimizer.step()
             optimizer.zero_grad()
-        _wait_for(device)
-        return time.perf_counter() - start
+            yield
 
-    def batches(kind: str, epochs: int, network: nn.Module) -> Iterator[tuple]:
-        if kind == "full":
-            loader = DataLoader(data, batch_size, shuffle=True)
-            for _ in range(epochs):
-                yield from ((images, labels, Tensor.mean) for images, labels in loader)
-            return
-        options = {"num_samples": num_samples, "epochs": epochs, "keep_ratio": 0.5}
-        selector = make_selector(kind, **options, seed=0)
-        selector.watch(network.head)
-        loader = selection_loader(data, selector, batch_size=batch_size)
-        for _ in selector.epochs():
-            for images, labels, index in loader:
-                labelled = {"labels": labels} if kind == "label-aware" else {}
-                yield images, labels, partial(selector.learn, index=index, **labelled)
+    def times(epochs: int) -> dict[str, float]:
+        runs = {kind: steps(kind, epochs) for kind in KINDS_OF_RUNS}
+        seconds, unfinished = dict.fromkeys(runs, 0.0), list(runs)
+        while unfinished:
+            for kind in list(unfinished):
+                number = 2 * turn if kind == "full" else turn  # so that all end together
+                start = time.perf_counter()
+                if sum(1 for _ in islice(runs[kind], number)) < number:
+                    unfinished.remove(kind)
+                _wait_for(device)
+                seconds[kind] += time.perf_counter() - start
+        return seconds
 
-    kinds = ["full", "random", "data-agent", "label-aware"]
-    for kind in kinds:
-        run(kind, 3)
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for turn in range(rounds):
-        for kind in rotated(kinds, turn):
-            seconds[kind].append(run(kind, epochs))
-    return seconds
+    times(3)
+    return [times(epochs) for _ in range(rounds)]
+
+
+def batches_of(
+    kind: str, data: TensorDataset, epochs: int, batch_size: int, network: nn.Module
+) -> Iterator[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]:
+    """Images, labels and what makes one loss of their losses, for each step of a run."""
+    if kind == "full":
+        loader = DataLoader(data, batch_size, shuffle=True)
+        for _ in range(epochs):
+            yield from ((images, labels, torch.mean) for images, labels in loader)
+        return
+    options = {"num_samples": len(data), "epochs": epochs, "keep_ratio": 0.5}
+    selector = make_selector(kind, **options, seed=0)
+    selector.watch(network.head)
+    loader = selection_loader(data, selector, batch_size=batch_size)
+    for _ in selector.epochs():
+        for images, labels, index in loader:
+            told = {"labels": labels} if kind == "label-aware" else {}
+            yield images, labels, partial(selector.learn, index=index, **told)
+
+
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    """To four places."""
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 def build(model: tuple) -> nn.Module:
@@ -296,25 +327,25 @@ def main() -> None:
     print(f"{'model':32} {'features':>8} {'plain ms':>9}   ratio to it")
     for name, model in list(models.items())[: options.models]:
         for width in options.features:
-            times = run(model, width)
-            ratios = {kind: round(ms / times["plain"], 4) for kind, ms in times.items()}
+            times, ratios = summarised(run(model, width))
             rows.append({"model": name, "features": width, "batch_size": model[3]})
-            rows[-1] |= {"ms": {k: round(ms, 4) for k, ms in times.items()}, "ratio": ratios}
+            rows[-1] |= {"ms": rounded(times), "ratio": rounded(ratios)}
             shown = "  ".join(f"{kind} {ratio:.3f}" for kind, ratio in list(ratios.items())[1:])
             print(f"{name:32} {width:8} {times['plain']:9.2f}   {shown}", flush=True)
-    print(f"\n{'whole run':32} {'seconds':>8}   ratio to full")
-    model, num_samples, epochs = GPU_RUN if device.type == "cuda" else CPU_RUN
-    seconds = measure_runs(model, num_samples, epochs, rounds=options.rounds, device=device)
-    ratios = {
-        kind: statistics.median(a / b for a, b in zip(times, seconds["full"], strict=True))
-        for kind, times in seconds.items()
+    whole_runs = []
+    for model, num_samples, epochs in GPU_RUNS if device.type == "cuda" else CPU_RUNS:
+        seconds = measure_runs(model, num_samples, epochs, rounds=options.rounds, device=device)
+        times, ratios = summarised(seconds)
+        shown = "  ".join(f"{kind} {ratio:.3f}" for kind, ratio in list(ratios.items())[1:])
+        print(f"whole run, {' '.join(map(str, model)):30} {times['full']:9.2f} s   {shown}")
+        whole_runs.append({"model": model, "num_samples": num_samples, "epochs": epochs})
+        whole_runs[-1] |= {"seconds": rounded(times), "ratio": rounded(ratios), "rounds": seconds}
+    result = {
+        "environment": describe_environment(options.device),
+        **how,
+        "rows": rows,
+        "whole_runs": whole_runs,
     }
-    for kind, times in seconds.items():
-        print(f"{kind:32} {statistics.median(times):8.2f}   {ratios[kind]:.3f}", flush=True)
-    whole = {"model": model, "num_samples": num_samples, "epochs": epochs, "seconds": seconds}
-    whole["ratio"] = {kind: round(ratio, 4) for kind, ratio in ratios.items()}
-    result = {"environment": describe_environment(options.device), **how, "rows": rows}
-    result["whole_run"] = whole
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {options.output}")

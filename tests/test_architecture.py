@@ -276,6 +276,13 @@ def test_public_names_and_their_methods_have_docstrings_and_return_types():
             assert "return" in function.__annotations__, f"{name}.{method}"
 
 
+def test_the_picture_names_every_room():
+    picture = (ROOT / "docs" / "architecture.svg").read_text()
+    named = ", ".join(re.findall(r'class="room"[^>]*>([^<]+)<', picture)).split(", ")
+    rooms = {path.parent.name for package in (CORE, LAB) for path in package.glob("*/__init__.py")}
+    assert rooms <= {*named}
+
+
 def test_files_can_be_read_in_one_sitting():
     long = {
         n: lines for n, p in MODULES.items() if (lines := len(p.read_text().splitlines())) > 400

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("data_agent_lab.methods", reason="needs pip install 'data-agent[lab]'")
 
+from data_agent.testing import LAWS
 from data_agent_lab.results.groups import group_runs
 from data_agent_lab.results.records import find_runs
 from data_agent_lab.results.statistics import Estimate, bootstrap_mean, estimate, paired_difference
@@ -227,3 +228,11 @@ def test_no_figure_stands_without_its_runs(page):
     told = [m.groups() for pattern in (FIGURE, SPREAD) for m in pattern.finditer(text)]
     figures = [tuple(number.lstrip("+-") for number in one) for one in told]
     assert [one for one in figures if one not in stored_figures()] == []
+
+
+def test_the_laws_of_peers_are_ours_and_ours_keep_them():
+    rows = json.loads((RESULTS / "peers.json").read_text())["laws"]
+    assert {row["law"] for row in rows} == {*LAWS, "(no law) leaves others alone"}
+    for row in rows:
+        kept = [row[who] for who in row if who.startswith("ours")]
+        assert kept == ["kept"] * 3 or row["law"] not in LAWS

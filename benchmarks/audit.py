@@ -51,14 +51,14 @@ from sklearn.metrics import roc_auc_score
 from transformers import DataCollatorWithPadding
 
 from data_agent import Feedback, Selector
-from data_agent.runtime.files import write_json
-from data_agent_lab.auditing.duplicates import (
+from data_agent.duplicates import (
     IMAGE_LIKENESS,
     are_same_picture,
     image_sketches,
-    near_duplicates,
     small_images,
 )
+from data_agent.runtime.files import write_json
+from data_agent_lab.auditing.duplicates import near_duplicates
 from data_agent_lab.data.image_data import ImageData, corrupt_labels
 from data_agent_lab.recipes import ImageRecipe, RunConfig
 from data_agent_lab.runs.environment import describe_environment

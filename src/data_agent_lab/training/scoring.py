@@ -19,6 +19,7 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from data_agent import SelectionSchedule
+from data_agent.duplicates import image_groups
 from data_agent.errors import CheckpointError, DataAgentError
 from data_agent.methods import method_class
 from data_agent.runtime import checkpoint, distributed
@@ -97,6 +98,10 @@ class Proxy:
         seed = derived_seed(self.seed, Purpose.SUBSET) % (1 << 32)
         means: Any = MiniBatchKMeans(count, random_state=seed, n_init="auto")
         return torch.from_numpy(means.fit_predict(features.numpy())).long()
+
+    def near_duplicates(self) -> Tensor:
+        """int64 `[N]`: groups of near-duplicates among the images, without augmentation."""
+        return image_groups(self.engine.data.train_images)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ PAGES = [
 ]
 LAYERS = [
     {"errors", "_version"},
-    {"runtime", "losses", "duplicates", "detectors", "detector_terms"},
+    {"runtime", "losses", "duplicates", "suspicion", "detectors", "detector_terms"},
     {"budget"},
     {"selecting"},
     {"loading"},

@@ -22,7 +22,20 @@ from torch import Tensor
 
 from data_agent.errors import InputError
 
-__all__ = ["feature_groups", "image_groups", "text_groups"]
+__all__ = [
+    "FEATURE_LIKENESS",
+    "IMAGE_LIKENESS",
+    "TEXT_LIKENESS",
+    "alike_pairs",
+    "are_same_picture",
+    "feature_groups",
+    "image_groups",
+    "image_sketches",
+    "small_images",
+    "stars",
+    "text_groups",
+    "text_sketches",
+]
 
 IMAGE_LIKENESS = 0.98  # cosine from which on two images are worth a look at their pixels
 TEXT_LIKENESS = 0.9

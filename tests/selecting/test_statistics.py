@@ -7,7 +7,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from data_agent import BatchSelector, Feedback, make_selector
 from data_agent.errors import CheckpointError
-from data_agent.selecting.statistics import SampleStatistics, belief, ranks, suspicion, vote
+from data_agent.selecting.statistics import SampleStatistics, belief, vote
+from data_agent.suspicion import suspicion
 
 
 def visited(visits, num_samples=2):
@@ -43,27 +44,6 @@ def test_means_over_visits_by_hand():
     assert found["label"].tolist() == found["suggested_label"].tolist() == [0, 0, -1]
     entropy = 1.5 * np.log(2) / np.log(3)  # of a half and two quarters
     assert_allclose(found["uncertainty"][1], entropy, rtol=1e-6)
-
-
-def test_ranks_count_equal_values_half_and_nan_last():
-    assert ranks(np.array([3.0, 1.0, 3.0, np.nan, 2.0])).tolist() == [0.75, 0.125, 0.75, 0, 0.375]
-    assert ranks(np.array([np.nan])).tolist() == [0]
-
-
-def test_suspicion_by_hand():
-    columns = {
-        "mean_loss": np.array([1.0, 2.0, 3.0]),
-        "margin": np.array([0.5, -0.5, 0.0]),
-        "loss": np.array([3.0, 1.0, 2.0]),
-    }
-    low, middle, high = 1 / 6, 3 / 6, 5 / 6
-    expected = [
-        (4 * low + high) / 5,
-        (2 * middle + 2 * high + low) / 5,
-        (2 * high + 3 * middle) / 5,
-    ]
-    assert_allclose(suspicion(columns), expected)
-    assert_allclose(suspicion({"loss": columns["loss"]}), [high, low, middle])
 
 
 def test_a_table_has_the_suspicion_of_its_columns():

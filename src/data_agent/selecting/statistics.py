@@ -18,6 +18,7 @@ from torch import Tensor
 from data_agent.errors import CheckpointError
 from data_agent.runtime.state import require_tensor
 from data_agent.selecting.feedback import Feedback
+from data_agent.suspicion import SUSPICIOUS, suspicion
 
 UNKNOWN = -1  # a label that never came or is no class, and an empty place of a candidate
 ABSENT = -4.0  # in rows: a value that a batch did not bring; all values are -1 or more
@@ -42,7 +43,6 @@ _COLUMNS = {  # by the part of rows that brings them
     "margin": ("mean_probability", "margin", "others", "votes"),
 }
 _WHOLE = ("visits", "label", "others")  # int32; the others are float32
-_SUSPICIOUS = {"mean_loss": (1, 2.0), "margin": (-1, 2.0), "loss": (1, 1.0)}  # sign and weight
 _WIDE = ("others", "votes")  # [N, CANDIDATES]
 
 
@@ -104,7 +104,7 @@ class SampleStatistics:
         """How suspicious each label is, float64 `[N]`, see `suspicion`; None before any came."""
         if not self._columns:
             return None
-        columns = {name: self._columns[name] for name in _SUSPICIOUS if name in self._columns}
+        columns = {name: self._columns[name] for name in SUSPICIOUS if name in self._columns}
         return torch.from_numpy(suspicion({n: _shown(c.numpy()) for n, c in columns.items()}))
 
     def check(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
@@ -223,36 +223,6 @@ class SampleStatistics:
 
 def _shown(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(values == UNSEEN, np.float32(np.nan), values)
-
-
-def suspicion(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """How suspicious each label is, in [0, 1]; 0 where nothing is known of a sample.
-
-    A weighted mean of ranks: of the mean loss and of the mean margin 2/5 each, of the last loss
-    1/5; a column that is not there has no weight. No column is best everywhere: where labels are
-    wrong at random the mean loss is, where people err the last loss, as such labels are learned
-    late, and where they are memorised at last the means are (docs/audit.md).
-
-    Args:
-        columns: float `[N]` each, those of "mean_loss", "margin" and "loss" that are known; nan
-            where a sample did not show it. At least one.
-    """
-    total, weights = np.float64(0), 0.0
-    for name, (sign, weight) in _SUSPICIOUS.items():
-        if name in columns:
-            total = total + weight * ranks(sign * columns[name].astype(np.float64))
-            weights += weight
-    return total / weights
-
-
-def ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The share of values below each one, equal ones counted half: `[N]` in [0, 1], 0 for nan."""
-    known = ~np.isnan(values)
-    ordered = np.sort(values[known])
-    found = np.zeros(len(values))
-    below, up_to = (np.searchsorted(ordered, values[known], side) for side in ("left", "right"))
-    found[known] = (below + up_to) / (2 * max(1, len(ordered)))
-    return found
 
 
 def belief(probability: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

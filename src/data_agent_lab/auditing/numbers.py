@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_agent.errors import InputError
-from data_agent.selecting.statistics import suspicion
+from data_agent.suspicion import suspicion
 from data_agent_lab.runs.samples import SAMPLES, Arrays, read_columns
 
 _FLOATS = ("loss", "mean_loss", "mean_probability", "margin")

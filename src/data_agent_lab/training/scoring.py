@@ -150,7 +150,7 @@ class Preparation:
     options: dict[str, Tensor]
     num_forward: int = 0
     num_backward: int = 0
-    seconds: float = 0.0  # zero where no model was trained, ...
+    seconds: float = 0.0  # zero where nothing but labels is needed, ...
     cpu_seconds: float = 0.0  # ... and so is the processor time
 
 
@@ -171,7 +171,7 @@ def prepare(method: str, proxy: Proxy) -> Preparation:
         stopwatch.start()
         options = method_class(method).prepare(counted, budget)
         stopwatch.stop()
-    if not counted.num_forward:
+    if set(options) <= {"labels"}:  # which are there anyway
         return Preparation(options)
     counts = counted.num_forward, counted.num_backward
     return Preparation(options, *counts, stopwatch.seconds, stopwatch.cpu_seconds)
@@ -196,6 +196,6 @@ def prepare_once(path: Path, method: str, proxy: Proxy) -> Preparation:
             )
         return Preparation(**state["preparation"])
     preparation = prepare(method, proxy)
-    if preparation.num_forward and distributed.rank() == 0:
+    if preparation.seconds and distributed.rank() == 0:
         checkpoint.save(path, {"origin": origin, "preparation": asdict(preparation)})
     return preparation

@@ -37,9 +37,15 @@ __all__ = [
     "text_sketches",
 ]
 
-IMAGE_LIKENESS = 0.98  # cosine from which on two images are worth a look at their pixels
+IMAGE_LIKENESS = 0.98
+"""Cosine of sketches from which on two images are worth a look at their pixels."""
+
 TEXT_LIKENESS = 0.9
+"""Cosine of sketches from which on two texts are near-duplicates."""
+
 FEATURE_LIKENESS = 0.985
+"""Cosine of embeddings from which on two samples are near-duplicates."""
+
 _ROUGHLY = 0.75  # correlation of 8 x 8 pixels from which on two images are laid over each other
 _NEARLY = 0.8  # of pixels, from which on their places are made exact
 _SAME_PICTURE = 0.97

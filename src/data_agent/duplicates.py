@@ -116,7 +116,7 @@ def are_same_picture(small: Tensor, first: Tensor, second: Tensor) -> Tensor:
 def _best(images: Tensor, others: Tensor, mirror: Tensor) -> Tensor:
     """The correlation of images with others, made larger, where these lie best: `[M]`.
 
-    Images are float32 `[M, C, 16, 16]`; `mirror` says by -1 which of the others are mirrored.
+    It is made exact only where that decides whether it is above `_SAME_PICTURE`. Images are float32 `[M, C, 16, 16]`; `mirror` says by -1 which of the others are mirrored.
     """
     middle = _standardised(_laid(images, torch.tensor([[1.0, 1.0, 0.0, 0.0]])))
     best, place = torch.full((len(images),), -1.0), torch.zeros(len(images), 4)
@@ -125,7 +125,7 @@ def _best(images: Tensor, others: Tensor, mirror: Tensor) -> Tensor:
     )
     for right, down in product(_SHIFTS, repeat=2):
         _take_better(best, place, start + torch.tensor([0.0, 0.0, right, down]), middle, others)
-    near = best > _NEARLY
+    near = (best > _NEARLY) & (best <= _SAME_PICTURE)  # of others nothing more is to be found out
     found, middle, others, place = best[near], middle[near], others[near], place[near]
     for step in _FINER:
         start = place.clone()

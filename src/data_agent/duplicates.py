@@ -116,7 +116,8 @@ def are_same_picture(small: Tensor, first: Tensor, second: Tensor) -> Tensor:
 def _best(images: Tensor, others: Tensor, mirror: Tensor) -> Tensor:
     """The correlation of images with others, made larger, where these lie best: `[M]`.
 
-    It is made exact only where that decides whether it is above `_SAME_PICTURE`. Images are float32 `[M, C, 16, 16]`; `mirror` says by -1 which of the others are mirrored.
+    It is made exact only where that decides whether it is above `_SAME_PICTURE`. Images are float32
+    `[M, C, 16, 16]`; `mirror` says by -1 which of the others are mirrored.
     """
     middle = _standardised(_laid(images, torch.tensor([[1.0, 1.0, 0.0, 0.0]])))
     best, place = torch.full((len(images),), -1.0), torch.zeros(len(images), 4)

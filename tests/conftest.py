@@ -1,5 +1,6 @@
 """Every test leaves the process as it found it."""
 
+import gc
 import threading
 
 import pytest
@@ -7,6 +8,15 @@ import torch
 import torch.distributed as dist
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+
+
+def pytest_collection_finish():
+    """Exempt what imports made from garbage collection.
+
+    It stays for good, and is a million objects, which each run of a Trainer looks through.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
-from ranks import _free_port, _run, join_group, run_ranks
+from ranks import join_group, run_ranks, start_ranks
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -511,13 +510,7 @@ def leave(rank, how, folder):
 @pytest.mark.distributed
 @pytest.mark.parametrize("how", ["dies", "hangs", "trains on"])
 def test_a_rank_that_is_gone_ends_the_others_within_the_timeout(how, tmp_path):
-    context: Any = mp.start_processes(
-        _run,
-        args=(leave, tmp_path, 2, _free_port(), (how, tmp_path)),
-        nprocs=2,
-        join=False,
-        start_method="spawn",
-    )
+    context: Any = start_ranks(leave, tmp_path, how, tmp_path)
     rank_0, rank_1 = context.processes
     rank_0.join(120)
     rank_1.kill()

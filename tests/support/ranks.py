@@ -1,5 +1,9 @@
-"""Real processes that find each other as `torchrun` lets them: by environment variables."""
+"""Real processes that find each other as `torchrun` lets them: by environment variables.
 
+They are forks of a process that has imported what is slow to import, once for all tests.
+"""
+
+import gc
 import os
 import socket
 from pathlib import Path
@@ -7,6 +11,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+IMPORTED_ONCE = [
+    *("torch._dynamo", "accelerate", "lightning", "peft", "transformers.trainer"),
+    *("trl.trainer.grpo_trainer", "trl.trainer.sft_trainer"),
+]
 
 
 def run_ranks(work, folder, *args, world=2):
@@ -16,10 +25,20 @@ def run_ranks(work, folder, *args, world=2):
     themselves, `join_group` does it for others.
     """
     folder = Path(folder)
-    mp.start_processes(
-        _run, args=(work, folder, world, _free_port(), args), nprocs=world, start_method="spawn"
-    )
+    start_ranks(work, folder, *args, world=world).join()
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def start_ranks(work, folder, *args, world=2):
+    """The processes of `run_ranks`, which nobody waits for."""
+    mp.get_context("forkserver").set_forkserver_preload(IMPORTED_ONCE)
+    return mp.start_processes(
+        _run,
+        args=(work, folder, world, _free_port(), args, dict(os.environ)),
+        nprocs=world,
+        join=False,
+        start_method="forkserver",
+    )
 
 
 def join_group():
@@ -27,8 +46,11 @@ def join_group():
     dist.init_process_group("gloo")
 
 
-def _run(rank, work, folder, world, port, args):
+def _run(rank, work, folder, world, port, args, environment):
+    gc.freeze()
     torch.set_num_threads(1)
+    os.environ.clear()  # the parent's of when the first test forked
+    os.environ |= environment
     os.environ |= {
         **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)},
         **{"LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},

@@ -7,12 +7,16 @@ STAMP := $(VENV)/.installed
 # One thread for each process: tensors are small, and tests run beside each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
+# What targets that run beside each other print comes in one piece each, where make can do that.
+APART := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
 .PHONY: demo docs results test unit lint types format wheel release-check floor clean
 
 demo: $(STAMP)  ## a real comparison on embedded data with wrong labels, and a page to look at
 	$(BIN)/data-agent compare --task digits --label-noise 0.4 --trusted-rows 100 --methods full,full-short,random,data-agent --seeds 5 --output runs/demo
 
-test: lint types wheel  ## everything CI checks
+test:  ## everything CI checks: what runs on one core side by side, then the tests on all
+	$(MAKE) --jobs=2 $(APART) lint types wheel
 	$(PYTEST)
 
 unit: $(STAMP)  ## the quick tests

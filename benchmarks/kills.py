@@ -46,6 +46,7 @@ from data_agent_lab.runs.environment import describe_environment
 ROOT = Path(__file__).parents[1]
 DEFAULT_KILLS = "train=50,loop=20,compare=15,ranks=15"
 PATIENCE = 300.0  # seconds after which a session that does not get on is a hang
+BLINK = 0.0005  # seconds: a temporary file is there no longer than a few of them
 
 
 @dataclass(slots=True)
@@ -69,13 +70,15 @@ class Session:
         """Whether the temporary file of a checkpoint is there."""
         return any(is_temporary(entry.name) for entry in entries(self))
 
-    def wait(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-        """Until then, or until it is over; as often as there is time."""
+    def wait(
+        self, condition: Callable[[], bool], *, seconds: float = PATIENCE, pause: float = 0.02
+    ) -> None:
+        """Until then, or until it is over; it is asked every `pause` seconds."""
         end = time.monotonic() + seconds
         while not self.is_over() and not condition():
             if time.monotonic() > end:
                 raise TimeoutError(f"{self.folder} does not get on: a hang.")
-            time.sleep(0.0005)
+            time.sleep(pause)
 
     def signal(self, number: int) -> None:
         """To all of its processes; torchrun puts each rank into a group of its own."""
@@ -141,13 +144,13 @@ def kill(session: Session, kind: str, draws: random.Random, seconds: float) -> N
     session.wait(session.has_begun)
     if kind == "writing":
         for _ in range(draws.randrange(1, 6)):
-            session.wait(lambda: not session.is_writing())
-            session.wait(session.is_writing)
+            session.wait(lambda: not session.is_writing(), pause=BLINK)
+            session.wait(session.is_writing, pause=BLINK)
         time.sleep(draws.uniform(0, 0.003))
         # Held still it cannot finish the file before the kill; what was faster writes another one.
         while hold(session) and not session.is_writing():
             session.signal(signal.SIGCONT)
-            session.wait(session.is_writing)
+            session.wait(session.is_writing, pause=BLINK)
         return
     pause_until = time.monotonic() + draws.uniform(0, seconds / 4)
     session.wait(lambda: time.monotonic() > pause_until)

@@ -25,7 +25,9 @@ def run_ranks(work, folder, *args, world=2):
     themselves, `join_group` does it for others.
     """
     folder = Path(folder)
-    start_ranks(work, folder, *args, world=world).join()
+    context = start_ranks(work, folder, *args, world=world)
+    while not context.join():
+        pass
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(world)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,7 @@ def loader_of(selector: Selector) -> DataLoader[Any]:
 
 def feedback(index: Tensor, epoch: int) -> Feedback:
     """What a model could have shown: a function of sample and epoch alone."""
-    draws = np.random.default_rng([epoch, 1]).random((NUM_SAMPLES, NUM_CLASSES + NUM_FEATURES + 1))
-    rows = torch.from_numpy(draws).float()[index]
+    rows = _draws(epoch)[index]
     return Feedback(
         index,
         losses=rows[:, 0] * (1 + index % 7),
@@ -49,6 +49,12 @@ def feedback(index: Tensor, epoch: int) -> Feedback:
         features=rows[:, 1 + NUM_CLASSES :] + (index % 5).unsqueeze(1),
         labels=index % NUM_CLASSES,
     )
+
+
+@cache
+def _draws(epoch: int) -> Tensor:
+    shape = (NUM_SAMPLES, NUM_CLASSES + NUM_FEATURES + 1)
+    return torch.from_numpy(np.random.default_rng([epoch, 1]).random(shape)).float()
 
 
 def observe_batch(selector: Selector, index: Tensor, epoch: int) -> None:
@@ -114,15 +120,21 @@ def equal_states(first: Any, second: Any) -> bool:
 
 
 def damaged(good: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Copies of a nested state with one value replaced, for every value, and which it was."""
-    for *parents, key in _leaves(good):
+    """A nested state with one value replaced, for every value, and which it was.
+
+    What is not replaced is the very same object.
+    """
+    for keys in _leaves(good):
         for damage in (None, "text", -1, torch.zeros(1), [], {}):
-            state = copy.deepcopy(good)
-            place: Any = state
-            for parent in parents:
-                place = place[parent]
-            place[key] = damage
-            yield f"{[*parents, key]} = {damage!r}", state
+            yield f"{keys} = {damage!r}", _replaced(good, keys, damage)
+
+
+def _replaced(state: Any, keys: list[Any], value: Any) -> Any:
+    if not keys:
+        return value
+    copied = copy.copy(state)
+    copied[keys[0]] = _replaced(state[keys[0]], keys[1:], value)
+    return copied
 
 
 def _leaves(state: Any) -> list[list[Any]]:

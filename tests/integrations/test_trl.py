@@ -805,13 +805,12 @@ def test_a_missing_framework_says_what_to_install():
     assert "pip install -U 'data-agent[trl]'" in result.stderr.splitlines()[-1]
 
 
-def test_the_example_runs(tmp_path):
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     path = Path(__file__).parents[2] / "examples" / "trl_sft.py"
     assert len(path.read_text().splitlines()) <= 60
-    result = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert "data-agent: epoch" in result.stdout
+    runpy.run_path(str(path), run_name="__main__")
+    assert "data-agent: epoch" in capsys.readouterr().out
 
 
 def test_the_example_with_trusted_rows(tmp_path, monkeypatch, capsys):

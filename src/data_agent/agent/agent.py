@@ -169,11 +169,6 @@ class DataAgent(RuledSelector):
         """As `expected_actions`."""
         return self.expected_actions()
 
-    def action_histogram(self, bins: int = 20) -> Tensor:
-        """int64 `[bins]`: how many samples have an expected action in each part of [0, 1]."""
-        actions = self._table.expected_actions()
-        return torch.histc(actions, bins=bins, min=0, max=1).to(torch.int64)
-
     def settings(self) -> dict[str, Any]:
         """The configuration, signals by name."""
         return {**super().settings(), **self.policy.settings()}

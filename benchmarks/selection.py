@@ -34,10 +34,11 @@ EPOCHS, FIRST = 16, 3  # the first epoch that begins here: a selected one
 
 
 def build(kind: str, num_samples: int) -> Selector:
-    """A selector whose table has seen every sample."""
+    """A selector without the numbers of samples, as it is by default of so many."""
+    options = {"keep_ratio": 0.5, "sample_statistics": False}
     if kind == "policy":
-        return DataAgent(num_samples, EPOCHS, keep_ratio=0.5)
-    selector = LabelAware(num_samples=num_samples, epochs=EPOCHS, keep_ratio=0.5)
+        return DataAgent(num_samples, EPOCHS, **options)
+    selector = LabelAware(num_samples=num_samples, epochs=EPOCHS, **options)
     selector._tables[0]._num_classes = NUM_CLASSES
     return selector
 
@@ -66,10 +67,11 @@ def feed(selector: Selector, kind: str, index: torch.Tensor) -> None:
 
 
 def fill(selector: Selector, kind: str) -> None:
-    """Merge a row of every sample, a part of them at a time."""
-    for index in torch.arange(selector.schedule.num_samples).split(1 << 22):
-        selector._recorder.staging.append(index, rows_of(kind, index))
-        selector._recorder.merge()
+    """Merge a row of every sample of the rank's own, a part of them at a time."""
+    shard = selector._shard
+    for places in torch.arange(shard.size(selector.schedule.num_samples)).split(1 << 22):
+        selector._recorder.staging.append(shard.samples(places), rows_of(kind, places))
+        selector._recorder.merge(shard)
         selector._recorder.staging.clear()
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from selection import EPOCHS, FIRST, bytes_of, feed, peak_gigabytes, rows_of, seconds
+from selection import EPOCHS, FIRST, bytes_of, feed, fill, peak_gigabytes, seconds
 
 from data_agent import DataAgent
 from data_agent.runtime.shards import Shard
@@ -30,10 +30,11 @@ BATCH_SIZE = 256
 def build(num_samples: int, shard: Shard) -> DataAgent:
     """A rank's policy, whose table has seen every sample of its own."""
     with patch("data_agent.selecting.selector.own_shard", lambda: shard):
-        agent = DataAgent(num_samples, EPOCHS, keep_ratio=0.5, sharded=True)
+        agent = DataAgent(
+            num_samples, EPOCHS, keep_ratio=0.5, sharded=True, sample_statistics=False
+        )
     agent.use_loader(BATCH_SIZE, world=shard.world)
-    for places in torch.arange(agent.own.num_samples).split(1 << 22):
-        agent._merge(places, rows_of("policy", places))
+    fill(agent, "policy")
     return agent
 
 

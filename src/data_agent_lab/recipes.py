@@ -166,18 +166,25 @@ class ImageRecipe(Recipe):
     def __post_init__(self) -> None:
         check_recipe(self)
         check_optimizer(self.optimizer, self.learning_rate)
-        if (self.foreign_data is None) != (self.foreign_share == 0):
-            raise InputError(
-                f"--foreign-data is {self.foreign_data!r} and --foreign-share is "
-                f"{self.foreign_share}; one means nothing without the other. Give both or neither."
-            )
+        check_foreign(self)
         check_model(self.model, image_size=self.image_size, width=self.width)
+
+
+def check_foreign(recipe: ImageRecipe | TextRecipe) -> None:
+    """Raise `InputError` if a recipe names foreign data without their share, or the share alone."""
+    if (recipe.foreign_data is None) != (recipe.foreign_share == 0):
+        raise InputError(
+            f"--foreign-data is {recipe.foreign_data!r} and --foreign-share is "
+            f"{recipe.foreign_share}; one means nothing without the other. Give both or neither."
+        )
 
 
 _ONLY_FOR: Mapping[str, Kind] = {
     "prompt_column": "sft",
     "completion_column": "sft",
     "packing": "sft",
+    "foreign_data": "sft",
+    "foreign_share": "sft",
     "label_noise": "text-classification",
     "label_column": "text-classification",
 }
@@ -204,6 +211,11 @@ class TextRecipe(Recipe):
     """Column with the classes of text-classification."""
     eval_subset: Count | None = None
     """Evaluate on this many held-out rows only; None takes all."""
+    foreign_data: str | None = None
+    """sft: other data, as --data, of which some training rows are mixed in as evenly as can be;
+    several are separated by commas. What is evaluated and trusted is of --data alone."""
+    foreign_share: Share = 0.0
+    """sft: share of the training rows that are of --foreign-data, in [0, 1)."""
     label_noise: Share = 0.0
     """text-classification: share of the training labels replaced by a wrong one, in [0, 1)."""
     model: str
@@ -238,6 +250,7 @@ class TextRecipe(Recipe):
             if kind != self.kind and getattr(self, field.name) != field.default:
                 name = flag_of(field.name)
                 raise InputError(f"{name} is for {kind}; {self.task} is {self.kind}.")
+        check_foreign(self)
         if (self.mmlu or self.harness_tasks) and self.kind == "text-classification":
             raise InputError(
                 "--mmlu and --harness-tasks ask a language model for the likelihood of answers; "

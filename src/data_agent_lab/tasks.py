@@ -3,8 +3,9 @@
 A task of a suite is small enough for a processor core, and each is a regime in which selecting may
 pay or harm: far from converged, trained until the training data are memorised, wrong labels (random
 or by human hand), long tails, near-duplicates, foreign images, many classes; small language models
-from scratch; blood cells to detect; prompts to roll out. Their data lie in folders of parquet files
-under one root, but for prompts, which are made.
+from scratch, on one source or on four of which one is wanted; blood cells to detect; prompts to
+roll out. Their data lie in folders of parquet files under one root, but for prompts, which are
+made.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ _WORSE = str(DATA_ROOT / "cifar10n/train.parquet:worse_label")
 _AGGREGATE = str(DATA_ROOT / "cifar10n/train.parquet:aggre_label")
 _MNIST = str(DATA_ROOT / "mnist")
 _TINY_IMAGENET = str(DATA_ROOT / "tiny_imagenet_32")
+_INSTRUCTIONS = tuple(
+    str(DATA_ROOT / name) for name in ("gsm8k", "code_alpaca_2k", "alpaca_1k", "t0_mix")
+)
 
 _PHOTOS = ImageRecipe(
     task="image",
@@ -106,6 +110,21 @@ _BOXES = DetectionRecipe(
 _SPELLING = PromptRecipe(
     task="reasoning-spell-backward", problems="spell_backward", warm_up_steps=130
 )
+
+
+def _mixture(task: str, data: str) -> TextRecipe:
+    """Four sources in equal parts, of which one is wanted and a quarter of its rows trusted."""
+    return replace(
+        _SMALL_LANGUAGE_MODEL,
+        task=task,
+        data=data,
+        foreign_data=",".join(name for name in _INSTRUCTIONS if name != data),
+        foreign_share=0.75,
+        trusted_rows=128,
+        epochs=8,
+    )
+
+
 _small = partial(replace, _SMALL_PHOTOS)
 _language = partial(replace, _SMALL_LANGUAGE_MODEL)
 _trusted = partial(replace, _SMALL_PHOTOS, trusted_rows=500)
@@ -155,6 +174,8 @@ TASKS: dict[str, Recipe] = {
             eval_subset=None,
             max_length=128,
         ),
+        _mixture("mix-gsm8k", _INSTRUCTIONS[0]),
+        _mixture("mix-code", _INSTRUCTIONS[1]),
         replace(_BOXES, task="bccd", data=str(DATA_ROOT / "bccd")),
         *(PromptRecipe(task=f"string-world-{world}", world=world) for world in range(10)),
         PromptRecipe(task="string-world"),
@@ -184,6 +205,7 @@ SUITES: dict[str, Sequence[str]] = {
         *("trusted-aggregate", "trusted-tail50", "trusted-tail20", "trusted-digits"),
         *("trusted-photos", "trusted-duplicates"),
     ),
+    "mixtures": ("mix-gsm8k", "mix-code"),
     "detection": ("bccd",),
     "prompts": tuple(f"string-world-{world}" for world in range(5, 10)),
     "prompts-limits": ("prompts-few", "prompts-hopeless", "prompts-solved"),
@@ -233,15 +255,16 @@ def _under(root: Path, recipe: Recipe) -> Recipe:
     """The recipe with its data under another root, where they must be."""
     moved: dict[str, str] = {}
     for name in ("data", "train_labels", "foreign_data", "trusted"):
-        if (path := getattr(recipe, name, None)) is not None:
-            place = root / Path(path).relative_to(DATA_ROOT)
-            folder = place.parent if name == "train_labels" else place  # of FILE:COLUMN
-            if not folder.is_dir():
-                raise InputError(
-                    f"the task {recipe.task} needs the folder {folder}, which does not exist. Name "
-                    "the folder that holds it with --data-root."
-                )
-            moved[name] = str(place)
+        if (paths := getattr(recipe, name, None)) is not None:
+            places = [root / Path(path).relative_to(DATA_ROOT) for path in paths.split(",")]
+            for place in places:
+                folder = place.parent if name == "train_labels" else place  # of FILE:COLUMN
+                if not folder.is_dir():
+                    raise InputError(
+                        f"the task {recipe.task} needs the folder {folder}, which does not exist. "
+                        "Name the folder that holds it with --data-root."
+                    )
+            moved[name] = ",".join(map(str, places))
     return replace(recipe, **moved)
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from data_agent.errors import InputError
 from data_agent.trusted import warn_of_overlap
-from data_agent_lab.data.image_data import DATA_SEED, HELD_OUT_SHARE, stratified, trusted_rows
+from data_agent_lab.data.image_data import HELD_OUT_SHARE, stratified, trusted_rows
 from data_agent_lab.data.labels import find_column, has_labels, read_labels
+from data_agent_lab.data.mixtures import FOREIGN, foreign_rows, mixed, num_own, shuffled
 from data_agent_lab.data.sources import choose_splits, only_split, open_rows
 from data_agent_lab.data.tokenizers import find_tokenizer, train_tokenizer
 from data_agent_lab.data.tokens import (
@@ -54,13 +55,16 @@ class LanguageData:
     train: datasets.Dataset
     evaluation: datasets.Dataset
     trusted: datasets.Dataset | None = None  # further rows to train on, which are trusted
+    foreign: Tensor | None = None  # bool [M]: training rows of other sources; None for none
     class_names: tuple[str, ...] = ()  # empty where nothing is classified
     evaluation_source: str  # where the evaluation rows come from, in words
     dropped: Mapping[str, int]  # by reason, how many rows (or tokens) were left out or cut, in both
 
     def at(self, rows: Any) -> LanguageData:
         """The data with these training rows, int64 `[M]`, and the trusted ones, which come last."""
-        return replace(self, train=self.train.select(rows[rows < len(self.train)]))
+        rows = rows[rows < len(self.train)]
+        foreign = None if self.foreign is None else self.foreign[rows]
+        return replace(self, train=self.train.select(rows), foreign=foreign)
 
     @property
     def num_train(self) -> int:
@@ -82,9 +86,11 @@ class LanguageData:
         parts = [self.train] if self.trusted is None else [self.train, self.trusted]
         tokens = sum(len(ids) for part in parts for ids in part["input_ids"])
         dropped = (f"{count} {reason}" for reason, count in self.dropped.items())
+        foreign = () if self.foreign is None else (f"{int(self.foreign.sum())} of them foreign",)
         return "; ".join(
             [
                 f"{self.num_train} training samples of {tokens} tokens",
+                *foreign,
                 f"evaluation on {self.num_eval} ({self.evaluation_source})",
                 *dropped,
             ]
@@ -109,14 +115,18 @@ def load_language(recipe: TextRecipe, progress: Progress = silent) -> LanguageDa
     tokenizer, columns, class_names = make(recipe, parts, counts)
     progress("reading", 2, 2)
     train, evaluation, *others = map(datasets.Dataset.from_dict, columns)
-    train, trusted = _split_off(train, recipe.trusted_rows) if not others else (train, others[0])
     if others:
-        warn_of_overlap(others[0], evaluation)
+        trusted = others[0]
+        warn_of_overlap(trusted, evaluation)
+    else:
+        train, trusted = _split_off(train, recipe.trusted_rows)
+    train, foreign = _without_marks(train)
     data = LanguageData(
         tokenizer=tokenizer,
         train=train,
         evaluation=evaluation,
-        trusted=trusted,
+        trusted=None if trusted is None else _without_marks(trusted)[0],
+        foreign=foreign,
         class_names=class_names,
         evaluation_source=source,
         dropped=+counts,  # those above zero
@@ -139,17 +149,33 @@ def _split_off(
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     """Of the training rows all but the trusted ones, and these: each class alike if there are some.
 
+    A foreign row is never trusted.
+
     Raises:
         InputError: they are more than half of the rows.
     """
     if count == 0:
         return train, None
     is_labelled = "labels" in train.column_names
-    labels = torch.tensor(train["labels"]) if is_labelled else torch.zeros(len(train)).long()
+    labels = torch.tensor(train["labels"]) if is_labelled else -_foreign_marks(train).long()
     rows = trusted_rows(labels, count)
     others = torch.ones(len(train), dtype=torch.bool)
     others[rows] = False
     return train.select(others.nonzero().flatten().tolist()), train.select(rows.tolist())
+
+
+def _foreign_marks(rows: datasets.Dataset) -> Tensor:
+    """Bool `[N]`: which rows are of another source."""
+    if FOREIGN not in rows.column_names:
+        return torch.zeros(len(rows), dtype=torch.bool)
+    return torch.tensor(rows[FOREIGN], dtype=torch.bool)
+
+
+def _without_marks(rows: datasets.Dataset) -> tuple[datasets.Dataset, Tensor | None]:
+    """The rows as they are trained on, and which are foreign; None where none is marked."""
+    if FOREIGN not in rows.column_names:
+        return rows, None
+    return rows.remove_columns(FOREIGN), _foreign_marks(rows)
 
 
 def _find_parts(data: str, recipe: TextRecipe) -> tuple[_Parts, str]:
@@ -161,7 +187,7 @@ def _find_parts(data: str, recipe: TextRecipe) -> tuple[_Parts, str]:
     if name is not None:
         evaluation, source = splits[name], f"split {name!r}"
     else:
-        order, source = _shuffled(train), "rows held out of 'train' (10 %)"
+        order, source = shuffled(train), "rows held out of 'train' (10 %)"
         num_held = max(1, int(HELD_OUT_SHARE * len(train) + 0.5))
         evaluation = train.select(np.sort(order[:num_held]))
         train = train.select(np.sort(order[num_held:]))
@@ -170,7 +196,7 @@ def _find_parts(data: str, recipe: TextRecipe) -> tuple[_Parts, str]:
         trusted = [only_split(open_rows(recipe.trusted), "--trusted")]
     if classifies:  # subsets of classes keep their shares
         return (train, evaluation, *trusted), source
-    train = _subset(train, recipe.subset, "--subset")
+    train = _subset(train, num_own(recipe), "--subset")
     return (train, _subset(evaluation, recipe.eval_subset, "--eval-subset"), *trusted), source
 
 
@@ -179,11 +205,7 @@ def _subset(rows: datasets.Dataset, size: int | None, flag: str) -> datasets.Dat
         return rows
     if size > len(rows):
         raise InputError(f"{size} rows were asked for ({flag}), of {len(rows)} there are.")
-    return rows.select(np.sort(_shuffled(rows)[:size]))
-
-
-def _shuffled(rows: datasets.Dataset) -> np.ndarray:
-    return np.random.default_rng(DATA_SEED).permutation(len(rows))
+    return rows.select(np.sort(shuffled(rows)[:size]))
 
 
 def _instructions(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made:
@@ -191,11 +213,16 @@ def _instructions(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _M
     has_template = tokenizer is not None and tokenizer.chat_template is not None
     converse = partial(read_conversations, has_template=has_template, dropped=counts)
     read = [converse(rows, recipe) for rows in parts]
+    usual = replace(recipe, prompt_column=None, completion_column=None)
+    foreign = [converse(rows, usual) for rows in foreign_rows(recipe, len(parts[0]))]
     if tokenizer is None:
-        texts = (turn["content"] for messages in read[0] for turn in messages)
+        texts = (turn["content"] for messages in chain(read[0], *foreign) for turn in messages)
         tokenizer = train_tokenizer(texts, vocab_size=recipe.vocab_size)
-    tokens = partial(completion_tokens, max_length=recipe.max_length, counts=counts)
-    return tokenizer, [tokens(part, tokenizer) for part in read], ()
+    tokens = partial(
+        completion_tokens, tokenizer=tokenizer, max_length=recipe.max_length, counts=counts
+    )
+    own, *others = map(tokens, read)
+    return tokenizer, [mixed(own, [tokens(part) for part in foreign]), *others], ()
 
 
 def _documents(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made:

@@ -171,7 +171,8 @@ def describe(task: Task) -> str:
     if config.get("duplicates"):
         regime.append(f"{100 * config['duplicates']:g} % near-copies of others")
     if config.get("foreign_share"):
-        regime.append(f"{100 * config['foreign_share']:g} % foreign images among these")
+        foreign = "rows of other sources" if "kind" in config else "foreign images"
+        regime.append(f"{100 * config['foreign_share']:g} % {foreign} among these")
     if num_trusted := facts.get("num_trusted_rows") or config.get("trusted_rows"):
         regime.append(f"{num_trusted:,} of them trusted; every method had these")
     dropped = [f"{count:,} {reason}" for reason, count in (facts.get("dropped") or {}).items()]

@@ -199,7 +199,7 @@ class _Monitor:
 
 def _visited(engine: Engine, epoch: int) -> dict[str, Any]:
     """What the epoch's samples were; nothing where a method chooses inside batches."""
-    if engine.labels is None:
+    if engine.true_labels is None:
         return {}
     if isinstance(engine.selector, BatchSelector):
         return {}

@@ -24,7 +24,7 @@ from data_agent_lab.methods import check_fits_language, is_batch_selector
 from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.training.engine import Engine, Hook
 from data_agent_lab.training.text_evaluation import evaluate, harness_metrics, load_harness
-from data_agent_lab.training.text_trainers import kept_rows, make_trainer
+from data_agent_lab.training.text_trainers import kept, make_trainer
 
 _LEDGER = "ledger.json"  # in a checkpoint, written last
 
@@ -71,12 +71,15 @@ class TextEngine(Engine):
         self._checkpoints = self.folder.path / "trainer"
         self.trainer = make_trainer(self, self._checkpoints)
         self.model = self.trainer.model
-        self.labels = self.true_labels = None
+        data, self.labels, self.true_labels = kept(self.recipe, self.data), None, None
         if self.data.class_names:
             self.labels = torch.tensor(self.trainer.rows["labels"])
-            true, trusted = kept_rows(self.recipe, self.data, self.data.train), self.data.trusted
+            trusted = self.data.trusted
             behind = [] if trusted is None else trusted["labels"][:]
-            self.true_labels = torch.tensor([*true["labels"], *behind])
+            self.true_labels = torch.tensor([*data.train["labels"], *behind])
+        elif data.foreign is not None and not self.recipe.packing:
+            behind = torch.zeros(data.num_trusted, dtype=torch.int64)
+            self.true_labels = torch.cat([-data.foreign.long(), behind])
         self.warm_up(self._first_loss)
 
     def _first_loss(self) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,15 +138,14 @@ def training_rows(config: RunConfig[TextRecipe], data: LanguageData) -> datasets
         labels, num_classes = torch.tensor(rows["labels"]), len(data.class_names)
         noisy = corrupt_labels(labels, share, num_classes=num_classes, seed=config.seed)
         rows = rows.remove_columns("labels").add_column("labels", noisy.tolist())
-    return kept_rows(config.recipe, data, rows)
+    return kept(config.recipe, replace(data, train=rows)).train
 
 
-def kept_rows(recipe: TextRecipe, data: LanguageData, rows: datasets.Dataset) -> datasets.Dataset:
-    """Those of all training rows, `rows` of `data`, that the recipe keeps."""
+def kept(recipe: TextRecipe, data: LanguageData) -> LanguageData:
+    """The data with the training rows that the recipe keeps."""
     if recipe.keep_index is None:
-        return rows
-    index = read_index(Path(recipe.keep_index), data.num_train)
-    return rows.select(index[index < len(rows)])  # trusted ones are behind them
+        return data
+    return data.at(read_index(Path(recipe.keep_index), data.num_train))
 
 
 def _arguments(config: RunConfig[TextRecipe], folder: Path, *, on_cpu: bool) -> dict[str, Any]:

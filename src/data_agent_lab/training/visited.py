@@ -10,13 +10,13 @@ MOST_CLASSES = 20  # of more, the line of an epoch would be mostly classes
 
 
 def shares_visited(
-    index: Tensor, labels: Tensor, true_labels: Tensor, trusted: Tensor | None
+    index: Tensor, labels: Tensor | None, true_labels: Tensor, trusted: Tensor | None
 ) -> dict[str, Any]:
     """Shares of an epoch's samples, each in [0, 1].
 
     Args:
         index: int64 `[K]`, the samples that the epoch visits.
-        labels: int64 `[N]`, as they are trained on.
+        labels: int64 `[N]`, as they are trained on; None where nothing is classified.
         true_labels: int64 `[N]`, before any noise; negative of a foreign sample.
         trusted: bool `[N]`, samples that the user trusts; None for none.
 
@@ -25,12 +25,14 @@ def shares_visited(
         "wrong_labels", of the data's own samples, and "foreign"; "trusted" where some are.
     """
     found: dict[str, Any] = {}
-    num_classes = 1 + int(labels.max())
-    if num_classes <= MOST_CLASSES:
-        counts = labels[index].bincount(minlength=num_classes)
-        found["classes"] = (counts / len(index)).tolist()
     is_foreign = true_labels < 0
-    kinds = {"wrong_labels": (labels != true_labels) & ~is_foreign, "foreign": is_foreign}
+    kinds = {"foreign": is_foreign}
+    if labels is not None:
+        num_classes = 1 + int(labels.max())
+        if num_classes <= MOST_CLASSES:
+            counts = labels[index].bincount(minlength=num_classes)
+            found["classes"] = (counts / len(index)).tolist()
+        kinds = {"wrong_labels": (labels != true_labels) & ~is_foreign, **kinds}
     if trusted is not None:
         kinds["trusted"] = trusted
     shares = {name: float(m[index].float().mean()) for name, m in kinds.items() if m.any()}

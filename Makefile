@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # One thread for each process: tensors are small, and tests run beside each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo docs test unit lint types format wheel floor clean
+.PHONY: demo docs results test unit lint types format wheel release-check floor clean
 
 demo: $(STAMP)  ## a real comparison on embedded data with wrong labels, and a page to look at
 	$(BIN)/data-agent compare --task digits --label-noise 0.4 --trusted-rows 100 --methods full,full-short,random,data-agent --seeds 5 --output runs/demo
@@ -32,8 +32,14 @@ format: $(STAMP)
 docs: $(STAMP)  ## the documentation site, site/index.html
 	$(BIN)/python docs/build.py
 
+results: $(STAMP)  ## docs/results, from the runs in benchmarks/results
+	$(BIN)/python docs/results.py
+
 wheel: $(STAMP)  ## build the wheel, install it elsewhere, use it from another directory
 	PYTHON=$(PYTHON) bash tests/check_wheel.sh
+
+release-check:  ## is this ready for an index? versions, what is inside, a build from the sources
+	$(PYTHON) tests/check_release.py
 
 floor:  ## test the integrations on the oldest supported versions of their frameworks
 	$(PYTHON) -m venv .venv-floor

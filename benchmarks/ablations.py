@@ -10,6 +10,7 @@ is no setting of the agent is a small class at the end.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,11 @@ def equal_parts(feedback: Feedback) -> Tensor:
     return (difficulty(feedback) + uncertainty(feedback)) / 2
 
 
+def vars_of(config: DataAgentConfig) -> dict[str, Any]:
+    """The settings of a configuration by name."""
+    return {field.name: getattr(config, field.name) for field in fields(config)}
+
+
 POLICY: Mapping[str, Mapping[str, Any]] = {
     "difficulty-alone": {"signals": (difficulty,)},
     "uncertainty-alone": {"signals": (uncertainty,)},
@@ -38,6 +44,7 @@ POLICY: Mapping[str, Mapping[str, Any]] = {
     "no-entropy-bonus": {"entropy_bonus": 0.0},
     "unbounded-updates": {"max_updates": 10**9},  # every ten steps, however long the run is
     "policy-with-rules": {"label_rules": LabelRules(), "schedule": "to-the-end"},
+    "as-published": vars_of(DataAgentConfig.paper()),
 }
 """Settings of `DataAgentConfig` other than the defaults."""
 

@@ -7,10 +7,9 @@
 Each detector ranks the training samples of a task whose wrong labels are known. All use the same
 network, data, recipe and seed:
 
-- `ours`: mean loss over training, of `Selector.table()`; once of full training, and once of a run
+- `ours`: `suspicion` of the columns of `Selector.table()`; once of full training, and once of a run
   that trained on half of the samples in each epoch (`label-aware`);
-- `mean probability`, `margin`: further columns of the same table, of full training;
-- `last loss`: of the last visit in full training;
+- `mean loss`, `mean probability`, `margin`, `last loss`: single columns of the same tables;
 - `aum`: the area under the margin of the logits (Pleiss et al. 2020);
 - `five folds`: out-of-sample self-confidence of five trainings, each on four fifths, as cleanlab
   asks for; cost: five trainings on 80 %.
@@ -51,14 +50,15 @@ from sklearn.metrics import roc_auc_score
 from transformers import DataCollatorWithPadding
 
 from data_agent import Feedback, Selector
-from data_agent.runtime.files import write_json
-from data_agent_lab.auditing.duplicates import (
+from data_agent.duplicates import (
     IMAGE_LIKENESS,
     are_same_picture,
     image_sketches,
-    near_duplicates,
     small_images,
 )
+from data_agent.runtime.files import write_json
+from data_agent.suspicion import suspicion
+from data_agent_lab.auditing.duplicates import near_duplicates
 from data_agent_lab.data.image_data import ImageData, corrupt_labels
 from data_agent_lab.recipes import ImageRecipe, RunConfig
 from data_agent_lab.runs.environment import describe_environment
@@ -278,15 +278,15 @@ def detect(of: Detected, kind: str) -> dict[str, Any]:
         found = {"five folds": quality(-of.out_of_sample(), of.is_wrong)}
     else:
         _, table = of.train(kind)
-        ranked = {f"ours, {kind}": table["mean_loss"]}
-        if kind == "full":
-            ranked |= {
-                "mean probability": -table["mean_probability"],
-                "margin": -table["margin"],
-                "last loss": table["loss"],
-                "aum": -table["aum"],
-            }
-        found = {name: quality(values, of.is_wrong) for name, values in ranked.items()}
+        ranked = {
+            "ours": suspicion({n: table[n] for n in ("mean_loss", "margin", "loss")}),
+            "mean loss": table["mean_loss"],
+            "mean probability": -table["mean_probability"],
+            "margin": -table["margin"],
+            "last loss": table["loss"],
+            "aum": -table["aum"],
+        }
+        found = {f"{n}, {kind}": quality(values, of.is_wrong) for n, values in ranked.items()}
         is_right = table["suggested_label"] == of.true
         found[f"ours, {kind}"]["suggestion_right"] = float(is_right[of.is_wrong].mean())
     return {"detectors": found, "cpu_seconds": time.process_time() - start}

@@ -2,16 +2,10 @@
 
 PYTHONPATH=benchmarks data-agent compare --suite trusted --seeds 5 --output runs/trusted
 --methods random,data-agent,controls:Oracle,controls:NearestTrusted,controls:PolicyOnTrusted
-
-And of near-duplicates: does it pay to spread the visits over groups of them?
-
-PYTHONPATH=benchmarks data-agent compare --suite core --tasks cifar10-duplicates --seeds 5
---output runs/duplicates --methods random,controls:SpreadOverDuplicates
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_agent import DataAgent, DataAgentConfig, Feedback, SelectionSchedule, Selector
-from data_agent.baselines.cluster_balanced_random import ClusterBalancedRandom
 from data_agent.baselines.inputs import checked_scores
 from data_agent.baselines.scored import Scored
 from data_agent.runtime.random import Purpose, derived_seed
@@ -28,13 +21,6 @@ from data_agent.runtime.topk import top_k_mask
 from data_agent.selecting.trusted_rows import trusted_mask
 from data_agent.trusted.policy import TrustedConfig
 from data_agent.trusted.reward import TrustedReward
-from data_agent_lab.auditing.duplicates import (
-    IMAGE_LIKENESS,
-    are_same_picture,
-    image_sketches,
-    near_duplicates,
-    small_images,
-)
 
 
 class Oracle(Selector):
@@ -106,23 +92,6 @@ class NearestTrusted(Scored):
     def load_method_state(self, state: dict[str, Any]) -> None:
         """Take over what `method_state` returned."""
         self.scores, self.anchors = state["scores"].clone(), state["anchors"].clone()
-
-
-class SpreadOverDuplicates(ClusterBalancedRandom):
-    """A draw in which each group of near-duplicates counts as one sample, as long as it lasts."""
-
-    name = "spread-over-duplicates"
-
-    @classmethod
-    def prepare(cls, proxy: Any, budget: SelectionSchedule) -> dict[str, Tensor]:
-        """Groups as `data-agent audit` finds them in the images; all others are by themselves."""
-        del budget
-        small = small_images(proxy.engine.data.train_images)
-        confirm = partial(are_same_picture, small)
-        group = torch.arange(len(small))
-        for members in near_duplicates(image_sketches(small), IMAGE_LIKENESS, confirm):
-            group[members] = int(members[0])
-        return {"groups": group.unique(return_inverse=True)[1]}
 
 
 class PolicyOnTrusted(DataAgent):

@@ -47,7 +47,7 @@ def main() -> None:
 def stage() -> None:
     """Copy docs/ and all that it links to, directly or not, into the folder that is built."""
     shutil.rmtree(STAGE, ignore_errors=True)
-    todo = [path for path in DOCS.rglob("*") if path.suffix in (".md", ".svg")]
+    todo = [path for path in DOCS.rglob("*") if path.suffix in (".md", ".svg", ".png")]
     todo += map(file_of, METHODS)
     done: set[Path] = set()
     while todo:

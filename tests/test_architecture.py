@@ -22,7 +22,7 @@ PAGES = [
 ]
 LAYERS = [
     {"errors", "_version"},
-    {"runtime", "losses", "detectors", "detector_terms"},
+    {"runtime", "losses", "duplicates", "suspicion", "detectors", "detector_terms"},
     {"budget"},
     {"selecting"},
     {"loading"},
@@ -274,6 +274,13 @@ def test_public_names_and_their_methods_have_docstrings_and_return_types():
                 continue
             assert function.__doc__, f"{name}.{method}"
             assert "return" in function.__annotations__, f"{name}.{method}"
+
+
+def test_the_picture_names_every_room():
+    picture = (ROOT / "docs" / "architecture.svg").read_text()
+    named = ", ".join(re.findall(r'class="room"[^>]*>([^<]+)<', picture)).split(", ")
+    rooms = {path.parent.name for package in (CORE, LAB) for path in package.glob("*/__init__.py")}
+    assert rooms <= {*named}
 
 
 def test_files_can_be_read_in_one_sitting():

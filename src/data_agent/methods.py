@@ -38,6 +38,7 @@ METHODS: Mapping[str, str] = {
     "d2-pruning": "data_agent.baselines.d2_pruning:D2Pruning",
     "rl-selector": "data_agent.baselines.rl_selector:RLSelector",
     "cluster-balanced-random": "data_agent.baselines.cluster_balanced_random:ClusterBalancedRandom",
+    "spread-over-duplicates": "data_agent.baselines.spread_over_duplicates:SpreadOverDuplicates",
     "ucb": "data_agent.baselines.ucb:UCB",
     "eps-greedy": "data_agent.baselines.eps_greedy:EpsGreedy",
     "rcap": "data_agent.baselines.rcap:RCAP",

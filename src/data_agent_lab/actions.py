@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DONE, FAILED, STOPPED = 0, 1, 130
+OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 def do(command: Command, argv: Sequence[str]) -> int:
@@ -77,6 +80,7 @@ def do(command: Command, argv: Sequence[str]) -> int:
 
 
 def _train(command: Train[Any], argv: Sequence[str]) -> int:
+    deadline = _deadline(command)
     check_tracker(command.log)
     config, recipe = command.config, command.config.recipe
     output = command.output or Path("runs") / f"{recipe.task}-{config.method}-seed{config.seed}"
@@ -91,7 +95,7 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
             data = load_task(recipe, progress)
         with (
             open_run_together(output, config.flat(), resume=resume) as folder,
-            stop_requests() as should_stop,
+            stop_requests(deadline) as should_stop,
         ):
             result = train_run(
                 *(config, data, folder),
@@ -100,7 +104,7 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
                 should_stop=should_stop,
             )
     if result is None:
-        return _print_stopped(argv)
+        return _print_stopped(argv, deadline)
     _print_once(_in_words(result, output))
     if rank() == 0:
         _write_page(output, *_read(output), may_download=True)
@@ -131,14 +135,17 @@ def _plan(command: Plan[Any]) -> None:
 
 
 def _compare(command: Compare[Any], argv: Sequence[str]) -> int:
+    deadline = _deadline(command)
     check_tracker(command.log)
     runs, jobs, name = runs_of(command, argv)
     output = command.output or Path("runs") / f"compare-{name}"
     with hold_output(output):
         pending = pending_runs(runs, output, resume=command.resume)
-        outcomes = _run_pending(runs, pending, output, jobs, command.log) if pending else {}
+        outcomes: dict[str, RunOutcome] = {}
+        if pending:
+            outcomes = _run_pending(runs, pending, output, jobs, command.log, deadline)
         if any(outcome.is_stopped for outcome in outcomes.values()):
-            return _print_stopped(argv)
+            return _print_stopped(argv, deadline)
         failures = {name: outcome.failure for name, outcome in outcomes.items() if outcome.failure}
         if len(failures) < len(runs):
             _show(output)
@@ -190,6 +197,7 @@ def _run_pending(
     output: Path,
     jobs: int,
     tracker: Tracker | None,
+    deadline: float,
 ) -> dict[str, RunOutcome]:
     jobs = min(jobs, len(pending))
     if jobs > 1:
@@ -198,7 +206,7 @@ def _run_pending(
         expected = forecast(runs, pending, output, progress=progress)
         for line in expected.in_words(jobs):
             logger.info(line)
-        with stop_requests() as should_stop:
+        with stop_requests(deadline) as should_stop:
             return run_all(
                 pending,
                 output,
@@ -289,11 +297,19 @@ def _print_once(line: str, *, soft_wrap: bool = False) -> None:
         stdout().print(line, soft_wrap=soft_wrap)
 
 
-def _print_stopped(argv: Sequence[str]) -> int:
+def _deadline(command: Train[Any] | Compare[Any]) -> float:
+    """When a command that starts now must stop, of `time.monotonic`."""
+    limit = command.time_limit
+    return math.inf if limit is None else time.monotonic() + 60 * limit
+
+
+def _print_stopped(argv: Sequence[str], deadline: float) -> int:
     words = [*argv] if "--resume" in argv else [*argv, "--resume"]
     command = shlex.join(["data-agent", *words])
-    _print_once(f"Stopped; a checkpoint is written. Go on with: {command}", soft_wrap=True)
-    return STOPPED
+    is_late = time.monotonic() >= deadline
+    why = "The time limit is over" if is_late else "Stopped"
+    _print_once(f"{why}; a checkpoint is written. Go on with: {command}", soft_wrap=True)
+    return OUT_OF_TIME if is_late else STOPPED
 
 
 def _in_words(result: Mapping[str, Any], output: Path) -> str:

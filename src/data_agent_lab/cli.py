@@ -27,8 +27,8 @@ _EXTRAS = {
 def main(argv: Sequence[str] | None = None, *, owns_process: bool = False) -> int:
     """Run a command; returns its exit code.
 
-    0: done. 1: some runs of a comparison failed. 2: what was asked for cannot be done. 130:
-    stopped by Ctrl-C; `--resume` goes on.
+    0: done. 1: some runs of a comparison failed. 2: what was asked for cannot be done. 75: the
+    time limit was over, and 130: stopped by Ctrl-C; `--resume` goes on.
 
     Args:
         argv: the command line without the program's name; None takes the process's.

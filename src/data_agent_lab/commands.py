@@ -21,7 +21,7 @@ from data_agent.errors import DataAgentError
 from data_agent_lab.detection_recipe import DetectionRecipe
 from data_agent_lab.progress import Tracker
 from data_agent_lab.recipes import PromptRecipe, R, Recipe, RunConfig
-from data_agent_lab.rules import Count, check_fields
+from data_agent_lab.rules import Count, Positive, check_fields
 from data_agent_lab.tasks import DATA_ROOT, DEFAULT_TASK, SUITES, recipe_for
 
 
@@ -34,8 +34,14 @@ class Train(Generic[R]):
     """Folder of the run; None is runs/TASK-METHOD-seedSEED."""
     resume: bool = False
     """Go on with the unfinished run in the folder; on after a restart by torchrun."""
+    time_limit: Positive | None = None
+    """Minutes from the start of the command, above 0, after which it stops with a checkpoint and
+    exit code 75; None does not stop."""
     log: Tracker | None = None
     """Send the metrics of the run to tensorboard (files in its folder), wandb or trackio too."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +85,9 @@ class Compare(Generic[R]):
     """Folder of the comparison; None is runs/compare-TASK or runs/compare-SUITE."""
     resume: bool = False
     """Go on with unfinished runs in the folder; finished ones are never run again."""
+    time_limit: Positive | None = None
+    """Minutes from the start of the command, above 0, after which it stops with checkpoints and
+    exit code 75; None does not stop."""
     log: Tracker | None = None
     """Send the metrics of every run to tensorboard (files in its folder), wandb or trackio too."""
 

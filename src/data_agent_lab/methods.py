@@ -11,9 +11,15 @@ one of the two controls:
 
 from __future__ import annotations
 
-from data_agent.errors import InputError
+import warnings
+from typing import TYPE_CHECKING
+
+from data_agent.errors import DataAgentWarning, InputError
 from data_agent.methods import METHODS, method_class
 from data_agent_lab.rules import unknown
+
+if TYPE_CHECKING:
+    from data_agent import Selector
 
 FULL = "full"
 FULL_SHORT = "full-short"
@@ -98,7 +104,7 @@ def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
     """What a run will cost, as a share of full training.
 
     An upper bound for floating schedules, and without what it costs to make what some methods must
-    be given.
+    be given. Looks at all samples between epochs are in it.
     """
     from data_agent import BatchSelector, SelectionSchedule
 
@@ -113,7 +119,20 @@ def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
         keep_ratio=1.0 if kind.default_schedule == "floating" else keep_ratio,
         kind=kind.default_schedule,
     )
-    return schedule.total_visits / (1000 * epochs)
+    cost = schedule.total_visits / (1000 * epochs)
+    return cost + BatchSelector.forward_cost * _num_looks(kind, keep_ratio, epochs) / epochs
+
+
+def _num_looks(kind: type[Selector], keep_ratio: float, epochs: int) -> int:
+    """How often a method is told how good the model is on every sample."""
+    from data_agent.baselines.refreshed import Refreshed
+
+    if not issubclass(kind, Refreshed):
+        return 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataAgentWarning)  # who plans the run is warned elsewhere
+        selector = kind(num_samples=1000, epochs=epochs, keep_ratio=keep_ratio)
+    return sum(map(selector.is_due, range(1, epochs)))
 
 
 def check_method(method: str, *, of_prompts: bool = False) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -60,10 +62,10 @@ def progress_and_log(level: int) -> Generator[Progress]:
 
 
 @contextmanager
-def stop_requests() -> Generator[Callable[[], bool]]:
+def stop_requests(deadline: float = math.inf) -> Generator[Callable[[], bool]]:
     """While the block runs, the first Ctrl-C (or SIGTERM) only asks to stop; a second one ends.
 
-    Yields whether stopping was asked for.
+    Yields whether stopping was asked for, which it is from `deadline` on, of `time.monotonic`.
     """
     requested: list[int] = []
 
@@ -75,7 +77,7 @@ def stop_requests() -> Generator[Callable[[], bool]]:
 
     before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(requested)
+        yield lambda: bool(requested) or time.monotonic() >= deadline
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

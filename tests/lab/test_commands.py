@@ -56,7 +56,7 @@ RECIPE_FLAGS = [
     "--weight-decay",
     "--width",
 ]
-COMMON_FLAGS = ["--help", "--log", "--no-resume", "--output", "--resume"]
+COMMON_FLAGS = ["--help", "--log", "--no-resume", "--output", "--resume", "--time-limit"]
 FLAGS = {
     "train": [*RECIPE_FLAGS, *COMMON_FLAGS, "--keep-ratio", "--method", "--seed"],
     "plan": [
@@ -391,6 +391,29 @@ def start(argv: list[str]) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_time_limit_stops_with_a_checkpoint_and_resume_goes_on_exactly(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = Path("digits/data-agent-keep0.5-seed0") if command == "compare" else Path()
+    own = ["--methods", "data-agent", "--seeds", "1", "--jobs", "1"]
+    words = [command, *SMALL, *(own if command == "compare" else ["--method", "data-agent"])]
+    short = [*words, "--output", str(tmp_path / "short"), "--time-limit", "1e-6"]
+    assert main(short) == 75
+    said = capsys.readouterr().out
+    assert "The time limit is over; a checkpoint is written. Go on with: data-agent" in said
+    assert said.rstrip().endswith("--time-limit 1e-6 --resume")
+    assert not (tmp_path / "short" / name / "result.json").exists()
+    assert main([*short[:-2], "--resume", "--time-limit", "60"]) == 0
+    assert main([*words, "--output", str(tmp_path / "whole")]) == 0
+    assert outcome_of(tmp_path / "short" / name) == outcome_of(tmp_path / "whole" / name)
+
+
+def test_a_time_limit_is_above_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *SMALL, "--time-limit", "0"]) == 2
+    assert "--time-limit is 0.0; expected a number above 0" in capsys.readouterr().err
 
 
 def wait_for(is_true: Callable[[], bool], seconds: float = 60) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 
 import pytest
 
@@ -18,6 +19,12 @@ def test_the_first_signal_asks_to_stop_and_the_second_ends(number: signal.Signal
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) is before
+
+
+def test_the_deadline_asks_to_stop() -> None:
+    for seconds in (600, -1):
+        with stop_requests(time.monotonic() + seconds) as should_stop:
+            assert should_stop() == (seconds < 0)
 
 
 def test_signals_are_as_before_after_an_error() -> None:

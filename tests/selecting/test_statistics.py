@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from data_agent import BatchSelector, Feedback, make_selector
 from data_agent.errors import CheckpointError
 from data_agent.selecting.statistics import SampleStatistics, belief, vote
+from data_agent.suspicion import suspicion
 
 
 def visited(visits, num_samples=2):
@@ -43,6 +44,18 @@ def test_means_over_visits_by_hand():
     assert found["label"].tolist() == found["suggested_label"].tolist() == [0, 0, -1]
     entropy = 1.5 * np.log(2) / np.log(3)  # of a half and two quarters
     assert_allclose(found["uncertainty"][1], entropy, rtol=1e-6)
+
+
+def test_a_table_has_the_suspicion_of_its_columns():
+    assert SampleStatistics(2).suspicion() is None
+    table = visited([([0, 1], [2.0, 1.0], [[0.2, 0.7, 0.1], [0.5, 0.3, 0.2]], [0, 0])], 3)
+    found = table.suspicion()
+    assert found.tolist() == [0.75, 0.25, 0.0]
+    columns = table.arrays()
+    assert (
+        found.tolist()
+        == suspicion({n: columns[n] for n in ("mean_loss", "margin", "loss")}).tolist()
+    )
 
 
 def test_the_class_that_is_suggested_is_the_one_believed_most():

@@ -38,6 +38,9 @@ MAKERS["random with trusted rows"] = partial(make_selector, "random", trusted=ra
 MAKERS["class-balanced with trusted rows"] = partial(
     maker_of("class-balanced-random", INPUTS), trusted=range(4)
 )
+MAKERS["spread over duplicates with trusted rows"] = partial(
+    maker_of("spread-over-duplicates", INPUTS), trusted=range(4)
+)
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)

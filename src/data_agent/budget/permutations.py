@@ -69,6 +69,12 @@ class PermutationStream:
         self._epoch = epoch + 1
         return self._take(self._count_of(epoch))
 
+    def visits(self) -> Tensor:
+        """int64 `[size]`: how often each sample came, up to the epoch that was cut last."""
+        done = unpacked(self._done & ~self._outside(), self._size)
+        visits = done.long() + self._pass
+        return visits if self._among is None else visits * self._among
+
     def _rewind(self) -> None:
         self._epoch = 0  # the next one
         self._pass = 0

@@ -115,7 +115,7 @@ class RuledSelector(Selector):
                 "method label-aware."
             )
         statistics = self._statistics
-        return self._labels.suspects(None if statistics is None else statistics.mean_losses())
+        return self._labels.suspects(None if statistics is None else statistics.suspicion())
 
     def table(self) -> dict[str, NDArray[Any]]:
         """As every selector; and with label rules "suspected", bool `[N]`, as `suspects`."""

@@ -185,11 +185,11 @@ class LabelTable:
             return torch.zeros(self._num_samples, dtype=torch.bool)
         return self._left_out(Classes(self._columns["label"]))
 
-    def suspects(self, mean_losses: Tensor | None = None) -> Tensor:
+    def suspects(self, suspicion: Tensor | None = None) -> Tensor:
         """Bool `[N]`: samples whose label is doubtful by all visits so far, for a person to see.
 
-        In each class the highest mean loss over all visits (of `mean_losses`, float `[N]`; without
-        it the lowest mean margin, which tells a little less, see docs/audit.md), as many as the
+        In each class the most suspicious by all visits (of `suspicion`, float `[N]`; without it
+        the lowest mean margin, which tells a little less, see docs/audit.md), as many as the
         mean of all estimates says, rounded down, whatever training leaves out by its rules: of few
         classes, few wrong labels, or with `doubtful_labels=False`. None of it vanishes as a model
         memorises labels. An estimate is too high rather than too low, most so with few classes: of
@@ -200,11 +200,11 @@ class LabelTable:
         if not number:
             return torch.zeros(self._num_samples, dtype=torch.bool)
         classes, margin = Classes(self._columns["label"]), self._columns["mean"]
-        if mean_losses is None:
+        if suspicion is None:
             return lowest_of_each(margin, classes, total / number)
         seen = margin != UNSEEN
         quota = (total / number * classes.sizes(seen)[0]).long()
-        return highest_of_each(mean_losses, quota, tie_seed=0, group=classes.number, among=seen)
+        return highest_of_each(suspicion, quota, tie_seed=0, group=classes.number, among=seen)
 
     def in_words(self) -> str:
         """What the rules do now: "equal class shares; doubtful labels: off, 2 classes"."""

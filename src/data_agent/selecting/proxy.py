@@ -75,3 +75,7 @@ class Proxy(Protocol):
     def clusters(self, features: Tensor, count: int) -> Tensor:
         """int64 `[N]`: to which of `count` clusters k-means assigns each row of `[N, D]`."""
         ...
+
+    def near_duplicates(self) -> Tensor:
+        """int64 `[N]`, equal for near-duplicates, as `data_agent.duplicates` finds them."""
+        ...

@@ -18,6 +18,7 @@ from torch import Tensor
 from data_agent.errors import CheckpointError
 from data_agent.runtime.state import require_tensor
 from data_agent.selecting.feedback import Feedback
+from data_agent.suspicion import SUSPICIOUS, suspicion
 
 UNKNOWN = -1  # a label that never came or is no class, and an empty place of a candidate
 ABSENT = -4.0  # in rows: a value that a batch did not bring; all values are -1 or more
@@ -99,9 +100,12 @@ class SampleStatistics:
             "other": other,
         }
 
-    def mean_losses(self) -> Tensor | None:
-        """Float32 `[N]` over all visits, `UNSEEN` where there was none; None before any came."""
-        return self._columns.get("mean_loss")
+    def suspicion(self) -> Tensor | None:
+        """How suspicious each label is, float64 `[N]`, see `suspicion`; None before any came."""
+        if not self._columns:
+            return None
+        columns = {name: self._columns[name] for name in SUSPICIOUS if name in self._columns}
+        return torch.from_numpy(suspicion({n: _shown(c.numpy()) for n, c in columns.items()}))
 
     def check(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
         """Nothing is amiss in any rows."""
@@ -168,7 +172,7 @@ class SampleStatistics:
             if name in _WHOLE:
                 found[name] = values.astype(np.int64)
             else:
-                found[name] = np.where(values == UNSEEN, np.float32(np.nan), values)
+                found[name] = _shown(values)
         if "margin" in found:
             others, votes = found.pop("others"), found.pop("votes")
             other = np.take_along_axis(others, votes.argmax(1)[:, None], 1)[:, 0]
@@ -215,6 +219,10 @@ class SampleStatistics:
         if set(state) != set(columns):
             raise CheckpointError(f"the samples' columns are {sorted(state)}.")
         self._columns = columns
+
+
+def _shown(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(values == UNSEEN, np.float32(np.nan), values)
 
 
 def belief(probability: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,160 +1,16 @@
-"""Near-duplicates: samples whose sketches are almost the same.
-
-Sketches are made of the inputs. The features of a trained network would not do: those of a class
-come to lie together, whether its samples are alike or not.
-"""
+"""Groups of near-duplicates for a person to look at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import product
+from collections.abc import Callable
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from data_agent.errors import InputError
-
-IMAGE_LIKENESS = 0.98  # cosine from which on two images are worth a look at their pixels
-TEXT_LIKENESS = 0.9
-FEATURE_LIKENESS = 0.985
-_ROUGHLY = 0.75  # correlation of 8 x 8 pixels from which on two images are laid over each other
-_NEARLY = 0.8  # of pixels, from which on their places are made exact
-_SAME_PICTURE = 0.97
-_ZOOM = 0.95  # of the one that is made larger, before it is made exact
-_SHIFTS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # pixels of 16
-_FINER = (1.0, 0.5, 0.25)  # steps in which places are made exact, in pixels
-_ZOOM_STEP = 0.05  # that goes with a pixel
-_INNER = 10  # pixels that are compared, in the middle: no zoom or shift leaves the image
-MOST_SAMPLES = 200_000  # each is compared with all others
-_SIDE = 16  # pixels to which images are reduced
-_LOW = 5  # frequencies that are kept
-_TEXT_WIDTH = 512
-_BLOCK = 1024
-
-
-def small_images(images: Tensor) -> Tensor:
-    """Images uint8 `[N, C, H, W]` at 16 x 16 pixels, uint8 `[N, C, 16, 16]`."""
-    blocks = images.split(_BLOCK)
-    small = [F.interpolate(block.float(), (_SIDE, _SIDE), mode="area") for block in blocks]
-    return torch.cat([block.round().to(torch.uint8) for block in small])
-
-
-def image_sketches(small: Tensor) -> Tensor:
-    """Roots of the amplitudes of low frequencies, which shift, light and mirror leave as they are.
-
-    Args:
-        small: uint8 `[N, C, 16, 16]`.
-
-    Returns:
-        float32 `[N, 45 C]`, each of length one.
-    """
-    return torch.cat([_of_images(block.float()) for block in small.split(_BLOCK)])
-
-
-def _of_images(images: Tensor) -> Tensor:
-    amplitude = torch.fft.rfft2(images - images.mean((1, 2, 3), keepdim=True)).abs()[..., :_LOW]
-    up, down = amplitude[:, :, 1:_LOW], amplitude[:, :, 1 - _LOW :].flip(2)
-    # A mirror exchanges these two, and their larger and their smaller one stay.
-    parts = [amplitude[:, :, :1], torch.maximum(up, down), torch.minimum(up, down)]
-    return F.normalize(torch.cat(parts, 2).flatten(1).sqrt(), dim=1)
-
-
-def are_same_picture(small: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Bool `[M]`: whether two images agree, one laid over the other, pixel by pixel.
-
-    One may be mirrored, shifted by up to two pixels of 16 and larger by up to a tenth.
-
-    Args:
-        small: uint8 `[N, C, 16, 16]`.
-        first: int64 `[M]`, one of each pair.
-        second: int64 `[M]`, the other one.
-    """
-    tiny = F.interpolate(small.float(), (_SIDE // 2, _SIDE // 2), mode="area")
-    own, mirrored = _standardised(tiny), _standardised(tiny.flip(3))
-    same = torch.zeros(len(first), dtype=torch.bool)
-    for part in torch.arange(len(first)).split(_BLOCK * 8):
-        a, b = first[part], second[part]
-        plain, turned = (own[a] * own[b]).sum(1), (mirrored[a] * own[b]).sum(1)
-        like = torch.maximum(plain, turned) > _ROUGHLY
-        part, mirror = part[like], torch.where(turned > plain, -1.0, 1.0)[like]
-        a, b = small[first[part]].float(), small[second[part]].float()
-        found = _best(a, b, mirror) > _SAME_PICTURE
-        found[~found] = _best(b[~found], a[~found], mirror[~found]) > _SAME_PICTURE
-        same[part] = found
-    return same
-
-
-def _best(images: Tensor, others: Tensor, mirror: Tensor) -> Tensor:
-    """The correlation of images with others, made larger, where these lie best: `[M]`.
-
-    Images are float32 `[M, C, 16, 16]`; `mirror` says by -1 which of the others are mirrored.
-    """
-    middle = _standardised(_laid(images, torch.tensor([[1.0, 1.0, 0.0, 0.0]])))
-    best, place = torch.full((len(images),), -1.0), torch.zeros(len(images), 4)
-    start = torch.stack(
-        [mirror, torch.full_like(mirror, _ZOOM), *[torch.zeros_like(mirror)] * 2], 1
-    )
-    for right, down in product(_SHIFTS, repeat=2):
-        _take_better(best, place, start + torch.tensor([0.0, 0.0, right, down]), middle, others)
-    near = best > _NEARLY
-    found, middle, others, place = best[near], middle[near], others[near], place[near]
-    for step in _FINER:
-        start = place.clone()
-        for zoom, right, down in product((-step, 0.0, step), repeat=3):
-            change = torch.tensor([0.0, _ZOOM_STEP * zoom, right, down])
-            _take_better(found, place, start + change, middle, others)
-    best[near] = found
-    return best
-
-
-def _take_better(
-    best: Tensor, place: Tensor, tried: Tensor, middle: Tensor, others: Tensor
-) -> None:
-    """Write down where others, laid as `tried`, correlate better with the middles than `best`."""
-    value = (middle * _standardised(_laid(others, tried))).sum(1)
-    is_better = value > best
-    best[is_better], place[is_better] = value[is_better], tried[is_better]
-
-
-def _laid(images: Tensor, place: Tensor) -> Tensor:
-    """The middle of images at places `[M, 4]`: mirror (1 or -1), zoom, pixels right and down."""
-    mirror, zoom, right, down = place.expand(len(images), 4).T[:, :, None]
-    at = torch.arange(_INNER) - (_INNER - 1) / 2
-    columns, rows = (mirror * zoom * at + right) * 2 / _SIDE, (zoom * at + down) * 2 / _SIDE
-    grid = torch.stack(
-        [
-            columns[:, None, :].expand(-1, _INNER, _INNER),
-            rows[:, :, None].expand(-1, _INNER, _INNER),
-        ],
-        -1,
-    )
-    return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
-
-
-def _standardised(images: Tensor) -> Tensor:
-    values = images.flatten(1)
-    return F.normalize(values - values.mean(1, keepdim=True), dim=1)
-
-
-def text_sketches(tokens: Iterable[NDArray[np.integer]]) -> Tensor:
-    """Roots of the counts of token pairs, hashed to 512 places: float32 `[N, 512]`, length one.
-
-    Args:
-        tokens: the token numbers of each text, `[T]` each; a text without any is like no other.
-    """
-    sketches = [_of_text(np.asarray(ids, dtype=np.uint64)) for ids in tokens]
-    return F.normalize(torch.from_numpy(np.stack(sketches)), dim=1)
-
-
-def _of_text(ids: NDArray[np.uint64]) -> NDArray[np.float32]:
-    pairs = ids[:-1] * np.uint64(1_000_003) + ids[1:] if len(ids) > 1 else ids
-    places = (pairs * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(55)).astype(np.int64)
-    return np.sqrt(np.bincount(places, minlength=_TEXT_WIDTH)).astype(np.float32)
+from data_agent.duplicates import alike_pairs
 
 
 def near_duplicates(
@@ -164,40 +20,15 @@ def near_duplicates(
 ) -> list[NDArray[np.int64]]:
     """Groups of samples, each of which is like another one of its group.
 
-    Args:
-        sketches: float32 `[N, D]`; compared by the cosine of the angle between them.
-        likeness: cosine from which on two are alike, in (0, 1].
-        confirm: of pairs that are, int64 `[M]` twice, which are near-duplicates; None takes all.
+    Arguments and errors are those of `alike_pairs`.
 
     Returns:
         Positions, ascending, two or more in each group.
-
-    Raises:
-        InputError: more than `MOST_SAMPLES`, whose comparison would take too long.
     """
-    size = len(sketches)
-    if size > MOST_SAMPLES:
-        raise InputError(
-            f"{size:,} samples cannot be compared with each other in sensible time, at most "
-            f"{MOST_SAMPLES:,}. Leave near-duplicates out: --no-duplicates."
-        )
-    first, second = _alike(F.normalize(sketches, dim=1), likeness)
-    if confirm is not None:
-        is_one = confirm(first, second)
-        first, second = first[is_one], second[is_one]
-    ones = np.ones(len(first), np.bool_)
+    first, second = alike_pairs(sketches, likeness, confirm)
+    ones, size = np.ones(len(first), np.bool_), len(sketches)
     pairs = coo_matrix((ones, (first.numpy(), second.numpy())), shape=(size, size))
     _, group = connected_components(pairs, directed=False)
     order = np.argsort(group, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
     return [part for part in parts if len(part) > 1]
-
-
-def _alike(unit: Tensor, likeness: float) -> tuple[Tensor, Tensor]:
-    """All pairs, the first before the second, whose cosine is above `likeness`."""
-    pairs = [torch.empty(2, 0, dtype=torch.int64)]
-    for start in range(0, len(unit), _BLOCK):
-        alike = unit[start : start + _BLOCK] @ unit[start:].T > likeness
-        pairs.append(alike.triu_(1).nonzero().T + start)
-    first, second = torch.cat(pairs, 1).unbind(0)
-    return first, second

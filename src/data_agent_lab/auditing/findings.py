@@ -1,8 +1,7 @@
 """What is worth a look, from the numbers of every sample: pure functions.
 
-Samples are ranked by their mean loss over training. On small networks it told wrong labels from
-right ones as well as or better than the margin of the average probability, the area under the
-margin and the last loss (docs/audit.md).
+Labels are ranked by `suspicion`: the ranks of mean loss, mean margin and last loss together, as no
+one of them told wrong labels from right ones best everywhere (docs/audit.md).
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Confusion:
 def likely_wrong(
     numbers: SampleNumbers, budget: int, groups: Sequence[NDArray[np.int64]] = ()
 ) -> list[Finding]:
-    """The labels most likely wrong: of the highest mean loss, another class being believed.
+    """The labels most likely wrong: the most suspicious, another class being believed.
 
     Args:
         numbers: of all samples; without labels there are no findings.
@@ -63,7 +62,8 @@ def likely_wrong(
         return []
     is_candidate = (label >= 0) & (suggested >= 0) & (suggested != label)
     is_candidate &= ~np.isnan(numbers.mean_loss)
-    order = _highest(numbers.mean_loss, is_candidate)[:budget]
+    doubt = numbers.suspicion()
+    order = _highest(doubt, is_candidate)[:budget]
     other_copy = _copies_with_another_label(label, groups)
     typical = _medians(numbers.mean_loss, label)
     return [
@@ -71,7 +71,7 @@ def likely_wrong(
             kind="wrong-label",
             rank=rank,
             index=int(numbers.index[at]),
-            score=float(numbers.mean_loss[at]),
+            score=float(doubt[at]),
             reason=(
                 f"{numbers.name_of(int(suggested[at]))} was believed instead (margin "
                 f"{margin[at]:+.2f}), at a mean loss of {numbers.mean_loss[at]:.2f} where "

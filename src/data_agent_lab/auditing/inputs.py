@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_agent.errors import DataAgentError, InputError
-from data_agent_lab.auditing.duplicates import (
+from data_agent.duplicates import (
     FEATURE_LIKENESS,
     IMAGE_LIKENESS,
     TEXT_LIKENESS,
@@ -21,6 +20,7 @@ from data_agent_lab.auditing.duplicates import (
     small_images,
     text_sketches,
 )
+from data_agent.errors import DataAgentError, InputError
 from data_agent_lab.recipes import PromptRecipe, TextRecipe
 from data_agent_lab.tasks import load_kept, recipe_of
 
@@ -30,7 +30,7 @@ class Sketches(NamedTuple):
 
     values: Tensor
     likeness: float
-    confirm: Callable[[Tensor, Tensor], Tensor] | None = None  # see `near_duplicates`
+    confirm: Callable[[Tensor, Tensor], Tensor] | None = None  # see `alike_pairs`
 
 
 def sketches_of_run(config: Mapping[str, Any]) -> Sketches | None:

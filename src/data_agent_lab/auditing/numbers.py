@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_agent.errors import InputError
+from data_agent.suspicion import suspicion
 from data_agent_lab.runs.samples import SAMPLES, Arrays, read_columns
 
 _FLOATS = ("loss", "mean_loss", "mean_probability", "margin")
@@ -41,6 +42,11 @@ class SampleNumbers:
     def name_of(self, label: int) -> str:
         """The class's name, or its number where no name is known."""
         return self.class_names[label] if 0 <= label < len(self.class_names) else str(label)
+
+    def suspicion(self) -> NDArray[np.float64]:
+        """How suspicious each label is, `[N]` in [0, 1], by the columns that are known."""
+        columns = {"mean_loss": self.mean_loss, "margin": self.margin, "loss": self.loss}
+        return suspicion({name: c for name, c in columns.items() if c is not None})
 
     @property
     def num_classes(self) -> int:

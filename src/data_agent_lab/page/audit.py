@@ -37,8 +37,9 @@ _PARTS: Mapping[Kind, _Part] = {
     "wrong-label": _Part(
         "Labels likely wrong",
         "labels that are likely wrong",
-        "Another class was believed on average over training; the highest mean loss comes first. A "
-        "rare kind or an ambiguous sample can look the same: look before you drop.",
+        "Another class was believed on average over training; the most suspicious comes first, by "
+        "mean loss, mean margin and last loss. A rare kind or an ambiguous sample can look the "
+        "same: look before you drop.",
         200,
     ),
     "never-learned": _Part(

@@ -66,6 +66,11 @@ def read_groups(source: Path) -> tuple[list[Group], list[Path]]:
             f"no run under {source} has finished; there is nothing to report. "
             f"{len(unfinished)} unfinished run(s) were found."
         )
+    return group_runs(found), unfinished
+
+
+def group_runs(found: Sequence[Record]) -> list[Group]:
+    """The recipes of finished runs, wherever these come from, by name."""
     recipes: dict[str, tuple[dict[str, Any], list[Record]]] = {}
     for record in found:
         config = _recipe(record.configuration)
@@ -77,7 +82,7 @@ def read_groups(source: Path) -> tuple[list[Group], list[Path]]:
         Group(name=_name(config, configs), config=config, records=records)
         for config, records in recipes.values()
     ]
-    return sorted(groups, key=lambda group: group.name), unfinished
+    return sorted(groups, key=lambda group: group.name)
 
 
 def _recipe(configuration: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from data_agent import SelectionSchedule
+from data_agent.duplicates import image_groups
 from data_agent.errors import CheckpointError, DataAgentError
 from data_agent.methods import method_class
 from data_agent.runtime import checkpoint, distributed
@@ -98,6 +99,10 @@ class Proxy:
         means: Any = MiniBatchKMeans(count, random_state=seed, n_init="auto")
         return torch.from_numpy(means.fit_predict(features.numpy())).long()
 
+    def near_duplicates(self) -> Tensor:
+        """int64 `[N]`: groups of near-duplicates among the images, without augmentation."""
+        return image_groups(self.engine.data.train_images)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trained:
@@ -145,7 +150,7 @@ class Preparation:
     options: dict[str, Tensor]
     num_forward: int = 0
     num_backward: int = 0
-    seconds: float = 0.0  # zero where no model was trained, ...
+    seconds: float = 0.0  # zero where nothing but labels is needed, ...
     cpu_seconds: float = 0.0  # ... and so is the processor time
 
 
@@ -166,7 +171,7 @@ def prepare(method: str, proxy: Proxy) -> Preparation:
         stopwatch.start()
         options = method_class(method).prepare(counted, budget)
         stopwatch.stop()
-    if not counted.num_forward:
+    if set(options) <= {"labels"}:  # which are there anyway
         return Preparation(options)
     counts = counted.num_forward, counted.num_backward
     return Preparation(options, *counts, stopwatch.seconds, stopwatch.cpu_seconds)
@@ -191,6 +196,6 @@ def prepare_once(path: Path, method: str, proxy: Proxy) -> Preparation:
             )
         return Preparation(**state["preparation"])
     preparation = prepare(method, proxy)
-    if preparation.num_forward and distributed.rank() == 0:
+    if preparation.seconds and distributed.rank() == 0:
         checkpoint.save(path, {"origin": origin, "preparation": asdict(preparation)})
     return preparation

@@ -28,16 +28,21 @@ def numbers(**changed):
     return numbers_of({**COLUMNS, **changed}, NAMES)
 
 
-def test_wrong_labels_are_those_of_the_highest_mean_loss_where_another_class_was_believed():
+def test_wrong_labels_are_the_most_suspicious_where_another_class_was_believed():
     found = likely_wrong(numbers(), budget=2)
     assert [finding.index for finding in found] == [14, 11]
     assert [finding.rank for finding in found] == [0, 1]
     assert (found[1].label, found[1].suggested) == ("cat", "dog")
-    assert found[1].score == 4.0
+    assert found[1].score == pytest.approx(0.7)  # fourth of five by every rank
     assert "dog was believed instead (margin -0.70), at a mean loss of 4.00 where 2.10" in (
         found[1].reason
     )
     assert [finding.index for finding in likely_wrong(numbers(), budget=9)] == [14, 11, 12]
+
+
+def test_the_highest_mean_loss_is_not_first_where_margin_and_last_loss_speak_against_it():
+    mean_loss = np.array([0.2, 6.1, 2.0, math.nan, 6.0, 0.3])
+    assert [finding.index for finding in likely_wrong(numbers(mean_loss=mean_loss), 2)] == [14, 11]
 
 
 def test_a_copy_with_another_label_is_a_reason():

@@ -90,6 +90,7 @@ def test_real_steps_are_timed_in_a_moment(tmp_path: Path) -> None:
         ("random", 0.3),
         ("selective-backprop", 1 / 3 + 0.3),
         ("infobatch-published", 1.0),  # at most
+        ("afss", 0.3 + 4 / (3 * 20)),  # looks at all samples before epochs 3, 8, 13 and 18
         ("el2n", 0.3),  # and its scores
     ],
 )

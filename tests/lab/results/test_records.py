@@ -28,6 +28,8 @@ def in_json(source: Path) -> object:
 def test_committed_reports_are_what_the_committed_runs_show(path: Path) -> None:
     assert in_json(path) == json.loads((path.parent / "comparison.json").read_text())
     assert in_json(path.parent) == in_json(path)
+    text = (path.parent / "comparison.md").read_text()
+    assert to_markdown(summarise(path), figures=False) == text
 
 
 def test_an_archive_reports_what_its_folders_did(tmp_path: Path) -> None:

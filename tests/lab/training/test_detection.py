@@ -17,7 +17,7 @@ from data_agent.methods import METHODS
 from data_agent.runtime import checkpoint
 from data_agent_lab.cli import main
 from data_agent_lab.data.boxes import DetectionData
-from data_agent_lab.methods import FULL_SHORT
+from data_agent_lab.methods import FULL_SHORT, expected_cost
 from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.samples import read_columns
@@ -76,6 +76,7 @@ def test_what_afss_looks_at_is_paid_for(tmp_path: Path, data: DetectionData) -> 
     looks = 2 * N  # before epochs 2 and 7 of 8
     assert result["num_forward"] == result["num_backward"] + looks
     assert result["cost"] == pytest.approx(0.5 + looks / (3 * N * EPOCHS))
+    assert result["cost"] == pytest.approx(expected_cost("afss", 0.5, epochs=EPOCHS))  # the plan's
     assert 0 < result["overhead_seconds"] < result["train_seconds"]
     lines = folder.metrics()
     assert [line["num_forward"] - line["num_backward"] for line in lines] == [

@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from data_agent.errors import InputError
-from data_agent_lab.auditing import duplicates
-from data_agent_lab.auditing.duplicates import (
+from data_agent import duplicates
+from data_agent.duplicates import (
     FEATURE_LIKENESS,
     IMAGE_LIKENESS,
     TEXT_LIKENESS,
     are_same_picture,
+    feature_groups,
+    image_groups,
     image_sketches,
-    near_duplicates,
     small_images,
+    stars,
+    text_groups,
     text_sketches,
 )
+from data_agent.errors import InputError
+from data_agent_lab.auditing.duplicates import near_duplicates
 from data_agent_lab.data.image_data import ImageData, with_near_copies
 
 
@@ -31,17 +35,22 @@ def pictures(count, size=16):
     return (255 * fine).to(torch.uint8)
 
 
-def test_planted_copies_are_found_and_nothing_else():
+def copied_pictures():
+    """600 pictures and 300 copies; the label says which picture it is."""
     number = torch.arange(600)
     data = ImageData(
         train_images=pictures(600),
-        train_labels=number,  # a label of its own tells where a copy is from
+        train_labels=number,
         eval_images=pictures(1),
         eval_labels=torch.zeros(1, dtype=torch.int64),
         class_names=tuple(map(str, range(600))),
         evaluation="",
     )
-    copied = with_near_copies(data, 300)
+    return with_near_copies(data, 300)
+
+
+def test_planted_copies_are_found_and_nothing_else():
+    copied = copied_pictures()
     origin = copied.train_labels.numpy()
     small = small_images(copied.train_images)
     confirm = partial(are_same_picture, small)
@@ -84,3 +93,36 @@ def test_too_many_samples_are_refused(monkeypatch):
     monkeypatch.setattr(duplicates, "MOST_SAMPLES", 3)
     with pytest.raises(InputError, match="4 samples cannot be compared"):
         near_duplicates(torch.eye(4), FEATURE_LIKENESS)
+
+
+def test_in_a_group_of_the_library_all_are_alike_to_one():
+    first, second = torch.tensor([0, 1, 2, 4]), torch.tensor([1, 2, 3, 5])
+    assert stars(first, second, 7).tolist() == [1, 1, 1, 3, 4, 4, 6]  # 3 is like 2 alone
+    none = torch.empty(0, dtype=torch.int64)
+    assert stars(none, none, 3).tolist() == [0, 1, 2]
+
+
+def test_groups_of_images_are_those_of_planted_copies():
+    copied = copied_pictures()
+    groups = image_groups(copied.train_images)
+    size = len(groups)
+    together = groups[:, None] == groups
+    planted = copied.train_labels[:, None] == copied.train_labels
+    apart = ~torch.eye(size, dtype=torch.bool)
+    assert (together & planted & apart).sum() / (together & apart).sum() >= 0.95
+    assert (together & planted & apart).sum() / (planted & apart).sum() >= 0.9
+
+
+def test_groups_of_texts_and_of_embeddings():
+    text = np.arange(40)
+    texts = [text, text + 500, np.append(text, 7)]
+    assert text_groups(texts).tolist() == [0, 1, 0]
+    near = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.05]])
+    assert feature_groups(near).tolist() == [0, 1, 0]
+
+
+def test_groups_of_other_things_are_refused():
+    with pytest.raises(InputError, match=r"images came as torch.float32 \[2, 3, 4, 4\]; expected"):
+        image_groups(torch.rand(2, 3, 4, 4))
+    with pytest.raises(InputError, match=r"features came as torch.int64 \[3\]; expected floats"):
+        feature_groups(torch.arange(3))

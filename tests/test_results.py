@@ -1,0 +1,241 @@
+"""What pages say was measured is what the stored runs say: every table, every figure."""
+
+import importlib.util
+import json
+import re
+from collections import defaultdict
+from functools import cache
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("data_agent_lab.methods", reason="needs pip install 'data-agent[lab]'")
+
+from data_agent.testing import LAWS
+from data_agent_lab.results.groups import group_runs
+from data_agent_lab.results.records import find_runs
+from data_agent_lab.results.statistics import Estimate, bootstrap_mean, estimate, paired_difference
+from data_agent_lab.results.tables import format_estimate, format_spread
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MADE = ROOT / "docs" / "results"
+PAGES = [ROOT / "README.md", *sorted({*ROOT.glob("docs/**/*.md")} - {*MADE.glob("*.md")})]
+WHEN = ROOT / "docs" / "when-it-helps.md"
+ROWS = {ROOT / "README.md": 10, WHEN: 25, ROOT / "docs" / "trusted.md": 6}  # that are looked at
+
+# The task that a line of a table is of, by how it begins.
+TASKS = {
+    "CIFAR-10, long tail 50:1, 500 trusted rows (frozen)": "trusted-tail50",
+    "CIFAR-10, half foreign digits, 500 trusted rows (frozen)": "trusted-digits",
+    "CIFAR-10, 40 % wrong labels, 500 trusted rows (frozen)": "trusted-noise40",
+    "CIFAR-10, long tail 50:1": "cifar10-long-tail",
+    "CIFAR-10, 30 % wrong labels": "cifar10-noise30",
+    "CIFAR-10, 40 % wrong labels (held out)": "cifar10-noise40",
+    "CIFAR-10, 40 % wrong labels": "cifar10-noise40",
+    "CIFAR-10, wrong labels by human hand": "cifar10n-worse",
+    "CIFAR-10N, 40 % wrong labels by human hand": "cifar10n-worse",
+    "CIFAR-10, clean, far from converged": "cifar10-underfit",
+    "CIFAR-10, far from converged": "cifar10-underfit",
+    "CIFAR-10, memorised": "cifar10-saturate",
+    "CIFAR-10, 60 % near-duplicates": "cifar10-duplicates",
+    "Tiny-ImageNet, long tail 20:1 (held out)": "tiny-imagenet-long-tail",
+    "Tiny-ImageNet, 170 classes, long tail 20:1": "tiny-imagenet-long-tail",
+    "Tiny-ImageNet, 170 classes, 30 % wrong labels": "tiny-imagenet-noise30",
+    "Tiny-ImageNet, 170 classes": "tiny-imagenet",
+    "MNIST, clean, easy": "mnist",
+    "MNIST, 40 % wrong labels": "mnist-noise40",
+    "SST-2": "sst2",
+    "SST-2, 30 % of the labels flipped": "sst2-noise30",
+    "Shakespeare, small language model (loss)": "shakespeare",
+    "Shakespeare": "shakespeare",
+    "GSM8K": "gsm8k",
+    "instructions (1,473 rows; 716 more had no completion within 256 tokens)": "t0-mix",
+    "long tail 50:1": "trusted-tail50",
+    "half of the rows are digits with labels at random": "trusted-digits",
+    "half are photos of other classes with labels at random": "trusted-photos",
+    "40 % wrong labels at random": "trusted-noise40",
+    "40 % wrong labels by human hand (CIFAR-10N worse)": "trusted-worse",
+    "clean": "trusted-clean",
+}
+CONTROLS = {
+    "to `random`": "random",
+    "to `full-short`": "full-short",
+    "to full training": "full",
+    "to full training, twice the cost": "full",
+}
+# Where a method's runs on a task are; no two of these suites have the same.
+SUITES = ("trusted", "agent-before", "core", "held-out", "language")
+if not RESULTS.is_dir():
+    pytest.skip("a source distribution holds no results", allow_module_level=True)
+
+FIGURE = re.compile(r"([-+]?\d+\.\d+) \+- (\d+\.\d+)")
+SPREAD = re.compile(r"([-+]?\d+\.\d+) \[([-+]?\d+\.\d+), ([-+]?\d+\.\d+)\]")
+
+
+@cache
+def results() -> Any:
+    """The module that writes the pages of docs/results."""
+    spec = importlib.util.spec_from_file_location("write_results", ROOT / "docs" / "results.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def measured():
+    """By task, keep ratio and further metric: by suite and method, the values by seed."""
+    found: Any = defaultdict(dict)
+    for archive in sorted(RESULTS.glob("*/runs.jsonl")):
+        for group in group_runs(find_runs(archive)[0]):
+            for ratio in group.keep_ratios():
+                for method, by_seed in group.at(ratio).items():
+                    for name in {name for record in by_seed.values() for name in record.measured}:
+                        task = group.name.partition(" (")[0], ratio, name
+                        found[task][archive.parent.name, method] = {
+                            seed: record.measured[name]["value"]
+                            for seed, record in by_seed.items()
+                            if name in record.measured
+                        }
+    return found
+
+
+def values_of(task, method, *suites):
+    cell = measured()[task, 0.5, ""]
+    (values,) = (cell[suite, method] for suite in suites if (suite, method) in cell)
+    return values
+
+
+def tables_of(page):
+    """The tables of a page, each as lists of cells; its links are their texts."""
+    text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", page.read_text())
+    for block in re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE):
+        head, _, *rows = ([c.strip() for c in line[1:-1].split("|")] for line in block.splitlines())
+        yield head, rows
+
+
+def shown(value: Estimate, digits: int) -> str:
+    text = format_estimate(value, sign=True, digits=digits)
+    return f"**{text}**" if abs(value.mean) > value.half_width else text
+
+
+def digits_of(text: str) -> int:
+    return len(FIGURE.search(text)[2].partition(".")[2])
+
+
+def test_the_pages_of_results_are_what_the_runs_make():
+    pages = results().all_pages()
+    assert {path.name for path in MADE.glob("*.md")} == {*pages}, "run make results"
+    for name, text in pages.items():
+        assert (MADE / name).read_text() == text, f"{name}: run make results"
+
+
+def test_every_suite_is_compared_with_its_own_controls():
+    report = results().report_on("agent-before")
+    (cell,) = (c for t in report.tasks if t.name == "sst2" for c in t.cells)
+    assert {row.method for row in cell.rows} == {"full", "full-short", "random", "data-agent"}
+    mine = values_of("sst2", "data-agent", "agent-before")
+    assert cell.row("data-agent").to_random == paired_difference(
+        mine, values_of("sst2", "random", "core")
+    )
+
+
+@pytest.mark.parametrize("page", ROWS, ids=lambda page: page.name)
+def test_tables_of_differences_are_those_of_the_runs(page):
+    num_rows = 0
+    for head, rows in tables_of(page):
+        columns = [(i, CONTROLS[name]) for i, name in enumerate(head) if name in CONTROLS]
+        method = "data-agent" if "to `full-short`" in head else "label-aware"
+        for row in rows:
+            if not columns or row[0] not in TASKS:
+                continue
+            num_rows += 1
+            task = TASKS[row[0]]
+            name = row[head.index("method")].strip("`") if "method" in head else method
+            mine = values_of(task, name, *SUITES)
+            for column, control in columns:
+                found = paired_difference(mine, values_of(task, control, *SUITES))
+                assert row[column] == shown(found, digits_of(row[column])), (row[0], head[column])
+            if "to `random`, frozen" in head:
+                frozen = values_of(task, name, "agent-39dc338")
+                found = paired_difference(frozen, values_of(task, "random", *SUITES))
+                assert row[head.index("to `random`, frozen")] == shown(found, 2), row[0]
+    assert num_rows >= ROWS[page]
+
+
+def test_the_table_of_detectors_is_that_of_the_runs():
+    (table,) = (t for t in tables_of(ROOT / "docs" / "comparing-detection.md") if "mAP" in t[0])
+    assert len(table[1]) == 6
+    for name, value, to_full, to_random, cost in table[1]:
+        mine = values_of("bccd", name.strip("`"), "detection")
+        assert value == format_estimate(estimate([*mine.values()]))
+        for text, control in ((to_full, "full"), (to_random, "random")):
+            found = paired_difference(mine, values_of("bccd", control, "detection"))
+            assert text == ("" if name == f"`{control}`" else shown(found, 2))
+        (task,) = results().report_on("detection").tasks
+        assert cost == f"{100 * task.cells[0].row(name.strip('`')).cost:.1f}"
+
+
+def test_the_table_of_all_methods_is_that_of_the_runs():
+    (table,) = (t for t in tables_of(WHEN) if t[0] == ["method", "to `random`", "mean rank"])
+    over = results().report_on("core").over_tasks[0]
+    found = {one.method: one for one in over.methods}
+    assert len(table[1]) == len(found)
+    for name, to_random, rank in table[1]:
+        one = found[name.split("`")[1]]
+        assert to_random == (format_spread(one.to_random) if one.to_random else "")
+        assert rank == (f"{one.rank:.2f}" if one.rank else "")
+
+
+@cache
+def stored_figures():
+    """`mean +- half-width` and `mean [low, high]` of all that the runs and files of results say."""
+    estimates, means = [], defaultdict(list)
+    for (_, ratio, name), cell in sorted(measured().items()):  # a bootstrap goes by task
+        estimates += [estimate([*values.values()]) for values in cell.values()]
+        for (one, values), (other, reference) in permutations(cell.items(), 2):
+            if (found := paired_difference(values, reference)) is not None:
+                estimates.append(found)
+                means[one, other, ratio, name].append(found.mean)
+    estimates += [
+        e for path in RESULTS.glob("*.json") for e in estimates_in(json.loads(path.read_text()))
+    ]
+    figures = {
+        (f"{abs(e.mean):.{digits}f}", f"{e.half_width:.{digits}f}")
+        for e in estimates
+        if e.half_width is not None
+        for digits in (1, 2, 3, 4)
+    }
+    spreads = [bootstrap_mean(values) for values in means.values() if len(values) > 2]
+    return figures | {
+        tuple(f"{v:.{digits}f}".lstrip("-") for v in (s.mean, *(s.interval or ())))
+        for s in spreads
+        for digits in (2, 3)
+    }
+
+
+def estimates_in(content):
+    """Every estimate in a file, however deep."""
+    if isinstance(content, dict) and {"mean", "half_width"} <= content.keys():
+        yield Estimate(content["mean"], content["half_width"], 0)
+    elif isinstance(content, dict | list):
+        for inner in content.values() if isinstance(content, dict) else content:
+            yield from estimates_in(inner)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_no_figure_stands_without_its_runs(page):
+    text = page.read_text()
+    told = [m.groups() for pattern in (FIGURE, SPREAD) for m in pattern.finditer(text)]
+    figures = [tuple(number.lstrip("+-") for number in one) for one in told]
+    assert [one for one in figures if one not in stored_figures()] == []
+
+
+def test_the_laws_of_peers_are_ours_and_ours_keep_them():
+    rows = json.loads((RESULTS / "peers.json").read_text())["laws"]
+    assert {row["law"] for row in rows} == {*LAWS, "(no law) leaves others alone"}
+    for row in rows:
+        kept = [row[who] for who in row if who.startswith("ours")]
+        assert kept == ["kept"] * 3 or row["law"] not in LAWS

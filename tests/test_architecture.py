@@ -35,7 +35,7 @@ OPTIONAL = {
     *("accelerate", "lightning", "peft", "pytorch_lightning", "transformers", "trl"),
     *("datasets", "faster_coco_eval", "matplotlib", "PIL", "pyarrow", "rich"),
     *("tensorboard", "trackio", "wandb"),
-    *("lm_eval", "safetensors", "sklearn", "scipy", "tyro"),
+    *("lm_eval", "reasoning_gym", "safetensors", "sklearn", "scipy", "tyro"),
 }
 
 

@@ -20,6 +20,7 @@ _LAB = (
 _EXTRAS = {
     **dict.fromkeys(_LAB, "lab"),
     **dict.fromkeys(("accelerate", "peft", "transformers", "trl"), "lab,trl"),
+    "reasoning_gym": "reasoning",
 }
 
 

@@ -65,8 +65,8 @@ class Compare(Generic[R]):
 
     recipe: R
     suite: str | None = None
-    """Tasks to compare on: quick, core, held-out, language, detection or prompts; None is that of
-    --task."""
+    """Tasks to compare on: quick, core, held-out, trusted, mixtures, language, detection,
+    prompts, prompts-limits or reasoning; None is that of --task."""
     tasks: str | None = None
     """Some of the suite's tasks, separated by commas; without --suite, of all suites."""
     data_root: Path = DATA_ROOT

@@ -30,6 +30,7 @@ Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["one-cycle", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Augmentation = Literal["none", "crop", "crop-flip"]
+Problems = Literal["string-world", "spell_backward", "palindrome_generation"]
 Kind = Literal["sft", "lm", "text-classification"]
 
 KeepRatio = Annotated[float, number(lambda v: 0 < v <= 1, "a share of the samples in (0, 1]")]
@@ -271,11 +272,15 @@ class PromptRecipe(Recipe):
     """
 
     task: str
-    """string-world, or another one of the suite."""
+    """string-world, or another one of the suites."""
     data: str | None = None
-    """None: a world is made from its number."""
+    """None: problems are made."""
+    problems: Problems = "string-world"
+    """What is to be solved: string-world, or spell_backward or palindrome_generation, which are of
+    the package reasoning-gym."""
     world: Annotated[int, at_least(0)] = 0
-    """Number of the world, 0 or more: order of the letters, pairs of operations, problems."""
+    """Number of the world, 0 or more: order of the letters, pairs of operations, problems; of a
+    task of reasoning-gym the seed of its problems."""
     num_prompts: Count = 4096
     """Prompts that may be rolled out, 1 or more."""
     num_eval_prompts: Count = 512
@@ -307,7 +312,7 @@ class PromptRecipe(Recipe):
             if field.name in _OF_SAMPLES and getattr(self, field.name) != field.default:
                 raise InputError(
                     f"{flag_of(field.name)} is for samples of a data set; the prompts of "
-                    f"{self.task} are made from their world. Leave it out."
+                    f"{self.task} are made. Leave it out."
                 )
         if self.data is not None:
             raise InputError(f"{self.task} makes its own problems; leave out --data {self.data}.")

@@ -26,7 +26,7 @@ from data_agent_lab.rules import check_list, unknown
 if TYPE_CHECKING:
     from data_agent_lab.data.boxes import DetectionData
     from data_agent_lab.data.image_data import ImageData
-    from data_agent_lab.data.strings import StringData
+    from data_agent_lab.data.problems import ProblemData
     from data_agent_lab.data.texts import LanguageData
 
 logger = logging.getLogger(__name__)
@@ -107,6 +107,9 @@ _SMALL_LANGUAGE_MODEL = replace(
 _BOXES = DetectionRecipe(
     task="detection", data=None, epochs=40, batch_size=8, learning_rate=4e-3, num_threads=1
 )
+_SPELLING = PromptRecipe(
+    task="reasoning-spell-backward", problems="spell_backward", warm_up_steps=130
+)
 
 
 def _mixture(task: str, data: str) -> TextRecipe:
@@ -176,6 +179,13 @@ TASKS: dict[str, Recipe] = {
         replace(_BOXES, task="bccd", data=str(DATA_ROOT / "bccd")),
         *(PromptRecipe(task=f"string-world-{world}", world=world) for world in range(10)),
         PromptRecipe(task="string-world"),
+        _SPELLING,
+        PromptRecipe(
+            task="reasoning-palindrome", problems="palindrome_generation", warm_up_steps=150
+        ),
+        PromptRecipe(task="prompts-few", world=10, num_prompts=512),
+        PromptRecipe(task="prompts-hopeless", world=10, warm_up_steps=0, epochs=5),
+        replace(_SPELLING, task="prompts-solved", world=10, warm_up_steps=600, epochs=10),
     )
 }
 """The recipe of each task, with the data of the suites' tasks under the folder `data`."""
@@ -198,9 +208,15 @@ SUITES: dict[str, Sequence[str]] = {
     "mixtures": ("mix-gsm8k", "mix-code"),
     "detection": ("bccd",),
     "prompts": tuple(f"string-world-{world}" for world in range(5, 10)),
+    "prompts-limits": ("prompts-few", "prompts-hopeless", "prompts-solved"),
+    "reasoning": ("reasoning-spell-backward", "reasoning-palindrome"),
     "language": ("sst2", "sst2-noise30", "t0-mix", "gsm8k", "shakespeare"),
 }
-"""Names of tasks, by suite. Nothing was ever chosen by a run on a task of held-out or prompts."""
+"""Names of tasks, by suite. Nothing was ever chosen by a run on a task of held-out or prompts.
+
+In prompts-limits choosing has little to go by: prompts that are few and seen often, or none of
+which is ever solved, or all of which are.
+"""
 
 
 def recipe_for(task: str) -> Recipe:
@@ -263,7 +279,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
 
 def load_task(
     recipe: Recipe, progress: Progress = silent
-) -> ImageData | LanguageData | DetectionData | StringData:
+) -> ImageData | LanguageData | DetectionData | ProblemData:
     """The data of a recipe; `InputError` if they cannot be found or used."""
     assert isinstance(recipe, ImageRecipe | TextRecipe | DetectionRecipe | PromptRecipe)
     # What loads data takes a second to import; commands that end in an error need not wait for it.
@@ -272,9 +288,9 @@ def load_task(
 
         data = load_language(recipe, progress)
     elif isinstance(recipe, PromptRecipe):
-        from data_agent_lab.data.strings import load_strings
+        from data_agent_lab.data.makers import load_problems
 
-        data = load_strings(recipe)
+        data = load_problems(recipe)
     elif isinstance(recipe, DetectionRecipe):
         from data_agent_lab.data.boxes import load_detection
 

@@ -9,16 +9,15 @@ difficulty is graded twice.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
+from data_agent_lab.data.problems import ASK, Problem, ProblemData, Word
 from data_agent_lab.recipes import PromptRecipe
 
 LETTERS = 10
 LENGTHS = (2, 6)  # of a problem's word
 LONGEST = 12  # answer
 NUM_PAIRS = 12
-Word = tuple[int, ...]
 Operation = Callable[[Word], Word]
 
 BASICS: dict[str, Operation] = {
@@ -36,64 +35,9 @@ BASICS: dict[str, Operation] = {
     "every other": lambda w: w[::2],
 }
 NUM_OPERATIONS = len(BASICS) + NUM_PAIRS
-PAD, END, ASK = range(LETTERS + NUM_OPERATIONS, LETTERS + NUM_OPERATIONS + 3)
-VOCABULARY = ASK + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """An operation by its number, a word, and what is right; letters as tokens."""
-
-    operation: int
-    word: Word
-    answer: Word
-
-    @property
-    def prompt(self) -> Word:
-        """Tokens of the prompt."""
-        return (LETTERS + self.operation, *self.word, ASK)
-
-    @property
-    def completion(self) -> Word:
-        """Tokens of the right completion."""
-        return (*self.answer, END)
-
-
-@dataclass(frozen=True, slots=True)
-class StringData:
-    """Problems of a world, none of them twice.
-
-    Args:
-        train: prompts that may be rolled out.
-        warm_up: problems of short words that the model is taught first.
-        evaluation: held-out problems.
-        class_names: the operations.
-    """
-
-    train: Sequence[Problem]
-    warm_up: Sequence[Problem]
-    evaluation: Sequence[Problem]
-    class_names: Sequence[str]
-
-    @property
-    def num_train(self) -> int:
-        """Prompts that may be rolled out."""
-        return len(self.train)
-
-    @property
-    def num_eval(self) -> int:
-        """Held-out problems."""
-        return len(self.evaluation)
-
-    def in_words(self) -> str:
-        """What there is."""
-        return (
-            f"{self.num_train:,} prompts and {self.num_eval:,} held-out problems of "
-            f"{len(self.class_names)} operations"
-        )
-
-
-def load_strings(recipe: PromptRecipe) -> StringData:
+def load_strings(recipe: PromptRecipe) -> ProblemData:
     """The problems of the recipe's world; a function of the recipe alone."""
     draws = random.Random(1000 + recipe.world)
     order = draws.sample(range(LETTERS), LETTERS)
@@ -107,10 +51,11 @@ def load_strings(recipe: PromptRecipe) -> StringData:
         ranks = operations[names[number]](tuple(order.index(letter) for letter in word))
         if 1 <= len(ranks) <= LONGEST:
             answer = tuple(order[rank] for rank in ranks)
-            found.setdefault((number, word), Problem(number, word, answer))
+            prompt = (LETTERS + number, *word, ASK)
+            found.setdefault((number, word), Problem(prompt, answer, number, size))
     problems = list(found.values())
     first, second = recipe.num_eval_prompts, recipe.num_eval_prompts + recipe.num_prompts
-    return StringData(problems[first:second], problems[second:], problems[:first], names)
+    return ProblemData(problems[first:second], problems[second:], problems[:first], names)
 
 
 def _operations(draws: random.Random) -> dict[str, Operation]:

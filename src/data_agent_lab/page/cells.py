@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from data_agent_lab.page.charts import axis_title, forest_chart, frontier_chart, line_chart
 from data_agent_lab.page.classes import class_chart
-from data_agent_lab.page.curves import Runs, learning_curves, over_time, over_visits
+from data_agent_lab.page.curves import Runs, axes_of, learning_curves
 from data_agent_lab.page.detail import Detail
 from data_agent_lab.page.drawing import figure
 from data_agent_lab.page.gallery import gallery
@@ -24,6 +24,7 @@ from data_agent_lab.page.timeline import (
 )
 from data_agent_lab.results.conclusions import Conclusion, conclude
 from data_agent_lab.results.findings import CONTROLS, Cell, Row, Task
+from data_agent_lab.results.records import value_of
 from data_agent_lab.results.tables import cell_table, describe, other_metrics_table, verdict
 
 _ANSWERS = {
@@ -150,13 +151,21 @@ def _quality(
     note = "Means over seeds." if has_seeds else None
     if has_bands:
         note = "Means over seeds; the shade spans the seeds."
-    for title, x_title, place in (
-        ("Learning against visits", "visits, % of full training", over_visits),
-        ("Learning against time", f"{cell.clock} of training, s", over_time(cell.clock)),
-    ):
-        if lines := learning_curves(runs, styles, place, has_bands=has_bands):
-            chart = line_chart(lines, x_title=x_title, y_title=axis_title(cell.metric), label=title)
-            drawn.append(figure(title, chart, note))
+    return [*drawn, *_learning(cell, runs, styles, note, has_bands=has_bands)]
+
+
+def _learning(
+    cell: Cell, runs: Runs, styles: Mapping[str, Style], note: str | None, *, has_bands: bool
+) -> list[Markup]:
+    """The cell's metric over what was paid, and for prompts the share solved greedily."""
+    drawn: list[Markup] = []
+    for also, value in (("", value_of), ("greedy", lambda line: line.get("greedy"))):
+        y_title = f"{also}, %" if also else axis_title(cell.metric)
+        for name, x_title, place in axes_of(runs, cell.clock):
+            if lines := learning_curves(runs, styles, place, has_bands=has_bands, value=value):
+                title = f"Learning against {name}{f', {also}' if also else ''}"
+                chart = line_chart(lines, x_title=x_title, y_title=y_title, label=title)
+                drawn.append(figure(title, chart, note))
     return drawn
 
 

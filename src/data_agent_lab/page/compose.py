@@ -15,7 +15,7 @@ from data_agent_lab.page.styles import Style, drawn_marker, styles_of
 from data_agent_lab.page.tables import table_of, typeset
 from data_agent_lab.results.conclusions import Conclusion, conclude
 from data_agent_lab.results.findings import Report
-from data_agent_lab.results.tables import over_tasks_table
+from data_agent_lab.results.tables import tables_over_tasks
 from data_agent_lab.results.writing import notes
 
 _LONG = (
@@ -88,7 +88,7 @@ def _overview(report: Report, styles: Mapping[str, Style], detail: Detail) -> Ma
         for number, task in enumerate(report.tasks)
         for cell in task.cells
     ]
-    tables = [table_of(over_tasks_table(over), styles) for over in report.over_tasks]
+    tables = [table_of(table, styles) for table in tables_over_tasks(report)]
     title = f"{len(report.tasks)} tasks"
     about = None if detail.samples else tag("p", _LONG, class_="about")
     return tag("section", tag("h1", title), about, tag("ol", *items, class_="answers"), *tables)

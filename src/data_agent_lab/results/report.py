@@ -158,7 +158,7 @@ def _row(method: str, runs: _Runs, seconds: str, *, metric: Metric, epochs: int)
         token_cost=_mean(tokens) if tokens else None,
         other_metrics={
             **{name: _other_metric(method, runs, name) for name in others},
-            **({} if method == RANDOM else _savings(mine, runs.get(RANDOM, {}), metric)),
+            **_savings(mine, runs.get(RANDOM, {}), metric),
         },
         classes=_classes(method, runs),
     )

@@ -9,11 +9,12 @@ from data_agent_lab.results.records import Record, value_of
 from data_agent_lab.results.statistics import Estimate, estimate
 from data_agent_lab.runs.result import Metric
 
-_PRICES = ("completions", "generated_tokens", "train_seconds")  # in a line of metrics
+_PRICES = ("completions", "generated_tokens", "train_seconds", "train_cpu_seconds")  # of a line
 SHARES: Mapping[str, str] = {
     f"share of {name.replace('_', ' ')} until random's level": name for name in _PRICES
 }
 """By title, what is paid."""
+SPREADLESS = "groups without spread, as a share of random's"
 _LAST = 3  # evaluations that the level is the mean of: one alone is as good as its luck
 
 
@@ -22,9 +23,11 @@ def savings(
 ) -> dict[str, Estimate]:
     """Shares of what the control paid in all, at which a method reached the control's last level.
 
-    Paired by seed. The level is the mean of the control's last three evaluations. Where a run does
-    not reach it, all that it paid counts: the share is then at least that. Empty where evaluations
-    do not tell what was paid.
+    Paired by seed; with `SPREADLESS` the groups whose rewards were all the same, in those of the
+    control. The level is the mean of the control's last three evaluations. Where a run does
+    not reach it, all that it paid counts: the share is then at least that. The control itself first
+    reaches its last level before its end, as far as its curve is flat or rough: its own share is
+    what a method's is to be seen beside. Empty where evaluations do not tell what was paid.
 
     Args:
         mine: the method's runs by seed.
@@ -35,10 +38,14 @@ def savings(
     lines = {seed: (mine[seed].evaluations, control[seed].evaluations) for seed in seeds}
     if not seeds or any("completions" not in line for both in lines.values() for line in both[0]):
         return {}
-    return {
+    found = {
         title: estimate([_share(*lines[seed], name, metric.sign) for seed in seeds])
         for title, name in SHARES.items()
     }
+    pairs = [[_spreadless(line[-1]) for line in lines[seed]] for seed in seeds]
+    if all(of_control for _, of_control in pairs):
+        found[SPREADLESS] = estimate([own / of_control for own, of_control in pairs])
+    return found
 
 
 def _share(
@@ -48,6 +55,10 @@ def _share(
     curve = [(float(line[name]), sign * (value_of(line) or 0.0)) for line in mine]
     paid = price_of(curve, sum(last) / len(last))
     return (curve[-1][0] if paid is None else paid) / float(control[-1][name])
+
+
+def _spreadless(line: Mapping[str, Any]) -> float:
+    return 1.0 - float(line["selector"]["informative_so_far"])
 
 
 def price_of(curve: Sequence[tuple[float, float]], level: float) -> float | None:

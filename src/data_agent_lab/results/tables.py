@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_agent_lab.results.findings import Cell, OtherMetric, OverTasks, Task
-from data_agent_lab.results.statistics import FEWEST_SEEDS, Estimate, Spread
+from data_agent_lab.results.findings import Cell, OtherMetric, OverTasks, Report, Task
+from data_agent_lab.results.savings import SHARES, SPREADLESS
+from data_agent_lab.results.statistics import FEWEST_SEEDS, Estimate, Spread, bootstrap_mean
 
 TIME = "time / full"
 FIGURES = "figures"  # folder beside the report
@@ -33,12 +34,12 @@ def format_estimate(value: Estimate | None, *, sign: bool = False, digits: int =
     return f"{mean} {width}" if value.count >= FEWEST_SEEDS else f"{mean} ({width})"
 
 
-def format_spread(value: Spread | None, *, digits: int = 2) -> str:
-    """`mean [low, high]` with signs; the mean alone without an interval, - for None."""
+def format_spread(value: Spread | None, *, digits: int = 2, sign: str = "+") -> str:
+    """`mean [low, high]`, with signs by default; the mean alone without an interval, - for None."""
     if value is None:
         return "-"
-    interval = ", ".join(f"{end:+.{digits}f}" for end in value.interval or ())
-    return f"{value.mean:+.{digits}f}" + (f" [{interval}]" if interval else "")
+    interval = ", ".join(f"{end:{sign}.{digits}f}" for end in value.interval or ())
+    return f"{value.mean:{sign}.{digits}f}" + (f" [{interval}]" if interval else "")
 
 
 def _percent(share: float | None) -> str:
@@ -92,6 +93,37 @@ def _other_metric(method: str, found: OtherMetric) -> list[str]:
         items + (f" ({found.num_cut:,} cut)" if found.num_items and found.num_cut else ""),
         str(found.value.count),
     ]
+
+
+def tables_over_tasks(report: Report) -> list[Table]:
+    """The methods over several tasks: by budget their ranks and differences, and what they paid."""
+    paid = _savings_table(report)
+    return [*map(over_tasks_table, report.over_tasks), *([] if paid is None else [paid])]
+
+
+def _savings_table(report: Report) -> Table | None:
+    """Means over tasks of what choosing prompts paid; None of one task, or of tasks without.
+
+    The interval is that of a bootstrap over tasks.
+    """
+    found: dict[str, dict[str, list[float]]] = {}  # by method and title, one of each task
+    for row in (row for task in report.tasks for cell in task.cells for row in cell.rows):
+        for name in (*SHARES, SPREADLESS):
+            if name in row.other_metrics:
+                values = found.setdefault(row.method, {}).setdefault(name, [])
+                values.append(row.other_metrics[name].value.mean)
+    if len(report.tasks) == 1 or not found:
+        return None
+    rows = [
+        [
+            method,
+            *(format_spread(bootstrap_mean(values), digits=3, sign="") for values in own.values()),
+            str(max(map(len, own.values()))),
+        ]
+        for method, own in found.items()
+    ]
+    columns = ("method", *next(iter(found.values())), "tasks")
+    return Table(f"Over {len(report.tasks)} tasks, what choosing prompts paid", columns, rows)
 
 
 def over_tasks_table(over: OverTasks) -> Table:

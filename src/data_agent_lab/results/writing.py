@@ -24,7 +24,7 @@ from data_agent_lab.results.tables import (
     describe,
     figure_of,
     other_metrics_table,
-    over_tasks_table,
+    tables_over_tasks,
     verdict,
 )
 from data_agent_lab.runs.result import Metric
@@ -39,8 +39,8 @@ def show(report: Report, console: Console) -> None:
         console.print(verdict(cell), end="\n\n")
         if (others := other_metrics_table(cell)) is not None:
             _print_table(others, console)
-    for over in report.over_tasks:
-        _print_table(over_tasks_table(over), console)
+    for table in tables_over_tasks(report):
+        _print_table(table, console)
     for note in notes(report):
         console.print(note)
 
@@ -54,8 +54,7 @@ def write(report: Report, folder: Path, *, figures: bool = True) -> None:
 def to_markdown(report: Report, *, figures: bool = True) -> str:
     """Tables and figures, how to read them, and where their numbers come from."""
     lines = [f"# {', '.join(task.name for task in report.tasks)}", ""]
-    for over in report.over_tasks:
-        table = over_tasks_table(over)
+    for table in tables_over_tasks(report):
         lines += [f"## {table.title}", "", *_markdown_table(table)]
     for task in report.tasks:
         lines += [f"## {task.name}", "", describe(task), ""]
@@ -96,7 +95,8 @@ def notes(report: Report) -> list[str]:
         "negative difference is better than what it is compared with.": bool(lower),
         "Shares until random's level: what a method paid when it first was as good as random was "
         "over its last three evaluations, in all that random paid; a run that never was counts "
-        "with all that it paid.": any(name in SHARES for row in rows for name in row.other_metrics),
+        "with all that it paid. Random's own share is below 1 where its curve is flat or "
+        "rough.": any(name in SHARES for row in rows for name in row.other_metrics),
         "Cut items did not fit into the model's context whole: their beginning was left out.": any(
             other.num_cut for other in others
         ),

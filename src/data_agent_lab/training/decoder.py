@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from data_agent_lab.data.strings import END, LENGTHS, LONGEST, PAD, VOCABULARY
+from data_agent_lab.data.problems import END, LONGEST_PROMPT, MAX_NEW_TOKENS, PAD, VOCABULARY
 
-LONGEST_PROMPT = LENGTHS[1] + 2
-MAX_NEW_TOKENS = LONGEST + 1
 HEADS = 4
 Cache = list[Tensor]
 """Of each block the keys and values so far; empty before the first token."""

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_agent_lab.data.strings import PAD, Problem
+from data_agent_lab.data.problems import PAD, Problem
 from data_agent_lab.training.decoder import Completions
 
 EPS = 1e-4
 
 
 def rewards_of(problems: Sequence[Problem], completions: Completions) -> Tensor:
-    """1 where a completion is right to the last token, else 0: float32 `[B]`.
+    """What completions earn, 1 where they are right: float64 `[B]`.
 
     Args:
         problems: one for each row of the completions.
@@ -32,9 +32,10 @@ def rewards_of(problems: Sequence[Problem], completions: Completions) -> Tensor:
     lengths = completions.counts.sum(1).tolist()
     return torch.tensor(
         [
-            float(tuple(row[:length]) == problem.completion)
+            problem.reward(tuple(row[:length]))
             for row, length, problem in zip(rows, lengths, problems, strict=True)
-        ]
+        ],
+        dtype=torch.float64,  # a package's score just below 1 stays below it
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from data_agent.errors import InputError
 from data_agent.prompts import PromptSelector, make_prompt_selector
 from data_agent.runtime import distributed
-from data_agent_lab.data.strings import Problem, StringData
+from data_agent_lab.data.problems import Problem, ProblemData
 from data_agent_lab.methods import RANDOM
 from data_agent_lab.recipes import PromptRecipe, RunConfig
 from data_agent_lab.training.decoder import Decoder, complete, features_of, log_probs
@@ -75,7 +75,7 @@ class PromptEngine(Engine):
     eval_batch: ClassVar[int] = 256
     saves_every_epoch: ClassVar[bool] = True
     model: Decoder
-    data: StringData
+    data: ProblemData
     recipe: PromptRecipe
     selector: Any
 
@@ -113,7 +113,7 @@ class PromptEngine(Engine):
     def evaluate(self, limit: int | None = None) -> dict[str, Any]:
         """Shares of held-out problems solved by a draw and greedily, in percent, and what it took.
 
-        The share by draws is also told by operation. Draws are the same in every evaluation, and
+        The share by draws is also told by kind. Draws are the same in every evaluation, and
         torch's generators are left as they were.
         """
         problems = self.data.evaluation[:limit]
@@ -128,21 +128,21 @@ class PromptEngine(Engine):
                     asked = [problem.prompt for problem in part]
                     with self.autocast():
                         told = complete(self.model, asked, device=self.device, greedy=is_greedy)
-                    found.append(rewards_of(part, told))
+                    found.append((rewards_of(part, told) == 1).float())
                 right = right_answers(part, self.device)
                 with torch.no_grad(), self.autocast():
                     losses.append(-log_probs(self.model, right).sum(1) / right.counts.sum(1))
         return {
             "loss": float(torch.cat(losses).mean()),
             "accuracy": 100 * float(torch.cat(drawn).mean()),
-            "class_accuracy": self._by_operation(problems, torch.cat(drawn)),
+            "class_accuracy": self._by_kind(problems, torch.cat(drawn)),
             "greedy": 100 * float(torch.cat(greedy).mean()),
             "completions": float(self.ledger.num_forward),
             "generated_tokens": float(self.generated_tokens),
         }
 
-    def _by_operation(self, problems: Sequence[Problem], solved: Tensor) -> list[float | None]:
-        """In percent; None where no held-out problem has the operation.
+    def _by_kind(self, problems: Sequence[Problem], solved: Tensor) -> list[float | None]:
+        """In percent; None where no held-out problem is of the kind.
 
         Args:
             problems: in the parts in which they were asked, each part `_DRAWS` times.
@@ -151,16 +151,19 @@ class PromptEngine(Engine):
         parts = [
             problems[i : i + self.eval_batch] for i in range(0, len(problems), self.eval_batch)
         ]
-        asked = [p.operation for part in parts for _ in range(_DRAWS) for p in part]
-        operation = torch.tensor(asked)
-        found = [solved[operation == number] for number in range(len(self.data.class_names))]
+        asked = [p.category for part in parts for _ in range(_DRAWS) for p in part]
+        kind = torch.tensor(asked)
+        found = [solved[kind == number] for number in range(len(self.data.class_names))]
         return [100 * float(own.mean()) if len(own) else None for own in found]
 
     def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """What the result says about prompts."""
+        recipe = self.recipe
+        is_own = recipe.problems == "string-world"
+        maker = f"world {recipe.world}" if is_own else f"{recipe.problems}, seed {recipe.world}"
         tokens = {"value": last["generated_tokens"], "unit": "tokens", "direction": "lower"}
         return {
-            "evaluation": f"{self.data.num_eval:,} held-out problems of world {self.recipe.world}",
+            "evaluation": f"{self.data.num_eval:,} held-out problems of {maker}",
             "num_noisy_labels": 0,
             "further_metrics": {
                 "greedy": {"value": last["greedy"], "unit": "%", "direction": "higher"},
@@ -242,7 +245,7 @@ class PromptEngine(Engine):
         with self.autocast():
             told = complete(self.model, asked, device=self.device)
         self.generated_tokens += int(told.counts.sum())
-        return Rollout(told, rewards_of(problems, told).view(-1, size))
+        return Rollout(told, rewards_of(problems, told).float().view(-1, size))
 
     def _step(self, rollout: Rollout) -> None:
         told = rollout.completions
@@ -258,12 +261,12 @@ class PromptEngine(Engine):
         self.ledger.count(len(told.tokens), int(told.counts.sum()))
 
 
-def _method(config: RunConfig[PromptRecipe], data: StringData) -> PromptSelector:
-    """The run's method; what some must know of every prompt is its operation and length."""
+def _method(config: RunConfig[PromptRecipe], data: ProblemData) -> PromptSelector:
+    """The run's method; what some must know of every prompt is its kind and length."""
     recipe = config.recipe
     given: dict[str, Any] = {
-        "categories": {"categories": [problem.operation for problem in data.train]},
-        "buckets": {"difficulty": [float(len(problem.word)) for problem in data.train]},
+        "categories": {"categories": [problem.category for problem in data.train]},
+        "buckets": {"difficulty": [float(problem.length) for problem in data.train]},
     }
     pool = {} if config.method in (RANDOM, "filtering") else {"pool": recipe.pool}
     return make_prompt_selector(

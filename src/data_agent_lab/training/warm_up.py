@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from data_agent_lab.data.strings import PAD, Problem, load_strings
+from data_agent_lab.data.makers import load_problems
+from data_agent_lab.data.problems import PAD, Problem
 from data_agent_lab.recipes import PromptRecipe
 from data_agent_lab.training.decoder import Completions, Decoder, left_filled, log_probs
 
@@ -24,7 +25,7 @@ def warmed_up(recipe: PromptRecipe, device: torch.device) -> dict[str, Tensor]:
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(recipe.world)
-        problems, model = load_strings(recipe).warm_up, new_model(recipe, device)
+        problems, model = load_problems(recipe).warm_up, new_model(recipe, device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
         for step in range(recipe.warm_up_steps):
             places = torch.randint(len(problems), (min(BATCH, len(problems)),)).tolist()

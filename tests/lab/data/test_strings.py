@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 
 from data_agent.errors import InputError
-from data_agent_lab.data.strings import ASK, BASICS, END, LETTERS, LONGEST, load_strings
+from data_agent_lab.data.problems import ASK, END, LONGEST_PROMPT, MAX_NEW_TOKENS, NUM_SYMBOLS
+from data_agent_lab.data.strings import (
+    BASICS,
+    LENGTHS,
+    LETTERS,
+    LONGEST,
+    NUM_OPERATIONS,
+    load_strings,
+)
 from data_agent_lab.tasks import recipe_for
 
 SMALL = replace(
@@ -48,6 +56,12 @@ def test_problems_are_distinct_and_short_enough():
         assert problem.completion[-1] == END
         assert 1 <= len(problem.answer) <= LONGEST
         assert max(problem.answer) < LETTERS
+
+
+def test_worlds_fit_into_the_vocabulary_and_the_places_of_the_model():
+    assert LETTERS + NUM_OPERATIONS == NUM_SYMBOLS
+    assert LENGTHS[1] + 2 == LONGEST_PROMPT  # the operation, and the ask
+    assert LONGEST + 1 == MAX_NEW_TOKENS
 
 
 @pytest.mark.parametrize(

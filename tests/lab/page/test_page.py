@@ -15,7 +15,7 @@ from data_agent_lab.page.tables import typeset
 from data_agent_lab.page.writing import write_page
 from data_agent_lab.results.groups import Group
 from data_agent_lab.results.statistics import Estimate
-from data_agent_lab.results.tables import format_estimate
+from data_agent_lab.results.tables import format_estimate, tables_over_tasks
 
 CLASSES = {"cat": 95.0, "dog": 85.0}
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&<b>"
@@ -163,3 +163,42 @@ def test_methods_keep_their_style_and_no_two_share_it() -> None:
     assert [styles[c].colour for c in ("full", "full-short", "random")] == ["k0", "k1", "k2"]
     assert len({(style.colour, style.shape) for style in styles.values()}) == len(names)
     assert len({style.number for style in styles.values()}) == len(names)
+
+
+def prompt_group(task: str = "string-world") -> Group:
+    """Two methods on prompts, of which the second solves more with fewer groups without spread."""
+    made = group({"random": 60.0, "prompt-agent": 64.0}, task=task)
+    for run in made.records:
+        is_agent = run.budget[0] == "prompt-agent"
+        for place, line in enumerate(run.evaluations, start=1):
+            line |= {
+                **{"completions": 100.0 * place, "generated_tokens": 500.0 * place},
+                **{"train_cpu_seconds": 8.0 * place, "greedy": line["value"] + 2},
+                "selector": {"informative_so_far": 0.6 if is_agent else 0.5},
+            }
+    return made
+
+
+def test_prompts_are_drawn_over_what_was_paid_drawn_and_greedily() -> None:
+    text = page(prompt_group())
+    learning = [title for title in titles(text) if title.startswith("Learning")]
+    over = ("completions", "tokens", "time")
+    assert learning == [
+        *(f"Learning against {name}" for name in over),
+        *(f"Learning against {name}, greedy" for name in over),
+    ]
+    assert "groups without spread" in text
+
+
+def test_what_choosing_prompts_paid_is_averaged_over_tasks() -> None:
+    made = [prompt_group(task) for task in ("a", "b", "c")]
+    *_, paid = tables_over_tasks(report(*made))
+    assert paid.title == "Over 3 tasks, what choosing prompts paid"
+    rows = {row[0]: dict(zip(paid.columns, row, strict=True)) for row in paid.rows}
+    # random ends with 58, 59, 60: level 59, after 3 of 4 evaluations; the agent's first one has 61.
+    completions, groups = paid.columns[1], paid.columns[-2]
+    assert rows["random"][completions] == "0.750 [0.750, 0.750]"
+    assert rows["prompt-agent"][completions] == "0.250 [0.250, 0.250]"
+    assert rows["prompt-agent"][groups] == "0.800 [0.800, 0.800]"
+    assert rows["prompt-agent"]["tasks"] == "3"
+    assert len(tables_over_tasks(report(made[0]))) == 0

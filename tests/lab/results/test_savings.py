@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 
-from data_agent_lab.results.savings import SHARES, price_of, savings
+from data_agent_lab.results.savings import SHARES, SPREADLESS, price_of, savings
 from data_agent_lab.runs.result import Metric
 
 SOLVED = Metric("accuracy", "%", "higher")
 
 
-def runs(*curves) -> Any:
-    """By seed a run whose evaluations, 100 completions apart, have these values."""
+def runs(*curves, informative=0.5) -> Any:
+    """By seed a run whose evaluations, 100 completions apart, have these values.
+
+    `informative` is the share of its groups that have a spread.
+    """
     return {
         seed: SimpleNamespace(
             evaluations=[
@@ -21,6 +24,8 @@ def runs(*curves) -> Any:
                     "completions": 100.0 * (i + 1),
                     "generated_tokens": 300.0 * (i + 1),
                     "train_seconds": 2.0 * (i + 1),
+                    "train_cpu_seconds": 1.5 * (i + 1),
+                    "selector": {"informative_so_far": informative},
                 }
                 for i, value in enumerate(curve)
             ]
@@ -41,15 +46,21 @@ def test_savings_are_paired_by_seed():
     # The control ends with 20, 24, 28: level 24. Seed 0 reaches it at 250 of 400 completions; in
     # seed 1 at 400, the control's own level being the same.
     control = runs([10, 20, 24, 28], [10, 20, 24, 28])
-    mine = runs([10, 20, 28, 30], [10, 12, 14, 24])
+    mine = runs([10, 20, 28, 30], [10, 12, 14, 24], informative=0.6)
     found = savings(mine, control, SOLVED)
-    assert set(found) == set(SHARES)
-    for share in found.values():
-        assert share.mean == pytest.approx((0.625 + 1) / 2)
-        assert share.count == 2
+    assert set(found) == {*SHARES, SPREADLESS}
+    for title in SHARES:
+        assert found[title].mean == pytest.approx((0.625 + 1) / 2)
+        assert found[title].count == 2
+    assert found[SPREADLESS].mean == pytest.approx(0.4 / 0.5)
+
+
+def test_the_controls_own_share_tells_how_flat_its_curve_is():
+    flat = runs([10, 20, 20, 20])
+    assert {savings(flat, flat, SOLVED)[title].mean for title in SHARES} == {0.5}
 
 
 def test_a_level_that_is_not_reached_counts_in_full():
     found = savings(runs([1, 2, 3, 4]), runs([10, 20, 24, 28]), SOLVED)
-    assert [share.mean for share in found.values()] == [1, 1, 1]
+    assert {share.mean for share in found.values()} == {1}
     assert savings({}, runs([1]), SOLVED) == {}

@@ -7,7 +7,8 @@ import torch
 
 from data_agent.errors import InputError
 from data_agent.prompts import PROMPT_METHODS as OF_THE_LIBRARY
-from data_agent_lab.data.strings import ASK, BASICS, END, PAD, Problem, load_strings
+from data_agent_lab.data.problems import ASK, END, PAD, Problem
+from data_agent_lab.data.strings import BASICS, load_strings
 from data_agent_lab.methods import PROMPT_METHODS, RANDOM
 from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.folder import open_run
@@ -64,7 +65,7 @@ def test_log_probabilities_are_those_of_the_tokens():
 
 
 def test_rewards_are_for_what_is_right_to_the_end():
-    problem = Problem(1, (1, 2), (2, 1))
+    problem = Problem((11, 1, 2, ASK), (2, 1), category=1, length=2)
     tokens = torch.tensor([[ASK, 2, 1, END], [ASK, 2, 1, 1], [ASK, 2, END, PAD]])
     counts = torch.tensor([[True] * 3, [True] * 3, [True, True, False]])
     assert rewards_of([problem] * 3, Completions(tokens, counts)).tolist() == [1, 0, 0]

@@ -68,6 +68,13 @@ CONTROLS = {
 }
 # Where a method's runs on a task are; no two of these suites have the same.
 SUITES = ("trusted", "agent-before", "core", "held-out", "language")
+PROMPT_SUITES = [
+    *(
+        path.parent.name
+        for path in RESULTS.glob("*/runs.jsonl")
+        if '"prompt-agent"' in path.read_text()
+    )
+]
 if not RESULTS.is_dir():
     pytest.skip("a source distribution holds no results", allow_module_level=True)
 
@@ -202,6 +209,13 @@ def stored_figures():
     estimates += [
         e for path in RESULTS.glob("*.json") for e in estimates_in(json.loads(path.read_text()))
     ]
+    for suite in PROMPT_SUITES:  # what choosing saved is in the report, and in no run
+        saved = defaultdict(list)
+        for row in (r for t in results().report_on(suite).tasks for c in t.cells for r in c.rows):
+            for name, metric in row.other_metrics.items():
+                estimates.append(metric.value)
+                saved[row.method, name].append(metric.value.mean)
+        means |= saved
     figures = {
         (f"{abs(e.mean):.{digits}f}", f"{e.half_width:.{digits}f}")
         for e in estimates

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from data_agent import make_selector
 from data_agent.baselines.spread_over_duplicates import numbered_by_first, places_in_groups
@@ -10,7 +11,9 @@ from data_agent.errors import CheckpointError, InputError
 GROUPS = torch.tensor([3, 9, 3, 3, 7, 3, 8, 9, 3, 3])  # six of 3, two of 9, a 7 and an 8
 
 
-def build(groups=GROUPS, *, keep_ratio=0.6, method="spread-over-duplicates", **options):
+def build(
+    groups: Tensor | None = GROUPS, *, keep_ratio=0.6, method="spread-over-duplicates", **options
+):
     options = {"groups": groups, **options} if groups is not None else options
     base = {"epochs": 24, "seed": 3, "keep_ratio": keep_ratio}
     return make_selector(method, num_samples=options.pop("size", 10), **base, **options)

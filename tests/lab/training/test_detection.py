@@ -30,9 +30,10 @@ RECIPE: Any = replace(
     **{"image_width": WIDTH, "image_height": HEIGHT, "model": "detector-4", "device": "cpu"},
     **{"epochs": EPOCHS, "batch_size": BATCH, "num_evaluations": 2},
 )
-OF_CLASSES = {  # methods that go by the class of a sample
+REFUSED = {  # methods that go by the class of a sample, or by groups of near-duplicates
     *("label-aware", "class-balanced-random", "cluster-balanced-random", "rcap", "small-margin"),
     *("el2n", "grand", "forgetting", "k-center", "d2-pruning", "rl-selector", "divbs"),
+    "spread-over-duplicates",
 }
 
 
@@ -45,7 +46,7 @@ def config_of(method: str, *, keep_ratio: float = 0.5, **changes: Any) -> RunCon
     return RunConfig(recipe=replace(RECIPE, **changes), method=method, keep_ratio=keep_ratio)
 
 
-@pytest.mark.parametrize("method", [m for m in (*METHODS, FULL_SHORT) if m not in OF_CLASSES])
+@pytest.mark.parametrize("method", [m for m in (*METHODS, FULL_SHORT) if m not in REFUSED])
 def test_every_method_without_classes_trains_at_its_budget(
     tmp_path: Path, data: DetectionData, method: str
 ) -> None:
@@ -61,7 +62,7 @@ def test_every_method_without_classes_trains_at_its_budget(
     assert int(table["visits"].sum()) == result["num_backward"]
 
 
-@pytest.mark.parametrize("method", sorted(OF_CLASSES))
+@pytest.mark.parametrize("method", sorted(REFUSED))
 def test_methods_of_classes_are_refused_before_anything_is_written(
     tmp_path: Path, data: DetectionData, method: str
 ) -> None:

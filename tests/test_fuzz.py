@@ -38,6 +38,8 @@ from data_agent import (
 from data_agent.errors import DataAgentError, InputError, StateError
 from data_agent.testing.runs import Make, equal_states, through_a_file
 
+pytestmark = pytest.mark.slow
+
 QUICK = settings(
     deadline=None,
     derandomize=True,

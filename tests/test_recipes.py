@@ -35,9 +35,10 @@ EXAMPLE = ROOT / "examples" / "image_classification.py"
 PAGES = sorted((ROOT / "docs" / "recipes").glob("*.md"))
 OTHERS = ("pip install ", "hf auth login", "for ", "done")  # lines that start no training
 
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:.*'pin_memory' argument is set as true.*:UserWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(r"ignore:.*'pin_memory' argument is set as true.*:UserWarning"),
+]
 
 
 @pytest.fixture(autouse=True)

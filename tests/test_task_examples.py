@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("sklearn", reason="its data sets come with scikit-learn")
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "examples"
 FLOORS = {  # what a model that learned nothing stays below
     "segmentation": 0.6,

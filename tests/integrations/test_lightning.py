@@ -43,6 +43,7 @@ from data_agent.integrations.lightning import SelectionCallback  # noqa: E402
 from data_agent.trusted import TrustedConfig  # noqa: E402
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings(f"ignore:{message}")
     for message in (
         ".isinstance.treespec, LeafSpec.. is deprecated",  # Lightning 2.6 beside torch 2.13

@@ -46,6 +46,7 @@ from data_agent.trusted import TrustedConfig
 datasets.disable_progress_bars()
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings(r"ignore:.*'pin_memory' argument is set as true.*:UserWarning"),
     pytest.mark.filterwarnings(
         "ignore:nothing will be selected:data_agent.errors.DataAgentWarning"

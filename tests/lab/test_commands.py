@@ -21,6 +21,8 @@ from data_agent_lab.cli import main
 from data_agent_lab.comparing import execution
 from data_agent_lab.data import images as images_module
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--epochs", "8", "--subset", "64", "--batch-size", "16", "--width", "4", "--device", "cpu"]
 
 RECIPE_FLAGS = [

@@ -44,20 +44,22 @@ from data_agent.trusted import TrustedConfig  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in (
-        ".isinstance.treespec, LeafSpec.. is deprecated",  # Lightning 2.6 beside torch 2.13
-        "The 'train_dataloader' does not have many workers",
-        "The 'val_dataloader' does not have many workers",
-        "Consider setting `persistent_workers=True`",
-        "The number of training batches",
-        "GPU available but not used",
-        "You're resuming from a checkpoint that ended before the epoch ended",
-        "Be aware that when using `ckpt_path`",
-        "Starting from v1.9.0, `tensorboardX` has been removed",
-        "Checkpoint directory .* exists and is not empty",
-        r"`torch\.jit\.",
-    )
+    *(
+        pytest.mark.filterwarnings(f"ignore:{message}")
+        for message in (
+            ".isinstance.treespec, LeafSpec.. is deprecated",  # Lightning 2.6 beside torch 2.13
+            "The 'train_dataloader' does not have many workers",
+            "The 'val_dataloader' does not have many workers",
+            "Consider setting `persistent_workers=True`",
+            "The number of training batches",
+            "GPU available but not used",
+            "You're resuming from a checkpoint that ended before the epoch ended",
+            "Be aware that when using `ckpt_path`",
+            "Starting from v1.9.0, `tensorboardX` has been removed",
+            "Checkpoint directory .* exists and is not empty",
+            r"`torch\.jit\.",
+        )
+    ),
 ]
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

@@ -126,3 +126,15 @@ def test_groups_of_other_things_are_refused():
         image_groups(torch.rand(2, 3, 4, 4))
     with pytest.raises(InputError, match=r"features came as torch.int64 \[3\]; expected floats"):
         feature_groups(torch.arange(3))
+
+
+def test_pictures_that_differ_by_parts_of_a_pixel_are_laid_exactly():
+    draws = torch.Generator().manual_seed(0)
+    coarse = torch.rand(40, 3, 10, 10, generator=draws)
+    resize = partial(torch.nn.functional.interpolate, size=(64, 64), mode="bicubic")
+    images = 255 * resize(coarse).clamp(0, 1)
+    moved = images.roll((1, 1), (2, 3))  # by a quarter of one of 16 pixels
+    small = small_images(torch.cat([images, moved]).round().to(torch.uint8))
+    first = torch.arange(40)
+    assert are_same_picture(small, first, first + 40).all()
+    assert not are_same_picture(small, first, 40 + first.roll(1)).any()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from data_agent.errors import InputError
 from data_agent_lab.data.problems import ASK, Problem, ProblemData, Word
 from data_agent_lab.recipes import PromptRecipe
 
@@ -54,6 +55,12 @@ def load_reasoning(recipe: PromptRecipe) -> ProblemData:
             )
         if len(found) == num_all:
             break
+    if len(found) < num_all:
+        raise InputError(
+            f"{recipe.problems} has {len(found):,} distinct problems; --num-prompts, "
+            f"--num-eval-prompts and --num-warm-up-problems ask for {num_all:,} together. Ask for "
+            "fewer."
+        )
     problems = list(found.values())
     first, second = recipe.num_eval_prompts, recipe.num_eval_prompts + recipe.num_prompts
     names = [f"{length} letters" for length in range(LENGTHS[0], LENGTHS[1] + 1)]

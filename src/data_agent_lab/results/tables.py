@@ -114,16 +114,21 @@ def _savings_table(report: Report) -> Table | None:
                 values.append(row.other_metrics[name].value.mean)
     if len(report.tasks) == 1 or not found:
         return None
+    names = [n for n in (*SHARES, SPREADLESS) if any(n in own for own in found.values())]
     rows = [
         [
             method,
-            *(format_spread(bootstrap_mean(values), digits=3, sign="") for values in own.values()),
+            *(format_spread(_over_tasks(own.get(name)), digits=3, sign="") for name in names),
             str(max(map(len, own.values()))),
         ]
         for method, own in found.items()
     ]
-    columns = ("method", *next(iter(found.values())), "tasks")
+    columns = ("method", *names, "tasks")
     return Table(f"Over {len(report.tasks)} tasks, what choosing prompts paid", columns, rows)
+
+
+def _over_tasks(values: Sequence[float] | None) -> Spread | None:
+    return bootstrap_mean(values) if values else None
 
 
 def over_tasks_table(over: OverTasks) -> Table:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from data_agent.errors import InputError
 from data_agent_lab.data.makers import load_problems
 from data_agent_lab.data.problems import ASK, END, LONGEST_PROMPT, MAX_NEW_TOKENS
 from data_agent_lab.tasks import recipe_for
@@ -66,3 +67,9 @@ def test_any_palindrome_of_the_letters_is_right():
     assert problem.reward((other, one, one, other, END)) == 1
     assert problem.reward((one, one, END)) == 0.05  # a palindrome of other letters
     assert problem.reward((one, other, END)) == 0.02  # none
+
+
+def test_more_problems_than_there_are_are_refused(monkeypatch):
+    monkeypatch.setattr("data_agent_lab.data.reasoning._SIZE", 50)
+    with pytest.raises(InputError, match=r"distinct problems; .* ask for \d[\d,]* together"):
+        problems_of("reasoning-spell-backward")

@@ -76,10 +76,13 @@ class ParameterTable:
 
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Drift, then write."""
-        self._visited = self._parameters.contiguous()
+        if self._visited is None:
+            self._visited = torch.from_numpy(np.ones((self._num_samples, 2), dtype=np.float16))
         if self._drift:
             _drift_to_prior(self._visited, self._drift)
-        self._visited[index] = _as_stored(values)
+        both = self._visited.view(torch.int32).squeeze(1).numpy()  # written as one value
+        for places, rows in zip(index.split(BLOCK), values.split(BLOCK), strict=True):
+            both[places.numpy()] = _as_stored(rows).view(torch.int32).squeeze(1).numpy()
 
     def scores(self, epoch: int) -> Tensor:
         """A fresh draw of every sample's action; above 10^6 samples of its logit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from data_agent.labels.evidence import Evidence, evidence_of
 from data_agent.labels.margins import judge
 from data_agent.labels.rules import LabelRules
 from data_agent.labels.shares import equal_shares
-from data_agent.runtime.masks import neither, size_of
+from data_agent.runtime.masks import neither, packed, size_of, unpacked
 from data_agent.runtime.random import hashed
 from data_agent.runtime.state import require_tensor
 from data_agent.runtime.topk import BLOCK, highest_of_each, top_k_mask
@@ -59,6 +59,7 @@ class LabelTable:
         self._shares = torch.zeros(2, dtype=torch.float64)  # sum and number of estimates
         self._num_merges = 0
         self._num_classes = 0  # as the logits have; 0 while none came
+        self._left_out: Tensor | None = None  # a bit a sample, once somebody asked
         self._count_signs()
 
     # What a batch shows, and what stays of it.
@@ -91,9 +92,10 @@ class LabelTable:
 
     def check(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
         """Warn of labels that cannot be what was meant; see `warn_of_labels`."""
-        before = torch.full(index.shape, UNKNOWN)
         if self._columns:
             before = self._columns["label"][index]
+        else:
+            before = torch.tensor(UNKNOWN).expand(index.shape)
         warn_of_labels(before, rows["label"], self._num_classes)
 
     def merge(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
@@ -103,6 +105,7 @@ class LabelTable:
         self._make_room(int(rows["label"].max()))
         self.check(index, rows)
         self._num_merges += 1
+        self._left_out = None
         for block in zip(
             index.split(BLOCK), *(rows[name].split(BLOCK) for name in self.dtypes), strict=True
         ):
@@ -120,10 +123,10 @@ class LabelTable:
     ) -> None:
         own = {name: column.numpy() for name, column in self._columns.items()}
         tells = label >= 0  # a visit without a label takes nothing away
-        own["label"][index[tells]] = label[tells]
-        own["signs"][index[tells]] = signs[tells]
-        seen = tells & (margin != UNSEEN)
-        index, margin = index[seen], margin[seen]
+        index, label, margin, signs = _only(tells, index, label, margin, signs)
+        own["label"][index] = label
+        own["signs"][index] = signs
+        index, margin = _only(margin != UNSEEN, index, margin)
         before, visits = own["margin"][index], own["visits"][index]
         memory = np.where(before == UNSEEN, 0.0, self.rules.memory).astype(np.float32)
         at_random = hashed(index, self._num_merges)
@@ -153,7 +156,7 @@ class LabelTable:
         if not self._columns:
             return top_k_mask(scores, count, tie_seed=tie_seed, excluded=excluded)
         classes = Classes(self._columns["label"])
-        doubtful = self._left_out(classes)
+        doubtful = self.left_out()
         among = neither(excluded, doubtful)
         if (num_missing := count - size_of(among)) > 0:  # not without them: the least doubtful
             margin, others = self._columns["margin"], ~doubtful | excluded
@@ -181,9 +184,14 @@ class LabelTable:
 
     def left_out(self) -> Tensor:
         """Bool `[N]`: samples that training leaves out now, as their label is doubtful."""
-        if not self._columns:
+        if not (share := self.doubtful_share):
             return torch.zeros(self._num_samples, dtype=torch.bool)
-        return self._left_out(Classes(self._columns["label"]))
+        if self._left_out is None:  # an epoch asks twice, when it begins and when it ends
+            classes, margin = Classes(self._columns["label"]), self._columns["margin"]
+            self._left_out = packed(
+                lowest_of_each(margin, classes, share, tie_seed=self._num_merges)
+            )
+        return unpacked(self._left_out, self._num_samples)
 
     def suspects(self, suspicion: Tensor | None = None) -> Tensor:
         """Bool `[N]`: samples whose label is doubtful by all visits so far, for a person to see.
@@ -222,12 +230,6 @@ class LabelTable:
     def _doubts_labels(self) -> bool:
         rules, num_classes = self.rules, self._num_classes
         return rules.doubtful_labels and num_classes >= rules.fewest_classes
-
-    def _left_out(self, classes: Classes) -> Tensor:
-        if not (share := self.doubtful_share):
-            return torch.zeros(self._num_samples, dtype=torch.bool)
-        margin = self._columns["margin"]
-        return lowest_of_each(margin, classes, share, tie_seed=self._num_merges)
 
     def _count_signs(self) -> None:
         """int64 `[256]`: how many of the samples that were judged show which signs."""
@@ -319,6 +321,7 @@ class LabelTable:
         self._columns, self._shares = columns, shares
         self._num_merges = int(state["num_merges"])
         self._num_classes = int(state["num_classes"])
+        self._left_out = None
         self._count_signs()
 
 
@@ -335,6 +338,11 @@ def lowest_of_each(margin: Tensor, classes: Classes, share: float, *, tie_seed: 
     quota = (share * classes.sizes(seen)[0]).long()
     lowest_first = torch.from_numpy(~margin.numpy())  # -1 - margin
     return highest_of_each(lowest_first, quota, tie_seed=tie_seed, group=classes.number, among=seen)
+
+
+def _only(among: NDArray[np.bool_], *columns: NDArray[Any]) -> Sequence[NDArray[Any]]:
+    """The rows of columns that are marked; the columns themselves where all rows are."""
+    return columns if among.all() else [column[among] for column in columns]
 
 
 def _mixed(

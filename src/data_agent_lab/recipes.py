@@ -139,6 +139,11 @@ class ImageRecipe(Recipe):
     """Other images, as --data, of which some are mixed in under labels drawn at random."""
     foreign_share: Share = 0.0
     """Share of the training samples that are of --foreign-data, in [0, 1)."""
+    trusted_noise: Share = 0.0
+    """Share of the labels of --trusted-rows replaced by a wrong one, in [0, 1)."""
+    trusted_imbalance: Imbalance | None = None
+    """How many times more of --trusted-rows the first class has than the last, 1 or more; None
+    takes as many of each class as can be."""
     train_labels: FileAndColumn | None = None
     """PARQUET:COLUMN with other training labels, one for each row of the training data in order;
     None takes the data's own."""
@@ -167,6 +172,7 @@ class ImageRecipe(Recipe):
         check_recipe(self)
         check_optimizer(self.optimizer, self.learning_rate)
         check_foreign(self)
+        check_trusted(self)
         check_model(self.model, image_size=self.image_size, width=self.width)
 
 
@@ -176,6 +182,16 @@ def check_foreign(recipe: ImageRecipe | TextRecipe) -> None:
         raise InputError(
             f"--foreign-data is {recipe.foreign_data!r} and --foreign-share is "
             f"{recipe.foreign_share}; one means nothing without the other. Give both or neither."
+        )
+
+
+def check_trusted(recipe: ImageRecipe) -> None:
+    """Raise `InputError` for errors of trusted rows where none are taken."""
+    if recipe.trusted_rows == 0 and (recipe.trusted_noise or recipe.trusted_imbalance):
+        raise InputError(
+            f"--trusted-noise is {recipe.trusted_noise} and --trusted-imbalance is "
+            f"{recipe.trusted_imbalance}, but --trusted-rows is 0. They change the rows that "
+            "--trusted-rows takes: add --trusted-rows 500, or leave them out."
         )
 
 

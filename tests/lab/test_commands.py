@@ -54,6 +54,8 @@ RECIPE_FLAGS = [
     "--task",
     "--train-labels",
     "--trusted",
+    "--trusted-imbalance",
+    "--trusted-noise",
     "--trusted-rows",
     "--weight-decay",
     "--width",

@@ -173,7 +173,7 @@ def long_tail(labels: Tensor, imbalance: float, *, count: int | None) -> Tensor:
         InputError: a class has fewer rows than its part, or its part is less than one.
     """
     sizes = np.bincount(labels.numpy())
-    weights = imbalance ** (-np.arange(len(sizes)) / max(1, len(sizes) - 1))
+    weights = _tail(len(sizes), imbalance)
     largest = float((sizes / weights).min())  # of the first class, so that every class has enough
     if count is None:
         quota = np.floor(largest * weights + 1e-9).astype(np.int64)
@@ -192,6 +192,11 @@ def long_tail(labels: Tensor, imbalance: float, *, count: int | None) -> Tensor:
             "smaller one, or a larger --subset."
         )
     return _drawn(labels, quota)
+
+
+def _tail(num_classes: int, imbalance: float) -> np.ndarray:
+    """Sizes of classes that fall exponentially, in proportion: of the first it is 1."""
+    return imbalance ** (-np.arange(num_classes) / max(1, num_classes - 1))
 
 
 def _quota(shares: np.ndarray, count: int) -> np.ndarray:
@@ -213,12 +218,13 @@ def _drawn(labels: Tensor, quota: np.ndarray) -> Tensor:
     return torch.from_numpy(np.sort(np.concatenate(chosen)))
 
 
-def trusted_rows(labels: Tensor, count: int) -> Tensor:
-    """Choose `count` samples to trust, each class alike: int64 `[count]`, positions, ascending.
+def trusted_rows(labels: Tensor, count: int, imbalance: float | None = None) -> Tensor:
+    """Choose `count` samples to trust: int64 `[count]`, positions, ascending.
 
     Args:
         labels: int64 `[N]`, true labels; a foreign sample, which has none, is never chosen.
         count: in [1, N]; of a class at most half of its samples are taken.
+        imbalance: how many times more the first class has than the last; None takes each alike.
 
     Raises:
         InputError: the classes do not have so many.
@@ -229,6 +235,15 @@ def trusted_rows(labels: Tensor, count: int) -> Tensor:
             f"--trusted-rows is {count}; half of each class is {int(most.sum())} samples in all. "
             "Trust fewer, a few hundred are enough."
         )
+    if imbalance is not None:
+        tail = _quota(_tail(len(most), imbalance), count)
+        if (short := tail > most.numpy()).any():
+            raise InputError(
+                f"--trusted-imbalance {imbalance} and --trusted-rows {count} ask for "
+                f"{tail[short][0]} samples of a class of which half is {most.numpy()[short][0]}. "
+                "Trust fewer, or more alike."
+            )
+        return _drawn(labels, tail)
     quota = torch.zeros_like(most)
     while (left := count - int(quota.sum())) > 0:  # small classes give all they can
         is_open = quota < most
@@ -242,7 +257,9 @@ def trusted_of(data: ImageData, recipe: ImageRecipe) -> Tensor | None:
     """Which training samples are trusted, by the recipe: int64 `[T]`, positions; None for none."""
     if data.num_trusted:
         return torch.arange(data.num_train - data.num_trusted, data.num_train)
-    return trusted_rows(data.true_labels, recipe.trusted_rows) if recipe.trusted_rows else None
+    if not recipe.trusted_rows:
+        return None
+    return trusted_rows(data.true_labels, recipe.trusted_rows, recipe.trusted_imbalance)
 
 
 def with_trusted(data: ImageData, images: Tensor, labels: Tensor) -> ImageData:

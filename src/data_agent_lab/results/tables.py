@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from data_agent_lab.results.findings import Cell, OtherMetric, OverTasks, Report, Task
 from data_agent_lab.results.savings import SHARES, SPREADLESS
@@ -168,7 +169,20 @@ def describe(task: Task) -> str:
             f"{config['batches']} generation batches of {config['batch_size']} prompts and "
             f"{config['generations']} completions of each; evaluated on {facts['evaluation']}."
         )
-    regime: list[str] = []  # what is hard about labelled samples
+    regime = _regime(config, facts)
+    dropped = [f"{count:,} {reason}" for reason, count in (facts.get("dropped") or {}).items()]
+    return (
+        f"{config['model']}, {facts['num_train_samples']:,} training samples"
+        + (f" ({', '.join(regime)})" if regime else "")
+        + f", {config['epochs']} epochs; evaluated on {facts['num_eval_samples']:,} samples"
+        f" ({facts['evaluation']})."
+        + (f" Of the rows asked for: {'; '.join(dropped)}." if dropped else "")
+    )
+
+
+def _regime(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    """What is particular about the training samples."""
+    regime: list[str] = []
     if config.get("kind") not in ("sft", "lm") and "box_format" not in config:
         regime.append(f"{facts.get('num_noisy_labels', 0):,} with a wrong label")
     if config.get("imbalance") is not None:
@@ -179,15 +193,13 @@ def describe(task: Task) -> str:
         foreign = "rows of other sources" if "kind" in config else "foreign images"
         regime.append(f"{100 * config['foreign_share']:g} % {foreign} among these")
     if num_trusted := facts.get("num_trusted_rows") or config.get("trusted_rows"):
-        regime.append(f"{num_trusted:,} of them trusted; every method had these")
-    dropped = [f"{count:,} {reason}" for reason, count in (facts.get("dropped") or {}).items()]
-    return (
-        f"{config['model']}, {facts['num_train_samples']:,} training samples"
-        + (f" ({', '.join(regime)})" if regime else "")
-        + f", {config['epochs']} epochs; evaluated on {facts['num_eval_samples']:,} samples"
-        f" ({facts['evaluation']})."
-        + (f" Of the rows asked for: {'; '.join(dropped)}." if dropped else "")
-    )
+        trusted = f"{num_trusted:,} of them trusted"
+        if noise := config.get("trusted_noise"):
+            trusted += f" and {100 * noise:g} % of these wrong"
+        if (imbalance := config.get("trusted_imbalance")) is not None:
+            trusted += f", of the first class {imbalance:g} times as many as of the last"
+        regime.append(f"{trusted}; every method had these")
+    return regime
 
 
 def verdict(cell: Cell) -> str:

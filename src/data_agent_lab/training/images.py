@@ -53,7 +53,12 @@ class ImageEngine(LoopEngine):
         self.true_labels = data.true_labels
         self._trusted = trusted_of(data, recipe)
         if self._trusted is not None:
-            self.labels[self._trusted] = self.true_labels[self._trusted]
+            self.labels[self._trusted] = corrupt_labels(
+                self.true_labels[self._trusted],
+                recipe.trusted_noise,
+                num_classes=data.num_classes,
+                seed=seed,
+            )
         self.batches = Batches(data, recipe, seed=seed, device=self.device)
         return checksum(data.train_images, self.labels)
 

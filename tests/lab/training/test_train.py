@@ -14,7 +14,7 @@ from lab_runs import assert_same_state, finish, run, stop_after, without_times
 
 from data_agent import BatchSelector, DataAgentError
 from data_agent.baselines.random import Random
-from data_agent.errors import CheckpointError
+from data_agent.errors import CheckpointError, InputError
 from data_agent.runtime import checkpoint
 from data_agent_lab.data.image_data import ImageData, trusted_rows
 from data_agent_lab.recipes import ImageRecipe, RunConfig
@@ -294,6 +294,26 @@ def test_trusted_rows_have_true_labels_and_are_in_every_epoch_of_every_method(
     engine.train(lambda _: False)
     assert engine.selector.epoch == recipe.epochs - 1
     assert torch.isin(trusted, engine.selector.select(recipe.epochs - 1).index).all()
+
+
+def test_trusted_rows_can_err_and_be_of_other_class_shares_than_the_test(
+    tmp_path: Path, data: ImageData, recipe: ImageRecipe
+) -> None:
+    errors = {"trusted_rows": 9, "trusted_noise": 0.34, "trusted_imbalance": 4.0}
+    config = config_of(recipe, "data-agent", label_noise=0.0, **errors)
+    engine = ImageEngine(config, data, RunFolder(tmp_path), device=torch.device("cpu"))
+    trusted = engine.selector.trusted
+    assert trusted is not None
+    assert torch.bincount(data.train_labels[trusted]).tolist() == [5, 3, 1]
+    wrong = engine.labels != data.train_labels
+    assert (int(wrong[trusted].sum()), int(wrong.sum())) == (3, 3)
+
+
+def test_errors_of_trusted_rows_need_some_and_room(data: ImageData, recipe: ImageRecipe) -> None:
+    with pytest.raises(InputError, match=r"--trusted-noise is 0.1 .* add --trusted-rows 500"):
+        config_of(recipe, "random", trusted_noise=0.1)
+    with pytest.raises(InputError, match="ask for 16 samples of a class of which half is 10"):
+        trusted_rows(data.train_labels, 18, 50.0)
 
 
 def test_a_run_records_how_many_trained_beside_it(

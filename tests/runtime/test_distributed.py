@@ -24,7 +24,7 @@ from data_agent import (
     selection_loader,
 )
 from data_agent.errors import DataAgentError, DataAgentWarning, InputError, StateError
-from data_agent.runtime.distributed import gather_rows, world_size
+from data_agent.runtime.distributed import gather_rows, joined, world_size
 from data_agent.testing.runs import equal_states
 
 SIZE, EPOCHS, BATCH_SIZE = 101, 10, 6
@@ -519,6 +519,22 @@ def test_a_rank_that_is_gone_ends_the_others_within_the_timeout(how, tmp_path):
     assert message.startswith("rank 0 waited for the other ranks in state_dict(), and they did not")
     assert int(seconds) <= 10
     assert not (tmp_path / "mixed up").exists()
+
+
+def join_again(rank, port):
+    os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    found = []
+    for number in range(3):
+        with joined(backend="gloo", timeout=timedelta(seconds=20)):
+            found.append(gather_rows(torch.tensor([10 * number + rank]))[0].tolist())
+            time.sleep(1 - rank)  # the other one comes first, and finds what is left of the last
+    return found
+
+
+def test_processes_of_torchrun_join_several_times(tmp_path):
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's
+    for found in run_ranks(join_again, tmp_path, store.port):
+        assert found == [[0, 1], [10, 11], [20, 21]]
 
 
 def test_agents_are_ordinary_in_one_process():

@@ -9,6 +9,7 @@ its rows, and what fails or takes too long is an error here instead of the end o
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import weakref
@@ -43,6 +44,7 @@ _HEADER = 4096  # bytes ahead of every exchange: who calls, and dtypes and shape
 _HOST = torch.device("cpu")
 _call: ContextVar[str | None] = ContextVar("_call", default=None)
 _is_alone: ContextVar[bool] = ContextVar("_is_alone", default=False)
+_joins = itertools.count()  # how often this process joined others, as often as they did
 _own: tuple[Any, Any] = (None, None)  # weak references to torch's group of all ranks, and to ours
 
 
@@ -81,9 +83,9 @@ def joined(*, backend: str, timeout: timedelta) -> Generator[None]:
     """
     with together("joining the process group"), explained():
         store, number, world = next(dist.rendezvous("env://", timeout=timeout))
-        # After a restart torchrun hands out the same store, with addresses of the dead in it.
+        # torchrun hands out one store, with addresses in it of groups that ended, or were killed.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        store = dist.PrefixStore(f"attempt_{attempt}_{next(_joins)}", store)
         dist.init_process_group(
             backend, store=store, rank=number, world_size=world, timeout=timeout
         )

@@ -35,6 +35,7 @@ DEFAULT_TASK = "digits"
 DATA_ROOT = Path("data")
 _CIFAR10 = str(DATA_ROOT / "cifar10")
 _WORSE = str(DATA_ROOT / "cifar10n/train.parquet:worse_label")
+_RANDOM_HUMAN = str(DATA_ROOT / "cifar10n/train.parquet:random_label1")
 _AGGREGATE = str(DATA_ROOT / "cifar10n/train.parquet:aggre_label")
 _MNIST = str(DATA_ROOT / "mnist")
 _TINY_IMAGENET = str(DATA_ROOT / "tiny_imagenet_32")
@@ -162,8 +163,18 @@ TASKS: dict[str, Recipe] = {
         _trusted(task="trusted-digits", foreign_data=_MNIST, foreign_share=0.5),
         _trusted(task="trusted-photos", foreign_data=_TINY_IMAGENET, foreign_share=0.5),
         _trusted(task="trusted-duplicates", duplicates=0.6),
+        _trusted(task="trusted-human", train_labels=_RANDOM_HUMAN),
+        _trusted(task="trusted-mnist-tail", data=_MNIST, imbalance=100.0, trusted_rows=200),
+        _trusted(
+            task="trusted-tiny-digits",
+            data=_TINY_IMAGENET,
+            foreign_data=_MNIST,
+            foreign_share=0.5,
+            trusted_rows=850,  # five of each class
+        ),
         _SMALL_CLASSIFIER,
         replace(_SMALL_CLASSIFIER, task="sst2-noise30", label_noise=0.3),
+        replace(_SMALL_CLASSIFIER, task="trusted-sst2", label_noise=0.3, trusted_rows=500),
         _language(task="t0-mix", data=str(DATA_ROOT / "t0_mix")),
         _language(task="gsm8k", data=str(DATA_ROOT / "gsm8k")),
         _language(  # its rows are paragraphs
@@ -176,6 +187,7 @@ TASKS: dict[str, Recipe] = {
         ),
         _mixture("mix-gsm8k", _INSTRUCTIONS[0]),
         _mixture("mix-code", _INSTRUCTIONS[1]),
+        replace(_mixture("mix-alpaca", _INSTRUCTIONS[2]), eval_subset=None),
         replace(_BOXES, task="bccd", data=str(DATA_ROOT / "bccd")),
         *(PromptRecipe(task=f"string-world-{world}", world=world) for world in range(10)),
         PromptRecipe(task="string-world"),
@@ -206,13 +218,18 @@ SUITES: dict[str, Sequence[str]] = {
         *("trusted-photos", "trusted-duplicates"),
     ),
     "mixtures": ("mix-gsm8k", "mix-code"),
+    "held-out-trusted": (
+        *("trusted-human", "trusted-mnist-tail", "trusted-tiny-digits", "trusted-sst2"),
+        "mix-alpaca",
+    ),
     "detection": ("bccd",),
     "prompts": tuple(f"string-world-{world}" for world in range(5, 10)),
     "prompts-limits": ("prompts-few", "prompts-hopeless", "prompts-solved"),
     "reasoning": ("reasoning-spell-backward", "reasoning-palindrome"),
     "language": ("sst2", "sst2-noise30", "t0-mix", "gsm8k", "shakespeare"),
 }
-"""Names of tasks, by suite. Nothing was ever chosen by a run on a task of held-out or prompts.
+"""Names of tasks, by suite. Nothing was ever chosen by a run on a task of held-out or prompts, nor
+of held-out-trusted, whose five were chosen before any of them was run.
 
 In prompts-limits choosing has little to go by: prompts that are few and seen often, or none of
 which is ever solved, or all of which are.

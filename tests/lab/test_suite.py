@@ -21,6 +21,8 @@ def test_suites_hold_tasks_that_exist_and_quick_is_part_of_core() -> None:
     assert set().union(*SUITES.values()) < set(TASKS)
     assert not set(SUITES["held-out"]) & (set(SUITES["core"]) | set(SUITES["language"]))
     assert set(SUITES["core"]) & set(SUITES["language"]) == {"sst2"}
+    others = [names for suite, names in SUITES.items() if suite != "held-out-trusted"]
+    assert not set(SUITES["held-out-trusted"]) & set().union(*others)
     assert len(SUITES["quick"]) == 3
 
 

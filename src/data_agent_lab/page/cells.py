@@ -29,7 +29,7 @@ from data_agent_lab.results.tables import cell_table, describe, other_metrics_ta
 
 _ANSWERS = {
     "pays": ("Selecting pays", "\N{CHECK MARK}"),
-    "no gain": ("Selecting does not pay", "\N{EQUALS SIGN}"),
+    "no gain": ("Not shown to pay", "\N{EQUALS SIGN}"),
     "harms": ("Selecting does not pay", "\N{MULTIPLICATION SIGN}"),
     "not known": ("Not known yet", "?"),
 }

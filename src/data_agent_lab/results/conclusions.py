@@ -108,7 +108,7 @@ def _advice(answer: Answer, row: Row, rivals: Sequence[_Rival], sign: int) -> st
         return f"Selecting does not pay here: use {best}, which ends better at no more cost."
     if answer == "no gain":
         within = "the difference is within the seeds' intervals"
-        return f"Selecting does not pay here: use {best}, which is simpler; {within}."
+        return f"That selecting pays is not shown here: {within}, and {best} is simpler."
     if all(rival.difference.count >= FEWEST_SEEDS for rival in rivals):
         return f"{unknown}: nothing that costs as much as {row.method} was trained beside it."
     return f"{unknown} from so few seeds."

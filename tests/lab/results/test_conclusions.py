@@ -57,8 +57,8 @@ def test_all_of_it_by_hand() -> None:
         (
             [87.0, 88.0, 92.0],
             "no gain",
-            "Selecting does not pay here: use full-short, which is simpler; the difference "
-            "is within the seeds' intervals.",
+            "That selecting pays is not shown here: the difference is within the seeds' "
+            "intervals, and full-short is simpler.",
         ),
         (
             [80.0, 81.0, 82.0],

@@ -57,6 +57,7 @@ def test_wrong_labels_are_chosen_less_and_trusted_rows_are_in_every_chosen_epoch
     assert metrics["trusted_rows"] == NUM_TRUSTED
     assert metrics["trusted_separation_held_back"] > 0.55
     assert f"trusted examples ({NUM_TRUSTED} rows)" in agent.summary()
+    assert f"epoch {EPOCHS}/{EPOCHS} (selected)" in agent.summary()  # it chooses to the end
     assert 0 <= agent.expected_actions().min() <= agent.expected_actions().max() <= 1
 
 

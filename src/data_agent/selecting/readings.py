@@ -92,7 +92,9 @@ def progress_summary(
     """One line, from `progress_metrics`."""
     where = f"{name}: no epoch has begun"
     if running is not None:
-        phase = schedule.plan(running.epoch).phase
+        plan = schedule.plan(running.epoch)
+        is_chosen = plan.phase == "final" and plan.num_selected  # of "to-the-end"
+        phase = "selected" if is_chosen else plan.phase
         where = f"{name}: epoch {running.epoch + 1}/{schedule.epochs} ({phase})"
     return (
         f"{where}, {now['visits']:,.0f} visits = {now['visits_of_full_run']:.1%} of a full run "

@@ -40,12 +40,14 @@ HOST = torch.device("cpu")
 NUM_SAMPLES, BATCH_SIZE, WIDTH, CLASSES = 50_000, 128, 512, 10
 NUM_STEPS = 122  # counted, after as many that are not: two updates of the long run
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim"}
-CASES = {
-    # name: (method, epochs of 196 steps)
-    "policy, 39,000-step run": ("data-agent", 200),
-    "policy, updates every 10 steps": ("data-agent", 30),
-    "label-aware": ("label-aware", 200),
-    "random": ("random", 200),
+CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    # name: (method, epochs of 196 steps, further arguments)
+    "policy, 39,000-step run": ("data-agent", 200, {}),
+    "policy, updates every 10 steps": ("data-agent", 30, {}),
+    "500 trusted rows, 39,000-step run": ("data-agent", 200, {"trusted": range(500)}),
+    "500 trusted rows, every 10 steps": ("data-agent", 30, {"trusted": range(500)}),
+    "label-aware": ("label-aware", 200, {}),
+    "random": ("random", 200, {}),
 }
 
 
@@ -163,10 +165,14 @@ class Head(nn.Module):
 _GENERATOR = torch.Generator
 
 
-def steps(method: str, epochs: int, device: Device | None) -> Iterator[tuple[Selector, Any]]:
+def steps(
+    method: str, epochs: int, options: dict[str, Any], device: Device | None
+) -> Iterator[tuple[Selector, Any]]:
     """Steps of a run: the selector, and a call that learns from the next batch."""
     draws = _GENERATOR().manual_seed(0)
-    selector = make_selector(method, num_samples=NUM_SAMPLES, epochs=epochs, keep_ratio=0.5, seed=0)
+    selector = make_selector(
+        method, num_samples=NUM_SAMPLES, epochs=epochs, keep_ratio=0.5, seed=0, **options
+    )
     selector.use_loader(BATCH_SIZE)
 
     def there(values: Tensor) -> Tensor:
@@ -204,12 +210,12 @@ def elsewhere(device: Device) -> Iterator[None]:
         yield
 
 
-def count(method: str, epochs: int, num_steps: int = NUM_STEPS) -> Counts:
+def count(method: str, epochs: int, options: dict[str, Any], num_steps: int = NUM_STEPS) -> Counts:
     """What a step costs, on average over `num_steps`, after as many that are not counted."""
     device = Device()
     updates = 0.0
     with elsewhere(device):
-        for number, (selector, learn) in enumerate(steps(method, epochs, device)):
+        for number, (selector, learn) in enumerate(steps(method, epochs, options, device)):
             if number == num_steps:
                 updates = -selector.metrics().get("policy_updates", 0.0)
             with device.counting() if number >= num_steps else contextlib.nullcontext():
@@ -219,7 +225,7 @@ def count(method: str, epochs: int, num_steps: int = NUM_STEPS) -> Counts:
                 break
     counts = device.counts
     waits = counts.waits / updates if updates else None
-    calls = count_calls(method, epochs, num_steps)
+    calls = count_calls(method, epochs, options, num_steps)
     most = sorted(counts.most.items(), key=lambda item: -item[1])
     return Counts(
         operations=round(counts.operations / num_steps, 2),
@@ -232,7 +238,7 @@ def count(method: str, epochs: int, num_steps: int = NUM_STEPS) -> Counts:
     )
 
 
-def count_calls(method: str, epochs: int, num_steps: int) -> float:
+def count_calls(method: str, epochs: int, options: dict[str, Any], num_steps: int) -> float:
     """Calls of functions a step on the host's path."""
     num_calls = 0
 
@@ -240,7 +246,7 @@ def count_calls(method: str, epochs: int, num_steps: int) -> float:
         nonlocal num_calls
         num_calls += event in ("call", "c_call")
 
-    for number, (_, learn) in enumerate(steps(method, epochs, None)):
+    for number, (_, learn) in enumerate(steps(method, epochs, options, None)):
         if number >= num_steps:
             sys.setprofile(profile)
         try:
@@ -260,11 +266,11 @@ def main() -> None:
     options = parser.parse_args()
     rows = {}
     columns = ("operations", "kernels", "waits", "generators", "calls")
-    print(f"{'a step of':32}" + "".join(f"{name:>12}" for name in columns))
-    for name, (method, epochs) in CASES.items():
-        counts = count(method, epochs)
+    print(f"{'a step of':34}" + "".join(f"{name:>12}" for name in columns))
+    for name, case in CASES.items():
+        counts = count(*case)
         rows[name] = asdict(counts)
-        print(f"{name:32}" + "".join(f"{getattr(counts, c):12g}" for c in columns), flush=True)
+        print(f"{name:34}" + "".join(f"{getattr(counts, c):12g}" for c in columns), flush=True)
         if options.names:
             print("  " + ", ".join(f"{kind} {n:g}" for kind, n in counts.most.items()))
     setting = {"batch_size": BATCH_SIZE, "features": WIDTH, "classes": CLASSES}

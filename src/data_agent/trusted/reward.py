@@ -58,7 +58,7 @@ class TrustedReward:
         Returns:
             float32 `[M]` on the host; zeros before the first regression.
         """
-        signals, classes = row_signals(feedback).cpu(), row_classes(feedback).cpu()
+        signals, classes = _shown(feedback)
         kind = self._kind[feedback.index].long()
         tells = (kind != POOL) | uniform
         self._window.add(WindowRows(signals, classes, kind, step).at(tells))
@@ -66,7 +66,7 @@ class TrustedReward:
 
     def peek(self, feedback: Feedback) -> Tensor:
         """D of rows as it was learned so far, float32 `[M]` on the host; nothing is kept."""
-        return self._rated(row_signals(feedback).cpu(), row_classes(feedback).cpu())
+        return self._rated(*_shown(feedback))
 
     def _rated(self, signals: Tensor, classes: Tensor) -> Tensor:
         if self._likeness is None:
@@ -159,6 +159,16 @@ class TrustedReward:
         self._likeness = None if learned is None else Likeness.from_state(learned)
         self._separation = separations
         self._window.load_state_dict(state["window"])
+
+
+def _shown(feedback: Feedback) -> tuple[Tensor, Tensor]:
+    """Signals, float32 `[M, S]`, and classes, int64 `[M]`, on the host, which waits once for both.
+
+    Numbers of classes up to 2^24 are float32 values.
+    """
+    columns = [row_signals(feedback), row_classes(feedback).unsqueeze(1)]
+    both = torch.cat(columns, dim=1).cpu()
+    return both[:, :-1], both[:, -1].long()
 
 
 def _classes_in_words(by_class: Tensor) -> list[str]:

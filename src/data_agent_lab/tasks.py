@@ -11,8 +11,8 @@ made.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -283,15 +283,6 @@ def _under(root: Path, recipe: Recipe) -> Recipe:
                     )
             moved[name] = ",".join(map(str, places))
     return replace(recipe, **moved)
-
-
-def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """The recipe of a run's flat configuration; `DataAgentError` or TypeError if it has none."""
-    kind = TextRecipe if "kind" in config else ImageRecipe
-    kind = PromptRecipe if "generations" in config else kind
-    kind = DetectionRecipe if "box_format" in config else kind
-    names = {field.name for field in fields(kind)}
-    return kind(**{name: value for name, value in config.items() if name in names})
 
 
 def load_task(

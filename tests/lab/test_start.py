@@ -10,7 +10,7 @@ import pytest
 
 import data_agent_lab
 from data_agent_lab.cli import main
-from data_agent_lab.recipes import IMAGE_MODELS
+from data_agent_lab.image_models import IMAGE_MODELS
 from data_agent_lab.tasks import SUITES, TASKS
 from data_agent_lab.training.models import build_model
 

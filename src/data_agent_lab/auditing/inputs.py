@@ -21,8 +21,9 @@ from data_agent.duplicates import (
     text_sketches,
 )
 from data_agent.errors import DataAgentError, InputError
+from data_agent_lab.configurations import recipe_of
 from data_agent_lab.recipes import PromptRecipe, TextRecipe
-from data_agent_lab.tasks import load_kept, recipe_of
+from data_agent_lab.tasks import load_kept
 
 
 class Sketches(NamedTuple):

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_agent.errors import DataAgentError
+from data_agent_lab.configurations import recipe_of
 from data_agent_lab.page.markup import Markup, tag
-from data_agent_lab.tasks import load_kept, recipe_of
+from data_agent_lab.tasks import load_kept
 
 if TYPE_CHECKING:
     from data_agent_lab.data.boxes import DetectionData

@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from data_agent.errors import InputError
+from data_agent_lab.configurations import with_defaults
 from data_agent_lab.results.records import Record, find_runs
 
 _OF_A_RUN = ("method", "seed", "keep_ratio")
-# Settings that could not be made yet when the oldest runs were, and what those ran with. A setting
-# that comes later needs no entry if it is off where it is None.
-_ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
-    "image": {"imbalance": None, "duplicates": 0.0, "train_labels": None},
-    "language": {"harness_tasks": None, "harness_limit": None},
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,10 +82,8 @@ def group_runs(found: Sequence[Record]) -> list[Group]:
 
 def _recipe(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """What runs of one recipe have in common, with the settings that old runs do not name."""
-    added = _ADDED_LATER["language" if "kind" in configuration else "image"]
-    missing = {name: value for name, value in added.items() if name not in configuration}
-    own = {name: value for name, value in configuration.items() if name not in _OF_A_RUN}
-    return {**own, **missing}
+    config = with_defaults(configuration)
+    return {name: value for name, value in config.items() if name not in _OF_A_RUN}
 
 
 def _name(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> str:

@@ -35,6 +35,7 @@ from data_agent.runtime.files import (
     write_json,
     write_text,
 )
+from data_agent_lab.configurations import with_defaults
 from data_agent_lab.runs.environment import describe_environment
 
 FORMAT = "data-agent-run"
@@ -67,7 +68,7 @@ class RunFolder:
         # A session that died before it began leaves its lock, and half of a file.
         if all(entry.name.startswith(".") for entry in self.path.iterdir()):
             return "new"
-        found = self.config()
+        found, config = with_defaults(self.config()), with_defaults(config)
         differences = [
             f"{name} {found.get(name)!r} there, {config.get(name)!r} now"
             for name in sorted(found.keys() | config.keys())

@@ -12,7 +12,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from data_agent_lab.recipes import check_model
+from data_agent_lab.image_models import check_model
 
 
 class Network(nn.Module):
@@ -106,7 +106,7 @@ def build_model(
     """A freshly initialised model; its weights follow torch's global generator.
 
     Args:
-        name: one of `recipes.IMAGE_MODELS`.
+        name: one of `image_models.IMAGE_MODELS`.
         in_channels: 1 for grey images, 3 for colour.
         num_classes: at least 2.
         image_size: side of the square images, in pixels.

@@ -16,6 +16,7 @@ from page_runs import Page, group, page, record, report
 from shapes import shapes
 
 from data_agent import DataAgentError
+from data_agent_lab.configurations import recipe_of
 from data_agent_lab.data.image_data import ImageData
 from data_agent_lab.data.texts import LanguageData
 from data_agent_lab.page import pictures as pictures_module
@@ -37,7 +38,7 @@ from data_agent_lab.page.styles import styles_of
 from data_agent_lab.page.timeline import picture_of_classes
 from data_agent_lab.results.findings import OfClass, Row
 from data_agent_lab.results.statistics import Estimate
-from data_agent_lab.tasks import recipe_for, recipe_of
+from data_agent_lab.tasks import recipe_for
 
 ALL = Detail(points=60, lines=9, classes=24, seeds=True, samples=True)
 

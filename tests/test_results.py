@@ -26,7 +26,7 @@ PAGES = [ROOT / "README.md", *sorted({*ROOT.glob("docs/**/*.md")} - {*MADE.glob(
 WHEN = ROOT / "docs" / "when-it-helps.md"
 ROWS = {ROOT / "README.md": 10, WHEN: 25, ROOT / "docs" / "trusted.md": 6}  # that are looked at
 
-# The task that a line of a table is of, by how it begins.
+# The task that a line of a table is of, by how it begins; of a suite that others repeat, `@` it.
 TASKS = {
     "CIFAR-10, long tail 50:1, 500 trusted rows (frozen)": "trusted-tail50",
     "CIFAR-10, half foreign digits, 500 trusted rows (frozen)": "trusted-digits",
@@ -57,11 +57,14 @@ TASKS = {
     "half of the rows are digits with labels at random": "trusted-digits",
     "half are photos of other classes with labels at random": "trusted-photos",
     "40 % wrong labels at random": "trusted-noise40",
+    "40 % wrong labels at random, no augmentation": "cifar10-noise40@trusted-memorised",
     "40 % wrong labels by human hand (CIFAR-10N worse)": "trusted-worse",
     "clean": "trusted-clean",
 }
 CONTROLS = {
     "to `random`": "random",
+    "to `class-balanced-random`": "class-balanced-random",
+    "to `label-aware`": "label-aware",
     "to `full-short`": "full-short",
     "to full training": "full",
     "to full training, twice the cost": "full",
@@ -110,6 +113,8 @@ def measured():
 
 
 def values_of(task, method, *suites):
+    task, _, suite = task.partition("@")
+    suites = (suite,) if suite else suites
     cell = measured()[task, 0.5, ""]
     (values,) = (cell[suite, method] for suite in suites if (suite, method) in cell)
     return values

@@ -31,6 +31,7 @@ TASKS = {
     "CIFAR-10, long tail 50:1, 500 trusted rows (frozen)": "trusted-tail50",
     "CIFAR-10, half foreign digits, 500 trusted rows (frozen)": "trusted-digits",
     "CIFAR-10, 40 % wrong labels, 500 trusted rows (frozen)": "trusted-noise40",
+    "the same without augmentation: labels are memorised": "cifar10-noise40@trusted-memorised",
     "CIFAR-10, long tail 50:1": "cifar10-long-tail",
     "CIFAR-10, 30 % wrong labels": "cifar10-noise30",
     "CIFAR-10, 40 % wrong labels (held out)": "cifar10-noise40",

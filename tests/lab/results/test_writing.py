@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -259,3 +260,14 @@ def test_a_task_says_what_its_labels_are_if_it_has_some(tmp_path: Path) -> None:
     images, sft = summarise(tmp_path).tasks
     assert "100 training samples (0 with a wrong label), 60 epochs" in describe(images)
     assert "llama-32x1, 100 training samples, 60 epochs; evaluated on 50 samples" in describe(sft)
+
+
+def test_a_task_says_how_far_its_trusted_samples_are_to_be_trusted(tmp_path: Path) -> None:
+    make_runs(tmp_path, "random")
+    (task,) = summarise(tmp_path).tasks
+    errors = {"trusted_rows": 20, "trusted_noise": 0.1, "trusted_imbalance": 5.0}
+    task = replace(task, config={**task.config, **errors})
+    assert (
+        "20 of them trusted and 10 % of these wrong, of the first class 5 times as many as of the "
+        "last; every method had these)"
+    ) in describe(task)

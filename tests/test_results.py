@@ -50,7 +50,7 @@ TASKS = {
     "MNIST, 40 % wrong labels": "mnist-noise40",
     "SST-2": "sst2",
     "SST-2, 30 % of the labels flipped": "sst2-noise30",
-    "Shakespeare, small language model (loss)": "shakespeare",
+    "Shakespeare, small language model (loss: lower is better)": "shakespeare",
     "Shakespeare": "shakespeare",
     "GSM8K": "gsm8k",
     "instructions (1,473 rows; 716 more had no completion within 256 tokens)": "t0-mix",

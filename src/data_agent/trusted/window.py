@@ -41,8 +41,8 @@ class Window:
     """Rows of the last steps; of trusted and other rows from the same steps, whatever their number.
 
     Both kinds must come from the same steps: else a regression between them learns how far
-    training was. So the window ends with the newest row that was drawn uniformly, and where there
-    are more rows than it holds, each step loses some. It is longer where so few rows are trusted
+    training was. So where there are more rows than the window holds, each step loses some, and it
+    tells nothing new where no rows were drawn uniformly. It is longer where so few rows are trusted
     that the last steps saw hardly any. Rows that this rank adds count once `share` has made them
     everybody's.
 
@@ -113,11 +113,8 @@ class Window:
         return WindowRows(*gather_rows(*own))
 
     def _trimmed(self, rows: WindowRows) -> WindowRows:
-        is_pool = rows.kind == POOL
-        if not is_pool.any():
-            return rows
-        newest = int(rows.step[is_pool].max())
-        seen = rows.step[~is_pool & (rows.step <= newest)].sort(descending=True).values
+        is_pool, newest = rows.kind == POOL, int(rows.step.max())
+        seen = rows.step[~is_pool].sort(descending=True).values
         first = newest - self._num_steps + 1
         if self._least_trusted > len(seen):
             first = 0
@@ -126,9 +123,9 @@ class Window:
         first = max(first, int(rows.step.min()))
         num_steps = newest - first + 1
         stride = 2 ** math.ceil(math.log2(max(1, num_steps / self._max_rows)))
-        stays = (rows.step >= first) & (rows.step <= newest)
-        stays &= ~is_pool | (rows.step % stride == 0) | (rows.step == newest)
-        return _thinned(rows.at(stays), self._max_rows // math.ceil(num_steps / stride))
+        of_step = ~is_pool | (rows.step % stride == 0) | (rows.step == newest)
+        stays = rows.at((rows.step >= first) & of_step)
+        return _thinned(stays, self._max_rows // math.ceil(num_steps / stride))
 
 
 def _thinned(rows: WindowRows, most: int) -> WindowRows:

@@ -499,7 +499,7 @@ def test_trusted_rows_are_prepared_as_the_others_and_learned_from(way, tmp_path,
     assert all(index == first for _, index, first in ours.batches)
     assert all(set(epoch) >= set(ours.trusted_rows) for epoch in ours.order[2:])
     assert ours.selector.metrics()["trusted_separation"] > 0.6  # their completions are alike
-    assert "ranks a trusted row above another" in ours.selector.summary()
+    assert "trusted examples (6 rows)" in ours.selector.summary()
 
 
 def test_with_trusted_rows_weights_are_sfttrainers_and_resumed_it_ends_the_same(tmp_path):

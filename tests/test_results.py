@@ -253,6 +253,17 @@ def test_no_figure_stands_without_its_runs(page):
     assert [one for one in figures if one not in stored_figures()] == []
 
 
+def test_the_table_of_operations_is_what_was_counted():
+    (table,) = (t for t in tables_of(ROOT / "docs" / "cost.md") if t[0][0] == "a step of")
+    cases = json.loads((RESULTS / "operations.json").read_text())["cases"]
+    assert len(table[1]) == len(cases)
+    for row, counted in zip(table[1], cases.values(), strict=True):
+        shown = [row[column].partition(",")[0] for column in (2, 4, 5)]
+        exact = [counted[what] for what in ("operations", "calls", "kernels")]
+        digits = (1, 0, 1)
+        assert shown == [f"{value:.{n}f}" for value, n in zip(exact, digits, strict=True)], row[0]
+
+
 def test_the_laws_of_peers_are_ours_and_ours_keep_them():
     rows = json.loads((RESULTS / "peers.json").read_text())["laws"]
     assert {row["law"] for row in rows} == {*LAWS, "(no law) leaves others alone"}

@@ -16,6 +16,7 @@ from data_agent.runtime import checkpoint
 from data_agent_lab.cli import main
 from data_agent_lab.data.image_data import with_trusted
 from data_agent_lab.planning.facts import num_trusted_of
+from data_agent_lab.planning.pilot import COST, shortened
 from data_agent_lab.planning.plan import RunPlan, bytes_in, plan_of
 from data_agent_lab.planning.words import in_words
 from data_agent_lab.recipes import RunConfig
@@ -146,6 +147,19 @@ def test_what_a_run_refuses_its_plan_refuses_in_the_same_words(
     with pytest.raises(DataAgentError, match=text) as refused:
         trained(run, own, tmp_path)
     assert str(planned.value) == str(refused.value)
+
+
+def test_a_pilot_has_its_share_of_the_trusted_rows(joined: Any) -> None:
+    run = replace(DIGITS, epochs=60)
+    recipe, part = shortened(run, joined, keep_ratio=0.5, runs=8)
+    visits = 8 * 0.5 * part.num_train * recipe.epochs
+    assert visits == pytest.approx(COST * joined.num_train * 60, rel=0.05)
+    assert part.num_trusted == 64 * part.num_train // 512
+    is_own = (part.train_images[-part.num_trusted :, None] == joined.train_images[-64:]).flatten(2)
+    assert is_own.all(2).any(1).all()  # pictures of digits are no noise
+    plan_of(RunConfig(recipe=recipe, method="random"), part)  # is not refused
+    _, whole = shortened(replace(run, epochs=400), joined, keep_ratio=0.5, runs=8)
+    assert (whole.num_train, whole.num_trusted) == (512, 64)
 
 
 def test_trusted_images_with_boxes_are_counted() -> None:

@@ -122,7 +122,8 @@ def _plan(command: Plan[Any]) -> None:
     with progress_and_log(logging.WARNING) as progress:
         data = load_kept(config.recipe, progress)
     plan = plan_of(config, data)
-    for line in in_words(plan, timed(config.recipe, data) if command.time else None):
+    recipe = replace(config.recipe, keep_index=None)  # the data are those that it keeps
+    for line in in_words(plan, timed(recipe, data) if command.time else None):
         stdout().print(line, soft_wrap=True)
     if command.pilot:
         with progress_and_log(logging.WARNING) as progress, stop_requests() as should_stop:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from shapes import shapes
 
@@ -17,6 +18,7 @@ from data_agent_lab.planning.plan import bytes_in, plan_of
 from data_agent_lab.planning.words import in_words
 from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.folder import open_run
+from data_agent_lab.runs.samples import write_columns
 from data_agent_lab.tasks import load_task, recipe_for
 from data_agent_lab.training.run import train_run
 
@@ -147,6 +149,17 @@ def test_the_command_trains_nothing_unless_it_is_asked(
     found = capsys.readouterr().out
     assert "About" not in found
     assert "Advice: cannot tell: classes are about equal. full-short is the simplest" in found
+
+
+def test_the_time_of_samples_that_are_kept_is_measured_on_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "kept.parquet"
+    write_columns(path, {"index": np.arange(100, 400)})
+    assert main(["plan", "--task", "digits", "--epochs", "16", "--keep-index", str(path)]) == 0
+    found = capsys.readouterr().out
+    assert "data-agent on 300 training samples" in found
+    assert "full training takes" in found
 
 
 def test_prompts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,11 +40,15 @@ class Readings(CountsEpochs, Method):
     def summary(self) -> str:
         """One line for a person: where the run stands, trusted rows, and which algorithm runs."""
         where = progress_summary(self.name, self.schedule, self._running, self.metrics())
-        if self.trusted is not None:
-            has_pass = self.schedule.plan(0).phase == "warm-up"
-            when = "every epoch after the first pass" if has_pass else "every epoch"
-            where = f"{where}; {size_of(self.trusted):,} trusted rows in {when}"
-        return f"{where}; {self.describe()}"
+        return "; ".join([where, *self._trusted_in_words(), self.describe()])
+
+    def _trusted_in_words(self) -> list[str]:
+        """How many rows are trusted and when they come, where the method does not say it itself."""
+        if self.trusted is None:
+            return []
+        has_pass = self.schedule.plan(0).phase == "warm-up"
+        when = "every epoch after the first pass" if has_pass else "every epoch"
+        return [f"{size_of(self.trusted):,} trusted rows in {when}"]
 
     @distributed.together("table()")
     def table(self) -> dict[str, NDArray[Any]]:

@@ -1,5 +1,6 @@
 """An agent with trusted rows in a plain loop: what it chooses, its budget, what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -88,9 +89,10 @@ def test_classes_that_trusted_rows_hold_more_often_are_chosen_more_often():
     ("trusted", "says"),
     [
         ([], "at least one row"),
-        (torch.ones(NUM_SAMPLES, dtype=torch.bool), "mask.nonzero"),
+        (torch.ones(NUM_SAMPLES, dtype=torch.bool), r"torch.as_tensor\(mask\).nonzero"),
+        ([int(i < 9) for i in range(NUM_SAMPLES)], r"1200 zeros and ones, a mask .*\.nonzero"),
         ([0.5], "whole numbers"),
-        ([0, NUM_SAMPLES], "ConcatDataset"),
+        ([0, NUM_SAMPLES], "append_trusted"),
         ([3, 3], "twice"),
         (range(400), "more than half of an epoch"),
     ],
@@ -98,6 +100,34 @@ def test_classes_that_trusted_rows_hold_more_often_are_chosen_more_often():
 def test_rows_that_cannot_be_trusted_are_refused(trusted, says):
     with pytest.raises(InputError, match=says):
         DataAgent(NUM_SAMPLES, EPOCHS, trusted=trusted)
+
+
+@pytest.mark.parametrize(
+    "trusted",
+    [
+        TensorDataset(torch.zeros(4, 3), torch.zeros(4)),
+        {3, 4},
+        slice(3, 9),
+        (i for i in range(9)),
+        "3, 4",
+        ["3", "4"],
+        [None],
+    ],
+)
+def test_what_holds_no_positions_is_refused_by_its_kind(trusted):
+    says = rf"trusted is a {type(trusted).__name__}, .*train_set, rows = append_trusted"
+    with pytest.raises(InputError, match=says):
+        DataAgent(NUM_SAMPLES, EPOCHS, trusted=trusted)
+
+
+def test_positions_may_come_as_whatever_holds_whole_numbers():
+    mask = [i in (3, 4) for i in range(NUM_SAMPLES)]
+    for mask in (mask, np.array(mask), torch.tensor(mask), torch.tensor(mask).int()):
+        rows = torch.as_tensor(mask).nonzero().flatten()  # as the messages say
+        assert DataAgent(NUM_SAMPLES, EPOCHS, trusted=rows).trusted.nonzero().tolist() == [[3], [4]]
+    for rows in ((3, 4), range(3, 5), np.array([3, 4], dtype=np.uint16), [torch.tensor(3), 4]):
+        assert DataAgent(NUM_SAMPLES, EPOCHS, trusted=rows).trusted.sum() == 2
+    assert DataAgent(2, 8, keep_ratio=1.0, trusted=[1]).trusted.tolist() == [False, True]
 
 
 def test_batches_that_bring_other_things_are_refused():
@@ -114,12 +144,16 @@ def test_batches_that_bring_other_things_are_refused():
 
 @pytest.mark.parametrize(
     ("method", "says"),
-    [("selective-backprop", "inside each batch"), ("infobatch-published", "floating")],
+    [
+        ("selective-backprop", "inside each batch"),
+        ("infobatch-published", "infobatch in place of infobatch-published"),
+    ],
 )
 def test_methods_without_room_for_trusted_rows_refuse_them(method, says):
     keep_ratio = 1.0 if method == "infobatch-published" else 0.5
     with pytest.raises(InputError, match=says):
         make_selector(method, num_samples=100, epochs=8, keep_ratio=keep_ratio, trusted=range(9))
+    make_selector("infobatch", num_samples=100, epochs=8, keep_ratio=0.5, trusted=range(9))
 
 
 def test_a_state_of_other_trusted_rows_is_refused():

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 
 from data_agent import DataAgent, DataAgentConfig, make_selector, selection_loader
-from data_agent.errors import InputError
+from data_agent.errors import CheckpointError, InputError
 from data_agent.trusted import TrustedConfig
 
 NUM_SAMPLES, NUM_CLASSES, NUM_TRUSTED = 1200, 4, 60
@@ -157,10 +157,22 @@ def test_methods_without_room_for_trusted_rows_refuse_them(method, says):
 
 
 def test_a_state_of_other_trusted_rows_is_refused():
-    agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(60))
-    other = DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(1, 61))
-    with pytest.raises(Exception, match="trusted"):
-        other.load_state_dict(agent.state_dict())
+    def state_of(saved, other):
+        other = make_selector("random", **budget, trusted=other)
+        other.load_state_dict(make_selector("random", **budget, trusted=saved).state_dict())
+
+    budget = {"num_samples": NUM_SAMPLES, "epochs": EPOCHS, "keep_ratio": 0.5}
+    state_of(range(60), torch.arange(60))
+    with pytest.raises(
+        CheckpointError, match=r"had trusted rows, and here there are others \(pass"
+    ):
+        state_of(range(60), range(1, 61))
+    with pytest.raises(
+        CheckpointError, match=r"here there are none .*trusted=, .*trusted_dataset="
+    ):
+        state_of(range(60), None)
+    with pytest.raises(CheckpointError, match=r"without trusted rows, .*leave trusted= out"):
+        state_of(None, range(60))
 
 
 @pytest.mark.parametrize(
@@ -181,5 +193,25 @@ def test_settings_outside_their_range_are_named(name, value):
 def test_a_config_of_the_other_kind_is_refused():
     with pytest.raises(InputError, match="TrustedConfig"):
         DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(60), config=DataAgentConfig())
-    with pytest.raises(InputError, match="DataAgentConfig"):
+    with pytest.raises(
+        InputError, match=r"trusted= is missing\. Pass .*trusted=rows.*DataAgentConf"
+    ):
         DataAgent(NUM_SAMPLES, EPOCHS, config=TrustedConfig())
+
+
+def test_whose_label_is_doubtful_is_told_without_label_rules():
+    inputs, labels, is_wrong = wrong_labels()
+    agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(NUM_TRUSTED))
+    trained(agent, inputs, labels)
+    with pytest.raises(InputError, match=r"\"margin\".*\"suggested_label\".*'label-aware'"):
+        agent.suspects()
+    table = agent.table()
+    lowest = np.argsort(table["margin"])[:200]
+    assert is_wrong[lowest].float().mean() > 0.8
+    truth = (labels - is_wrong.long()) % NUM_CLASSES
+    assert (table["suggested_label"][lowest] == truth[lowest].numpy()).mean() > 0.8
+    rules = make_selector(
+        "label-aware", num_samples=NUM_SAMPLES, epochs=EPOCHS, keep_ratio=0.5, trusted=range(60)
+    )
+    trained(rules, inputs, labels)
+    assert is_wrong[rules.suspects()].float().mean() > 0.8

@@ -121,8 +121,8 @@ def test_what_holds_no_positions_is_refused_by_its_kind(trusted):
 
 
 def test_positions_may_come_as_whatever_holds_whole_numbers():
-    mask = [i in (3, 4) for i in range(NUM_SAMPLES)]
-    for mask in (mask, np.array(mask), torch.tensor(mask), torch.tensor(mask).int()):
+    marks = [i in (3, 4) for i in range(NUM_SAMPLES)]
+    for mask in (marks, np.array(marks), torch.tensor(marks), torch.tensor(marks).int()):
         rows = torch.as_tensor(mask).nonzero().flatten()  # as the messages say
         assert DataAgent(NUM_SAMPLES, EPOCHS, trusted=rows).trusted.nonzero().tolist() == [[3], [4]]
     for rows in ((3, 4), range(3, 5), np.array([3, 4], dtype=np.uint16), [torch.tensor(3), 4]):

@@ -1,5 +1,7 @@
 """An agent with trusted rows in a plain loop: what it chooses, its budget, what it refuses."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -210,7 +212,7 @@ def test_whose_label_is_doubtful_is_told_without_label_rules():
     assert is_wrong[lowest].float().mean() > 0.8
     truth = (labels - is_wrong.long()) % NUM_CLASSES
     assert (table["suggested_label"][lowest] == truth[lowest].numpy()).mean() > 0.8
-    rules = make_selector(
+    rules: Any = make_selector(
         "label-aware", num_samples=NUM_SAMPLES, epochs=EPOCHS, keep_ratio=0.5, trusted=range(60)
     )
     trained(rules, inputs, labels)

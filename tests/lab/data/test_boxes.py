@@ -283,6 +283,8 @@ def test_trusted_rows_are_some_of_the_images_or_a_data_set_of_their_own(tmp_path
     write_parquet(own / "train.parquet", TEST[:2])
     with pytest.warns(DataAgentWarning, match="2 of 2 trusted rows are among the evaluation data"):
         load(folder, trusted=str(own))
+    with pytest.raises(DataAgentError, match=f"^--trusted {tmp_path / 'nowhere'} does not exist"):
+        load(folder, trusted=str(tmp_path / "nowhere"))
 
 
 def test_data_must_be_named_and_exist(tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ def test_what_cannot_be_trusted_is_refused_or_warned_of(recipe_of: Any, tmp_path
         recipe_of("sft", trusted=path, trusted_rows=4)
     with pytest.raises(DataAgentError, match="--trusted-rows is 30; half"):
         load_language(recipe_of("sft", trusted_rows=30))
+    with pytest.raises(DataAgentError, match=r"^--trusted .*/no.jsonl does not exist"):
+        load_language(recipe_of("sft", trusted=str(tmp_path / "no.jsonl")))
     empty = write(tmp_path / "none.jsonl", [{"text": "up", "label": "neither"}])
     with pytest.raises(DataAgentError, match=r"'neither' .* no class of the training data"):
         load_language(recipe_of("text-classification", trusted=empty))

@@ -422,15 +422,15 @@ def test_what_is_wrong_with_trusted_images_is_said_of_them(
     table.write_text("image,label\n")
     for path, says in ((missing, "does not exist"), (table, "holds .csv; files of one kind")):
         for name in ("trusted", "foreign_data"):
-            share = {"foreign_share": 0.5} if name == "foreign_data" else {}
+            share: dict[str, Any] = {"foreign_share": 0.5} if name == "foreign_data" else {}
             with pytest.raises(DataAgentError, match=f"^--{name.replace('_', '-')} {path} {says}"):
-                load(parquet_folder, **{name: str(path)}, **share)
+                load(parquet_folder, **share, **{name: str(path)})
     make_split(6).remove_columns("label").add_column("label", [7] * 6).to_parquet(few)
     with pytest.raises(
         DataAgentError, match=r"^the column .label. of the trusted data holds the label"
     ):
         load(parquet_folder, trusted=str(few))
-    damaged = make_split(6).cast_column("image", datasets.Image(decode=False))
+    damaged: Any = make_split(6).cast_column("image", datasets.Image(decode=False))
     rows = [{**row, "image": {"bytes": b"none", "path": None}} for row in damaged]
     datasets.Dataset.from_list(rows, features=damaged.features).to_parquet(few)
     with pytest.raises(DataAgentError, match=r"row 0 of the trusted data: "):

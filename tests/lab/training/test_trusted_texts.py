@@ -16,6 +16,7 @@ from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.results.report import summarise
 from data_agent_lab.results.tables import describe
 from data_agent_lab.runs.folder import RunFolder, open_run
+from data_agent_lab.training.plan import sizes
 from data_agent_lab.training.run import train_run
 from data_agent_lab.training.text import TextEngine
 
@@ -67,6 +68,11 @@ def test_trusted_rows_of_the_training_rows_come_last_and_are_as_many_as_asked(
 ) -> None:
     plain, data = (load_language(recipe_of(kind, trusted_rows=count)) for count in (0, 8))
     assert (plain.num_trusted, data.num_trusted) == (0, 8)
+    assert sizes(recipe_of(kind), plain) == (0, 0)
+    recipe = recipe_of(kind, trusted_rows=8)
+    assert sizes(recipe, data) == (data.num_train, 8)
+    if kind == "sft":
+        assert sizes(replace(recipe, packing=True), data)[1] == 1  # of the packs that they fill
     assert data.num_train == plain.num_train
     assert data.trusted is not None
     rows = [json.dumps(r) for part in (data.train, data.trusted) for r in part]

@@ -131,9 +131,9 @@ class PolicyOnTrusted(DataAgent):
     def after_observe(self, num_rows: int) -> None:
         """A regression is due as often as that of the closed form."""
         super().after_observe(num_rows)
-        if (num_steps := self.policy.cadence.num_steps) % self._update_every == 0:
+        if self.policy.cadence.num_steps % self._update_every == 0:
             self.settle()
-            self._reward.update(num_steps)
+            self._reward.update()
 
     def method_state(self) -> dict[str, Any]:
         """The policy's and the regression's."""

@@ -6,7 +6,7 @@ file of the repository that they link to, so that no link leaves it.
 
 from __future__ import annotations
 
-import inspect
+import json
 import os
 import re
 import shutil
@@ -14,22 +14,24 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
-import torch
+from command_help import help_sections
+from method_cards import card, file_of
+from plain_texts import expanded, gist_of
 
-from data_agent.baselines.refreshed import Refreshed
-from data_agent.methods import METHODS, make_selector, method_class
-from data_agent_lab.methods import expected_cost, is_batch_selector
+from data_agent.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 STAGE = ROOT / "build" / "docs"
 SITE = ROOT / "site"
 CONTENTS = "SUMMARY.md"
-CARDS = "<!-- cards -->"
+START = DOCS / "start" / "quickstart.md"
+CARDS, HELP = "<!-- cards -->", "<!-- help -->"
+UNLISTED = ("repository/", "SUMMARY")  # code, copies of other files: no answer to a search
 
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+_PAGE = re.compile(r"(?<![\w/\"])docs/([\w/-]+\.md)\b")  # as docstrings name one
 
 
 def main() -> None:
@@ -41,13 +43,15 @@ def main() -> None:
     stage()
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
     subprocess.run(command, cwd=ROOT, check=True)
+    link_docstrings()
+    trim_search()
     write_texts()
 
 
 def stage() -> None:
     """Copy docs/ and all that it links to, directly or not, into the folder that is built."""
     shutil.rmtree(STAGE, ignore_errors=True)
-    todo = [path for path in DOCS.rglob("*") if path.suffix in (".md", ".svg", ".png")]
+    todo = [path for path in DOCS.rglob("*") if path.suffix in (".md", ".svg", ".png", ".css")]
     todo += map(file_of, METHODS)
     done: set[Path] = set()
     while todo:
@@ -65,7 +69,7 @@ def stage_file(source: Path) -> list[Path]:
         place.write_text(f"# {name}\n\n````python\n{source.read_text()}````\n")
     elif source.suffix == ".md":
         text, linked = relinked(source)
-        place.write_text(text.replace(CARDS, "\n".join(map(card, METHODS))))
+        place.write_text(whole_figures(with_parts(text)))
         return linked
     else:
         shutil.copyfile(source, place)
@@ -97,55 +101,22 @@ def relinked(page: Path) -> tuple[str, list[Path]]:
     return _LINK.sub(relink, page.read_text()), linked
 
 
-def card(name: str) -> str:
-    """What a reader wants to know of a method, all of it read from its class and its file."""
-    kind = method_class(name)
-    told = inspect.getdoc(sys.modules[kind.__module__]) or ""
-    first = next(one for one in METHODS if method_class(one).__module__ == kind.__module__)
-    if first != name:
-        told = f"Described with [`{first}`](#{first}), whose file it shares."
-    told = re.sub(r"docs/([\w/-]+\.md)", lambda page: f"[{title_of(page[1])}]({page[1]})", told)
-    head, *facts = (f"| {what} | {value} |" for what, value in facts_of(name).items())
-    table = "\n".join((head, "|---|---|", *facts))
-    shown = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
-    return (
-        f"## {name}\n\n{told}\n\n{table}\n\n"
-        f"::: {kind.__module__}.{kind.__name__}\n    options: {shown}\n"
-    )
+def with_parts(text: str) -> str:
+    """A page with what is made of the code in the places that it names."""
+    if CARDS in text:
+        sources = {name: os.path.relpath(place_of(file_of(name)), STAGE) for name in METHODS}
+        cards = "\n".join(card(name, sources[name]) for name in METHODS)
+        cards = _PAGE.sub(lambda page: f"[{title_of(page[1])}]({page[1]})", cards)
+        text = text.replace(CARDS, cards)
+    return text.replace(HELP, help_sections()) if HELP in text else text
 
 
-def facts_of(name: str) -> dict[str, str]:
-    """What a method must be given, what it costs, what it reads, which epochs it chooses."""
-    kind = method_class(name)
-    given = {"labels": torch.arange(100) % 2, "groups": torch.arange(100) % 2}
-    given["scores"] = torch.linspace(0, 1, 100)
-    options: dict[str, Any] = {option: given[option] for option in kind.required}
-    selector = make_selector(name, num_samples=100, epochs=16, keep_ratio=0.5, **options)
-    schedule = selector.schedule.kind
-    file = os.path.relpath(place_of(file_of(name)), STAGE)
-    facts = {"class": f"[`{kind.__name__}`]({file})"}
-    facts["built with"] = ", ".join(f"`{option}=`" for option in kind.required)
-    if made := [option for option in kind.required if option != "labels"]:
-        facts["how the command makes them"] = (inspect.getdoc(kind.prepare) or "").split("\n")[0]
-    facts["every batch must bring"] = "labels" if kind.needs_labels else ""
-    if selector.reads is not None:
-        facts["reads of a batch"] = ", ".join(("losses", *selector.reads))
-    facts["cost at keep ratio 0.5"] = f"{expected_cost(name, 0.5, epochs=16):.2f} of full training"
-    if schedule == "floating":
-        facts["cost at keep ratio 0.5"] = "its own, whatever the keep ratio"
-    if issubclass(kind, Refreshed):
-        facts["cost at keep ratio 0.5"] += ", and its looks at all samples"
-    if made:
-        facts["cost at keep ratio 0.5"] += f", and the trainings that make its {made[0]}"
-    facts["chooses"] = "in each batch" if is_batch_selector(name) else f"by schedule `{schedule}`"
-    if selector.explore:
-        facts["chooses"] += f", {100 * selector.explore:g} % of a chosen epoch drawn uniformly"
-    return {what: value for what, value in facts.items() if value}
-
-
-def file_of(name: str) -> Path:
-    """The file that a method's class is in."""
-    return Path(inspect.getfile(method_class(name)))
+def whole_figures(text: str) -> str:
+    """`1.0 +- 0.2` with the sign for it and spaces that do not break; code stays as it is."""
+    parts = re.split(r"(^```+.*?^```+|`[^`\n]+`)", text, flags=re.MULTILINE | re.DOTALL)
+    figures = [part.replace(" +- ", "\u00a0\u00b1\u00a0") for part in parts[::2]]
+    parts[::2] = figures
+    return "".join(parts)
 
 
 def contents() -> list[tuple[str, str]]:
@@ -169,15 +140,56 @@ def title_of(page: str) -> str:
     return (DOCS / page).read_text().partition("\n")[0].removeprefix("# ")
 
 
+def link_docstrings() -> None:
+    """Make links of the pages that docstrings name (docs/method.md, say); code is left as it is."""
+    for file in (SITE / "cards.html", *SITE.glob("reference/*.html")):
+
+        def link(match: re.Match[str], file: Path = file) -> str:
+            page = match[1].replace("README", "index").removesuffix(".md")
+            path = os.path.relpath(SITE / f"{page}.html", file.parent)
+            return f'<a href="{path}">{title_of(match[1])}</a>'
+
+        parts = re.split(r"(<pre\b.*?</pre>)", file.read_text(), flags=re.DOTALL)
+        parts = [part if number % 2 else _PAGE.sub(link, part) for number, part in enumerate(parts)]
+        file.write_text("".join(parts))
+
+
+def trim_search() -> None:
+    """Leave code and copies of other files out of the search, and the contents out of the site."""
+    index = SITE / "search.json"
+    content = json.loads(index.read_text())
+    found = content["items"]
+    content["items"] = [item for item in found if not item["location"].startswith(UNLISTED)]
+    index.write_text(json.dumps(content, ensure_ascii=False))
+    (SITE / CONTENTS).with_suffix(".html").unlink()
+
+
 def write_texts() -> None:
     """Write llms.txt, llms-full.txt and the pages that they link to, for programs that read."""
     shutil.copytree(STAGE, SITE, dirs_exist_ok=True)
-    project = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
-    lines = [f"# {project['site_name']}\n\n> {project['site_description']}"]
-    lines += [f"- [{title}]({page})" if page else f"\n## {title}\n" for title, page in contents()]
+    (SITE / CONTENTS).unlink()
+    lines, texts = [head_of_texts()], []
+    for title, page in contents():
+        if not page:
+            lines.append(f"\n## {title}\n")
+            continue
+        text = expanded((STAGE / page).read_text())
+        (SITE / page).write_text(text)
+        lines.append(f"- [{title}]({page}): {gist_of(text)}")
+        texts.append(f"<!-- {page} -->\n\n{text}")
     (SITE / "llms.txt").write_text("\n".join(lines) + "\n")
-    texts = [f"<!-- {page} -->\n\n{(STAGE / page).read_text()}" for _, page in contents() if page]
     (SITE / "llms-full.txt").write_text("\n".join(texts))
+
+
+def head_of_texts() -> str:
+    """What a program reads first: what it is, how it is installed, the loop."""
+    project = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+    install, loop, *_ = re.findall(r"^```(?:bash|python)\n.*?^```", START.read_text(), re.M | re.S)
+    return (
+        f"# {project['site_name']}\n\n> {project['site_description']}\n\n"
+        f"On no package index yet; in a checkout:\n\n{install}\n\n{loop}\n\n"
+        "All of these pages in one file: [llms-full.txt](llms-full.txt)."
+    )
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ COLUMNS = {
     "to full training": "to_full",
 }
 OF_PAGES = ("audit", "kills", "plan")  # deeper than a table; docs/audit.md and others tell them
+LONGEST = 64  # letters of a title
 WIDEST = 8  # values of a record within a record that a table shows
 HEAD = "<!-- Made by `make results` of benchmarks/results; changes here are lost. -->"
 
@@ -88,7 +89,7 @@ def suite_page(name: str, what: str, agent: str, command: str) -> str:
         facts.append(f"The controls are those of {' and '.join(f'`{one}`' for one in others)}.")
     facts.append(f"Made by `data-agent compare` with {command}.")
     return joined(
-        f"# Suite {name}",
+        f"# {title_of(name, what)}",
         HEAD,
         f"{what[0].upper()}{what[1:]}. {' '.join(facts)}",
         "The metric is that of the last epoch. Differences are paired by seed and have 95 % "
@@ -97,6 +98,13 @@ def suite_page(name: str, what: str, agent: str, command: str) -> str:
         f"[report](../../benchmarks/results/{name}/comparison.md).",
         *(part for ratio in ratios_of(report) for part in at_ratio(report, ratio)),
     )
+
+
+def title_of(name: str, what: str) -> str:
+    """A suite's name, and what it is as far as a line has room; seeds are in its tables."""
+    told = re.sub(r", (\w+ to )?\w+ (fresh )?seeds$", "", re.split(r"[;:?]", what)[0])
+    told = told if len(told) <= LONGEST else told.partition(",")[0]
+    return f"{name[0].upper()}{name[1:]}: {told}"
 
 
 def report_on(name: str) -> Report:

@@ -1,6 +1,6 @@
 """Lightning Fabric with a selection: the plain loop; the agent is saved as Fabric saves a model.
 
-pip install 'data-agent[lightning]'
+pip install '.[lightning]'  # in a checkout
 python examples/fabric_loop.py
 """
 

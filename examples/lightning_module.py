@@ -1,6 +1,6 @@
 """Lightning with a selection: the loader, one line in training_step, one callback.
 
-pip install 'data-agent[lightning]'
+pip install '.[lightning]'  # in a checkout
 python examples/lightning_module.py
 """
 

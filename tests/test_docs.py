@@ -81,13 +81,15 @@ def test_the_page_on_trusted_rows():
 
 
 def test_which_algorithm_runs():
-    names: dict[str, Any] = {"train_set": range(256)}
+    names: dict[str, Any] = {"train_set": range(256), "rows": range(20)}
     for block in blocks_of(ROOT / "docs" / "loop.md"):
         exec(block, names)
-    said = {name: names[name].describe() for name in ("policy", "rules", "both")}
+    said = {name: names[name].describe() for name in ("policy", "rules", "likeness", "both")}
     assert said["policy"] == "policy, rewarded by difficulty and uncertainty; no label rules"
     assert said["rules"].startswith("label rules: equal class shares;")
     assert said["rules"].endswith("no policy")
+    assert said["likeness"].startswith("trusted examples (20 rows)")
+    assert said["likeness"].endswith("no label rules")
     assert "policy" in said["both"]
     assert "equal class shares" in said["both"]
     assert names["ranked"].label_rules is not None

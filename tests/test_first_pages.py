@@ -5,17 +5,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 
-from data_agent import SelectionSchedule
+from data_agent import DataAgent, DataAgentConfig, SelectionSchedule
 from data_agent.budget.schedule import ScheduleKind
+from data_agent.errors import InputError
+from data_agent.labels import LabelRules
 
 DOCS = Path(__file__).parents[1] / "docs"
 START = DOCS / "start"
 
 
 def code_of(page):
-    (block,) = re.findall(r"```python\n(.*?)```", (START / page).read_text(), flags=re.DOTALL)
-    return block
+    text = (START / page).read_text()
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
 
 
 def test_the_program_of_the_first_five_minutes(capsys):
@@ -29,12 +32,29 @@ def test_the_program_of_the_first_five_minutes(capsys):
 
 def test_what_one_has_decides_what_runs():
     names: dict[str, Any] = {"train_set": range(1000), "rows": range(50)}
+    draws = torch.Generator().manual_seed(0)
+    names["images"] = torch.randint(256, (1000, 3, 8, 8), dtype=torch.uint8, generator=draws)
     exec(code_of("what-do-you-have.md"), names)
     assert names["with_trusted"].describe().startswith("trusted examples (50 rows)")
     assert names["with_labels"].describe().startswith("label rules: equal class shares")
     assert names["with_neither"].describe().startswith("policy, rewarded by difficulty")
     assert names["control"].name == "random"
+    assert names["without_copies"].name == "spread-over-duplicates"
     assert names["stream"].name == "data-agent-in-batch"
+    assert names["prompts"].name == "prompt-agent"
+
+
+def test_trusted_rows_and_label_rules_are_refused_together():
+    rules = DataAgentConfig(label_rules=LabelRules())
+    with pytest.raises(InputError, match="with trusted rows a TrustedConfig"):
+        DataAgent(num_samples=1000, epochs=20, trusted=range(50), config=rules)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "keep_ratio", "kept"), [(1001, 0.5, 501), (5, 0.5, 3), (9, 0.3, 3), (3, 0.1, 1)]
+)
+def test_halves_are_rounded_up(num_samples, keep_ratio, kept):
+    assert DataAgent(num_samples, 20, keep_ratio=keep_ratio).schedule.num_kept == kept
 
 
 ROW = re.compile(r"^\| (\d+) \| (0\.\d) \| (\d+) \| (\d+) \| (\d+) \|$", flags=re.MULTILINE)

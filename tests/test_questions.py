@@ -125,8 +125,8 @@ def test_at_half_the_budget_it_trains_on_half(title):
 
 
 def test_most_questions_have_a_twin():
-    assert len(TRAIN) == 9
-    assert {"Mixup and CutMix", "SAM, and other second forward passes", "Distillation"} < {*TRAIN}
+    assert len(TRAIN) == 10
+    assert {"Mixup", "CutMix", "SAM, and other second forward passes", "Distillation"} < {*TRAIN}
 
 
 def test_early_stopping_pays_for_what_was_visited():
@@ -154,7 +154,7 @@ def test_a_grown_data_set_needs_a_new_selector():
 
 
 REFUSALS = {
-    "Mixup and CutMix": (InputError, "labels=labels", "labels=F.one_hot(labels, 3)"),
+    "Mixup": (InputError, "labels=labels", "labels=F.one_hot(labels, 3)"),
     "SAM, and other second forward passes": (StateError, "agent.forget_forward()", "pass"),
     "Contrastive losses: refused, and why": (InputError, "agent", "agent"),
 }

@@ -50,7 +50,7 @@ TASKS = {
     "MNIST, 40 % wrong labels": "mnist-noise40",
     "SST-2": "sst2",
     "SST-2, 30 % of the labels flipped": "sst2-noise30",
-    "Shakespeare, small language model (loss)": "shakespeare",
+    "Shakespeare, small language model (loss: lower is better)": "shakespeare",
     "Shakespeare": "shakespeare",
     "GSM8K": "gsm8k",
     "instructions (1,473 rows; 716 more had no completion within 256 tokens)": "t0-mix",
@@ -251,6 +251,17 @@ def test_no_figure_stands_without_its_runs(page):
     told = [m.groups() for pattern in (FIGURE, SPREAD) for m in pattern.finditer(text)]
     figures = [tuple(number.lstrip("+-") for number in one) for one in told]
     assert [one for one in figures if one not in stored_figures()] == []
+
+
+def test_the_table_of_operations_is_what_was_counted():
+    (table,) = (t for t in tables_of(ROOT / "docs" / "cost.md") if t[0][0] == "a step of")
+    cases = json.loads((RESULTS / "operations.json").read_text())["cases"]
+    assert len(table[1]) == len(cases)
+    for row, counted in zip(table[1], cases.values(), strict=True):
+        shown = [row[column].partition(",")[0] for column in (2, 4, 5)]
+        exact = [counted[what] for what in ("operations", "calls", "kernels")]
+        digits = (1, 0, 1)
+        assert shown == [f"{value:.{n}f}" for value, n in zip(exact, digits, strict=True)], row[0]
 
 
 def test_the_laws_of_peers_are_ours_and_ours_keep_them():

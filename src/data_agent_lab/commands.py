@@ -24,6 +24,8 @@ from data_agent_lab.recipes import PromptRecipe, R, Recipe, RunConfig
 from data_agent_lab.rules import Count, Positive, check_fields
 from data_agent_lab.tasks import DATA_ROOT, DEFAULT_TASK, SUITES, recipe_for
 
+_SUITE = f"Tasks to compare on: {', '.join(SUITES)}; None is that of --task."
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Train(Generic[R]):
@@ -64,9 +66,7 @@ class Compare(Generic[R]):
     """
 
     recipe: R
-    suite: str | None = None
-    """Tasks to compare on: quick, core, held-out, trusted, mixtures, language, detection,
-    prompts, prompts-limits or reasoning; None is that of --task."""
+    suite: Annotated[str | None, tyro.conf.arg(help=_SUITE)] = None
     tasks: str | None = None
     """Some of the suite's tasks, separated by commas; without --suite, of all suites."""
     data_root: Path = DATA_ROOT

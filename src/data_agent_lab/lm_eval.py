@@ -29,7 +29,7 @@ import torch
 from datasets.exceptions import DatasetsError
 
 from data_agent.errors import InputError
-from data_agent.runtime.names import did_you_mean
+from data_agent_lab.data.labels import did_you_mean
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def load_tasks(tasks: Sequence[str]) -> Any:
             hint = did_you_mean(name, manager.all_tasks)
             raise InputError(
                 f"{name!r} is no task of the evaluation harness (lm-eval {lm_eval.__version__}), "
-                f"and no task file.{hint} `lm-eval ls tasks` lists all there are."
+                f"and no task file. {hint}`lm-eval ls tasks` lists all there are."
             )
     try:
         with _undisturbed():

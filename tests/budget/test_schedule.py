@@ -131,6 +131,13 @@ def test_an_epoch_that_does_not_exist_is_refused():
         schedule().plan(16)
 
 
+def test_before_the_first_epoch_its_number_is_none_and_that_is_said():
+    agent = DataAgent(num_samples=100, epochs=4)
+    with pytest.raises(InputError, match=r"before its first one.*agent.select\(0\).* 3\."):
+        agent.select(agent.epoch)
+    assert len(agent.select(0)) == 50
+
+
 def test_nothing_left_to_select_warns_and_says_what_would_help():
     with pytest.warns(DataAgentWarning, match=r"epochs >= 3 or keep_ratio > 0\.5"):
         DataAgent(num_samples=100, epochs=2, keep_ratio=0.5)

@@ -780,7 +780,7 @@ except ImportError as error:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert "pip install -U 'data-agent[transformers]'" in result.stdout
+    assert "pip install 'data-agent[transformers]'" in result.stdout
 
 
 def test_the_example(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """What a user meets when calls come at the wrong time or batches are bad."""
 
+import copy
+import gc
 import logging
 import pickle
 
@@ -49,6 +51,10 @@ def observe_epoch(selector, epoch):
     selector.begin_epoch(epoch)
     for index in selector.select(epoch).index.split(8):
         selector.observe(batch(index))
+
+
+def round_trip(selector):
+    return pickle.loads(pickle.dumps(selector))
 
 
 def test_learning_before_an_epoch_began_says_what_to_write():
@@ -134,8 +140,27 @@ def test_while_the_agent_counts_a_frameworks_count_changes_nothing():
 def test_a_selector_travels_to_another_process():
     one = agent()
     observe_epoch(one, 0)
-    other = pickle.loads(pickle.dumps(one))
+    other = round_trip(one)
     assert torch.equal(other.select(1).index, one.select(1).index)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, round_trip])
+def test_a_copy_watches_nothing_and_learns_once_it_is_told_what(copied):
+    head, one = nn.Linear(4, 3), agent()
+    one.watch(head)
+    one.begin_epoch(0)
+    index = first_batch(one)
+    losses = head(torch.ones(8, 4)).pow(2).mean(1)
+    other = copied(one)
+    with pytest.raises(InputError, match=r"none came\. Call agent\.watch\(head\)"):
+        other.learn(losses, index)
+    one.learn(losses, index)
+    assert len(head._forward_hooks) == 1
+    other.watch(head)
+    other.learn(head(torch.ones(8, 4)).pow(2).mean(1), index)
+    del head, losses  # a run that is over often leaves its agent only
+    gc.collect()
+    copied(one).begin_epoch(0)
 
 
 def test_a_framework_that_counts_on_by_itself_is_not_shifted():

@@ -164,6 +164,19 @@ def test_the_running_epoch_counts_and_asking_changes_nothing(name):
     assert ("suspected" in found) == (name == "label-aware")
 
 
+@pytest.mark.parametrize("name", ["data-agent", "label-aware", "random"])
+def test_trusted_rows_are_marked_in_the_table_and_counted_in_the_summary(name):
+    selector = new(name, trusted=range(60, 64))
+    observed(selector, 3)
+    found = selector.table()
+    assert found["trusted"].nonzero()[0].tolist() == [60, 61, 62, 63]
+    assert found["trusted"].dtype == bool
+    when = "every epoch" if name == "random" else "every epoch after the first pass"
+    assert f"; 4 trusted rows in {when}; " in selector.summary()
+    assert "trusted" not in new(name).table()
+    assert "trusted" not in new(name).summary()
+
+
 def test_a_batch_selector_remembers_what_it_trained_on():
     selector = new("selective-backprop")
     assert isinstance(selector, BatchSelector)

@@ -28,12 +28,12 @@ def wrong_labels(seed=0):
     return inputs, labels, is_wrong
 
 
-def trained(agent, inputs, labels):
+def trained(agent, inputs, labels, batch_size=32):
     """The selections of all epochs, as a linear model is trained on them."""
     torch.manual_seed(0)
     model = torch.nn.Linear(8, NUM_CLASSES)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loader = selection_loader(TensorDataset(inputs, labels), agent, batch_size=32)
+    loader = selection_loader(TensorDataset(inputs, labels), agent, batch_size=batch_size)
     agent.watch(model)
     selections = []
     for epoch in agent.epochs():
@@ -62,6 +62,40 @@ def test_wrong_labels_are_chosen_less_and_trusted_rows_are_in_every_chosen_epoch
     assert f"trusted examples ({NUM_TRUSTED} rows)" in agent.summary()
     assert f"epoch {EPOCHS}/{EPOCHS} (selected)" in agent.summary()  # it chooses to the end
     assert 0 <= agent.expected_actions().min() <= agent.expected_actions().max() <= 1
+
+
+def test_few_trusted_rows_among_many_are_learned_from():
+    """In 80 steps of two rows one visit in fifty is of them: three, too few to fit anything."""
+    inputs, labels, is_wrong = wrong_labels()
+    agent = DataAgent(NUM_SAMPLES, 6, trusted=range(12))
+    selections = trained(agent, inputs, labels, batch_size=2)
+    assert float(is_wrong[selections[-1]].float().mean()) < 0.3  # of 0.38
+    assert 0.5 < agent.metrics()["trusted_separation"] <= 1
+
+
+def test_updates_are_counted_where_something_new_was_learned():
+    """The last eighth of the epochs has no uniform draws, and so nothing to compare with."""
+    inputs, labels, _ = wrong_labels()
+    config = TrustedConfig(update_every=5)
+    agent = DataAgent(NUM_SAMPLES, 16, trusted=range(NUM_TRUSTED), config=config)
+    loader = selection_loader(TensorDataset(inputs, labels), agent, batch_size=30)
+    learned = []
+    for _ in agent.epochs():
+        before = agent.metrics()["policy_updates"]
+        for x, y, index in loader:
+            logits = (F.one_hot(y, NUM_CLASSES) + x[:, :NUM_CLASSES]).requires_grad_()
+            losses = F.cross_entropy(logits, y, reduction="none")
+            agent.learn(losses, index, logits=logits, labels=y)
+        learned.append(agent.metrics()["policy_updates"] - before)
+    assert learned[1:] == [4] * 13 + [0, 0]  # at the very first update there was too little
+
+
+def test_where_nothing_tells_trusted_rows_apart_most_rows_are_drawn_as_often():
+    inputs, labels, _ = wrong_labels()
+    rows = torch.randperm(NUM_SAMPLES, generator=torch.Generator().manual_seed(1))
+    agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=rows[:NUM_TRUSTED])
+    trained(agent, inputs, labels)
+    assert agent.metrics()["avoided_share"] < 0.35
 
 
 def test_trusted_rows_alone_do_not_change_what_a_method_without_a_reward_does_to_others():

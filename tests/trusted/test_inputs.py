@@ -67,6 +67,19 @@ def sources():
     return x, (x[:, 0] > 0).long(), 2
 
 
+def foreign():
+    """Rows that are not wanted are of another source, under labels at random."""
+    x, draws = inputs()
+    truth = (x[:, 0] > 0).long() + (x[:, 1] > 0)
+    x[:, 5] += torch.where(IS_WANTED, 1.0, -1.0)
+    return x, torch.where(IS_WANTED, truth, torch.randint(3, truth.shape, generator=draws)), 3
+
+
+def of_foreign_rows(model, x, y):
+    losses, brought = of_classes(model, x, y)
+    return losses, {**brought, "features": x}
+
+
 def of_tokens(model, x, y):
     """A language model's: the mean over tokens of loss and of entropy, and the pooled feature."""
     logits = model(x)
@@ -77,6 +90,7 @@ def of_tokens(model, x, y):
 
 KINDS = {
     "classes": (classes, of_classes),
+    "classes and features": (foreign, of_foreign_rows),
     "one logit": (halves, of_one_logit),
     "logits without labels": (classes, without_labels),
     "losses of a regression": (numbers, of_a_regression),
@@ -129,3 +143,13 @@ def test_what_is_wanted_is_chosen_more_often_and_a_stop_changes_nothing(kind):
         assert all(torch.equal(rest[epoch], whole[epoch]) for epoch in rest)
         assert EPOCHS - 1 in rest
         assert resumed.describe() == agent.describe()
+
+
+def test_features_tell_foreign_rows_where_labels_alone_tell_less():
+    shares = {}
+    for kind, learn in (("with", of_foreign_rows), ("without", of_classes)):
+        KINDS[kind] = (foreign, learn)
+        last = run(kind)[0][EPOCHS - 1]
+        shares[kind] = float(IS_WANTED[last].float().mean())
+        del KINDS[kind]
+    assert shares["with"] > shares["without"] + 0.03

@@ -27,7 +27,7 @@ def rated(reward, step, *, wrong_share=0.4, updates=True):
     uniform = torch.ones(NUM_SAMPLES, dtype=torch.bool)
     score = reward.rate(feedback, uniform, torch.full((NUM_SAMPLES,), step))
     if updates:
-        reward.update(step)
+        reward.update()
     return score, is_wrong
 
 
@@ -75,7 +75,7 @@ def of_classes(reward, trusted, others):
         )
         everybody = torch.ones(NUM_SAMPLES, dtype=torch.bool)
         reward.rate(feedback, everybody, torch.full((NUM_SAMPLES,), step))
-        reward.update(step)
+        reward.update()
 
 
 def test_classes_it_asks_for_are_named():

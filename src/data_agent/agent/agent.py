@@ -3,8 +3,11 @@
 Yang et al. 2026, "Data Agent: Learning to Select Data via End-to-End Dynamic Optimization" (ICML),
 https://arxiv.org/abs/2603.07433. The policy reads each sample's feature, and PPO rewards it for
 choosing samples that are difficult and uncertain; with trusted rows the reward is learned from
-them. Every equation and departure is in docs/method.md. This file ties signals, learner and table
-together, and owns no formula.
+them. This file ties signals, learner and table together, and owns no formula.
+
+Departures. The budget is exact, the reward is centred on its price, a tenth of each chosen epoch is
+uniform, and updates are small and frequent. All of them, with their reasons, and every equation are
+in docs/method.md; `DataAgentConfig.paper()` is the algorithm as published.
 """
 
 from __future__ import annotations

@@ -4,6 +4,14 @@ Where samples never come back, no table can be kept and no epoch planned: the po
 features of each pool, the highest actions are trained on, and it learns from the whole pool, whose
 losses and uncertainties one forward pass has shown. That pass is paid for: a run costs
 `1/3 + keep_ratio` of training on everything.
+
+The policy, its reward and its learning are those of `data-agent`, of Yang et al. 2026, "Data Agent:
+Learning to Select Data via End-to-End Dynamic Optimization" (ICML),
+https://arxiv.org/abs/2603.07433. Scoring a batch by a forward pass and training on a part of it is
+how Jiang et al. 2019, https://arxiv.org/abs/1910.00762, choose (`selective-backprop`).
+
+Departures. The paper chooses whole epochs from a table of the last actions; here the actions are
+those on the pool itself, and the rest is as in docs/method.md.
 """
 
 from __future__ import annotations

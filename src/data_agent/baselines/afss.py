@@ -6,7 +6,7 @@ every five epochs. Of easy images (S > 0.85) an epoch has 2 %, those first that 
 epochs, but these at most half of the 2 %; of moderate ones 40 %, those first that no epoch had for
 three; all hard ones (S < 0.55).
 
-The paper's budget is what these shares come to. At the exact budget:
+Departures. The paper's budget is what these shares come to. At the exact budget:
 
 - The three parts are scaled to the epoch in proportion. Where easy and moderate images are so many
   that the parts do not fill it, moderate ones fill it up, then easy ones.

@@ -1,11 +1,12 @@
 """Random subsets with the classes as equal as the data allow, a fresh one each epoch.
 
 Class-balanced sampling is the rule `q = 0` of Kang et al. 2020, "Decoupling Representation and
-Classifier for Long-Tailed Recognition", https://arxiv.org/abs/1910.09217, equation 1. They draw
-with replacement and repeat small classes. Here an epoch holds K distinct samples: a class that has
-fewer than its share gives all of them and the others share the rest (water-filling); where that
-leaves single samples over, the classes take turns. Within a class nothing is drawn again until all
-of it was seen, as `random` does with the whole dataset.
+Classifier for Long-Tailed Recognition", https://arxiv.org/abs/1910.09217, equation 1.
+
+Departures. The paper draws with replacement and repeats small classes. Here an epoch holds K
+distinct samples: a class that has fewer than its share gives all of them and the others share the
+rest (water-filling); where that leaves single samples over, the classes take turns. Within a class
+nothing is drawn again until all of it was seen, as `random` does with the whole dataset.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 Clusters of features in the place of classes: Sorscher et al. 2022, "Beyond neural scaling laws",
 https://arxiv.org/abs/2206.14486, section on self-supervised pruning, find clusters by k-means in a
 network's feature space; Vo et al. 2024, "Automatic Data Curation for Self-Supervised Learning",
-https://arxiv.org/abs/2405.15613, sample them evenly. Here quotas and draws are those of
-`class-balanced-random`; no distance to a centre plays a part.
+https://arxiv.org/abs/2405.15613, sample them evenly.
+
+Departures. Quotas and draws are those of `class-balanced-random`; no distance to a centre plays a
+part. The features are of a network that is trained for a share of the run's epochs.
 """
 
 from __future__ import annotations

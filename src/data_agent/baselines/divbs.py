@@ -7,10 +7,12 @@ subset is good if the parts of its gradients that are orthogonal to each other e
 ("orthogonalised representativeness"). Greedily: take the sample whose gradient correlates most with
 what is left of g_B, remove that direction from what is left, and go on.
 
-`g_i = (p_i - y_i) h_i^T` is never formed: the greedy needs inner products only. The paper's
-efficient variant takes the highest correlation; its code draws in proportion to them, and takes
-gradients in evaluation mode. Here the highest is taken, of whatever logits and features the loop
-passes, and when nothing of g_B is left the next samples of the pool, which is in random order.
+`g_i = (p_i - y_i) h_i^T` is never formed: the greedy needs inner products only.
+
+Departures. The paper's efficient variant takes the highest correlation; its code draws in
+proportion to them, and takes gradients in evaluation mode. Here the highest is taken, of whatever
+logits and features the loop passes, and when nothing of g_B is left the next samples of the pool,
+which is in random order.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 Paul et al. 2021, "Deep Learning on a Data Diet: Finding Important Examples Early in Training",
 https://arxiv.org/abs/2107.07075, definition 2.2: `EL2N(x, y) = E ||p(w_t, x) - y||_2`, the mean
-over networks. The paper scores CIFAR at epoch 20 of 200 with ten networks, here it is two and a
-tenth of the run's epochs. On noisy labels the highest scores are the noise; the paper's section 4
-drops some of them, which is not done here.
+over networks.
+
+Departures. The paper scores CIFAR at epoch 20 of 200 with ten networks, here it is two and a tenth
+of the run's epochs. On noisy labels the highest scores are the noise; the paper's section 4 drops
+some of them, which is not done here.
 """
 
 from __future__ import annotations

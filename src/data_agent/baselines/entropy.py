@@ -2,8 +2,9 @@
 
 Entropy is the uncertainty of active learning: Settles 2009, "Active Learning Literature Survey",
 https://burrsettles.com/pub/settles.activelearning.pdf, section 3.1. Coleman et al. 2020, "Selection
-via Proxy", https://arxiv.org/abs/1906.11829, choose core-sets by it before training. Here the
-scores are those of the training run itself, taken at each visit.
+via Proxy", https://arxiv.org/abs/1906.11829, choose core-sets by it before training.
+
+Departures. The scores are those of the training run itself, taken at each visit.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 Raju et al. 2021, "Accelerating Deep Learning with Dynamic Data Pruning",
 https://arxiv.org/abs/2111.12621: samples are the arms of a bandit; of a subset the share
 1 - epsilon are those of highest moving mean of the loss, the share epsilon is drawn uniformly from
-the others. Departures are those of `ucb`; alpha = 0.8 and epsilon = 0.1 are from memory.
+the others.
+
+Departures. They are those of `ucb`; alpha = 0.8 and epsilon = 0.1 are from memory.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ https://arxiv.org/abs/1812.05159, section 3 and algorithm 1: a forgetting event 
 was classified right at one visit and wrong at the next. Samples with the fewest events are removed;
 one that was never right counts as forgotten infinitely often, so it stays.
 
-The paper counts over a full training, here it is a fifth of the run's epochs. Many samples are
-never forgotten: among equal counts the subset is random. On noisy labels the samples that were
-never right are mostly the noise.
+Departures. The paper counts over a full training, here it is a fifth of the run's epochs. Many
+samples are never forgotten: among equal counts the subset is random. On noisy labels the samples
+that were never right are mostly the noise.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 Paul et al. 2021, "Deep Learning on a Data Diet: Finding Important Examples Early in Training",
 https://arxiv.org/abs/2107.07075, definition 2.1: `GraNd(x, y) = E ||grad_w l(p(w_t, x), y)||_2`,
-the mean over networks, of the gradient in all weights. That takes a backward pass for each single
-sample; here it is the gradient of the last layer, weights and bias, exactly: with features h the
-outer product `(p - y)(h, 1)^T`. So the score is EL2N times the feature's length.
+the mean over networks, of the gradient in all weights.
+
+Departures. That gradient takes a backward pass for each single sample; here it is the one of the
+last layer, weights and bias, exactly: with features h the outer product `(p - y)(h, 1)^T`. So the
+score is EL2N times the feature's length.
 """
 
 from __future__ import annotations

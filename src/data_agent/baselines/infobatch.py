@@ -6,11 +6,11 @@ the samples whose last loss is below the mean a share r, drawn at random, is lef
 the others below the mean get the weight 1 / (1 - r), so that gradients stay unbiased; the last
 12.5 % of the epochs are full and unweighted.
 
-`infobatch` spends exactly our budget. To leave out P samples, r = P / L of the L samples below the
-mean are pruned, at most 0.75 of them, so that no weight is above four times another. Where L is
-too small, the lowest P / 0.75 losses take their place. (At a keep ratio of 0.25 or less that is
-everybody, and a uniform draw is left of the method.) Weights are divided by their mean, because all
-methods of a comparison have one learning-rate schedule for equally many steps.
+Departures. `infobatch` spends exactly our budget. To leave out P samples, r = P / L of the L
+samples below the mean are pruned, at most 0.75 of them, so that no weight is above four times
+another. Where L is too small, the lowest P / 0.75 losses take their place. (At a keep ratio of 0.25
+or less that is everybody, and a uniform draw is left of the method.) Weights are divided by their
+mean, because all methods of a comparison have one learning-rate schedule for equally many steps.
 
 `infobatch-published` is the paper's method at r = 0.5: its cost is known when an epoch begins, its
 weights are not divided. It departs from the released code where that code is not the paper: there

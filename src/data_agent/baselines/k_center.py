@@ -5,8 +5,8 @@ https://arxiv.org/abs/1708.00489, algorithm 1 (k-Center-Greedy): again and again
 farthest from all taken so far. At most twice as far from its nearest one, in the worst case, as the
 best subset would allow. The subset for a smaller K is the beginning of the order.
 
-The paper starts from samples that have labels already; here the first one is drawn. Its refinement
-by a mixed-integer programme is left out, as most do.
+Departures. The paper starts from samples that have labels already; here the first one is drawn. Its
+refinement by a mixed-integer programme is left out, as most do.
 """
 
 from __future__ import annotations

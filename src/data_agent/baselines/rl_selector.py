@@ -8,13 +8,13 @@ features h and learn by A2C which samples to keep. The reward is `r_1`, which pu
 kept samples other than the keep ratio, plus `r_2 = E_i a_i`; the losses are `-log pi(a|s) A` and
 `A^2`. At the end the policy's probabilities rank the samples. The target model is thrown away.
 
-Written from a summary of the paper; no code is public. What we could not know, and chose: the
-action is a Bernoulli draw with the actor's probability; A is one-step, `r - V(s)`; `r_1` is minus
-the deviation, divided by the largest that is possible on its side; E is standardised within each
-class (as a sum of distances it is positive, and "keep everything" would be optimal, see
-docs/decisions/0002); features are standardised; Adam at 1e-3, batches of 256; the target model
-trains for a fifth of the run's epochs, and the policy learns after each. Instead of the threshold
-0.5 with a tolerance of 1 % of the ratio, the K most probable samples are kept.
+Departures. Written from a summary of the paper; no code is public. What we could not know, and
+chose: the action is a Bernoulli draw with the actor's probability; A is one-step, `r - V(s)`; `r_1`
+is minus the deviation, divided by the largest that is possible on its side; E is standardised
+within each class (as a sum of distances it is positive, and "keep everything" would be optimal, see
+docs/decisions/0002-centred-reward.md); features are standardised; Adam at 1e-3, batches of 256; the
+target model trains for a fifth of the run's epochs, and the policy learns after each. Instead of
+the threshold 0.5 with a tolerance of 1 % of the ratio, the K most probable samples are kept.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 Jiang et al. 2019, "Accelerating Deep Learning by Focusing on the Biggest Losers",
 https://arxiv.org/abs/1910.00762, section 3.2: a sample with loss L is chosen with probability
-`CDF_R(L)^beta`, where CDF_R is the empirical distribution of the last R losses. The paper's budget
-floats with these draws. Here each pool gives exactly its share: the Gumbel trick draws that many
-samples without replacement, in proportion to the same probabilities.
+`CDF_R(L)^beta`, where CDF_R is the empirical distribution of the last R losses.
+
+Departures. The paper's budget floats with these draws. Here each pool gives exactly its share: the
+Gumbel trick draws that many samples without replacement, in proportion to the same probabilities.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ losses, (3) trains on `w = round(alpha k)` neighbouring clusters, a window that 
 easiest by one cluster an epoch and starts again after the hardest: `s_t = t mod (k - w + 1)`.
 The last 12.5 % of the epochs draw from everything ("partial annealing").
 
-The paper's budget is r times whatever the window happens to hold. At the exact budget:
+Departures. The paper's budget is r times whatever the window happens to hold. At the exact budget:
 
 - The share r is what makes the window's samples K. Drawing before or after the clustering is the
   same in expectation; after it, the clusters are those of the whole table.

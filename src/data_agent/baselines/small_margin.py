@@ -1,11 +1,12 @@
 """Train on the samples that lay closest to the decision at their last visit, on either side of it.
 
 Margin sampling is Scheffer et al. 2001, "Active Hidden Markov Models for Information Extraction",
-https://doi.org/10.1007/3-540-44816-0_31: the difference of the two most probable classes. That is
-for data without labels. Where the feedback holds them the margin is the label's own: the same for a
-sample that is classified right; for one that is classified wrong it is what the label lacks, so
-confidently wrong samples (often mislabelled ones) go last. The difference is of probabilities, not
-of logits, so it does not grow with their scale.
+https://doi.org/10.1007/3-540-44816-0_31: the difference of the two most probable classes. The
+difference is of probabilities, not of logits, so it does not grow with their scale.
+
+Departures. The paper's margin is for data without labels. Where the feedback holds them it is the
+label's own: the same for a sample that is classified right; for one that is classified wrong it is
+what the label lacks, so confidently wrong samples (often mislabelled ones) go last.
 """
 
 from __future__ import annotations

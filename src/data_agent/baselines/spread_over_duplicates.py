@@ -1,11 +1,11 @@
 """Random subsets in which a group of near-duplicates counts as one sample, as long as that lasts.
 
-Where a picture is in the data thirteen times, a uniform draw spends thirteen visits on it in each
-pass, and the others wait. Here groups get equal shares of an epoch: all groups rise to one level
-(water-filling, as classes in `class-balanced-random`), a single sample comes at most once, and
-where samples are left over, groups take turns, in the stream of permutations of `random`. Within a
-group its members take turns too. Near-duplicates are found from the inputs, before training:
-Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better",
+Our own. Where a picture is in the data thirteen times, a uniform draw spends thirteen visits on it
+in each pass, and the others wait. Here groups get equal shares of an epoch: all groups rise to one
+level (water-filling, as classes in `class-balanced-random`), a single sample comes at most once,
+and where samples are left over, groups take turns, in the stream of permutations of `random`.
+Within a group its members take turns too. Near-duplicates are found from the inputs, before
+training: Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better",
 https://arxiv.org/abs/2107.06499, remove them; nothing is removed here, copies differ a little and
 are augmentation.
 
@@ -65,7 +65,7 @@ class SpreadOverDuplicates(Selector):
 
     @classmethod
     def prepare(cls, proxy: Proxy, budget: SelectionSchedule) -> dict[str, Tensor]:
-        """Groups as the proxy finds them in the inputs."""
+        """Groups of near-duplicates among the run's inputs; no network is trained for them."""
         del budget
         return {"groups": proxy.near_duplicates()}
 

@@ -161,7 +161,7 @@ class SelectionSchedule:
     def plan(self, epoch: int) -> EpochPlan:
         """The plan of `epoch` in [0, epochs)."""
         if not isinstance(epoch, Integral) or not 0 <= epoch < self.epochs:
-            raise InputError(f"epoch {epoch!r} does not exist: the schedule has {self.epochs}.")
+            raise InputError(_no_such_epoch(epoch, self.epochs))
         if self.kind == "uniform":
             return EpochPlan("final", self.num_kept, 0, 0)
         if self.kind == "static":
@@ -329,6 +329,16 @@ class SelectionSchedule:
     def _selected_plan(self) -> EpochPlan:
         explored = math.floor(self.explore * self.num_kept + 0.5)
         return EpochPlan("selected", 0, explored, self.num_kept - explored)
+
+
+def _no_such_epoch(epoch: object, epochs: int) -> str:
+    if epoch is None:
+        return (
+            "epoch is None, which is what a selector's `epoch` says before its first one. Ask "
+            "within `for epoch in agent.epochs():`, or name an epoch by its number: "
+            f"agent.select(0); the last one is {epochs - 1}."
+        )
+    return f"epoch {epoch!r} does not exist: the schedule has {epochs}."
 
 
 def _unknown_kind(kind: object) -> str:

@@ -58,7 +58,7 @@ except ImportError as error:
     raise ImportError(
         "data_agent.integrations.transformers needs Hugging Face Transformers 5.2 and Accelerate "
         f"1.12 or newer, which cannot be imported ({error}). Install them: "
-        "pip install -U 'data-agent[transformers]'"
+        "pip install 'data-agent[transformers]'"
     ) from error
 
 __all__ = ["SampleLosses", "SelectiveTrainer", "SelectiveTrainerMixin"]

@@ -34,7 +34,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "data_agent.integrations.trl needs TRL 1.16 or newer and what it trains with, which cannot "
-        f"be imported ({error}). Install them: pip install -U 'data-agent[trl]'"
+        f"be imported ({error}). Install them: pip install 'data-agent[trl]'"
     ) from error
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """Label rules without a policy: all samples by turns, classes alike, doubtful labels left out.
 
-Our own: docs/decisions/0010-labels.md has its reasons, docs/method.md its formulas.
+Our own: docs/decisions/0010-labels.md has its reasons, docs/method.md its formulas. Class shares
+need labels alone. Which labels are doubtful is told by logits; where none come, none is left out.
 """
 
 from __future__ import annotations

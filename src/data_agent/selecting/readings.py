@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.runtime import distributed
 from data_agent.runtime.clock import Stopwatch
+from data_agent.runtime.masks import size_of
 from data_agent.selecting.counting import CountsEpochs
 from data_agent.selecting.epoch import RunningEpoch
 from data_agent.selecting.method import Method
@@ -23,6 +25,7 @@ class Readings(CountsEpochs, Method):
     _clock: Stopwatch
     _recorder: Recorder
     _statistics: SampleStatistics | None
+    trusted: Tensor | None
 
     @property
     def overhead_seconds(self) -> float:
@@ -35,8 +38,12 @@ class Readings(CountsEpochs, Method):
         return {**now, "skipped_nonfinite": float(self._recorder.staging.num_skipped)}
 
     def summary(self) -> str:
-        """One line for a person: where the run stands, and which algorithm runs."""
+        """One line for a person: where the run stands, trusted rows, and which algorithm runs."""
         where = progress_summary(self.name, self.schedule, self._running, self.metrics())
+        if self.trusted is not None:
+            has_pass = self.schedule.plan(0).phase == "warm-up"
+            when = "every epoch after the first pass" if has_pass else "every epoch"
+            where = f"{where}; {size_of(self.trusted):,} trusted rows in {when}"
         return f"{where}; {self.describe()}"
 
     @distributed.together("table()")
@@ -48,8 +55,9 @@ class Readings(CountsEpochs, Method):
         "uncertainty", the mean. Where labels came "label" (int64), and with logits
         "mean_probability" of the label, "margin" (what the label's probability was above that of
         the likeliest other class, on average) and "suggested_label" (int64), the class that was
-        believed most. Where the method has one "score", what it ranks samples by, and with label
-        rules "suspected", bool. nan and -1 stand for what a sample did not show.
+        believed most. Where rows are trusted "trusted", bool. Where the method has one "score",
+        what it ranks samples by, and with label rules "suspected", bool. nan and -1 stand for what
+        a sample did not show.
 
         On several ranks a collective call. The running epoch's visits count.
         """
@@ -58,6 +66,8 @@ class Readings(CountsEpochs, Method):
             statistics = self._statistics.copy()
             statistics.merge(*self._recorder.rows_so_far(statistics))
             found.update(statistics.arrays())
+        if self.trusted is not None:
+            found["trusted"] = self.trusted.numpy().copy()
         if (score := self.sample_scores()) is not None:
             values = score.float().numpy()
             found["score"] = np.where(np.isfinite(values), values, np.float32(np.nan))

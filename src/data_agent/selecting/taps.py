@@ -147,6 +147,10 @@ class Watcher:
             self._tap.remove()
         self._tap = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the watch: a copy has no hook on the module, which may be gone by now."""
+        return {**self.__dict__, "_tap": None}
+
     def complete(self, feedback: Feedback) -> Feedback:
         """The feedback, with what it lacks of features and logits where a module is watched."""
         return feedback if self._tap is None else self._tap.complete(feedback)

@@ -23,6 +23,7 @@ NEWTON_STEPS = 10  # at most; from the last fit two or three are enough
 MOST_HALVINGS = 12
 _LEAST_DEVIATION = 1e-4
 _LEAST_CURVATURE = 1e-9
+_LEAST_DECREMENT = 1e-5  # nats, over all rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,30 +84,41 @@ def fit(
     *,
     num_classes: int,
     ridge: float,
+    num_features: int = 0,
     start: Likeness | None = None,
 ) -> Likeness:
     """The regression between trusted rows and the others, by Newton's method with backtracking.
 
     Minimises `sum_i q_i log(1 + exp(-t_i D_i)) + ridge/2 (|w|^2 + |c|^2)` with `t_i = +-1` and
-    weights q that give both kinds the same sum, the smaller kind's number of rows. The classes'
-    block of the Hessian is diagonal, so a step costs `O(R S^2 + C S)` whatever C is.
+    weights q that give both kinds the same sum, the smaller kind's number of rows. D features count
+    as one signal: what they add together is expected to vary as much, so `|w|^2` counts theirs D
+    times; else a few hundred rows would be learned by heart. The classes' block of the Hessian is
+    diagonal, so a step costs `O(R S^2 + C S)` whatever C is.
 
     Args:
-        signals: float `[R, S]`, rows of both kinds, from the same steps of training.
+        signals: float `[R, S]`, rows of both kinds, from the same steps of training; features
+            are the last of the columns.
         classes: int64 `[R]` in [0, num_classes), -1 for rows without a class.
         is_trusted: bool `[R]`, with some true and some false.
         num_classes: C, 0 or more.
         ridge: above 0; 1 stands for about one row of evidence that nothing differs.
+        num_features: D, 0 or more.
         start: where to start from, such as the last fit.
     """
     signals = signals.double()
-    mean, deviation = signals.mean(0), signals.std(0).clamp_min(_LEAST_DEVIATION)
+    mean = signals.mean(0)
+    variance = (signals - mean).square().sum(0) / (
+        len(signals) - 1
+    )  # std() takes four times as long
+    deviation = variance.sqrt().clamp_min(_LEAST_DEVIATION)
     z = _with_one(_standardised(signals, mean, deviation))
+    half = z.float()
     trusted = is_trusted.double()
     num_trusted, num_others = trusted.sum(), (1 - trusted).sum()
     smaller = torch.minimum(num_trusted, num_others)
     q = torch.where(is_trusted, smaller / num_trusted, smaller / num_others)
     penalty = torch.full((z.shape[1],), ridge, dtype=torch.float64)
+    penalty[len(mean) - num_features :] *= max(1, num_features)
     penalty[-1] = _LEAST_CURVATURE  # the intercept is free
     weight = torch.zeros(z.shape[1], dtype=torch.float64)
     by_class = torch.zeros(num_classes, dtype=torch.float64)
@@ -128,13 +140,17 @@ def fit(
         gradient = z.T @ error + penalty * weight
         of_class = _summed_by_class(error.unsqueeze(1), classes, num_classes).squeeze(1)
         of_class = of_class + ridge * by_class
-        own = (z * curvature.unsqueeze(1)).T @ z + penalty.diag()
-        both = _summed_by_class(z * curvature.unsqueeze(1), classes, num_classes)
+        bent = half * curvature.float().unsqueeze(
+            1
+        )  # the step's length is checked: float32 will do
+        own = (bent.T @ half).double() + penalty.diag()
+        both = _summed_by_class(bent, classes, num_classes)
         diagonal = _summed_by_class(curvature.unsqueeze(1), classes, num_classes) + ridge
         # The Schur complement of the classes' diagonal block.
         reduced = own - both.T @ (both / diagonal)
         step = torch.linalg.solve(reduced, gradient - both.T @ (of_class / diagonal.squeeze(1)))
         class_step = (of_class - both @ step) / diagonal.squeeze(1)
+        decrement = float(gradient @ step + of_class @ class_step)  # twice what is left to gain
         # A whole step may overshoot where signals say almost the same: halved until it descends.
         for halvings in range(MOST_HALVINGS):
             share = 0.5**halvings
@@ -143,6 +159,8 @@ def fit(
                 (weight, by_class), reached = trial, value
                 break
         else:
+            break
+        if decrement < _LEAST_DECREMENT:  # it was the last step: the next gains its square
             break
     return Likeness(mean, deviation, weight, by_class)
 
@@ -185,7 +203,7 @@ def _summed_by_class(rows: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """float64 `[C, W]`: sums of rows `[R, W]` by class; those without one are left out."""
     known = classes >= 0
     sums = torch.zeros(num_classes, rows.shape[1], dtype=torch.float64)
-    return sums.index_add_(0, classes[known], rows[known]) if num_classes else sums
+    return sums.index_add_(0, classes[known], rows[known].double()) if num_classes else sums
 
 
 def _widened(by_class: Tensor, num_classes: int) -> Tensor:

@@ -94,16 +94,13 @@ class TrustedPolicy:
         self._projection: Tensor | None = None
 
     def examine(self, feedback: Feedback) -> Feedback:
-        """A batch as `act` shall see it: of features only what takes the place of classes.
+        """A batch as `act` shall see it: with features of at most `MAX_FEATURES` columns.
 
         Raises:
             InputError: it brings other things than batches before it, so that rows would not
                 compare.
         """
-        has_classes = feedback.logits is not None and feedback.labels is not None
-        if has_classes or feedback.features is None:
-            feedback = feedback.having(features=None)
-        else:
+        if feedback.features is not None:
             feedback = feedback.having(features=self._reduced(feedback.features))
         parts = tuple(name for name in self.reads if getattr(feedback, name) is not None)
         if feedback.features is not None:
@@ -138,8 +135,7 @@ class TrustedPolicy:
     def update(self, progress: float) -> None:
         """Learn from late rows; a collective call on several ranks."""
         del progress
-        self.reward.update(self.cadence.num_steps)
-        self.num_updates += 1
+        self.num_updates += self.reward.update()
 
     def metrics(self) -> dict[str, float]:
         """Number of trusted rows and of regressions, and how well they tell rows apart."""

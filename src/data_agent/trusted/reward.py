@@ -22,7 +22,9 @@ _NAMED = 5
 _COINCIDENCE = 1e-6  # that so many rows are of one class by chance
 WINDOW_STEPS = 80  # a regression shall see the model as it is, not as it was
 WINDOW_ROWS = 4096  # of each kind
+WINDOW_TRUSTED = 64  # visits of trusted rows that it reaches back for beyond these steps
 FEWEST_ROWS = 8  # of each kind, before anything is fitted
+FEWEST_HELD_BACK = 10  # visits, before anything is said of how well they are told apart
 _ONE_IN = 5  # trusted rows that only show whether what was learned holds
 
 
@@ -37,7 +39,7 @@ class TrustedReward:
 
     def __init__(self, is_trusted: Tensor, *, seed: int, ridge: float) -> None:
         self._ridge = ridge
-        self._window = Window(WINDOW_STEPS, WINDOW_ROWS)
+        self._window = Window(WINDOW_STEPS, least_trusted=WINDOW_TRUSTED, max_rows=WINDOW_ROWS)
         self._likeness: Likeness | None = None
         self._separation: dict[str, float] = {}
         self._has_warned = False
@@ -58,56 +60,61 @@ class TrustedReward:
         Returns:
             float32 `[M]` on the host; zeros before the first regression.
         """
-        signals, classes = _shown(feedback)
+        shown = _shown(feedback)
         kind = self._kind[feedback.index].long()
         tells = (kind != POOL) | uniform
-        self._window.add(WindowRows(signals, classes, kind, step).at(tells))
-        return self._rated(signals, classes)
+        self._window.add(WindowRows(*shown, kind, step).at(tells))
+        return self._rated(*shown)
 
     def peek(self, feedback: Feedback) -> Tensor:
         """D of rows as it was learned so far, float32 `[M]` on the host; nothing is kept."""
         return self._rated(*_shown(feedback))
 
-    def _rated(self, signals: Tensor, classes: Tensor) -> Tensor:
+    def _rated(self, signals: Tensor, features: Tensor, classes: Tensor) -> Tensor:
         if self._likeness is None:
             return torch.zeros(len(signals))
-        return self._likeness(signals, classes).float()
+        return self._likeness(torch.cat([signals, features], 1), classes).float()
 
-    def update(self, step: int) -> None:
+    def update(self) -> bool:
         """Fit the regression to the rows of the last steps; a collective call on several ranks.
 
-        Args:
-            step: batches so far.
+        Returns:
+            Whether it was fitted: there were rows of both kinds, and new ones drawn uniformly.
         """
-        rows = self._window.share(step)
+        rows = self._window.share()
         if rows is None:
-            return
+            return False
         fitted = rows.at(rows.kind != HELD_BACK)
         is_trusted = fitted.kind == TRUSTED
         if min(int(is_trusted.sum()), int((~is_trusted).sum())) < FEWEST_ROWS:
-            return
+            return False
         self._warn_of_one_class(rows.classes[rows.kind != POOL], rows.classes[rows.kind == POOL])
         self._likeness = fit(
-            fitted.signals,
+            torch.cat([fitted.signals, fitted.features], 1),
             fitted.classes,
             is_trusted,
+            num_features=fitted.features.shape[1],
             num_classes=1 + max(-1, int(rows.classes.max())),
             ridge=self._ridge,
             start=self._likeness,
         )
-        score = self._likeness(rows.signals, rows.classes)
+        score = self._likeness(torch.cat([rows.signals, rows.features], 1), rows.classes)
         pool = score[rows.kind == POOL]
         self._separation = {
             name: separation(score[rows.kind == kind], pool)
-            for name, kind in (("trusted_separation", TRUSTED), (_HELD_BACK, HELD_BACK))
-            if (rows.kind == kind).any()
+            for name, kind, fewest in (
+                ("trusted_separation", TRUSTED, FEWEST_ROWS),
+                (_HELD_BACK, HELD_BACK, FEWEST_HELD_BACK),
+            )
+            if (rows.kind == kind).sum() >= fewest
         }
+        return True
 
     def metrics(self) -> dict[str, float]:
         """How well trusted rows can be told from others: areas under the ROC curve, 0.5 is chance.
 
         Once of the rows that the regression was fitted on, once of the fifth of the trusted rows
-        that were held back from it, where there are some.
+        that were held back from it, where ten visits of them were seen.
         """
         return dict(self._separation)
 
@@ -161,14 +168,17 @@ class TrustedReward:
         self._window.load_state_dict(state["window"])
 
 
-def _shown(feedback: Feedback) -> tuple[Tensor, Tensor]:
-    """Signals, float32 `[M, S]`, and classes, int64 `[M]`, on the host, which waits once for both.
+def _shown(feedback: Feedback) -> tuple[Tensor, Tensor, Tensor]:
+    """Signals, features and classes, float32 `[M, S]` and `[M, D]`, int64 `[M]`, on the host.
 
-    Numbers of classes up to 2^24 are float32 values.
+    The host waits once for all of them. Numbers of classes up to 2^24 are float32 values.
     """
-    columns = [row_signals(feedback), row_classes(feedback).unsqueeze(1)]
-    both = torch.cat(columns, dim=1).cpu()
-    return both[:, :-1], both[:, -1].long()
+    signals, features = row_signals(feedback), feedback.features
+    columns = [signals, row_classes(feedback).unsqueeze(1)]
+    if features is not None:
+        columns.append(features.float())
+    all_of_it, at = torch.cat(columns, dim=1).cpu(), signals.shape[1]
+    return all_of_it[:, :at], all_of_it[:, at + 1 :], all_of_it[:, at].long()
 
 
 def _classes_in_words(by_class: Tensor) -> list[str]:

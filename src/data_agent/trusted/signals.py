@@ -19,22 +19,15 @@ def row_signals(feedback: Feedback) -> Tensor:
     probability, the label's logit less the highest other one, and the share of the other classes
     that are likelier than the label. Without labels the loss and the task's own uncertainty, if
     there is one: logits that a watched head brings besides need not be of one distribution. With
-    logits alone the loss, the entropy and the highest probability; else the loss. Features, where
-    there are some, come last.
+    logits alone the loss, the entropy and the highest probability; else the loss.
 
     Args:
-        feedback: reads `losses` `[B]`, `logits` `[B, C]`, `labels` `[B]`, `uncertainty` `[B]`,
-            `features` `[B, D]`.
+        feedback: reads `losses` `[B]`, `logits` `[B, C]`, `labels` `[B]`, `uncertainty` `[B]`.
 
     Returns:
-        float32 `[B, S]`, S of 6, 3, 2 or 1, and D more with features; rows whose label is no class
-        have zeros for what the label tells.
+        float32 `[B, S]`, S of 6, 3, 2 or 1; rows whose label is no class have zeros for what the
+        label tells.
     """
-    shown = _of_outputs(feedback)
-    return shown if feedback.features is None else torch.cat([shown, feedback.features.float()], 1)
-
-
-def _of_outputs(feedback: Feedback) -> Tensor:
     losses = feedback.losses.float()
     has_own = feedback.uncertainty is not None and feedback.labels is None
     if feedback.logits is None or has_own:

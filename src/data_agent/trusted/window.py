@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,12 +20,14 @@ class WindowRows(NamedTuple):
 
     Args:
         signals: float32 `[R, S]`.
+        features: float32 `[R, D]`, D of 0 without any.
         classes: int64 `[R]`, -1 for none.
         kind: int64 `[R]`: drawn uniformly (`POOL`), trusted, or trusted and not fitted on.
         step: int64 `[R]`, the batch each row came in.
     """
 
     signals: Tensor
+    features: Tensor
     classes: Tensor
     kind: Tensor
     step: Tensor
@@ -35,18 +38,23 @@ class WindowRows(NamedTuple):
 
 
 class Window:
-    """Rows of the last steps; trusted and other rows stay equally long, whatever their number.
+    """Rows of the last steps; of trusted and other rows from the same steps, whatever their number.
 
     Both kinds must come from the same steps: else a regression between them learns how far
-    training was. Rows that this rank adds count once `share` has made them everybody's.
+    training was. So where there are more rows than the window holds, each step loses some, and it
+    tells nothing new where no rows were drawn uniformly. It is longer where so few rows are trusted
+    that the last steps saw hardly any. Rows that this rank adds count once `share` has made them
+    everybody's.
 
     Args:
-        num_steps: rows of so many last steps stay.
-        max_rows: of each kind at most so many, the newest.
+        num_steps: rows of so many steps stay,
+        least_trusted: or of as many more as so many visits of trusted rows took.
+        max_rows: of each kind at most so many, as many of each step.
     """
 
-    def __init__(self, num_steps: int, max_rows: int) -> None:
+    def __init__(self, num_steps: int, *, least_trusted: int, max_rows: int) -> None:
         self._num_steps = num_steps
+        self._least_trusted = least_trusted
         self._max_rows = max_rows
         self._new: list[WindowRows] = []
         self._shared: WindowRows | None = None
@@ -56,17 +64,19 @@ class Window:
         if len(rows.kind):
             self._new.append(rows)
 
-    def share(self, step: int) -> WindowRows | None:
-        """The rows of all ranks up to `step`, equal on every rank; a collective call.
+    def share(self) -> WindowRows | None:
+        """The rows of all ranks, equal on every rank; a collective call.
 
-        None while no rank has added any.
+        None where no rank has added a row that was drawn uniformly since the last call: what such
+        rows tell is known by then.
         """
         new = self._gathered(_joined(self._new))
         self._new.clear()
-        both = [rows for rows in (self._shared, new) if rows is not None]
-        if both:
-            self._shared = self._trimmed(WindowRows(*map(torch.cat, zip(*both, strict=True))), step)
-        return self._shared
+        if new is None:
+            return None
+        both = [new] if self._shared is None else [self._shared, new]
+        self._shared = self._trimmed(WindowRows(*map(torch.cat, zip(*both, strict=True))))
+        return self._shared if (new.kind == POOL).any() else None
 
     def state_dict(self) -> dict[str, Any]:
         """The shared rows, and those that ranks added since, in rank order. A collective call."""
@@ -92,23 +102,43 @@ class Window:
 
     def _gathered(self, own: WindowRows | None) -> WindowRows | None:
         """All ranks' rows; a rank without any learns from the others how wide they are."""
-        width = 0 if own is None else own.signals.shape[1]
-        width = int(gather_rows(torch.tensor([width]))[0].max())
+        widths = [0, 0] if own is None else [own.signals.shape[1], own.features.shape[1]]
+        width, num_features = gather_rows(torch.tensor([widths]))[0].amax(0).tolist()
         if not width:
             return None
         if own is None:
             none = torch.empty(0, dtype=torch.int64)
-            own = WindowRows(torch.empty(0, width), none, none, none)
+            empty = torch.empty(0, width), torch.empty(0, num_features)
+            own = WindowRows(*empty, none, none, none)
         return WindowRows(*gather_rows(*own))
 
-    def _trimmed(self, rows: WindowRows, step: int) -> WindowRows:
-        stays = rows.step > step - self._num_steps
-        for kinds in ((POOL,), (TRUSTED, HELD_BACK)):
-            of_kind = torch.isin(rows.kind, torch.tensor(kinds)) & stays
-            newest = of_kind.nonzero().squeeze(1)[-self._max_rows :]
-            stays = stays & ~of_kind
-            stays[newest] = True
-        return rows.at(stays)
+    def _trimmed(self, rows: WindowRows) -> WindowRows:
+        is_pool, newest = rows.kind == POOL, int(rows.step.max())
+        seen = rows.step[~is_pool].sort(descending=True).values
+        first = newest - self._num_steps + 1
+        if self._least_trusted > len(seen):
+            first = 0
+        elif self._least_trusted:
+            first = min(first, int(seen[self._least_trusted - 1]))
+        first = max(first, int(rows.step.min()))
+        num_steps = newest - first + 1
+        stride = 2 ** math.ceil(math.log2(max(1, num_steps / self._max_rows)))
+        of_step = ~is_pool | (rows.step % stride == 0) | (rows.step == newest)
+        stays = rows.at((rows.step >= first) & of_step)
+        return _thinned(stays, self._max_rows // math.ceil(num_steps / stride))
+
+
+def _thinned(rows: WindowRows, most: int) -> WindowRows:
+    """At most so many rows of each step, of the trusted ones and of the others, the first ones."""
+    group = 2 * rows.step + (rows.kind == POOL)
+    order = group.argsort(stable=True)
+    _, group_of, sizes = torch.unique_consecutive(
+        group[order], return_inverse=True, return_counts=True
+    )
+    place = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[group_of]
+    stays = torch.empty(len(order), dtype=torch.bool)
+    stays[order] = place < most
+    return rows.at(stays)
 
 
 def _joined(parts: list[WindowRows]) -> WindowRows | None:
@@ -118,15 +148,20 @@ def _joined(parts: list[WindowRows]) -> WindowRows | None:
 def _checked(columns: list[Tensor] | None) -> WindowRows | None:
     if columns is None:
         return None
+    if len(columns) != len(WindowRows._fields):
+        raise CheckpointError(
+            f"the rows that the trusted reward learns from have {len(columns)} columns; expected "
+            f"{len(WindowRows._fields)}: the state is of another version of data_agent. Begin the "
+            "run anew, or go on with the version that saved it."
+        )
     rows = WindowRows(*columns)
     size = len(rows.kind)
     whole = (rows.classes, rows.kind, rows.step)
+    shown = (rows.signals, rows.features)
     if (
-        rows.signals.dtype != torch.float32
-        or rows.signals.ndim != 2
-        or len(rows.signals) != size
+        any(c.dtype != torch.float32 or c.ndim != 2 or len(c) != size for c in shown)
         or any(c.dtype != torch.int64 or c.shape != (size,) for c in whole)
-        or not rows.signals.isfinite().all()
+        or not all(c.isfinite().all() for c in shown)
         or (size and not (int(rows.kind.min()) >= 0 and int(rows.kind.max()) <= HELD_BACK))
     ):
         raise CheckpointError("the rows that the trusted reward learns from are damaged.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 import unicodedata
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import InputError
-from data_agent.runtime.names import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +66,21 @@ def _first(found: Sequence[str], rows: datasets.Dataset, wanted: str | None, wha
     if wanted in types:
         problem = f"the column {wanted!r} does not fit"
     elif wanted is not None:
-        problem, close = f"there is no column {wanted!r}", did_you_mean(wanted, types)
+        problem, close = f"there is no column {wanted!r}", did_you_mean(wanted, list(types))
     columns = ", ".join(
         f"{name} ({kind.dtype if isinstance(kind, datasets.Value) else type(kind).__name__})"
         for name, kind in types.items()
     )
     hint = " (of pairs of texts both: --text-column ONE,OTHER)" if what == "text" else ""
     raise InputError(
-        f"{problem}: the data has {columns}.{close} Name one with --{what}-column{hint}."
+        f"{problem}: the data has {columns}. {close}Name one with --{what}-column{hint}."
     )
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """A question with the nearest of the names, or nothing."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {close[0]}? " if close else ""
 
 
 class Labels(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, cast
 import datasets
 
 from data_agent.errors import InputError
-from data_agent.runtime.names import did_you_mean
+from data_agent_lab.data.labels import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def _load(data: str, kinds: Mapping[str, str], forms: str, flag: str) -> object:
         if looks_local or data.endswith(tuple(kinds)):
             beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             close = did_you_mean(path.name, beside)
-            raise InputError(f"{flag} {data} does not exist.{close} {forms}")
+            raise InputError(f"{flag} {data} does not exist. {close}{forms}")
         name, _, configuration = data.partition(":")
         return datasets.load_dataset(name, name=configuration or None)
     if is_saved(path):

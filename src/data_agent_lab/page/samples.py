@@ -15,8 +15,8 @@ from data_agent.runtime.files import check_no_link
 SAMPLES = "samples.parquet"  # in a run's folder, one row a sample
 MOST_SHOWN = 18  # of a group
 Columns = Mapping[str, np.ndarray]
-"""`[N]` each: index; where there are such, visits, loss, margin, score, suspected, label and
-suggested_label, in floating point with NaN where a sample has none."""
+"""`[N]` each: index; where there are such, visits, loss, margin, trusted, score, suspected, label
+and suggested_label, in floating point with NaN where a sample has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,13 @@ def _never_believed(columns: Columns) -> Group | None:
     )
 
 
+def _to_choose(columns: Columns) -> tuple[np.ndarray, str]:
+    """Places of the samples that a method may choose, and which it may not in a sentence."""
+    is_trusted = columns.get("trusted", np.zeros(len(columns["index"]))) > 0
+    words = " Trusted rows, which are in every epoch, are left out." if is_trusted.any() else ""
+    return np.flatnonzero(~is_trusted), words
+
+
 _LIKE_TRUSTED = "Most like trusted rows", "What trusted rows taught the agent to choose."
 _SCORED = "Scored highest", "What the method would choose first."
 
@@ -97,21 +104,27 @@ _SCORED = "Scored highest", "What the method would choose first."
 def _scored_highest(columns: Columns, words: tuple[str, str]) -> Group | None:
     if "score" not in columns:
         return None
-    rows = np.flatnonzero(np.isfinite(columns["score"]))
-    if len(np.unique(columns["score"][rows])) < 2:
+    (title, note), (rows, left_out) = words, _to_choose(columns)
+    score = columns["score"][rows]
+    rows, score = rows[np.isfinite(score)], score[np.isfinite(score)]
+    if len(np.unique(score)) < 2:
         return None
-    order = np.argsort(-columns["score"][rows], kind="stable")
-    return Group(*words, rows[order])
+    return Group(title, note + left_out, rows[np.argsort(-score, kind="stable")])
 
 
 def _by_visits(columns: Columns) -> list[Group]:
-    visits = columns.get("visits", np.zeros(0))
-    if not len(visits) or visits.min() == visits.max():
+    if "visits" not in columns:
+        return []
+    rows, left_out = _to_choose(columns)
+    visits = columns["visits"][rows]
+    if len(np.unique(visits)) < 2:
         return []
     # Of equally many visits those that say most come first: the highest score, the lowest.
-    score = np.nan_to_num(columns.get("score", columns.get("margin", np.zeros(len(visits)))))
-    most, least = np.lexsort((-score, -visits)), np.lexsort((score, visits))
+    telling = columns.get("score", columns.get("margin", np.zeros(len(columns["index"]))))
+    score = np.nan_to_num(telling[rows])
+    most, least = rows[np.lexsort((-score, -visits))], rows[np.lexsort((score, visits))]
+    highest, lowest = f"{visits.max():,.0f}", f"{visits.min():,.0f}"
     return [
-        Group("Chosen most", f"Up to {visits.max():,.0f} visits in training.", most),
-        Group("Chosen least", f"As few as {visits.min():,.0f} visits in training.", least),
+        Group("Chosen most", f"Up to {highest} visits in training.{left_out}", most),
+        Group("Chosen least", f"As few as {lowest} visits in training.{left_out}", least),
     ]

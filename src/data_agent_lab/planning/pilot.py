@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_agent.labels import LabelRules
 from data_agent_lab.methods import FULL_SHORT, RANDOM
 from data_agent_lab.planning.advice import LABEL_AWARE, Pilot
 from data_agent_lab.progress import Progress, never, silent
-from data_agent_lab.recipes import Recipe, RunConfig
+from data_agent_lab.recipes import Recipe, RunConfig, TextRecipe
 from data_agent_lab.runs.folder import open_run
 from data_agent_lab.runs.result import metric_of
 from data_agent_lab.runs.samples import SAMPLES, read_columns
@@ -46,25 +47,44 @@ def methods_of(data: Any) -> list[str]:
 def shortened(recipe: Recipe, data: Any, *, keep_ratio: float, runs: int) -> tuple[Recipe, Any]:
     """The recipe and the data of a pilot of so many runs, which together cost `COST`.
 
-    Fewer samples, the same for all, and fewer epochs. Where an epoch would have few steps, batches
-    are smaller, and the learning rate in proportion (Goyal et al. 2017).
+    Fewer samples, the same for all and as many of them trusted in proportion, and fewer epochs.
+    Where an epoch would have few steps, batches are smaller, and the learning rate in proportion
+    (Goyal et al. 2017).
     """
     num_samples, epochs = data.num_train, min(recipe.epochs, _EPOCHS)
     visits = COST * num_samples * recipe.epochs / (runs * keep_ratio)  # of all samples, in a run
     count = max(1, min(num_samples, round(visits / epochs)))
     epochs = max(epochs, min(recipe.epochs, int(visits / count)))
     batch = min(recipe.batch_size, max(_LEAST_BATCH, round(keep_ratio * count / _STEPS)))
+    num_trusted = _in_proportion(data.num_trusted, count, num_samples)
     order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(_PART_SEED))
+    is_behind = order >= num_samples - data.num_trusted
+    rows = [order[~is_behind][: count - num_trusted], order[is_behind][:num_trusted]]
     short = replace(
         recipe,
         epochs=epochs,
         batch_size=batch,
         learning_rate=recipe.learning_rate * batch / recipe.batch_size,
-        trusted_rows=round(recipe.trusted_rows * count / num_samples),
+        trusted_rows=_in_proportion(recipe.trusted_rows, count, num_samples),
         keep_index=None,  # the data are those that it keeps
         num_evaluations=1,
     )
-    return short, data.at(order[:count].sort().values.numpy())
+    return short, _part(recipe, data, torch.cat(rows).sort().values)
+
+
+def _in_proportion(num_trusted: int, count: int, num_samples: int) -> int:
+    """Of the trusted samples those of a part; no more, so that they leave as much room."""
+    return min(num_trusted, max(1, num_trusted * count // num_samples))
+
+
+def _part(recipe: Recipe, data: Any, rows: Tensor) -> Any:
+    """These samples alone, int64 `[M]` ascending; `at` keeps trusted ones that come last."""
+    last = data.num_train - data.num_trusted
+    behind = rows[rows >= last] - last
+    if not isinstance(recipe, TextRecipe):
+        return replace(replace(data, num_trusted=0).at(rows), num_trusted=len(behind))
+    trusted = None if data.trusted is None else data.trusted.select(behind.tolist())
+    return replace(data.at(rows.numpy()), trusted=trusted)
 
 
 def run_pilot(

@@ -21,6 +21,7 @@ from data_agent import (
     make_selector,
     selection_loader,
 )
+from data_agent.baselines.refreshed import Refreshed
 from data_agent.errors import DataAgentWarning, InputError
 from data_agent.labels import LabelRules
 from data_agent.methods import method_class
@@ -28,6 +29,7 @@ from data_agent_lab.detection_recipe import DetectionRecipe
 from data_agent_lab.methods import (
     FULL,
     FULL_SHORT,
+    RANDOM,
     check_fits_boxes,
     check_fits_language,
     check_not_refreshed,
@@ -36,15 +38,17 @@ from data_agent_lab.methods import (
     needs,
 )
 from data_agent_lab.planning.advice import LABEL_AWARE, Facts
-from data_agent_lab.planning.facts import facts_of
+from data_agent_lab.planning.facts import facts_of, num_trusted_of
 from data_agent_lab.recipes import PromptRecipe, RunConfig, TextRecipe
-from data_agent_lab.training.plan import plan_run
+from data_agent_lab.training.plan import Plan, plan_run
 
 _FEW_STEPS = 100
 _FEW_OF_A_CLASS = 10
 _FEATURES = 64  # of a made-up model; what a policy keeps depends little on it
 _MOST_WITH_NUMBERS = 10_000_000  # samples; of more a selector does not remember what each showed
-_SIZE = 4096  # samples of the selectors that memory is measured by
+_BATCHES = 128  # of the selectors that memory is measured by: more than any keeps as they came
+_BATCH_SIZES = (8, 128)  # of these; larger ones take too long
+_FEWEST = 64  # samples of these
 _LEAST_KEPT = 0.3  # the smallest keep ratio of a stored comparison
 _NAMES = {"warm-up": "first pass", "selected": "selection", "final": "final phase"}
 
@@ -56,19 +60,24 @@ class Phase:
     name: str
     first: int  # epoch, from 1 on
     last: int
-    num_unselected: int  # samples in each of its epochs: whatever comes
-    num_explored: int  # drawn uniformly
-    num_selected: int  # chosen by the method
+    num_trusted: int  # samples in each of its epochs: whatever the method thinks of them
+    num_unselected: int  # whatever comes
+    num_explored: int  # drawn uniformly of all, so that trusted ones can be among them
+    num_selected: int  # chosen by the method, at least where trusted ones are drawn besides
 
     def in_words(self) -> str:
         """Its epochs, and what each of them is made of."""
         epochs = f"epoch {self.first}" if self.first == self.last else f"{self.first}-{self.last}"
+        is_shared = self.num_trusted and not self.num_selected
+        can_repeat = self.num_trusted and self.num_explored + self.num_unselected
         parts = (
-            (self.num_unselected, "of all samples in turn"),
-            (self.num_explored, "drawn uniformly"),
-            (self.num_selected, "chosen"),
+            (self.num_trusted, "{} trusted"),
+            (self.num_unselected, f"{{}} of all {'other ' if is_shared else ''}samples in turn"),
+            (self.num_explored, "{} drawn uniformly"),
+            (self.num_selected, "at least {} chosen" if can_repeat else "{} chosen"),
         )
-        return f"{self.name}, {epochs}: {', '.join(f'{n:,} {what}' for n, what in parts if n)}"
+        made_of = (words.format(f"{count:,}") for count, words in parts if count)
+        return f"{self.name}, {epochs}: {', '.join(made_of)}"
 
 
 class Kept(NamedTuple):
@@ -85,6 +94,7 @@ class RunPlan:
     config: RunConfig[Any]
     facts: Facts
     num_samples: int
+    num_trusted: int  # of these
     phases: tuple[Phase, ...]
     num_steps: int  # of the optimizer, over which the learning rate is spread
     cost: float  # share of full training, without scores that are made beforehand
@@ -101,7 +111,8 @@ def plan_of(config: RunConfig[Any], data: Any) -> RunPlan:
         data: what `tasks.load_kept` gave for its recipe.
 
     Raises:
-        InputError: the method cannot run on these data, or the run is about prompts.
+        InputError: the method cannot run on these data or beside so many trusted samples, or the
+            run is about prompts.
     """
     recipe = config.recipe
     if isinstance(recipe, PromptRecipe):
@@ -116,85 +127,117 @@ def plan_of(config: RunConfig[Any], data: Any) -> RunPlan:
         check_fits_boxes(config.method)
     else:
         check_not_refreshed(config.method)
+    num_trusted = num_trusted_of(data, recipe)
     made = plan_run(config, num_samples=data.num_train)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DataAgentWarning)
-        schedule = _schedule(config, data.num_train)
+        schedule = _schedule(config, made, data.num_train, num_trusted)
     num_steps = made.max_steps
     if num_steps is None:
         num_steps = schedule.total_steps(accumulation=recipe.accumulation)
+    kept = None
+    if not needs(config.method):
+        kept = kept_by(
+            made,
+            num_samples=data.num_train,
+            num_trusted=num_trusted,
+            batch_size=recipe.batch_size,
+            facts=facts,
+        )
     told = [str(found.message) for found in caught]
     return RunPlan(
         config=config,
         facts=facts,
         num_samples=data.num_train,
-        phases=tuple(_phases(schedule)),
+        num_trusted=num_trusted,
+        phases=tuple(_phases(schedule, num_trusted)),
         num_steps=num_steps,
         cost=expected_cost(config.method, config.keep_ratio, epochs=recipe.epochs),
         is_bound=schedule.kind == "floating",
-        kept=None if needs(config.method) else kept_by(made.selector, data.num_train, facts),
+        kept=kept,
         warnings=(*told, *_warnings(config, facts, schedule, num_steps)),
     )
 
 
-def _schedule(config: RunConfig[Any], num_samples: int) -> SelectionSchedule:
+def _schedule(
+    config: RunConfig[Any], made: Plan, num_samples: int, num_trusted: int
+) -> SelectionSchedule:
     """The schedule as a loader delivers it."""
     method, batch_size = config.method, config.recipe.batch_size
-    made = plan_run(config, num_samples=num_samples)
-    budget: dict[str, Any] = {
-        "num_samples": num_samples,
-        "epochs": made.epochs,
-        "keep_ratio": made.keep_ratio,
-    }
+    options: dict[str, Any] = {"trusted": range(num_trusted)} if num_trusted else {}
+    name = made.selector
+    if needs(method):  # what is still to be made; its schedule is that of any method
+        name, options["schedule"] = RANDOM, method_class(method).default_schedule
     if is_batch_selector(method):  # a pool, which leaves it a batch
         batch_size = round(batch_size / config.keep_ratio)
-    if needs(method):
-        schedule = SelectionSchedule(**budget, kind=method_class(method).default_schedule)
-    else:
-        schedule = make_selector(made.selector, **budget).schedule
-    return schedule.for_loader(batch_size, world=1, drop_last=False)
+    selector = make_selector(
+        name, num_samples=num_samples, epochs=made.epochs, keep_ratio=made.keep_ratio, **options
+    )
+    selector.use_loader(batch_size)
+    return selector.schedule
 
 
-def _phases(schedule: SelectionSchedule) -> Iterator[Phase]:
+def _phases(schedule: SelectionSchedule, num_trusted: int) -> Iterator[Phase]:
     """The epochs, those that are alike as one."""
     for plan, alike in groupby(range(schedule.epochs), key=schedule.plan):
         epochs = list(alike)
+        trusted = 0 if plan.phase == "warm-up" else num_trusted  # in a pass over all, once as all
+        is_shared = not plan.num_selected
         yield Phase(
             name="all alike" if schedule.kind == "uniform" else _NAMES[plan.phase],
             first=epochs[0] + 1,
             last=epochs[-1] + 1,
-            num_unselected=plan.num_unselected,
+            num_trusted=trusted,
+            num_unselected=plan.num_unselected - (trusted if is_shared else 0),
             num_explored=plan.num_explored,
-            num_selected=plan.num_selected,
+            num_selected=0 if is_shared else max(0, plan.num_selected - trusted),
         )
 
 
-def kept_by(name: str, num_samples: int, facts: Facts) -> Kept:
-    """What a selector of so many samples keeps, from two small ones: what differs is by sample."""
-    is_kept = num_samples <= _MOST_WITH_NUMBERS
-    sizes = [
-        _state_bytes(
-            make_selector(
-                name, num_samples=n, epochs=16, keep_ratio=0.5, sample_statistics=is_kept
-            ),
-            facts.num_classes,
-        )
-        for n in (_SIZE, 2 * _SIZE)
-    ]
-    by_sample = (sizes[1] - sizes[0]) / _SIZE
-    return Kept(by_sample, round(sizes[0] - by_sample * _SIZE))
+def kept_by(
+    made: Plan, *, num_samples: int, num_trusted: int, batch_size: int, facts: Facts
+) -> Kept:
+    """What a selector keeps, from small ones, of which one has as many samples where these are few.
+
+    What two differ by that had more batches than any keeps as they came is by sample.
+    """
+    least, most = _BATCH_SIZES
+    batch_size = min(max(batch_size, least), most)
+    budget: dict[str, Any] = {"epochs": 16, "keep_ratio": max(0.5, made.keep_ratio)}
+    budget["sample_statistics"] = num_samples <= _MOST_WITH_NUMBERS
+
+    def measured(size: int) -> int:
+        if num_trusted:
+            budget["trusted"] = range(max(1, num_trusted * size // num_samples))
+        selector = make_selector(made.selector, num_samples=size, **budget)
+        return _state_bytes(selector, batch_size, facts.num_classes)
+
+    large = _BATCHES * batch_size
+    size, large_bytes = min(max(num_samples, _FEWEST), large), measured(large)
+    by_sample = (measured(2 * large) - large_bytes) / large
+    fixed = (large_bytes if size == large else measured(size)) - by_sample * size
+    return Kept(by_sample, max(0, round(fixed)))
 
 
-def _state_bytes(selector: Selector, num_classes: int) -> int:
-    """Bytes of a new selector's state at the end of its second epoch, the most that it keeps."""
+def _state_bytes(selector: Selector, batch_size: int, num_classes: int) -> int:
+    """Bytes of a selector's state at the end of an epoch, behind the first pass over all samples.
+
+    By then as many batches came as it ever keeps, if it has so many.
+    """
     dataset = TensorDataset(torch.arange(selector.schedule.num_samples))
-    loader = selection_loader(dataset, selector, batch_size=_SIZE // 8)
-    for _ in zip(range(2), selector.epochs(), strict=False):
+    loader = selection_loader(dataset, selector, batch_size=batch_size)
+    num_batches = 0
+    for epoch in selector.epochs():
         for _, index in loader:
             rows = index
             if isinstance(selector, BatchSelector):
                 rows = index[selector.select_batch(_made_up(index, num_classes)).cpu()]
             selector.observe(_made_up(rows, num_classes))
+            num_batches += 1
+        if isinstance(selector, Refreshed) and selector.is_due(epoch + 1):
+            selector.refresh(torch.linspace(0, 1, selector.schedule.num_samples))
+        if epoch and num_batches >= _BATCHES:
+            break
     return bytes_in(selector.state_dict())
 
 

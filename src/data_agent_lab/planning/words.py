@@ -16,11 +16,13 @@ def in_words(plan: RunPlan, time: TaskDuration | None) -> Iterator[str]:
     """Lines: the budget, the phases, the learning rate, memory, time, and warnings."""
     config, recipe = plan.config, plan.config.recipe
     classes = f" of {plan.facts.num_classes:,} classes" if plan.facts.num_classes else ""
+    trusted = f", {plan.num_trusted:,} of them trusted" if plan.num_trusted else ""
     most = "at most " if plan.is_bound else ""
     visits = f"{most}{plan.cost * plan.num_samples * recipe.epochs:,.0f} visits"
+    steps = f"{most}{plan.num_steps:,} optimizer steps"
     yield (
-        f"{config.method} on {plan.num_samples:,} training samples{classes}: the cost of {visits}, "
-        f"{100 * plan.cost:.1f} % of full training, in {most}{plan.num_steps:,} optimizer steps."
+        f"{config.method} on {plan.num_samples:,} training samples{classes}{trusted}: the cost of "
+        f"{visits}, {100 * plan.cost:.1f} % of full training, in {steps}."
     )
     yield from (f"  {phase.in_words()}" for phase in plan.phases)
     yield f"Learning rate: up to {recipe.learning_rate:g}, spread over these steps."

@@ -140,6 +140,25 @@ def test_samples_worth_a_look_by_hand() -> None:
     assert groups_of(same) == []
 
 
+def test_trusted_rows_are_no_examples_of_what_was_chosen() -> None:
+    shown = groups_of(columns(trusted=[1.0, 0.0, 1.0, 0.0]), has_trusted=True)
+    assert {group.title: group.rows.tolist() for group in shown} == {
+        "Never believed": [2, 1],  # a trusted label can be wrong too
+        "Most like trusted rows": [3, 1],
+        "Chosen most": [3, 1],
+        "Chosen least": [1, 3],
+    }
+    assert [group.note for group in shown[1:]] == [
+        "What trusted rows taught the agent to choose. Trusted rows, which are in every epoch, are "
+        "left out.",
+        "Up to 5 visits in training. Trusted rows, which are in every epoch, are left out.",
+        "As few as 1 visits in training. Trusted rows, which are in every epoch, are left out.",
+    ]
+    assert not any("left out" in group.note for group in groups_of(columns()))
+    alike = columns(visits=[9, 5, 9, 5], trusted=[1.0, 0.0, 1.0, 0.0], score=None, margin=None)
+    assert groups_of(alike) == []
+
+
 def pictures(true_labels: list[int]) -> Any:
     images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     labels = torch.tensor(true_labels)

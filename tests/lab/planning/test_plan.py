@@ -121,7 +121,7 @@ def test_a_pilot_is_short_and_costs_what_it_says(data: Any) -> None:
     visits = 8 * 0.5 * part.num_train * recipe.epochs
     assert visits == pytest.approx(COST * data.num_train * 60, rel=0.05)
     assert recipe.epochs == 8
-    assert recipe.trusted_rows == round(40 * part.num_train / 448)
+    assert recipe.trusted_rows == 40 * part.num_train // 448
     assert (recipe.batch_size, recipe.learning_rate) == (16, 0.05)  # in proportion
     long, every = shortened(replace(run, epochs=400), data, keep_ratio=0.5, runs=8)
     assert every.num_train == 448

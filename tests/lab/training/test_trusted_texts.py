@@ -12,6 +12,8 @@ import torch
 
 from data_agent.errors import DataAgentError, DataAgentWarning
 from data_agent_lab.data.texts import load_language
+from data_agent_lab.planning.pilot import shortened
+from data_agent_lab.planning.plan import plan_of
 from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.results.report import summarise
 from data_agent_lab.results.tables import describe
@@ -116,6 +118,12 @@ def test_every_method_has_them_in_each_epoch_behind_the_first_pass_and_the_repor
     num_trusted = result["num_trusted_rows"]
     assert num_trusted == 8 or (recipe.packing and 0 < num_trusted < 8)
     assert result["num_noisy_labels"] == round(recipe.label_noise * (SIZE - 8))
+    plan = plan_of(config, data)
+    assert plan.num_trusted == plan.phases[-1].num_trusted == 8
+    if not recipe.packing:  # a plan knows no packs
+        assert (plan.num_samples, plan.num_steps) == (SIZE, result["num_steps"])
+    _, part = shortened(recipe, data, keep_ratio=0.5, runs=1)
+    assert (part.num_train, part.num_trusted) == (SIZE // 2, 4)
     (task,) = summarise(tmp_path).tasks
     assert f"{num_trusted} of them trusted; every method had these" in describe(task)
     engine = engine_of(tmp_path, recipe, method)

@@ -75,9 +75,8 @@ def check_room(num_trusted: int, schedule: SelectionSchedule) -> None:
     """
     if schedule.kind == "floating":
         raise InputError(
-            "the epochs of a floating schedule have as many samples as its method wants, without "
-            "room of their own for trusted rows. Take a method of a fixed budget (infobatch in "
-            "place of infobatch-published), or leave trusted rows out."
+            "a floating schedule has no room of its own for trusted rows. Take a method with an "
+            "exact budget (infobatch in place of infobatch-published), or leave trusted rows out."
         )
     if num_trusted > MOST_OF_AN_EPOCH * schedule.num_kept:
         raise InputError(

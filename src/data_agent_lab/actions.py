@@ -31,6 +31,7 @@ from data_agent_lab.runs.result import reached_in_words
 from data_agent_lab.runs.tracking import check_tracker
 from data_agent_lab.tasks import load_kept, load_task, suite_recipes
 from data_agent_lab.terminal import progress_and_log, stdout, stop_requests
+from data_agent_lab.training.plan import check_trusted, sizes
 from data_agent_lab.training.ranks import (
     choose_device,
     is_restart,
@@ -93,6 +94,7 @@ def _train(command: Train[Any], argv: Sequence[str]) -> int:
     with nullcontext(silent) if rank() else progress_and_log(logging.INFO) as progress:
         with failing_together():
             data = load_task(recipe, progress)
+            check_trusted([config], *sizes(recipe, data))
         with (
             open_run_together(output, config.flat(), resume=resume) as folder,
             stop_requests(deadline) as should_stop,

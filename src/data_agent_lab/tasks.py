@@ -319,7 +319,11 @@ def load_kept(
     recipe: Recipe, progress: Progress = silent
 ) -> ImageData | LanguageData | DetectionData:
     """As `load_task`, with the training samples only that a run of the recipe trains on."""
-    data: Any = load_task(recipe, progress)
+    return kept(recipe, load_task(recipe, progress))
+
+
+def kept(recipe: Recipe, data: Any) -> Any:
+    """Of a recipe's loaded data what a run trains on."""
     if recipe.keep_index is None:
         return data
     from data_agent_lab.runs.samples import read_index  # imports pyarrow

@@ -514,6 +514,19 @@ def test_with_trusted_rows_weights_are_sfttrainers_and_resumed_it_ends_the_same(
     assert torch.equal(weights(resumed), weights(whole))
 
 
+def test_trusted_rows_may_be_a_list_and_what_are_no_rows_is_refused(tmp_path):
+    args = partial(arguments, tmp_path)
+    listed = build(Ours, llama(), args(), texts(), trusted_dataset=trusted().to_list())
+    table = build(Ours, llama(), args(), texts(), trusted_dataset=trusted())
+    assert listed.train_dataset[:] == table.train_dataset[:]
+    for data, says in (
+        (datasets.DatasetDict({"train": trusted()}), "trusted data are a DatasetDict of 'train'"),
+        (trusted().to_iterable_dataset(), r"trusted data are a stream .*list first: list\(data\)"),
+    ):
+        with pytest.raises(InputError, match=says):
+            build(Ours, llama(), args(), texts(), trusted_dataset=data)
+
+
 def test_under_packing_trusted_rows_are_packs_of_their_own(tmp_path, caplog):
     args = arguments(tmp_path, **{**PACKED, "per_device_train_batch_size": 2})
     with caplog.at_level("INFO", logger="data_agent"):

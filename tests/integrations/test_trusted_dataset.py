@@ -156,7 +156,12 @@ def test_a_selector_that_was_built_before_must_know_them(tmp_path):
         ({"trusted_dataset": Trusted(size=16)}, "16 rows are trusted, more than half of an epoch"),
         ({"trusted_dataset": Trusted(size=0)}, "trusted data are empty"),
         ({"trusted_dataset": [(1, 2)]}, "a tuple of 2, one of the training data a mapping of"),
-        ({"data": table(Texts()).to_iterable_dataset()}, "train_dataset is IterableDataset"),
+        ({"data": table(Texts()).to_iterable_dataset()}, "training data are a stream"),
+        ({"trusted_dataset": table(Trusted()).to_iterable_dataset()}, r"trusted data are a stream"),
+        (
+            {"trusted_dataset": datasets.DatasetDict({"a": table(Trusted())})},
+            "a DatasetDict of 'a'",
+        ),
     ],
 )
 def test_what_cannot_be_trusted_is_refused_before_training(options, says, tmp_path):
@@ -186,7 +191,7 @@ def test_tables_become_one_table_where_their_columns_mean_the_same(tmp_path):
     classes = data.cast_column("labels", named())
     assert joined(classes, trusted).features["labels"] == named()
     other = trusted.cast_column("labels", datasets.ClassLabel(names=["b", "a", "c"]))
-    with pytest.raises(InputError, match=r"counts the classes \['b', 'a', 'c'\], .*cast_column"):
+    with pytest.raises(InputError, match="count the class 'b' as 0, the training data as 1"):
         joined(classes, other)
     with pytest.raises(InputError, match=r"mapping of .*source"):
         joined(data, trusted.add_column("source", ["a"] * NUM_TRUSTED))
@@ -195,6 +200,85 @@ def test_tables_become_one_table_where_their_columns_mean_the_same(tmp_path):
         joined(classes, unlike)
     seen = data.with_transform(lambda batch: {**batch, "input_ids": batch["input_ids"]})
     assert not isinstance(joined(seen, trusted), datasets.Dataset)  # which would lose it
+
+
+def classes(column, *names):
+    """Four rows of one class each, or of a list of classes in a table, by their names."""
+    kind = datasets.ClassLabel(names=list(names))
+    numbers = [kind.str2int(name) for name in ("cat", "dog", "cat", "ewe")]
+    rows = {
+        "labels": (numbers, kind),
+        "tags": ([[number, 0] for number in numbers], datasets.List(kind)),
+        "objects": ([{"tags": [{"kind": n}]} for n in numbers], {"tags": [{"kind": kind}]}),
+    }
+    values, kind = rows[column]
+    return datasets.Dataset.from_dict({column: values}, features=datasets.Features({column: kind}))
+
+
+@pytest.mark.parametrize("column", ["labels", "tags", "objects"])
+def test_classes_that_are_counted_differently_are_refused_wherever_they_are(column, tmp_path):
+    train, trusted = classes(column, "cat", "dog", "ewe"), classes(column, "ewe", "dog", "cat")
+    place = {"labels": "labels", "tags": r"tags\[\]", "objects": r"objects\.tags\[\]\.kind"}
+    says = rf"column '{place[column]}' the trusted data count the class 'ewe' as 0, .* as 2"
+    for data in (train, train.with_format("torch"), train.add_column("id", range(4))):
+        with pytest.raises(InputError, match=says) as refused:
+            Ours(
+                model=bert(), args=arguments(tmp_path), train_dataset=data, trusted_dataset=trusted
+            )
+        with pytest.raises(InputError, match=says):
+            append_trusted(data, trusted)
+    assert f"cast_column('{column}', train.features['{column}'])" in str(refused.value)
+    append_trusted(train, trusted.cast_column(column, train.features[column]))
+
+
+def test_classes_are_counted_alike_as_the_messages_say():
+    train, trusted = classes("labels", "cat", "dog", "ewe"), classes("labels", "ewe", "dog", "cat")
+    names = train.features["labels"].names
+    trusted = trusted.align_labels_with_mapping({n: i for i, n in enumerate(names)}, "labels")
+    joined, rows = append_trusted(train, trusted)
+    assert [joined[i]["labels"] for i in rows] == [0, 1, 0, 2]
+    train, trusted = classes("tags", "cat", "dog", "ewe"), classes("tags", "ewe", "dog", "cat")
+    old, new = (data.features["tags"].feature for data in (trusted, train))
+    trusted = trusted.map(
+        lambda row: {"tags": new.str2int(old.int2str(row["tags"]))}, features=train.features
+    )
+    joined, rows = append_trusted(train, trusted)
+    assert [joined[i]["tags"] for i in rows] == [[0, 2], [1, 2], [0, 2], [2, 2]]
+
+
+def test_classes_that_the_training_data_do_not_have_are_refused():
+    train, trusted = (
+        classes("labels", "cat", "dog", "ewe"),
+        classes("labels", "cat", "dog", "ewe", "fox"),
+    )
+    says = r"count the class 'fox' as 3, the training data have no such class.*leave out rows"
+    with pytest.raises(InputError, match=says):
+        append_trusted(train, trusted)
+    append_trusted(trusted, train)  # of which all numbers mean the same
+
+
+class Counting(Texts):
+    """Is told of epochs, as data are that draw others in each."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.epochs = []
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+
+def test_epochs_are_told_to_the_training_data_behind_which_trusted_rows_are(tmp_path):
+    alone, joined = Counting(), Counting()
+    train(bert(), alone, arguments(tmp_path))
+    train(bert(), joined, arguments(tmp_path), trusted_dataset=Trusted())
+    assert joined.epochs == alone.epochs != []
+
+
+def test_rows_of_a_stream_are_trusted_as_the_message_says(tmp_path):
+    stream = table(Trusted()).to_iterable_dataset()
+    ours = train(bert(), table(Texts()), arguments(tmp_path), trusted_dataset=list(stream))
+    assert all(epoch >= ROWS for epoch in chosen_epochs(ours))
 
 
 def test_rows_of_the_evaluation_are_warned_of(tmp_path):

@@ -354,6 +354,31 @@ def test_a_comparison_with_another_recipe_is_refused_before_it_trains(
     assert "learning_rate 0.1 there, 0.25 now" in capsys.readouterr().err
 
 
+def test_trusted_rows_without_room_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", *SMALL, "--output", str(tmp_path / "run"), "--trusted-rows"]
+    assert main([*argv, "200"]) == 2
+    assert "--trusted-rows is 200; half of each class" in capsys.readouterr().err
+    assert main([*argv, "20"]) == 2
+    says = "digits: data-agent cannot be trained with --trusted-rows 20: 20 rows are trusted, more"
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    argv = ["compare", *SMALL, "--seeds", "2", "--output", str(tmp_path / "all"), "--jobs", "1"]
+    methods = "random,data-agent,data-agent-in-batch,infobatch-published,class-balanced-random"
+    argv += ["--methods", methods, "--keep-ratios", "0.5,0.2", "--trusted-rows", "10"]
+    assert main(argv) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "cannot be trained" in line]
+    assert len(lines) == 5
+    for method, says in (
+        ("data-agent-in-batch", "chooses inside each batch"),
+        ("infobatch-published", "infobatch in place of infobatch-published"),
+        ("random", "10 rows are trusted, more than half of an epoch of 13"),
+    ):
+        assert any(f"{method} cannot be trained" in line and says in line for line in lines)
+    assert not (tmp_path / "all").exists()
+
+
 def test_a_method_of_ones_own_is_found_from_where_the_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,15 @@
 """An agent with trusted rows in a plain loop: what it chooses, its budget, what it refuses."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 
 from data_agent import DataAgent, DataAgentConfig, make_selector, selection_loader
-from data_agent.errors import InputError
+from data_agent.errors import CheckpointError, InputError
 from data_agent.trusted import TrustedConfig
 
 NUM_SAMPLES, NUM_CLASSES, NUM_TRUSTED = 1200, 4, 60
@@ -122,9 +125,10 @@ def test_classes_that_trusted_rows_hold_more_often_are_chosen_more_often():
     ("trusted", "says"),
     [
         ([], "at least one row"),
-        (torch.ones(NUM_SAMPLES, dtype=torch.bool), "mask.nonzero"),
+        (torch.ones(NUM_SAMPLES, dtype=torch.bool), r"torch.as_tensor\(mask\).nonzero"),
+        ([int(i < 9) for i in range(NUM_SAMPLES)], r"1200 zeros and ones, a mask .*\.nonzero"),
         ([0.5], "whole numbers"),
-        ([0, NUM_SAMPLES], "ConcatDataset"),
+        ([0, NUM_SAMPLES], "append_trusted"),
         ([3, 3], "twice"),
         (range(400), "more than half of an epoch"),
     ],
@@ -132,6 +136,34 @@ def test_classes_that_trusted_rows_hold_more_often_are_chosen_more_often():
 def test_rows_that_cannot_be_trusted_are_refused(trusted, says):
     with pytest.raises(InputError, match=says):
         DataAgent(NUM_SAMPLES, EPOCHS, trusted=trusted)
+
+
+@pytest.mark.parametrize(
+    "trusted",
+    [
+        TensorDataset(torch.zeros(4, 3), torch.zeros(4)),
+        {3, 4},
+        slice(3, 9),
+        (i for i in range(9)),
+        "3, 4",
+        ["3", "4"],
+        [None],
+    ],
+)
+def test_what_holds_no_positions_is_refused_by_its_kind(trusted):
+    says = rf"trusted is a {type(trusted).__name__}, .*train_set, rows = append_trusted"
+    with pytest.raises(InputError, match=says):
+        DataAgent(NUM_SAMPLES, EPOCHS, trusted=trusted)
+
+
+def test_positions_may_come_as_whatever_holds_whole_numbers():
+    marks = [i in (3, 4) for i in range(NUM_SAMPLES)]
+    for mask in (marks, np.array(marks), torch.tensor(marks), torch.tensor(marks).int()):
+        rows = torch.as_tensor(mask).nonzero().flatten()  # as the messages say
+        assert DataAgent(NUM_SAMPLES, EPOCHS, trusted=rows).trusted.nonzero().tolist() == [[3], [4]]
+    for rows in ((3, 4), range(3, 5), np.array([3, 4], dtype=np.uint16), [torch.tensor(3), 4]):
+        assert DataAgent(NUM_SAMPLES, EPOCHS, trusted=rows).trusted.sum() == 2
+    assert DataAgent(2, 8, keep_ratio=1.0, trusted=[1]).trusted.tolist() == [False, True]
 
 
 def test_batches_that_bring_other_things_are_refused():
@@ -148,19 +180,35 @@ def test_batches_that_bring_other_things_are_refused():
 
 @pytest.mark.parametrize(
     ("method", "says"),
-    [("selective-backprop", "inside each batch"), ("infobatch-published", "floating")],
+    [
+        ("selective-backprop", "inside each batch"),
+        ("infobatch-published", "infobatch in place of infobatch-published"),
+    ],
 )
 def test_methods_without_room_for_trusted_rows_refuse_them(method, says):
     keep_ratio = 1.0 if method == "infobatch-published" else 0.5
     with pytest.raises(InputError, match=says):
         make_selector(method, num_samples=100, epochs=8, keep_ratio=keep_ratio, trusted=range(9))
+    make_selector("infobatch", num_samples=100, epochs=8, keep_ratio=0.5, trusted=range(9))
 
 
 def test_a_state_of_other_trusted_rows_is_refused():
-    agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(60))
-    other = DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(1, 61))
-    with pytest.raises(Exception, match="trusted"):
-        other.load_state_dict(agent.state_dict())
+    def state_of(saved, other):
+        other = make_selector("random", **budget, trusted=other)
+        other.load_state_dict(make_selector("random", **budget, trusted=saved).state_dict())
+
+    budget = {"num_samples": NUM_SAMPLES, "epochs": EPOCHS, "keep_ratio": 0.5}
+    state_of(range(60), torch.arange(60))
+    with pytest.raises(
+        CheckpointError, match=r"had trusted rows, and here there are others \(pass"
+    ):
+        state_of(range(60), range(1, 61))
+    with pytest.raises(
+        CheckpointError, match=r"here there are none .*trusted=, .*trusted_dataset="
+    ):
+        state_of(range(60), None)
+    with pytest.raises(CheckpointError, match=r"without trusted rows, .*leave trusted= out"):
+        state_of(None, range(60))
 
 
 @pytest.mark.parametrize(
@@ -181,5 +229,25 @@ def test_settings_outside_their_range_are_named(name, value):
 def test_a_config_of_the_other_kind_is_refused():
     with pytest.raises(InputError, match="TrustedConfig"):
         DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(60), config=DataAgentConfig())
-    with pytest.raises(InputError, match="DataAgentConfig"):
+    with pytest.raises(
+        InputError, match=r"trusted= is missing\. Pass .*trusted=rows.*DataAgentConf"
+    ):
         DataAgent(NUM_SAMPLES, EPOCHS, config=TrustedConfig())
+
+
+def test_whose_label_is_doubtful_is_told_without_label_rules():
+    inputs, labels, is_wrong = wrong_labels()
+    agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(NUM_TRUSTED))
+    trained(agent, inputs, labels)
+    with pytest.raises(InputError, match=r"\"margin\".*\"suggested_label\".*'label-aware'"):
+        agent.suspects()
+    table = agent.table()
+    lowest = np.argsort(table["margin"])[:200]
+    assert is_wrong[lowest].float().mean() > 0.8
+    truth = (labels - is_wrong.long()) % NUM_CLASSES
+    assert (table["suggested_label"][lowest] == truth[lowest].numpy()).mean() > 0.8
+    rules: Any = make_selector(
+        "label-aware", num_samples=NUM_SAMPLES, epochs=EPOCHS, keep_ratio=0.5, trusted=range(60)
+    )
+    trained(rules, inputs, labels)
+    assert is_wrong[rules.suspects()].float().mean() > 0.8

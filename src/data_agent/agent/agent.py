@@ -22,6 +22,7 @@ from torch import Tensor
 from data_agent.agent.config import DataAgentConfig
 from data_agent.agent.policy import Policy
 from data_agent.agent.table import ActionTable, ParameterTable, SampleTable
+from data_agent.errors import InputError
 from data_agent.labels.ruled import RuledSelector
 from data_agent.labels.turns import Turns
 from data_agent.runtime import distributed
@@ -84,6 +85,11 @@ class DataAgent(RuledSelector):
         self.policy: Any
         """A Policy, or with trusted rows a TrustedPolicy."""
         if trusted is None:
+            if isinstance(config, TrustedConfig):
+                raise InputError(
+                    "config is a TrustedConfig, and trusted= is missing. Pass the positions of the "
+                    "trusted rows (trusted=rows); without such rows take a DataAgentConfig."
+                )
             self.config = DataAgentConfig() if config is None else config
             self.policy = Policy(self.config, seed=seed, keep_ratio=keep_ratio)
             budget.update(schedule=self.config.schedule, label_rules=self.config.label_rules)
@@ -170,6 +176,21 @@ class DataAgent(RuledSelector):
         As of the running epoch's beginning, when the last epoch's feedback was merged.
         """
         return self._table.expected_actions()
+
+    def suspects(self) -> Tensor:
+        """As `RuledSelector.suspects`.
+
+        Raises:
+            InputError: there are no label rules, as always with trusted rows.
+        """
+        if self.trusted is None:
+            return super().suspects()
+        raise InputError(
+            "with trusted rows there are no label rules, so no labels are remembered. Look at what "
+            'each label\'s probability was: table()["margin"] is lowest where another class was '
+            'much likelier, and table()["suggested_label"] names it. Or take '
+            "make_selector('label-aware', ..., trusted=rows), whose suspects() names samples."
+        )
 
     def sample_scores(self) -> Tensor:
         """As `expected_actions`."""

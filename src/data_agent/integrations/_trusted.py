@@ -13,27 +13,23 @@ from torch.utils.data import IterableDataset, Subset
 from data_agent.errors import InputError
 from data_agent.selecting.selector import Selector
 from data_agent.trusted.appended import append_trusted
+from data_agent.trusted.classes import check_same_classes
 from data_agent.trusted.overlap import warn_of_overlap
-
-_NEED = (
-    "trusted_dataset needs a map-style train_dataset, behind which its rows are appended, but "
-    "train_dataset is {}. Samples of a stream come once and have no positions: save it as a table "
-    "first, or leave trusted_dataset out."
-)
 
 
 def join_trusted(trainer: Any, trusted: Any) -> range:
     """Append trusted rows to a Trainer's training data; their positions.
 
     Raises:
-        InputError: the training data are a stream or not there, or the rows do not fit them.
+        InputError: one of the two is a stream or not there, or the rows do not fit.
     """
     data = trainer.train_dataset
-    if data is None or isinstance(data, IterableDataset):
-        raise InputError(_NEED.format("None" if data is None else type(data).__name__))
+    if are_alike := _are_alike(data, trusted):
+        check_same_classes(data, trusted)  # which a cast would rename
+        trusted = _cast(trusted, data.features)
     joined, rows = append_trusted(data, trusted)
-    if (table := _as_table(data, trusted)) is not None:
-        joined = table
+    if are_alike:  # one table, which Trainers know how to read
+        joined = sys.modules["datasets"].concatenate_datasets([data, trusted])
     trainer.train_dataset = joined
     return rows
 
@@ -44,9 +40,12 @@ def warn_of_evaluated(trainer: Any, selector: Selector) -> None:
     if selector.trusted is None or given is None:
         return
     trusted = Subset(trainer.train_dataset, selector.trusted.nonzero().flatten().tolist())
-    for part in cast("list[Any]", [*given.values()] if isinstance(given, Mapping) else [given]):
-        if isinstance(part, Sized) and not isinstance(part, IterableDataset):
-            warn_of_overlap(trusted, part)
+    parts = given if isinstance(given, Mapping) else {"": given}
+    is_stream = {
+        name: isinstance(part, IterableDataset) or not isinstance(part, Sized)
+        for name, part in cast("Mapping[Any, Any]", parts).items()
+    }
+    warn_of_overlap(trusted, {name: parts[name] for name in is_stream if not is_stream[name]})
 
 
 def knowing_trusted(make: Any, rows: range) -> Any:
@@ -90,26 +89,21 @@ def check_knows_trusted(selector: Selector, rows: range) -> None:
         )
 
 
-def _as_table(data: Any, trusted: Any) -> Any:
-    """Both as one table of `datasets`, where they are tables that read their rows alike."""
+def _are_alike(data: Any, trusted: Any) -> bool:
+    """Whether both are tables of `datasets` that read their rows alike."""
     library: Any = sys.modules.get("datasets")
     if library is None or not all(isinstance(d, library.Dataset) for d in (data, trusted)):
-        return None
+        return False
     # Formats that differ (a transform of one of them) would be lost.
-    if data.format != trusted.format or set(data.column_names) != set(trusted.column_names):
-        return None
-    for name, kind in data.features.items():
-        names, others = (getattr(f, "names", None) for f in (kind, trusted.features[name]))
-        if names and others and names != others:
-            raise InputError(
-                f"the column {name!r} of trusted_dataset counts the classes {others}, that of "
-                f"train_dataset {names}. Cast it: trusted.cast_column({name!r}, "
-                f"train.features[{name!r}]) where its numbers mean the same."
-            )
+    return data.format == trusted.format and set(data.column_names) == set(trusted.column_names)
+
+
+def _cast(trusted: Any, features: Any) -> Any:
+    """A table with these features."""
+    if trusted.features == features:
+        return trusted
     try:
-        if data.features != trusted.features:
-            trusted = trusted.cast(data.features)
-        return library.concatenate_datasets([data, trusted])
+        return trusted.cast(features)
     except Exception as error:  # of datasets and of Arrow
         raise InputError(
             f"the columns of trusted_dataset cannot become those of train_dataset: {error}"

@@ -22,8 +22,10 @@ from data_agent.integrations._batches import is_close, pool
 from data_agent.losses import SampleLosses
 from data_agent.selecting.selector import Selector
 from data_agent.selecting.taps import HeadTap
+from data_agent.trusted.rows import check_rows
 
 try:
+    from datasets import Dataset
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
     from trl.trainer.utils import FusedCausalLMOutput
@@ -122,6 +124,9 @@ class SelectiveSFTTrainer(SelectiveTrainerMixin, SFTTrainer):
     def _prepared(self, dataset: Any) -> Any:
         if self._skip_prepare_dataset:
             return dataset
+        check_rows(dataset, "trusted")
+        if not isinstance(dataset, Dataset):  # a list of rows, as other Trainers take it
+            dataset = Dataset.from_list([dataset[i] for i in range(len(dataset))])
         processing: Any = self.processing_class
         return self._prepare_dataset(
             *(dataset, processing, self.args, self.args.packing),

@@ -30,7 +30,7 @@ def check_header(state: object, expected: Mapping[str, object]) -> None:
             f"{STATE_VERSION}. Use the release that wrote it."
         )
     differences = [
-        f"{name} was {state.get(name)!r}, here it is {value!r}"
+        _difference(name, state.get(name), value)
         for name, value in expected.items()
         if state.get(name) != value
     ]
@@ -39,6 +39,17 @@ def check_header(state: object, expected: Mapping[str, object]) -> None:
             f"the state is of another run: {'; '.join(differences)}. Build the selector as it was "
             "when the state was saved."
         )
+
+
+def _difference(name: str, was: object, now: object) -> str:
+    if name != "trusted":
+        return f"{name} was {was!r}, here it is {now!r}"
+    if was is None:
+        return "it was without trusted rows, and here there are some (leave trusted= out)"
+    return (
+        f"it had trusted rows, and here there are {'none' if now is None else 'others'} (pass its "
+        "positions as trusted=, or its rows as a Trainer's trusted_dataset=)"
+    )
 
 
 def require_tensor(

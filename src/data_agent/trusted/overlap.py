@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import time
 import warnings
@@ -16,20 +17,40 @@ from torch import Tensor
 from data_agent.errors import DataAgentWarning
 from data_agent.loading.looking import drawing_nothing, look_at
 from data_agent.runtime.random import Purpose, permutation
+from data_agent.trusted.rows import check_rows
 
-MOST_COMPARED = 10_000  # evaluation rows; of more as many are looked at, drawn at random
-MOST_SECONDS = 10.0  # that looking at evaluation rows may take: images are decoded
+logger = logging.getLogger("data_agent")
+
+MOST_COMPARED = 10_000  # rows of each set; of more as many are looked at, drawn at random
+MOST_SECONDS = 10.0  # that looking at them may take, half of it at trusted ones: images are decoded
 _DISTINCT = 0.5  # share of the evaluation rows that must differ in what is compared
 LABEL_NAMES = ("labels", "label", "label_ids")
 
 
 class Overlap(NamedTuple):
-    """How many trusted rows were found among how many evaluation rows."""
+    """How many trusted rows were found among evaluation rows, and how many were looked at."""
 
     num_found: int
     num_trusted: int
-    num_compared: int
+    num_compared: int  # evaluation rows that were looked at
     num_evaluation: int
+    num_looked_at: int  # trusted rows that were
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether time ran out before all rows that should be were looked at."""
+        wanted = (min(n, MOST_COMPARED) for n in (self.num_trusted, self.num_evaluation))
+        return (self.num_looked_at, self.num_compared) != tuple(wanted)
+
+    def in_words(self) -> str:
+        """What was looked at."""
+        if not self.is_cut_short and self.num_looked_at == self.num_trusted:
+            return f"{self.num_compared} of {self.num_evaluation} rows were looked at"
+        return (
+            f"{self.num_looked_at} of {self.num_trusted} trusted rows and {self.num_compared} of "
+            f"{self.num_evaluation} evaluation rows were looked at"
+            + (", then time ran out" if self.is_cut_short else "")
+        )
 
 
 def warn_of_overlap(trusted: Any, evaluation: Any) -> None:
@@ -37,45 +58,63 @@ def warn_of_overlap(trusted: Any, evaluation: Any) -> None:
 
     Rows are compared by what is in them but for labels: in mappings the fields that both have,
     without "labels", "label" and "label_ids"; in tuples and lists all but the last element. Random
-    augmentation hides an overlap. At most 10,000 evaluation rows are looked at, for ten seconds.
+    augmentation hides an overlap. At most 10,000 rows of each are looked at, for ten seconds in
+    all; the warning or the log says if these ran out.
 
     Args:
         trusted: map-style dataset of the trusted rows.
-        evaluation: map-style dataset that the model will be judged on.
+        evaluation: map-style dataset that the model will be judged on, or several in a dict.
+
+    Raises:
+        InputError: one of them is no map-style dataset.
     """
-    found = overlap(trusted, evaluation)
-    if found.num_found:
-        warnings.warn(
-            f"{found.num_found} of {found.num_trusted} trusted rows are among the evaluation data "
-            f"({found.num_compared} of {found.num_evaluation} rows were looked at): the model "
-            "would be judged on rows that it is trained on. Leave them out of one of the two.",
-            DataAgentWarning,
-            stacklevel=3,
-        )
+    is_dict = isinstance(evaluation, Mapping)
+    parts = [*cast("Mapping[Any, Any]", evaluation).values()] if is_dict else [evaluation]
+    for data, name in ((trusted, "trusted"), *((part, "evaluation") for part in parts)):
+        check_rows(data, name)
+    for part in parts:
+        found = overlap(trusted, part, seconds=MOST_SECONDS / len(parts))
+        if found.num_found:
+            warnings.warn(
+                f"{found.num_found} of {found.num_trusted} trusted rows are among the evaluation "
+                f"data ({found.in_words()}): the model would be judged on rows that it is trained "
+                "on. Leave them out of one of the two.",
+                DataAgentWarning,
+                stacklevel=3,
+            )
+        elif found.is_cut_short:
+            logger.warning("no trusted row was found in the evaluation data: %s.", found.in_words())
 
 
-def overlap(trusted: Any, evaluation: Any) -> Overlap:
-    """The numbers that `warn_of_overlap` tells; both are map-style datasets."""
+def overlap(trusted: Any, evaluation: Any, *, seconds: float = MOST_SECONDS) -> Overlap:
+    """The numbers that `warn_of_overlap` tells of two map-style datasets, in so many seconds."""
     num_trusted, size = len(cast("Sized", trusted)), len(cast("Sized", evaluation))
+    none = Overlap(0, num_trusted, min(size, MOST_COMPARED), size, min(num_trusted, MOST_COMPARED))
     if not num_trusted or not size:
-        return Overlap(0, num_trusted, 0, size)
+        return none
     samples = look_at(trusted), look_at(evaluation)
     shared = _fields(samples[0]) & _fields(samples[1])
     if not shared and any(isinstance(sample, Mapping) for sample in samples):
-        return Overlap(0, num_trusted, 0, size)
+        return none
+    start = time.monotonic()
     with drawing_nothing():
-        own = [digest(_inputs(trusted[i], shared)) for i in range(num_trusted)]
-        found: set[bytes] = set()
-        end, num_compared = time.monotonic() + MOST_SECONDS, 0
-        for i in permutation(size, 0, Purpose.SUBSET)[:MOST_COMPARED].tolist():
-            found.add(digest(_inputs(evaluation[i], shared)))
-            num_compared += 1
-            if time.monotonic() > end:
-                break
+        own = _digests(trusted, shared, start + seconds / 2)
+        others = _digests(evaluation, shared, start + seconds)
+    found = set(others)
     # Fields that are alike in most rows do not tell rows apart.
-    tells = len(found) >= _DISTINCT * num_compared
+    tells = len(found) >= _DISTINCT * len(others)
     num_found = sum(content in found for content in own) if tells else 0
-    return Overlap(num_found, num_trusted, num_compared, size)
+    return Overlap(num_found, num_trusted, len(others), size, len(own))
+
+
+def _digests(data: Any, fields: set[Any], end: float) -> list[bytes]:
+    """Of as many rows as shall be looked at, or can be until then; of one at least."""
+    digests: list[bytes] = []
+    for i in permutation(len(data), 0, Purpose.SUBSET)[:MOST_COMPARED].tolist():
+        digests.append(digest(_inputs(data[i], fields)))
+        if time.monotonic() > end:
+            break
+    return digests
 
 
 def digest(value: object) -> bytes:

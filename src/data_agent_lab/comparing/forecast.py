@@ -15,6 +15,7 @@ from data_agent_lab.recipes import PromptRecipe, Recipe, RunConfig
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.tasks import load_task
 from data_agent_lab.terminal import format_seconds
+from data_agent_lab.training.plan import check_trusted, sizes
 from data_agent_lab.training.run import measure_speed
 
 
@@ -71,6 +72,9 @@ def forecast(
 
     A task with finished runs of the same recipe goes by these; of another some steps of training
     and a batch of evaluation are timed, which takes a second or two besides loading its data.
+
+    Raises:
+        InputError: data that cannot be used, or methods without room for trusted rows.
     """
     done = [
         (run, folder.result())
@@ -79,10 +83,15 @@ def forecast(
     ]
     durations: dict[str, TaskDuration] = {}
     for recipe in {run.recipe.task: run.recipe for run in pending}.values():
-        results = [result for run, result in done if run.recipe == recipe]
-        durations[recipe.task] = (
-            _known(results) if results else timed(recipe, load_task(recipe, progress))
-        )
+        own = [run for run in pending if run.recipe == recipe]
+        if results := [result for run, result in done if run.recipe == recipe]:
+            last = results[-1]
+            check_trusted(own, last["num_train_samples"], last["num_trusted_rows"])
+            durations[recipe.task] = _known(results)
+        else:
+            data = load_task(recipe, progress)
+            check_trusted(own, *sizes(recipe, data))
+            durations[recipe.task] = timed(recipe, data)
     seconds: dict[str, float] = {}
     for run in pending:
         duration = durations[run.recipe.task]

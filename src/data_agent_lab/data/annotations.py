@@ -63,6 +63,7 @@ def open_boxes(
     image_column: str | None = None,
     objects_column: str | None = None,
     box_format: str = "xywh",
+    flag: str = "--data",
 ) -> dict[str, Annotated]:
     """The splits of a data set with boxes.
 
@@ -71,6 +72,7 @@ def open_boxes(
         image_column: of rows, the column with images; None finds it.
         objects_column: of rows, the column with objects; None finds it.
         box_format: of rows: xywh (as COCO: left, upper side, width, height) or xyxy (four sides).
+        flag: which named the data, for messages.
 
     Raises:
         InputError: nothing that can be read as such.
@@ -86,7 +88,7 @@ def open_boxes(
     def read(rows: datasets.Dataset) -> Annotated:
         return _of_rows(rows, image_column, objects_column, box_format)
 
-    return {name: read(rows) for name, rows in open_images(data).items()}
+    return {name: read(rows) for name, rows in open_images(data, flag=flag).items()}
 
 
 # Rows of the hub.

@@ -148,17 +148,18 @@ def load_detection(recipe: DetectionRecipe, *, progress: Progress) -> DetectionD
         train = _Split("train", rows, train.rows[_drawn(len(train.rows), recipe.subset)])
     parts = [train, evaluation]
     if recipe.trusted is not None:
-        own = only_split(_open(recipe.trusted, recipe), "--trusted")
+        own = only_split(_open(recipe.trusted, recipe, "--trusted"), "--trusted")
         parts.append(_Split("the trusted data", own))
     return _loaded(parts, source, recipe, progress)
 
 
-def _open(data: str, recipe: DetectionRecipe) -> dict[str, Annotated]:
+def _open(data: str, recipe: DetectionRecipe, flag: str = "--data") -> dict[str, Annotated]:
     return open_boxes(
         data,
         image_column=recipe.image_column,
         objects_column=recipe.objects_column,
         box_format=recipe.box_format,
+        flag=flag,
     )
 
 

@@ -30,8 +30,10 @@ _IMAGE_FORMS = (
 )
 
 
-def open_images(data: str) -> Splits:
+def open_images(data: str, *, flag: str = "--data") -> Splits:
     """Load the splits of a hub name, a parquet file, a folder of parquet files or of images.
+
+    Messages name the `flag` that named the data.
 
     Raises:
         InputError: no such path, no usable files in it, a name that the hub does not give, or it is
@@ -44,7 +46,7 @@ def open_images(data: str) -> Splits:
         return _open_folder(root, files, images)
     if images:
         logger.warning("%s: %d image files beside the data are left out.", data, len(images))
-    return open_rows(data, {".parquet": "parquet"}, _IMAGE_FORMS)
+    return open_rows(data, {".parquet": "parquet"}, _IMAGE_FORMS, flag=flag)
 
 
 def walk(root: Path) -> Iterator[Path]:

@@ -50,12 +50,13 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
         )
     splits = open_images(recipe.data)
     rows, eval_name = choose_splits(splits, lambda rows: has_labels(rows, recipe.label_column))
-    train, labels = _part(rows, "train", recipe.image_column), _labels(rows, "train", recipe)
+    train = _part(rows, "train", recipe.image_column)
+    labels = _labels(rows, "split 'train'", recipe)
     names, clean = labels.class_names, labels.numbers
     if eval_name is not None:
         source, others = f"split {eval_name!r}", splits[eval_name]
         evaluation = _part(others, eval_name, recipe.image_column)
-        eval_labels = _labels(others, eval_name, recipe, names).numbers
+        eval_labels = _labels(others, source, recipe, names).numbers
     else:
         kept, held = hold_out(clean)
         train, evaluation = train._replace(rows=kept), train._replace(rows=held)
@@ -89,9 +90,8 @@ def _part(rows: datasets.Dataset, name: str, wanted: str | None) -> Part:
 
 
 def _labels(
-    rows: datasets.Dataset, name: str, recipe: ImageRecipe, class_names: Sequence[str] = ()
+    rows: datasets.Dataset, source: str, recipe: ImageRecipe, class_names: Sequence[str] = ()
 ) -> Labels:
-    source = f"split {name!r}"
     return read_labels(rows, recipe.label_column, source=source, class_names=class_names)
 
 
@@ -100,7 +100,8 @@ def _foreign(recipe: ImageRecipe, *, num_own: int) -> Sequence[Part]:
     if recipe.foreign_data is None:
         return ()
     count = num_foreign(recipe.foreign_share, num_own)
-    rows, _ = choose_splits(open_images(recipe.foreign_data), lambda _: False)
+    splits = open_images(recipe.foreign_data, flag="--foreign-data")
+    rows, _ = choose_splits(splits, lambda _: False)
     if count > len(rows):
         raise InputError(
             f"--foreign-share {recipe.foreign_share} asks for {count} images; "
@@ -116,7 +117,8 @@ def _trusted(
     """The trusted images and their labels, int64 `[T]`; none without."""
     if recipe.trusted is None:
         return (), None
-    rows, name = only_split(open_images(recipe.trusted), "--trusted"), "of the trusted data"
+    rows = only_split(open_images(recipe.trusted, flag="--trusted"), "--trusted")
+    name = "the trusted data"
     labels = _labels(rows, name, recipe, class_names)
     return (_part(rows, name, recipe.image_column),), labels.numbers
 

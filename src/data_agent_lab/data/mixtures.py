@@ -53,7 +53,7 @@ def shuffled(rows: datasets.Dataset) -> np.ndarray:
 
 
 def _drawn(name: str, count: int) -> datasets.Dataset:
-    rows, _ = choose_splits(open_rows(name), lambda _: False)
+    rows, _ = choose_splits(open_rows(name, flag="--foreign-data"), lambda _: False)
     if count > len(rows):
         raise InputError(
             f"--foreign-share asks for {count} rows of {name}, which has {len(rows)} to train on. "

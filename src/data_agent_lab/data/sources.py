@@ -47,10 +47,17 @@ Splits = dict[str, datasets.Dataset]
 S = TypeVar("S", bound=Sized)  # rows of any form
 
 
-def open_rows(data: str, kinds: Mapping[str, str] = _ROW_FILES, forms: str = _ROW_FORMS) -> Splits:
+def open_rows(
+    data: str,
+    kinds: Mapping[str, str] = _ROW_FILES,
+    forms: str = _ROW_FORMS,
+    *,
+    flag: str = "--data",
+) -> Splits:
     """Load the splits of a hub name, a file of rows, or a folder of such files with split names.
 
-    Each split has its own columns. A folder may be what `save_to_disk` wrote.
+    Each split has its own columns. A folder may be what `save_to_disk` wrote. Messages name the
+    `flag` that named the data.
 
     Raises:
         InputError: no such path, no usable files in it, several kinds of files, or a name that the
@@ -59,13 +66,13 @@ def open_rows(data: str, kinds: Mapping[str, str] = _ROW_FILES, forms: str = _RO
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()  # a log would have a line for each of their steps
     try:
-        loaded = _load(data, kinds, forms)
+        loaded = _load(data, kinds, forms, flag)
     except InputError:
         raise
     except Exception as error:  # datasets lets errors of many libraries through
         cause = error.__cause__ or error
         raise InputError(
-            f"--data {data} could not be loaded: {str(cause) or type(cause).__name__}. {forms} The "
+            f"{flag} {data} could not be loaded: {str(cause) or type(cause).__name__}. {forms} The "
             "hub needs a network."
         ) from error
     if isinstance(loaded, datasets.Dataset):  # a single one, from the disk
@@ -111,14 +118,14 @@ def only_split(splits: Mapping[str, S], flag: str) -> S:
     return rows
 
 
-def _load(data: str, kinds: Mapping[str, str], forms: str) -> object:
+def _load(data: str, kinds: Mapping[str, str], forms: str, flag: str) -> object:
     path = Path(data).expanduser()
     if not path.exists():
         looks_local = data.startswith((".", "~", "/")) or data.count("/") > 1 or "\\" in data
         if looks_local or data.endswith(tuple(kinds)):
             beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             close = did_you_mean(path.name, beside)
-            raise InputError(f"--data {data} does not exist. {close}{forms}")
+            raise InputError(f"{flag} {data} does not exist. {close}{forms}")
         name, _, configuration = data.partition(":")
         return datasets.load_dataset(name, name=configuration or None)
     if is_saved(path):
@@ -128,7 +135,7 @@ def _load(data: str, kinds: Mapping[str, str], forms: str) -> object:
     builders = {kinds[file.suffix.lower()] for file in files}
     if len(builders) != 1:
         suffixes = ", ".join(sorted({file.suffix or file.name for file in found})) or "no files"
-        raise InputError(f"--data {data} holds {suffixes}; files of one kind are expected. {forms}")
+        raise InputError(f"{flag} {data} holds {suffixes}; files of one kind are expected. {forms}")
     by_split = _by_split(path, files) if path.is_dir() else {"train": files}
     return {split: _read(part, split, *builders) for split, part in by_split.items()}
 

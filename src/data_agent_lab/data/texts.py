@@ -193,7 +193,7 @@ def _find_parts(data: str, recipe: TextRecipe) -> tuple[_Parts, str]:
         train = train.select(np.sort(order[num_held:]))
     trusted = []
     if recipe.trusted is not None:
-        trusted = [only_split(open_rows(recipe.trusted), "--trusted")]
+        trusted = [only_split(open_rows(recipe.trusted, flag="--trusted"), "--trusted")]
     if classifies:  # subsets of classes keep their shares
         return (train, evaluation, *trusted), source
     train = _subset(train, num_own(recipe), "--subset")

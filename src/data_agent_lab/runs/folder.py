@@ -41,6 +41,7 @@ from data_agent_lab.runs.environment import describe_environment
 FORMAT = "data-agent-run"
 VERSION = 1
 LOCK = ".lock"
+_BEGUN = {"config.json", "environment.json"}  # what is written before a run trains
 
 RunStatus = Literal["new", "unfinished", "finished"]
 
@@ -66,7 +67,8 @@ class RunFolder:
         if not self.path.is_dir():
             raise InputError(f"{self.path} is a file; the output must be a folder.")
         # A session that died before it began leaves its lock, and half of a file.
-        if all(entry.name.startswith(".") for entry in self.path.iterdir()):
+        there = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
+        if not there:
             return "new"
         found, config = with_defaults(self.config()), with_defaults(config)
         differences = [
@@ -74,6 +76,8 @@ class RunFolder:
             for name in sorted(found.keys() | config.keys())
             if found.get(name) != config.get(name)
         ]
+        if differences and there <= _BEGUN:  # it was refused, or ended, before its first step
+            return "new"
         if differences:
             raise InputError(
                 f"{self.path} holds a run with another configuration: {'; '.join(differences)}. "
@@ -236,6 +240,8 @@ def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Generato
             raise InputError(
                 f"the run in {path} is finished. Choose another --output, or delete it."
             )
+        if folder.status(config) == "new":  # sessions of another configuration that never trained
+            (path / "environment.json").unlink(missing_ok=True)
         yield folder
 
 

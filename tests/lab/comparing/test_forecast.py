@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from data_agent import DataAgentError
 from data_agent_lab.comparing import forecast as forecast_module
 from data_agent_lab.comparing.forecast import Forecast, forecast
 from data_agent_lab.comparing.grid import all_runs
@@ -30,7 +31,8 @@ def finish(output: Path, method: str, seconds: float, cost: float) -> None:
     (run,) = runs_of(method)
     with open_run(output / run.name, run.flat(), resume=False) as folder:
         folder.begin(run.flat(), device="cpu")
-        folder.finish({"train_seconds": seconds, "eval_seconds": 3.0, "cost": cost})
+        sizes = {"num_train_samples": 448, "num_trusted_rows": 0}
+        folder.finish({"train_seconds": seconds, "eval_seconds": 3.0, "cost": cost, **sizes})
 
 
 def test_without_finished_runs_steps_are_timed(
@@ -58,6 +60,20 @@ def test_finished_runs_of_the_recipe_are_the_better_guide(tmp_path: Path) -> Non
     assert found.num_finished == 2
     assert "2 finished" in found.in_words(1)[0]
     assert "of 2 finished runs" in found.in_words(1)[1]
+
+
+def test_methods_without_room_for_trusted_rows_are_refused_beside_finished_runs_too(
+    tmp_path: Path,
+) -> None:
+    recipe = replace(RECIPE, trusted_rows=100)
+    runs = all_runs([recipe], methods=("full", "divbs"), keep_ratios=[0.5, 0.4], seeds=[0, 1])
+    with open_run(tmp_path / runs[0].name, runs[0].flat(), resume=False) as folder:
+        folder.begin(runs[0].flat(), device="cpu")
+        sizes = {"num_train_samples": 448, "num_trusted_rows": 100}
+        folder.finish({"train_seconds": 9.0, "eval_seconds": 3.0, "cost": 1.0, **sizes})
+    with pytest.raises(DataAgentError, match="divbs chooses inside each batch") as refused:
+        forecast(runs, runs[1:], tmp_path)
+    assert str(refused.value).count("cannot be trained with --trusted-rows 100") == 1
 
 
 def test_the_cost_of_finished_runs_replaces_what_is_expected(tmp_path: Path) -> None:

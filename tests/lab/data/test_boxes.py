@@ -29,6 +29,7 @@ from data_agent.errors import DataAgentWarning
 from data_agent_lab.data.boxes import DetectionData, load_detection
 from data_agent_lab.progress import silent
 from data_agent_lab.tasks import recipe_for
+from data_agent_lab.training.plan import sizes
 
 RECIPE: Any = replace(recipe_for("detection"), image_width=WIDTH, image_height=HEIGHT)
 TRAIN, TEST = scenes(9), scenes(5, seed=1)
@@ -272,17 +273,21 @@ def test_trusted_rows_are_some_of_the_images_or_a_data_set_of_their_own(tmp_path
     assert rows is not None
     assert len(rows.unique()) == 6
     assert data.trusted(RECIPE) is None
+    assert sizes(replace(RECIPE, trusted_rows=6), data) == (48, 6)
     with pytest.raises(DataAgentError, match="--trusted-rows is 25; there are 48 training images"):
         data.trusted(replace(RECIPE, trusted_rows=25))
     folder, own = parquet(tmp_path / "data"), tmp_path / "own"
     write_parquet(own / "train.parquet", scenes(3, seed=2))
     both = load(folder, trusted=str(own))
     assert both.trusted(RECIPE).tolist() == [9, 10, 11]
+    assert sizes(replace(RECIPE, trusted=str(own)), both) == (12, 3)
     assert torch.equal(both.train_objects.boxes[9:], objects_of(scenes(3, seed=2)).boxes)
     assert both.at(torch.tensor([0])).num_train == 4
     write_parquet(own / "train.parquet", TEST[:2])
     with pytest.warns(DataAgentWarning, match="2 of 2 trusted rows are among the evaluation data"):
         load(folder, trusted=str(own))
+    with pytest.raises(DataAgentError, match=f"^--trusted {tmp_path / 'nowhere'} does not exist"):
+        load(folder, trusted=str(tmp_path / "nowhere"))
 
 
 def test_data_must_be_named_and_exist(tmp_path: Path) -> None:

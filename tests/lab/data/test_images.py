@@ -413,3 +413,25 @@ def test_trusted_images_of_their_own_come_last_with_their_labels(
     assert trusted is not None
     assert trusted.tolist() == list(range(40, 46))
     assert trusted_of(plain, IMAGES) is None
+
+
+def test_what_is_wrong_with_trusted_images_is_said_of_them(
+    parquet_folder: Path, tmp_path: Path, make_split: MakeSplit
+) -> None:
+    missing, table, few = tmp_path / "none.parquet", tmp_path / "rows.csv", tmp_path / "few.parquet"
+    table.write_text("image,label\n")
+    for path, says in ((missing, "does not exist"), (table, "holds .csv; files of one kind")):
+        for name in ("trusted", "foreign_data"):
+            share: dict[str, Any] = {"foreign_share": 0.5} if name == "foreign_data" else {}
+            with pytest.raises(DataAgentError, match=f"^--{name.replace('_', '-')} {path} {says}"):
+                load(parquet_folder, **share, **{name: str(path)})
+    make_split(6).remove_columns("label").add_column("label", [7] * 6).to_parquet(few)
+    with pytest.raises(
+        DataAgentError, match=r"^the column .label. of the trusted data holds the label"
+    ):
+        load(parquet_folder, trusted=str(few))
+    damaged: Any = make_split(6).cast_column("image", datasets.Image(decode=False))
+    rows = [{**row, "image": {"bytes": b"none", "path": None}} for row in damaged]
+    datasets.Dataset.from_list(rows, features=damaged.features).to_parquet(few)
+    with pytest.raises(DataAgentError, match=r"row 0 of the trusted data: "):
+        load(parquet_folder, trusted=str(few))

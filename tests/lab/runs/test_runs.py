@@ -65,11 +65,34 @@ def test_a_finished_run_is_not_opened_again(tmp_path: Path) -> None:
 
 
 def test_another_configuration_is_refused_by_the_fields_that_differ(tmp_path: Path) -> None:
-    start(tmp_path / "run")
+    start(tmp_path / "run").drop_metrics_after(0)  # as before the first step
     with pytest.raises(DataAgentError) as caught:
         RunFolder(tmp_path / "run").status({**CONFIG, "epochs": 4, "seed": 1})
     assert "epochs 3 there, 4 now; seed 0 there, 1 now" in str(caught.value)
     assert "method" not in str(caught.value)
+
+
+def test_a_run_that_was_refused_before_its_first_step_blocks_no_other(tmp_path: Path) -> None:
+    path, corrected = tmp_path / "run", {**CONFIG, "epochs": 4}
+    start(path)
+    with open_run(path, corrected, resume=False) as folder:
+        folder.begin(corrected, device="cpu")
+    assert RunFolder(path).config() == corrected
+    assert len(RunFolder(path).sessions()) == 1  # the other was of another run
+    (path / "notes.txt").write_text("kept")
+    with pytest.raises(DataAgentError, match="epochs 4 there, 3 now"):
+        RunFolder(path).status(CONFIG)
+
+
+def test_a_run_that_has_not_trained_yet_keeps_others_out(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG, resume=False) as folder:
+        folder.begin(CONFIG, device="cpu")
+        with (
+            pytest.raises(DataAgentError, match="another process is working in"),
+            open_run(tmp_path, {**CONFIG, "epochs": 4}, resume=False),
+        ):
+            pytest.fail("opened")
+        assert folder.config() == CONFIG
 
 
 def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path) -> None:

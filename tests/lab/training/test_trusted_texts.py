@@ -18,6 +18,7 @@ from data_agent_lab.recipes import RunConfig, TextRecipe
 from data_agent_lab.results.report import summarise
 from data_agent_lab.results.tables import describe
 from data_agent_lab.runs.folder import RunFolder, open_run
+from data_agent_lab.training.plan import sizes
 from data_agent_lab.training.run import train_run
 from data_agent_lab.training.text import TextEngine
 
@@ -69,6 +70,11 @@ def test_trusted_rows_of_the_training_rows_come_last_and_are_as_many_as_asked(
 ) -> None:
     plain, data = (load_language(recipe_of(kind, trusted_rows=count)) for count in (0, 8))
     assert (plain.num_trusted, data.num_trusted) == (0, 8)
+    assert sizes(recipe_of(kind), plain) == (0, 0)
+    recipe = recipe_of(kind, trusted_rows=8)
+    assert sizes(recipe, data) == (data.num_train, 8)
+    if kind == "sft":
+        assert sizes(replace(recipe, packing=True), data)[1] == 1  # of the packs that they fill
     assert data.num_train == plain.num_train
     assert data.trusted is not None
     rows = [json.dumps(r) for part in (data.train, data.trusted) for r in part]
@@ -137,6 +143,8 @@ def test_what_cannot_be_trusted_is_refused_or_warned_of(recipe_of: Any, tmp_path
         recipe_of("sft", trusted=path, trusted_rows=4)
     with pytest.raises(DataAgentError, match="--trusted-rows is 30; half"):
         load_language(recipe_of("sft", trusted_rows=30))
+    with pytest.raises(DataAgentError, match=r"^--trusted .*/no.jsonl does not exist"):
+        load_language(recipe_of("sft", trusted=str(tmp_path / "no.jsonl")))
     empty = write(tmp_path / "none.jsonl", [{"text": "up", "label": "neither"}])
     with pytest.raises(DataAgentError, match=r"'neither' .* no class of the training data"):
         load_language(recipe_of("text-classification", trusted=empty))

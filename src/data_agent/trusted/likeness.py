@@ -85,15 +85,17 @@ def fit(
     num_classes: int,
     ridge: float,
     num_features: int = 0,
+    period: Tensor | None = None,
     start: Likeness | None = None,
 ) -> Likeness:
     """The regression between trusted rows and the others, by Newton's method with backtracking.
 
     Minimises `sum_i q_i log(1 + exp(-t_i D_i)) + ridge/2 (|w|^2 + |c|^2)` with `t_i = +-1` and
-    weights q that give both kinds the same sum, the smaller kind's number of rows. D features count
-    as one signal: what they add together is expected to vary as much, so `|w|^2` counts theirs D
-    times; else a few hundred rows would be learned by heart. The classes' block of the Hessian is
-    diagonal, so a step costs `O(R S^2 + C S)` whatever C is.
+    weights q that give both kinds the same sum in each period, the smaller kind's number of rows:
+    where trusted rows are denser late than early and others are not, a regression would learn how
+    far training was. D features count as one signal: what they add together is expected to vary as
+    much, so `|w|^2` counts theirs D times; else a few hundred rows would be learned by heart. The
+    classes' block of the Hessian is diagonal, so a step costs `O(R S^2 + C S)` whatever C is.
 
     Args:
         signals: float `[R, S]`, rows of both kinds, from the same steps of training; features
@@ -103,20 +105,18 @@ def fit(
         num_classes: C, 0 or more.
         ridge: above 0; 1 stands for about one row of evidence that nothing differs.
         num_features: D, 0 or more.
+        period: int64 `[R]`, 0 or more: of which part of the steps each row is; None is one part.
         start: where to start from, such as the last fit.
     """
     signals = signals.double()
     mean = signals.mean(0)
-    variance = (signals - mean).square().sum(0) / (
-        len(signals) - 1
-    )  # std() takes four times as long
+    # What std() does, which takes four times as long.
+    variance = (signals - mean).square().sum(0) / (len(signals) - 1)
     deviation = variance.sqrt().clamp_min(_LEAST_DEVIATION)
     z = _with_one(_standardised(signals, mean, deviation))
     half = z.float()
     trusted = is_trusted.double()
-    num_trusted, num_others = trusted.sum(), (1 - trusted).sum()
-    smaller = torch.minimum(num_trusted, num_others)
-    q = torch.where(is_trusted, smaller / num_trusted, smaller / num_others)
+    q = balanced(is_trusted, torch.zeros_like(classes) if period is None else period)
     penalty = torch.full((z.shape[1],), ridge, dtype=torch.float64)
     penalty[len(mean) - num_features :] *= max(1, num_features)
     penalty[-1] = _LEAST_CURVATURE  # the intercept is free
@@ -163,6 +163,23 @@ def fit(
         if decrement < _LEAST_DECREMENT:  # it was the last step: the next gains its square
             break
     return Likeness(mean, deviation, weight, by_class)
+
+
+def balanced(is_trusted: Tensor, period: Tensor) -> Tensor:
+    """Weights that give both kinds of rows the same sum in each period, float64 `[R]`.
+
+    That sum is the number of rows of the kind that has fewer there: rows of a period that has one
+    kind alone weigh nothing.
+
+    Args:
+        is_trusted: bool `[R]`.
+        period: int64 `[R]`, 0 or more.
+    """
+    num_periods = int(period.max()) + 1
+    sizes = [torch.bincount(period[of], minlength=num_periods) for of in (is_trusted, ~is_trusted)]
+    smaller = torch.minimum(*sizes).double()
+    of_trusted, of_others = (smaller / size.clamp(min=1) for size in sizes)
+    return torch.where(is_trusted, of_trusted[period], of_others[period])
 
 
 def separation(trusted: Tensor, others: Tensor) -> float:

@@ -23,6 +23,7 @@ _COINCIDENCE = 1e-6  # that so many rows are of one class by chance
 WINDOW_STEPS = 80  # a regression shall see the model as it is, not as it was
 WINDOW_ROWS = 4096  # of each kind
 WINDOW_TRUSTED = 64  # visits of trusted rows that it reaches back for beyond these steps
+PERIODS = 8  # of the window, in each of which both kinds of rows weigh the same
 FEWEST_ROWS = 8  # of each kind, before anything is fitted
 FEWEST_HELD_BACK = 10  # visits, before anything is said of how well they are told apart
 _ONE_IN = 5  # trusted rows that only show whether what was learned holds
@@ -84,7 +85,9 @@ class TrustedReward:
         rows = self._window.share()
         if rows is None:
             return False
-        fitted = rows.at(rows.kind != HELD_BACK)
+        period = _periods(rows.step)
+        is_fitted = rows.kind != HELD_BACK
+        fitted = rows.at(is_fitted)
         is_trusted = fitted.kind == TRUSTED
         if min(int(is_trusted.sum()), int((~is_trusted).sum())) < FEWEST_ROWS:
             return False
@@ -96,12 +99,12 @@ class TrustedReward:
             num_features=fitted.features.shape[1],
             num_classes=1 + max(-1, int(rows.classes.max())),
             ridge=self._ridge,
+            period=period[is_fitted],
             start=self._likeness,
         )
         score = self._likeness(torch.cat([rows.signals, rows.features], 1), rows.classes)
-        pool = score[rows.kind == POOL]
         self._separation = {
-            name: separation(score[rows.kind == kind], pool)
+            name: _separation_of(score, rows.kind, kind, period)
             for name, kind, fewest in (
                 ("trusted_separation", TRUSTED, FEWEST_ROWS),
                 (_HELD_BACK, HELD_BACK, FEWEST_HELD_BACK),
@@ -166,6 +169,22 @@ class TrustedReward:
         self._likeness = None if learned is None else Likeness.from_state(learned)
         self._separation = separations
         self._window.load_state_dict(state["window"])
+
+
+def _periods(step: Tensor) -> Tensor:
+    """int64 `[R]`: in which of so many equal parts of the steps each row came."""
+    first, last = int(step.min()), int(step.max())
+    return (step - first) * PERIODS // (last - first + 1)
+
+
+def _separation_of(score: Tensor, kinds: Tensor, kind: int, period: Tensor) -> float:
+    """How well a kind is told from rows drawn uniformly in the same periods, in [0, 1]."""
+    found, weight = 0.0, 0
+    for part in range(PERIODS):
+        own, others = (score[(kinds == k) & (period == part)] for k in (kind, POOL))
+        fewer = min(len(own), len(others))
+        found, weight = found + fewer * separation(own, others), weight + fewer
+    return found / weight if weight else 0.5
 
 
 def _shown(feedback: Feedback) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from data_agent.trusted.likeness import CLIP, fit, separation
+from data_agent.trusted.likeness import CLIP, balanced, fit, separation
 
 
 def made_up(rows=600, num_classes=4, seed=0):
@@ -33,6 +33,30 @@ def test_it_is_scikit_learns_ridge_logistic_regression():
     torch.testing.assert_close(
         fitted(signals, classes), torch.from_numpy(expected), rtol=1e-5, atol=1e-5
     )
+
+
+def test_both_kinds_weigh_the_same_in_each_period():
+    is_trusted = torch.tensor([True, True, True, False, True, False, False, False])
+    period = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])
+    third = 1 / 3
+    expected = [third, third, third, 1.0, 1.0, 0.5, 0.5, 0.0]  # nothing to compare the last with
+    torch.testing.assert_close(
+        balanced(is_trusted, period), torch.tensor(expected, dtype=torch.float64)
+    )
+
+
+def test_how_far_training_was_is_not_learned_where_trusted_rows_come_later():
+    draws = torch.Generator().manual_seed(0)
+    period = torch.arange(2000) // 1000
+    is_late = period == 1
+    loss = torch.randn(2000, 1, generator=draws) - 2.0 * is_late[:, None]  # the model has learned
+    is_trusted = torch.rand(2000, generator=draws) < torch.where(is_late, 0.5, 0.05)
+    nobody = torch.full((2000,), -1)
+    confused = fit(loss, nobody, is_trusted, num_classes=0, ridge=1.0)
+    fitted = fit(loss, nobody, is_trusted, num_classes=0, ridge=1.0, period=period)
+    easy, hard = torch.tensor([[-2.0], [0.0]]), torch.tensor([-1, -1])
+    assert float(confused(easy, hard).diff().abs()) > 1.0
+    assert float(fitted(easy, hard).diff().abs()) < 0.2
 
 
 def test_features_together_count_as_one_signal():

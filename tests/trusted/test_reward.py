@@ -112,3 +112,21 @@ def test_of_too_few_rows_none_is_held_back_and_nothing_is_said_of_them():
 def test_every_seed_holds_a_fifth_back(seed):
     kinds = TrustedReward(torch.arange(NUM_SAMPLES) < 24, seed=seed, ridge=1.0)._kind
     assert torch.bincount(kinds.long()).tolist() == [NUM_SAMPLES - 24, 20, 4]
+
+
+def test_after_the_first_pass_trusted_rows_of_clean_data_seem_no_easier():
+    """Before it every row is drawn uniformly; behind it one in ten, and trusted ones always."""
+    reward = TrustedReward(torch.arange(NUM_SAMPLES) < 50, seed=0, ridge=1.0)
+    draws = torch.Generator().manual_seed(0)
+    for step in range(80):
+        is_late = step >= 60
+        index = torch.randperm(NUM_SAMPLES, generator=draws)[:40]
+        if is_late:
+            index = torch.cat([torch.arange(10), 50 + index[:10] % 350])
+        losses = torch.rand(len(index), generator=draws) + (0.0 if is_late else 1.0)
+        uniform = torch.ones(len(index), dtype=torch.bool)
+        reward.rate(Feedback(index, losses), uniform, torch.full((len(index),), step))
+    assert reward.update()
+    easy_and_hard = reward.peek(Feedback(torch.tensor([100, 101]), torch.tensor([0.5, 1.5])))
+    assert float(easy_and_hard.diff().abs()) < 0.5
+    assert abs(reward.metrics()["trusted_separation"] - 0.5) < 0.1

@@ -28,5 +28,6 @@ def test_a_run_that_an_older_version_began_goes_on(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", old, resume=False) as folder:
         folder.begin(old, device="cpu")
     assert folder.status(config) == "unfinished"
+    (tmp_path / "run" / "metrics.jsonl").touch()  # it trained; else another would take its place
     with pytest.raises(InputError, match=r"trusted_noise 0.0 there, 0.1 now"):
         folder.status({**config, "trusted_noise": 0.1})

@@ -12,7 +12,7 @@ LIMITS = {
     "policy, 39,000-step run": (25, 0.2, 250, 2),
     "policy, updates every 10 steps": (85, 0.2, 300, 2),
     "500 trusted rows, 39,000-step run": (25, 0.2, 250, 2),
-    "500 trusted rows, every 10 steps": (85, 0.2, 340, 2),
+    "500 trusted rows, every 10 steps": (85, 0.2, 300, 2),
     "label-aware": (10, 0, 210, None),
     "random": (10, 0, 210, None),
 }

@@ -145,11 +145,10 @@ def test_what_is_wanted_is_chosen_more_often_and_a_stop_changes_nothing(kind):
         assert resumed.describe() == agent.describe()
 
 
-def test_features_tell_foreign_rows_where_labels_alone_tell_less():
+def test_features_tell_foreign_rows_where_labels_alone_tell_less(monkeypatch):
     shares = {}
     for kind, learn in (("with", of_foreign_rows), ("without", of_classes)):
-        KINDS[kind] = (foreign, learn)
+        monkeypatch.setitem(KINDS, kind, (foreign, learn))
         last = run(kind)[0][EPOCHS - 1]
         shares[kind] = float(IS_WANTED[last].float().mean())
-        del KINDS[kind]
     assert shares["with"] > shares["without"] + 0.03

@@ -152,6 +152,22 @@ def test_separation_is_the_area_under_the_roc_curve():
     assert separation(torch.empty(0), torch.ones(3)) == 0.5
 
 
+def test_separation_within_periods_is_the_mean_of_theirs_by_the_kind_that_has_fewer():
+    draws = torch.Generator().manual_seed(0)
+    trusted, others = torch.rand(90, generator=draws), torch.rand(300, generator=draws)
+    trusted, others = trusted.mul(8).round(), others.mul(8).round()  # so that some are equal
+    of_trusted = torch.randint(5, (90,), generator=draws)
+    of_others = torch.randint(2, 7, (300,), generator=draws)  # the kinds share three of seven
+    found, weights = 0.0, 0
+    for period in range(7):
+        own, pool = trusted[of_trusted == period], others[of_others == period]
+        fewer = min(len(own), len(pool))
+        found, weights = found + fewer * separation(own, pool), weights + fewer
+    assert separation(trusted, others, (of_trusted, of_others)) == pytest.approx(found / weights)
+    apart = torch.zeros(90, dtype=torch.int64), torch.ones(300, dtype=torch.int64)
+    assert separation(trusted, others, apart) == 0.5
+
+
 def test_signals_that_say_almost_the_same_do_not_drive_it_apart():
     """Undamped Newton steps diverge here, to odds of hundreds that mean nothing."""
     draws = torch.Generator().manual_seed(0)

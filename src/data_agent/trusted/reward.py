@@ -103,13 +103,14 @@ class TrustedReward:
             start=self._likeness,
         )
         score = self._likeness(torch.cat([rows.signals, rows.features], 1), rows.classes)
+        of = {kind: rows.kind == kind for kind in (POOL, TRUSTED, HELD_BACK)}
         self._separation = {
-            name: _separation_of(score, rows.kind, kind, period)
+            name: separation(score[of[kind]], score[of[POOL]], (period[of[kind]], period[of[POOL]]))
             for name, kind, fewest in (
                 ("trusted_separation", TRUSTED, FEWEST_ROWS),
                 (_HELD_BACK, HELD_BACK, FEWEST_HELD_BACK),
             )
-            if (rows.kind == kind).sum() >= fewest
+            if of[kind].sum() >= fewest
         }
         return True
 
@@ -175,16 +176,6 @@ def _periods(step: Tensor) -> Tensor:
     """int64 `[R]`: in which of so many equal parts of the steps each row came."""
     first, last = int(step.min()), int(step.max())
     return (step - first) * PERIODS // (last - first + 1)
-
-
-def _separation_of(score: Tensor, kinds: Tensor, kind: int, period: Tensor) -> float:
-    """How well a kind is told from rows drawn uniformly in the same periods, in [0, 1]."""
-    found, weight = 0.0, 0
-    for part in range(PERIODS):
-        own, others = (score[(kinds == k) & (period == part)] for k in (kind, POOL))
-        fewer = min(len(own), len(others))
-        found, weight = found + fewer * separation(own, others), weight + fewer
-    return found / weight if weight else 0.5
 
 
 def _shown(feedback: Feedback) -> tuple[Tensor, Tensor, Tensor]:

@@ -38,9 +38,9 @@ from data_agent_lab.methods import (
     needs,
 )
 from data_agent_lab.planning.advice import LABEL_AWARE, Facts
-from data_agent_lab.planning.facts import facts_of, num_trusted_of
+from data_agent_lab.planning.facts import facts_of
 from data_agent_lab.recipes import PromptRecipe, RunConfig, TextRecipe
-from data_agent_lab.training.plan import Plan, plan_run
+from data_agent_lab.training.plan import Plan, num_trusted_of, plan_run
 
 _FEW_STEPS = 100
 _FEW_OF_A_CLASS = 10

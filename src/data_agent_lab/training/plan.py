@@ -5,15 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from data_agent import SelectionSchedule, make_selector
 from data_agent.errors import DataAgentWarning, InputError
 from data_agent_lab.data.image_data import trusted_of
-from data_agent_lab.detection_recipe import DetectionRecipe
 from data_agent_lab.methods import FULL, FULL_SHORT, needs
 from data_agent_lab.recipes import ImageRecipe, Recipe, RunConfig, TextRecipe
 from data_agent_lab.tasks import kept
@@ -58,13 +56,20 @@ def sizes(recipe: Recipe, data: Any) -> tuple[int, int]:
     """
     if recipe.trusted is None and not recipe.trusted_rows:
         return 0, 0
+    is_packed = isinstance(recipe, TextRecipe) and recipe.packing  # how many packs is not known yet
+    return kept(recipe, data).num_train, 1 if is_packed else num_trusted_of(data, recipe)
+
+
+def num_trusted_of(data: Any, recipe: Recipe) -> int:
+    """How many of the loaded training samples a run of the recipe trusts.
+
+    Raises:
+        InputError: there are not so many to trust.
+    """
     if isinstance(recipe, TextRecipe):
-        count = 1 if recipe.packing else data.num_trusted  # how many packs is not known yet
-    elif isinstance(recipe, DetectionRecipe):
-        count = len(data.trusted(recipe))
-    else:
-        count = len(cast("Tensor", trusted_of(data, cast("ImageRecipe", recipe))))
-    return kept(recipe, data).num_train, count
+        return data.num_trusted
+    rows = trusted_of(data, recipe) if isinstance(recipe, ImageRecipe) else data.trusted(recipe)
+    return 0 if rows is None else len(rows)
 
 
 def check_trusted(runs: Sequence[RunConfig[Any]], num_samples: int, num_trusted: int) -> None:

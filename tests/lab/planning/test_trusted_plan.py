@@ -15,13 +15,13 @@ from data_agent import DataAgentError
 from data_agent.runtime import checkpoint
 from data_agent_lab.cli import main
 from data_agent_lab.data.image_data import with_trusted
-from data_agent_lab.planning.facts import num_trusted_of
 from data_agent_lab.planning.pilot import COST, shortened
 from data_agent_lab.planning.plan import RunPlan, bytes_in, plan_of
 from data_agent_lab.planning.words import in_words
 from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.folder import open_run
 from data_agent_lab.tasks import load_task, recipe_for
+from data_agent_lab.training.plan import num_trusted_of
 from data_agent_lab.training.run import train_run
 
 DIGITS = replace(recipe_for("digits"), epochs=8, num_evaluations=1, device="cpu")

@@ -9,11 +9,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from waiting import wait_until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -53,11 +54,9 @@ class Browser:
         """Wait until an expression of JavaScript is true; events of the page come when they come.
 
         Raises:
-            AssertionError: it is not within half a minute.
+            AssertionError: it is not within two minutes.
         """
-        end = time.monotonic() + 30
-        while not self.run(script):
-            assert time.monotonic() < end, f"never came true: {script}"
+        wait_until(lambda: self.run(script), script)
 
     def press(self, key: str, code: int) -> None:
         """Press a key where the focus is."""

@@ -8,6 +8,7 @@ import torch
 
 from data_agent.errors import DataAgentWarning
 from data_agent.selecting.feedback import Feedback
+from data_agent.trusted.likeness import fit
 from data_agent.trusted.reward import TrustedReward
 
 NUM_SAMPLES, NUM_CLASSES = 400, 5
@@ -45,12 +46,18 @@ def test_rows_with_wrong_labels_score_lower():
     assert 0.5 < metrics["trusted_separation_held_back"] < 1.0
 
 
-def test_nothing_to_tell_apart_gives_scores_near_zero():
-    reward = new_reward()
-    for step in range(3):
-        score, _ = rated(reward, step, wrong_share=0.0)
-    assert score.abs().mean() < 0.35
-    assert abs(reward.metrics()["trusted_separation_held_back"] - 0.5) < 0.2
+def test_what_is_learned_by_heart_counts_little():
+    """Rows look the same at each visit, and trusted ones look like all others."""
+    features = torch.randn(NUM_SAMPLES, 32, generator=torch.Generator().manual_seed(0))
+    rows = Feedback(torch.arange(NUM_SAMPLES), torch.ones(NUM_SAMPLES), features=features)
+    reward, everybody = new_reward(), torch.ones(NUM_SAMPLES, dtype=torch.bool)
+    for step in range(10):
+        reward.rate(rows, everybody, torch.full((NUM_SAMPLES,), step))
+        assert reward.update()
+    metrics = reward.metrics()
+    assert metrics["trusted_separation"] > 0.7  # of fifty rows
+    assert abs(metrics["trusted_separation_held_back"] - 0.5) < 0.1
+    assert metrics["trusted_calibration"] < 0.4  # fifty rows prove only so much
 
 
 def test_a_restored_reward_goes_on_bitwise():
@@ -100,18 +107,32 @@ def test_trusted_rows_of_one_class_are_warned_of_where_others_have_more():
         of_classes(new_reward(), torch.cat([ones[1:], torch.tensor([0])]), both)
 
 
-def test_of_too_few_rows_none_is_held_back_and_nothing_is_said_of_them():
+def test_of_too_few_visits_nothing_is_said():
     reward = TrustedReward(torch.arange(NUM_SAMPLES) < 4, seed=0, ridge=1.0)
-    for step in range(3):
+    for step in range(4):  # the first of five folds is left out with one row, visited four times
         rated(reward, step)
-    assert list(reward.metrics()) == ["trusted_separation"]
+    assert list(reward.metrics()) == ["trusted_separation", "trusted_calibration"]
     assert "pairs" not in reward.in_words()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42])
-def test_every_seed_holds_a_fifth_back(seed):
+def test_every_seed_makes_folds_of_equal_size(seed):
     kinds = TrustedReward(torch.arange(NUM_SAMPLES) < 24, seed=seed, ridge=1.0)._kind
-    assert torch.bincount(kinds.long()).tolist() == [NUM_SAMPLES - 24, 20, 4]
+    assert torch.bincount(kinds.long()).tolist() == [NUM_SAMPLES - 24, 5, 5, 5, 5, 4]
+
+
+def test_every_trusted_row_is_left_out_once_in_five_regressions(monkeypatch):
+    reward, fitted = new_reward(), []
+
+    def noted(signals, classes, is_trusted, **more):
+        fitted.append(int(is_trusted.sum()))
+        return fit(signals, classes, is_trusted, **more)
+
+    monkeypatch.setattr("data_agent.trusted.reward.fit", noted)
+    for step in range(5):
+        rated(reward, step)
+    assert fitted == [40 * (step + 1) for step in range(5)]  # of 50 in each step
+    assert len(set(reward._of_folds)) == 5
 
 
 def test_after_the_first_pass_trusted_rows_of_clean_data_seem_no_easier():

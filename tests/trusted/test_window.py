@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from data_agent.errors import CheckpointError
-from data_agent.trusted.window import HELD_BACK, POOL, TRUSTED, Window, WindowRows
+from data_agent.trusted.window import FOLDS, POOL, Window, WindowRows
+
+TRUSTED = 1  # of the first fold
 
 
 def rows_of(step, kinds):
@@ -80,7 +82,7 @@ def test_without_new_rows_that_were_drawn_uniformly_nothing_new_is_known():
     window.add(rows_of(0, [POOL, TRUSTED]))
     assert len(window.share().step) == 2
     for step in range(1, 9):
-        window.add(rows_of(step, [TRUSTED, HELD_BACK]))
+        window.add(rows_of(step, [TRUSTED, FOLDS]))
         assert window.share() is None
     window.add(rows_of(9, [POOL, TRUSTED]))
     assert window.share().step.tolist() == [7, 7, 8, 8, 9, 9]
@@ -116,7 +118,7 @@ def test_a_restored_window_goes_on_as_the_saved_one():
         lambda rows: rows.__setitem__(0, rows[0] * torch.nan),
         lambda rows: rows.__setitem__(1, rows[1] * torch.inf),
         lambda rows: rows.__setitem__(2, rows[2][:1]),
-        lambda rows: rows.__setitem__(3, rows[3] + 3),
+        lambda rows: rows.__setitem__(3, rows[3] + FOLDS),
     ],
 )
 def test_damaged_rows_are_refused(damage):

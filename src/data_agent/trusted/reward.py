@@ -12,11 +12,13 @@ from torch import Tensor
 from data_agent.errors import CheckpointError, DataAgentWarning
 from data_agent.runtime.random import Purpose, derived_seed, position_hash
 from data_agent.selecting.feedback import Feedback
+from data_agent.trusted.calibration import CalibrationSlope
 from data_agent.trusted.likeness import Likeness, fit, separation
 from data_agent.trusted.signals import row_classes, row_signals
-from data_agent.trusted.window import HELD_BACK, POOL, TRUSTED, Window, WindowRows
+from data_agent.trusted.window import FOLDS, POOL, Window, WindowRows
 
-_HELD_BACK = "trusted_separation_held_back"
+_SEPARATION, _LEFT_OUT = "trusted_separation", "trusted_separation_held_back"
+_SLOPE = "trusted_calibration"
 _MUCH = 0.4  # nats: half as many again
 _NAMED = 5
 _COINCIDENCE = 1e-6  # that so many rows are of one class by chance
@@ -25,8 +27,8 @@ WINDOW_ROWS = 4096  # of each kind
 WINDOW_TRUSTED = 64  # visits of trusted rows that it reaches back for beyond these steps
 PERIODS = 8  # of the window, in each of which both kinds of rows weigh the same
 FEWEST_ROWS = 8  # of each kind, before anything is fitted
-FEWEST_HELD_BACK = 10  # visits, before anything is said of how well they are told apart
-_ONE_IN = 5  # trusted rows that only show whether what was learned holds
+FEWEST_LEFT_OUT = 10  # visits, before anything is said of how well they are told apart
+_LITTLE = 0.1  # of a slope: choices are as good as uniform
 
 
 class TrustedReward:
@@ -34,7 +36,7 @@ class TrustedReward:
 
     Args:
         is_trusted: bool `[N]`.
-        seed: of which trusted rows are held back from the regression.
+        seed: of which trusted rows are left out of a regression together.
         ridge: of the regression, above 0.
     """
 
@@ -42,13 +44,17 @@ class TrustedReward:
         self._ridge = ridge
         self._window = Window(WINDOW_STEPS, least_trusted=WINDOW_TRUSTED, max_rows=WINDOW_ROWS)
         self._likeness: Likeness | None = None
-        self._separation: dict[str, float] = {}
+        self._slope = CalibrationSlope(FOLDS)
+        self._separation = 0.5
+        self._of_folds: dict[int, float] = {}
+        self._num_shared = 0
         self._has_warned = False
         rows = is_trusted.nonzero().squeeze(1)
         order = position_hash(rows, derived_seed(seed, Purpose.TRUSTED)).argsort(stable=True)
-        self._kind = torch.zeros(len(is_trusted), dtype=torch.int8)
-        self._kind[rows] = TRUSTED
-        self._kind[rows[order[: len(rows) // _ONE_IN]]] = HELD_BACK
+        self._kind = torch.full((len(is_trusted),), POOL, dtype=torch.int8)
+        fold = torch.arange(len(rows), dtype=torch.int8) % FOLDS
+        self._kind[rows[order]] = 1 + fold
+        self._fold_sizes = torch.bincount(fold, minlength=FOLDS).tolist()
 
     def rate(self, feedback: Feedback, uniform: Tensor, step: Tensor) -> Tensor:
         """D of rows as it was learned so far, and keep of them what is learned from next.
@@ -74,10 +80,14 @@ class TrustedReward:
     def _rated(self, signals: Tensor, features: Tensor, classes: Tensor) -> Tensor:
         if self._likeness is None:
             return torch.zeros(len(signals))
-        return self._likeness(torch.cat([signals, features], 1), classes).float()
+        odds = self._likeness(torch.cat([signals, features], 1), classes)
+        return (self._slope.value * odds).float()
 
     def update(self) -> bool:
-        """Fit the regression to the rows of the last steps; a collective call on several ranks.
+        """Fit the regression to four fifths of the rows of the last steps, judge it by the rest.
+
+        Each regression leaves out the next fifth, so that every trusted row is learned from and
+        judged by. A collective call on several ranks.
 
         Returns:
             Whether it was fitted: there were rows of both kinds, and new ones drawn uniformly.
@@ -85,49 +95,65 @@ class TrustedReward:
         rows = self._window.share()
         if rows is None:
             return False
-        period = _periods(rows.step)
-        is_fitted = rows.kind != HELD_BACK
-        fitted = rows.at(is_fitted)
-        is_trusted = fitted.kind == TRUSTED
-        if min(int(is_trusted.sum()), int((~is_trusted).sum())) < FEWEST_ROWS:
+        fold = self._num_shared % FOLDS
+        self._num_shared += 1
+        is_trusted, period = rows.kind != POOL, _periods(rows.step)
+        left_out = torch.where(is_trusted, rows.kind == 1 + fold, _every_fifth(rows.kind, fold))
+        fitted, is_fitted = rows.at(~left_out), is_trusted[~left_out]
+        if min(int(is_fitted.sum()), int((~is_fitted).sum())) < FEWEST_ROWS:
             return False
-        self._warn_of_one_class(rows.classes[rows.kind != POOL], rows.classes[rows.kind == POOL])
+        self._warn_of_one_class(rows.classes[is_trusted], rows.classes[~is_trusted])
         self._likeness = fit(
             torch.cat([fitted.signals, fitted.features], 1),
             fitted.classes,
-            is_trusted,
+            is_fitted,
             num_features=fitted.features.shape[1],
             num_classes=1 + max(-1, int(rows.classes.max())),
             ridge=self._ridge,
-            period=period[is_fitted],
+            period=period[~left_out],
             start=self._likeness,
         )
         score = self._likeness(torch.cat([rows.signals, rows.features], 1), rows.classes)
-        of = {kind: rows.kind == kind for kind in (POOL, TRUSTED, HELD_BACK)}
-        self._separation = {
-            name: separation(score[of[kind]], score[of[POOL]], (period[of[kind]], period[of[POOL]]))
-            for name, kind, fewest in (
-                ("trusted_separation", TRUSTED, FEWEST_ROWS),
-                (_HELD_BACK, HELD_BACK, FEWEST_HELD_BACK),
-            )
-            if of[kind].sum() >= fewest
-        }
+        self._slope.update(
+            score[left_out],
+            is_trusted[left_out],
+            period[left_out],
+            num_trusted=self._fold_sizes[fold],
+        )
+        self._separation = _separation(score, is_trusted, period, of=~left_out)
+        if (left_out & is_trusted).sum() >= FEWEST_LEFT_OUT:
+            self._of_folds[fold] = _separation(score, is_trusted, period, of=left_out)
         return True
 
     def metrics(self) -> dict[str, float]:
-        """How well trusted rows can be told from others: areas under the ROC curve, 0.5 is chance.
+        """How well trusted rows can be told from others, and how much of that holds.
 
-        Once of the rows that the regression was fitted on, once of the fifth of the trusted rows
-        that were held back from it, where ten visits of them were seen.
+        The first are areas under the ROC curve, where 0.5 is chance: of the rows that the last
+        regression was fitted on, and the mean over the last five of those that each left out, where
+        these had ten visits of trusted rows. The calibration in [0, 1] is what the log-odds are
+        multiplied by.
         """
-        return dict(self._separation)
+        if self._likeness is None:
+            return {}
+        left_out = self._left_out()
+        return {
+            _SEPARATION: self._separation,
+            **({} if left_out is None else {_LEFT_OUT: left_out}),
+            _SLOPE: self._slope.value,
+        }
+
+    def _left_out(self) -> float | None:
+        return sum(self._of_folds.values()) / len(self._of_folds) if self._of_folds else None
 
     def in_words(self) -> str:
         """Which classes it asks for more of and for less of, and how well it tells rows apart."""
         if self._likeness is None:
             return "nothing learned yet"
-        words = _classes_in_words(self._likeness.by_class)
-        if (share := self._separation.get(_HELD_BACK)) is not None:
+        slope = self._slope.value
+        if slope < _LITTLE:
+            return "nothing that holds for rows left out, so the choice is nearly uniform"
+        words = _classes_in_words(slope * self._likeness.by_class)
+        if (share := self._left_out()) is not None:
             words.append(f"ranks a trusted row above another in {100 * share:.0f} % of pairs")
         return ", ".join(words) or "learned without classes"
 
@@ -154,7 +180,10 @@ class TrustedReward:
         return {
             "window": self._window.state_dict(),
             "likeness": None if learned is None else learned.state_dict(),
-            "separation": dict(self._separation),
+            "slope": self._slope.state_dict(),
+            "separation": self._separation,
+            "of_folds": dict(self._of_folds),
+            "num_shared": self._num_shared,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -164,11 +193,13 @@ class TrustedReward:
             CheckpointError: tensors that do not belong together.
         """
         learned = state["likeness"]
-        separations = {str(name): float(value) for name, value in state["separation"].items()}
-        if not all(0 <= value <= 1 for value in separations.values()):
+        separation, of_folds = float(state["separation"]), dict(state["of_folds"])
+        if not all(0 <= value <= 1 for value in (separation, *of_folds.values())):
             raise CheckpointError("how well trusted rows are told apart is not in [0, 1].")
         self._likeness = None if learned is None else Likeness.from_state(learned)
-        self._separation = separations
+        self._slope.load_state_dict(state["slope"])
+        self._separation, self._of_folds = separation, of_folds
+        self._num_shared = int(state["num_shared"])
         self._window.load_state_dict(state["window"])
 
 
@@ -176,6 +207,15 @@ def _periods(step: Tensor) -> Tensor:
     """int64 `[R]`: in which of so many equal parts of the steps each row came."""
     first, last = int(step.min()), int(step.max())
     return (step - first) * PERIODS // (last - first + 1)
+
+
+def _every_fifth(rows: Tensor, fold: int) -> Tensor:
+    return torch.arange(len(rows)) % FOLDS == fold
+
+
+def _separation(score: Tensor, is_trusted: Tensor, period: Tensor, *, of: Tensor) -> float:
+    trusted, others = of & is_trusted, of & ~is_trusted
+    return separation(score[trusted], score[others], (period[trusted], period[others]))
 
 
 def _shown(feedback: Feedback) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from data_agent.errors import CheckpointError
 from data_agent.runtime.distributed import gather_rows, rows_to_resume
 
-POOL, TRUSTED, HELD_BACK = 0, 1, 2  # kinds of rows
+POOL = 0  # the kind of rows that were drawn uniformly
+FOLDS = 5  # trusted rows are of the kinds 1 to 5, of which one at a time is not fitted on
 
 
 class WindowRows(NamedTuple):
@@ -22,7 +23,7 @@ class WindowRows(NamedTuple):
         signals: float32 `[R, S]`.
         features: float32 `[R, D]`, D of 0 without any.
         classes: int64 `[R]`, -1 for none.
-        kind: int64 `[R]`: drawn uniformly (`POOL`), trusted, or trusted and not fitted on.
+        kind: int64 `[R]`: `POOL` if drawn uniformly, a trusted row's fold from 1 on.
         step: int64 `[R]`, the batch each row came in.
     """
 
@@ -162,7 +163,7 @@ def _checked(columns: list[Tensor] | None) -> WindowRows | None:
         any(c.dtype != torch.float32 or c.ndim != 2 or len(c) != size for c in shown)
         or any(c.dtype != torch.int64 or c.shape != (size,) for c in whole)
         or not all(c.isfinite().all() for c in shown)
-        or (size and not (int(rows.kind.min()) >= 0 and int(rows.kind.max()) <= HELD_BACK))
+        or (size and not (int(rows.kind.min()) >= 0 and int(rows.kind.max()) <= FOLDS))
     ):
         raise CheckpointError("the rows that the trusted reward learns from are damaged.")
     return rows

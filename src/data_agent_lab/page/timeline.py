@@ -52,6 +52,11 @@ _CHARTS = (
         {"trusted_separation": "learned", "trusted_separation_held_back": "held back"},
     ),
     _Chart(
+        "What holds of what trusted rows taught",
+        "What log-odds are multiplied by, from rows left out: 1 is all of it, 0 a uniform draw.",
+        {"trusted_calibration": "calibration"},
+    ),
+    _Chart(
         "Avoided samples",
         "Share of all samples that are taken less than half as often as by a uniform draw.",
         {"avoided_share": "avoided"},

@@ -21,6 +21,7 @@ import torch
 from ranks import join_group, run_ranks
 from shapes import HEIGHT, WIDTH, shapes
 from torch import nn
+from waiting import wait_until
 
 from data_agent import DataAgentError
 from data_agent.runtime import checkpoint
@@ -309,7 +310,7 @@ def test_a_rank_that_hangs_ends_the_job_within_the_timeout_and_the_rest_goes_on_
         port = probe.getsockname()[1]
     processes = [start_rank(argv, number, port) for number in range(2)]
     try:
-        wait_for(tmp_path / "failed")
+        wait_until((tmp_path / "failed").exists, "the failure of the other rank")
         start = time.monotonic()
         _, error = processes[0].communicate(timeout=60)
         waited = time.monotonic() - start
@@ -338,13 +339,6 @@ def start_rank(argv: list[str], number: int, port: int) -> subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_for(path: Path, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} never came"
-        time.sleep(0.05)
 
 
 # The example, whose rank 1 is killed once, after the third checkpoint.

@@ -145,27 +145,29 @@ def test_a_signal_that_never_varies_tells_nothing():
 
 def test_separation_is_the_area_under_the_roc_curve():
     draws = np.random.default_rng(0)
-    trusted, others = draws.integers(0, 9, 50) + 1.0, draws.integers(0, 9, 400) + 0.0
-    expected = roc_auc_score([1] * 50 + [0] * 400, np.concatenate([trusted, others]))
-    found = separation(torch.from_numpy(trusted), torch.from_numpy(others))
+    is_trusted = np.arange(450) < 50
+    score = draws.integers(0, 9, 450) + 1.0 * is_trusted
+    expected = roc_auc_score(is_trusted, score)
+    found = separation(torch.from_numpy(score), torch.from_numpy(is_trusted))
     assert found == pytest.approx(expected, abs=1e-12)
-    assert separation(torch.empty(0), torch.ones(3)) == 0.5
+    for is_it in (torch.ones, torch.zeros):
+        assert separation(torch.rand(3), is_it(3, dtype=torch.bool)) == 0.5
 
 
 def test_separation_within_periods_is_the_mean_of_theirs_by_the_kind_that_has_fewer():
     draws = torch.Generator().manual_seed(0)
-    trusted, others = torch.rand(90, generator=draws), torch.rand(300, generator=draws)
-    trusted, others = trusted.mul(8).round(), others.mul(8).round()  # so that some are equal
-    of_trusted = torch.randint(5, (90,), generator=draws)
-    of_others = torch.randint(2, 7, (300,), generator=draws)  # the kinds share three of seven
+    is_trusted = torch.arange(390) < 90
+    score = torch.rand(390, generator=draws).mul(8).round()  # so that some are equal
+    # The kinds share three of seven.
+    period = torch.randint(5, (390,), generator=draws) + 2 * (~is_trusted).long()
     found, weights = 0.0, 0
-    for period in range(7):
-        own, pool = trusted[of_trusted == period], others[of_others == period]
-        fewer = min(len(own), len(pool))
-        found, weights = found + fewer * separation(own, pool), weights + fewer
-    assert separation(trusted, others, (of_trusted, of_others)) == pytest.approx(found / weights)
-    apart = torch.zeros(90, dtype=torch.int64), torch.ones(300, dtype=torch.int64)
-    assert separation(trusted, others, apart) == 0.5
+    for number in range(7):
+        own = period == number
+        fewer = int(min((own & is_trusted).sum(), (own & ~is_trusted).sum()))
+        found = found + fewer * separation(score[own], is_trusted[own])
+        weights = weights + fewer
+    assert separation(score, is_trusted, period) == pytest.approx(found / weights)
+    assert separation(score, is_trusted, is_trusted.long()) == 0.5
 
 
 def test_signals_that_say_almost_the_same_do_not_drive_it_apart():
@@ -184,7 +186,7 @@ def test_signals_that_say_almost_the_same_do_not_drive_it_apart():
         odds = fitted(signals, nobody)
         assert odds.abs().max() < 30
         torch.testing.assert_close(odds, started(signals, nobody), rtol=0, atol=1e-4)
-        assert separation(odds[is_trusted], odds[~is_trusted]) > 0.6
+        assert separation(odds, is_trusted) > 0.6
 
 
 def test_a_start_that_was_too_sure_of_itself_is_left_behind():

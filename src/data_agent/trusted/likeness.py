@@ -182,30 +182,26 @@ def balanced(is_trusted: Tensor, period: Tensor) -> Tensor:
     return torch.where(is_trusted, of_trusted[period], of_others[period])
 
 
-def separation(
-    trusted: Tensor, others: Tensor, periods: tuple[Tensor, Tensor] | None = None
-) -> float:
+def separation(score: Tensor, is_trusted: Tensor, period: Tensor | None = None) -> float:
     """How well scores tell two kinds of rows apart: the area under the ROC curve, in [0, 1].
 
     The share of pairs in which the trusted row is above, ties counted half (Mann and Whitney
     1947); 0.5 is chance, and 0.5 where there is no pair.
 
     Args:
-        trusted: float `[T]`.
-        others: float `[U]`.
-        periods: int64 `[T]` and `[U]`, 0 or more: pairs are of one period, and periods weigh as in
+        score: float `[R]`.
+        is_trusted: bool `[R]`.
+        period: int64 `[R]`, 0 or more: pairs are of one period, and periods weigh as in
             `balanced`; None is one period.
     """
-    if not len(trusted) or not len(others):
+    if not bool(is_trusted.any()) or bool(is_trusted.all()):
         return 0.5
-    scores = torch.cat([trusted, others])
-    period = torch.zeros(len(scores), dtype=torch.int64) if periods is None else torch.cat(periods)
-    is_trusted = torch.arange(len(scores)) < len(trusted)
+    period = torch.zeros(len(score), dtype=torch.int64) if period is None else period
     weight, own = balanced(is_trusted, period)[is_trusted], period[is_trusted]
     # By period first, then by score: ranks, so that equal scores stay equal.
-    place = period * len(scores) + scores.unique(return_inverse=True)[1]
+    place = period * len(score) + score.unique(return_inverse=True)[1]
     ordered, at = place[~is_trusted].sort().values, place[is_trusted]
-    earlier = torch.searchsorted(ordered, own * len(scores))
+    earlier = torch.searchsorted(ordered, own * len(score))
     below = torch.searchsorted(ordered, at) + torch.searchsorted(ordered, at, right=True)
     sizes = torch.bincount(period[~is_trusted], minlength=int(period.max()) + 1)[own]
     share = (below - 2 * earlier).double() / (2 * sizes.clamp(min=1))

@@ -99,30 +99,27 @@ class TrustedReward:
         self._num_shared += 1
         is_trusted, period = rows.kind != POOL, _periods(rows.step)
         left_out = torch.where(is_trusted, rows.kind == 1 + fold, _every_fifth(rows.kind, fold))
-        fitted, is_fitted = rows.at(~left_out), is_trusted[~left_out]
-        if min(int(is_fitted.sum()), int((~is_fitted).sum())) < FEWEST_ROWS:
+        fitted = rows.at(~left_out)
+        of_fitted, of_others = ((is_trusted[of], period[of]) for of in (~left_out, left_out))
+        if min(int(of_fitted[0].sum()), int((~of_fitted[0]).sum())) < FEWEST_ROWS:
             return False
         self._warn_of_one_class(rows.classes[is_trusted], rows.classes[~is_trusted])
         self._likeness = fit(
             torch.cat([fitted.signals, fitted.features], 1),
             fitted.classes,
-            is_fitted,
+            of_fitted[0],
             num_features=fitted.features.shape[1],
             num_classes=1 + max(-1, int(rows.classes.max())),
             ridge=self._ridge,
-            period=period[~left_out],
+            period=of_fitted[1],
             start=self._likeness,
         )
         score = self._likeness(torch.cat([rows.signals, rows.features], 1), rows.classes)
-        self._slope.update(
-            score[left_out],
-            is_trusted[left_out],
-            period[left_out],
-            num_trusted=self._fold_sizes[fold],
-        )
-        self._separation = _separation(score, is_trusted, period, of=~left_out)
-        if (left_out & is_trusted).sum() >= FEWEST_LEFT_OUT:
-            self._of_folds[fold] = _separation(score, is_trusted, period, of=left_out)
+        judged = score[left_out]
+        self._slope.update(judged, *of_others, num_trusted=self._fold_sizes[fold])
+        self._separation = separation(score[~left_out], *of_fitted)
+        if of_others[0].sum() >= FEWEST_LEFT_OUT:
+            self._of_folds[fold] = separation(judged, *of_others)
         return True
 
     def metrics(self) -> dict[str, float]:
@@ -211,11 +208,6 @@ def _periods(step: Tensor) -> Tensor:
 
 def _every_fifth(rows: Tensor, fold: int) -> Tensor:
     return torch.arange(len(rows)) % FOLDS == fold
-
-
-def _separation(score: Tensor, is_trusted: Tensor, period: Tensor, *, of: Tensor) -> float:
-    trusted, others = of & is_trusted, of & ~is_trusted
-    return separation(score[trusted], score[others], (period[trusted], period[others]))
 
 
 def _shown(feedback: Feedback) -> tuple[Tensor, Tensor, Tensor]:

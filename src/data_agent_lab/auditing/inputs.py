@@ -53,7 +53,7 @@ def sketches_of_run(config: Mapping[str, Any]) -> Sketches | None:
             "out."
         ) from error
     if isinstance(recipe, TextRecipe):
-        return Sketches(text_sketches(data.train["input_ids"]), TEXT_LIKENESS)
+        return Sketches(text_sketches(data.samples["input_ids"]), TEXT_LIKENESS)
     small = small_images(data.train_images)
     return Sketches(image_sketches(small), IMAGE_LIKENESS, partial(are_same_picture, small))
 

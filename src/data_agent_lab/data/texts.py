@@ -67,6 +67,13 @@ class LanguageData:
         return replace(self, train=self.train.select(rows), foreign=foreign)
 
     @property
+    def samples(self) -> datasets.Dataset:
+        """The training samples as they are numbered: the trusted ones come last."""
+        if self.trusted is None:
+            return self.train
+        return datasets.concatenate_datasets([self.train, self.trusted])
+
+    @property
     def num_train(self) -> int:
         """Number of training samples, the trusted ones among them."""
         return len(self.train) + self.num_trusted
@@ -83,8 +90,7 @@ class LanguageData:
 
     def in_words(self) -> str:
         """What there is, and what was left out."""
-        parts = [self.train] if self.trusted is None else [self.train, self.trusted]
-        tokens = sum(len(ids) for part in parts for ids in part["input_ids"])
+        tokens = sum(map(len, self.samples["input_ids"]))
         dropped = (f"{count} {reason}" for reason, count in self.dropped.items())
         foreign = () if self.foreign is None else (f"{int(self.foreign.sum())} of them foreign",)
         return "; ".join(

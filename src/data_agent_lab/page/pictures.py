@@ -86,10 +86,11 @@ def pictures_of(data: ImageData | LanguageData | DetectionData) -> Pictures:
             images.true_labels.tolist(),
         )
     texts: Any = data
-    labels = texts.train["labels"] if texts.class_names else None
+    samples = texts.samples
+    labels = samples["labels"] if texts.class_names else None
     return Pictures(
         texts.num_train,
-        lambda index: text_tag(_decoded(texts, texts.train[index]["input_ids"][:_TOKENS])),
+        lambda index: text_tag(_decoded(texts, samples[index]["input_ids"][:_TOKENS])),
         texts.class_names,
         None if labels is None else list(labels),
     )

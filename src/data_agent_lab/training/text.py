@@ -74,9 +74,7 @@ class TextEngine(Engine):
         data, self.labels, self.true_labels = kept(self.recipe, self.data), None, None
         if self.data.class_names:
             self.labels = torch.tensor(self.trainer.rows["labels"])
-            trusted = self.data.trusted
-            behind = [] if trusted is None else trusted["labels"][:]
-            self.true_labels = torch.tensor([*data.train["labels"], *behind])
+            self.true_labels = torch.tensor(data.samples["labels"][:])
         elif data.foreign is not None and not self.recipe.packing:
             behind = torch.zeros(data.num_trusted, dtype=torch.int64)
             self.true_labels = torch.cat([-data.foreign.long(), behind])

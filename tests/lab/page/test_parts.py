@@ -227,13 +227,15 @@ def test_rows_of_texts_are_decoded() -> None:
         tokenizer=Words(),
         train=rows,
         evaluation=rows,
+        trusted=datasets.Dataset.from_dict({"input_ids": [[4, 5]], "labels": [1]}),
         class_names=("bad", "good"),
         evaluation_source="made up",
         dropped={},
     )
     found = pictures_of(data)
     assert Page(found.draw(0)).texts == ["<1> <2>"]
-    assert (found.count, found.true_labels, found.class_names) == (2, [1, 0], ("bad", "good"))
+    assert Page(found.draw(2)).texts == ["<4> <5>"]
+    assert (found.count, found.true_labels, found.class_names) == (3, [1, 0, 1], ("bad", "good"))
 
 
 def test_samples_are_read_from_the_folder_of_a_run(tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ import pytest
 import torch
 
 from data_agent.errors import DataAgentError, DataAgentWarning
+from data_agent_lab.auditing.inputs import sketches_of_run
 from data_agent_lab.data.texts import load_language
+from data_agent_lab.page.pictures import pictures_of
+from data_agent_lab.planning.advice import skew_of
+from data_agent_lab.planning.facts import facts_of
 from data_agent_lab.planning.pilot import shortened
 from data_agent_lab.planning.plan import plan_of
 from data_agent_lab.recipes import RunConfig, TextRecipe
@@ -157,3 +161,16 @@ def test_what_cannot_be_trusted_is_refused_or_warned_of(recipe_of: Any, tmp_path
     recipe = replace(recipe_of("sft", trusted_rows=8), epochs=1)
     with pytest.raises(DataAgentError, match="chooses inside each batch"):
         engine_of(tmp_path, recipe, "data-agent-in-batch").train(lambda _: False)
+
+
+def test_pages_plans_and_audits_number_texts_as_training_does(recipe_of: Any) -> None:
+    recipe = recipe_of("text-classification", trusted_rows=8)
+    data = load_language(recipe)
+    pictures = pictures_of(data)
+    assert pictures.count == len(pictures.true_labels or ()) == SIZE
+    assert pictures.draw(SIZE - 1) != pictures.draw(0)
+    sketches = sketches_of_run(RunConfig(recipe=recipe, method="random").flat())
+    assert sketches is not None
+    assert len(sketches.values) == SIZE
+    counts = [sum(label == name for label in data.samples["labels"]) for name in (0, 1)]
+    assert facts_of(data).skew == pytest.approx(skew_of(counts))

@@ -113,12 +113,13 @@ _SPELLING = PromptRecipe(
 )
 
 
-def _mixture(task: str, data: str) -> TextRecipe:
+def _mixture(task: str, data: str, *, eval_subset: int | None = None) -> TextRecipe:
     """Four sources in equal parts, of which one is wanted and a quarter of its rows trusted."""
     return replace(
         _SMALL_LANGUAGE_MODEL,
         task=task,
         data=data,
+        eval_subset=eval_subset,
         foreign_data=",".join(name for name in _INSTRUCTIONS if name != data),
         foreign_share=0.75,
         trusted_rows=128,
@@ -185,9 +186,9 @@ TASKS: dict[str, Recipe] = {
             eval_subset=None,
             max_length=128,
         ),
-        _mixture("mix-gsm8k", _INSTRUCTIONS[0]),
+        _mixture("mix-gsm8k", _INSTRUCTIONS[0], eval_subset=512),
         _mixture("mix-code", _INSTRUCTIONS[1]),
-        replace(_mixture("mix-alpaca", _INSTRUCTIONS[2]), eval_subset=None),
+        _mixture("mix-alpaca", _INSTRUCTIONS[2]),
         replace(_BOXES, task="bccd", data=str(DATA_ROOT / "bccd")),
         *(PromptRecipe(task=f"string-world-{world}", world=world) for world in range(10)),
         PromptRecipe(task="string-world"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from data_agent.runtime.state import require_tensor
 UNSEEN = torch.finfo(torch.float16).max  # in place of an average
 BLOCK = 65_536  # samples that share a seed, so that draws depend on neither rank nor memory
 _LATEST, _HALVINGS = 2.0**40, 30
+_GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples fill [0, 1) most evenly
+_LEAST = 2.0**-24
 
 
 class LikenessTable:
@@ -66,19 +69,27 @@ class LikenessTable:
         return torch.sigmoid(self.averages())
 
     def scores(self, epoch: int) -> Tensor:
-        """float32 `[N]`: `beta e_i` and Gumbel noise, drawn anew for each sample in each epoch.
+        """float32 `[N]`: `beta e_i` and Gumbel noise of each sample, which turns with the epochs.
 
         The highest of these scores are a draw without replacement in proportion to `exp(beta e)`
         (Yellott 1977; Kool et al. 2019, https://arxiv.org/abs/1903.06059): the policy of maximum
         entropy for the reward e. A sample without a visit is taken for an average one.
+
+        The noise is that of a permanent random number in [0, 1) a sample, moved on by the golden
+        ratio in each epoch (as samples of surveys are coordinated: Ohlsson 1995). One epoch is a
+        draw like any other; over epochs each sample comes as often as it should, nearly evenly
+        spaced, where independent draws would leave some out for long. Where all rewards are equal
+        the samples take turns.
         """
+        turned = epoch * _GOLDEN % 1.0
         scores = torch.empty(self._num_samples, dtype=torch.float32)
         for block, start in enumerate(range(0, self._num_samples, BLOCK)):
             rows = slice(start, start + BLOCK)
             average = self._average[rows].float()
             average.masked_fill_(average == UNSEEN, 0.0)
-            draws = generator(self._seed, Purpose.REDRAW, epoch, block)
-            noise = torch.empty_like(average).exponential_(generator=draws).log_().neg_()
+            draws = generator(self._seed, Purpose.REDRAW, block)
+            place = torch.rand(len(average), generator=draws).add_(turned).remainder_(1.0)
+            noise = place.clamp_(_LEAST, 1 - _LEAST).log_().neg_().log_().neg_()
             scores[rows] = noise.add_(average, alpha=self._sharpness)
         return scores
 

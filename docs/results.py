@@ -27,6 +27,11 @@ PAGES = ROOT / "docs" / "results"
 CONTROLLED_BY: Mapping[str, Sequence[str]] = {
     "agent-39dc338": ("core", "held-out"),
     "agent-before": ("core",),
+    "trusted-before": ("trusted",),
+    "trusted-features": ("trusted", "trusted-memorised"),
+    "trusted-uncalibrated": ("trusted", "trusted-memorised"),
+    "trusted-100-uncalibrated": ("trusted-100",),
+    "trusted-independent": ("trusted", "trusted-memorised", "mixtures"),
 }
 COLUMNS = {
     "to random": "to_random",

@@ -66,6 +66,14 @@ TASKS = {
     "40 % wrong labels at random, no augmentation": "cifar10-noise40@trusted-memorised",
     "40 % wrong labels by human hand (CIFAR-10N worse)": "trusted-worse",
     "clean": "trusted-clean",
+    "long tail 50:1, 100 rows": "trusted-tail50@trusted-100",
+    "half of the rows are digits, 100 rows": "trusted-digits@trusted-100",
+    "40 % wrong labels at random, 100 rows": "trusted-noise40@trusted-100",
+    "40 % wrong labels at random, a tenth of 500 rows wrong": "trusted-noise40@trusted-dirty",
+    "long tail 50:1, a tenth of 500 rows wrong": "trusted-tail50@trusted-dirty",
+    "clean, 500 rows in shares of 10:1": "trusted-clean@trusted-biased",
+    "four sources, GSM8K is wanted, 128 rows (nats a token: lower is better)": "mix-gsm8k@mixtures",
+    "SST-2, 30 % of the labels flipped, 500 rows": "trusted-sst2@held-out-trusted",
 }
 CONTROLS = {
     "to `random`": "random",
@@ -165,7 +173,8 @@ def test_tables_of_differences_are_those_of_the_runs(page):
     num_rows = 0
     for head, rows in tables_of(page):
         columns = [(i, CONTROLS[name]) for i, name in enumerate(head) if name in CONTROLS]
-        method = "data-agent" if "to `full-short`" in head else "label-aware"
+        is_trusted = page.name == "trusted.md"
+        method = "data-agent" if is_trusted or "to `full-short`" in head else "label-aware"
         for row in rows:
             if not columns or row[0] not in TASKS:
                 continue

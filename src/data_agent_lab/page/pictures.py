@@ -62,8 +62,10 @@ def fitting(pictures: Pictures | None, num_samples: int) -> Pictures | None:
 
 def _not_here(config: Mapping[str, Any]) -> list[str]:
     """What a run's data are made of and no file or folder has the name of."""
-    names = [config.get(name) for name in ("data", "foreign_data", "tokenizer")]
-    if "kind" in config and config.get("tokenizer") is None:
+    names = [config.get(name) for name in ("data", "trusted", "tokenizer")]
+    foreign, is_text = config.get("foreign_data"), "kind" in config
+    names += [n.strip() for n in foreign.split(",")] if foreign and is_text else [foreign]
+    if is_text and config.get("tokenizer") is None:
         from data_agent_lab.data.tokenizers import BUILT  # imports transformers
 
         names.append(None if BUILT.fullmatch(config["model"]) else config["model"])

@@ -262,7 +262,13 @@ def test_samples_are_read_from_the_folder_of_a_run(tmp_path: Path) -> None:
     ("config", "missing"),
     [
         ({"task": "image", "data": "owner/name"}, "owner/name"),
+        ({"task": "image", "data": ".", "trusted": "owner/checked"}, "owner/checked"),
         ({"task": "sft", "kind": "sft", "data": ".", "model": "owner/model"}, "owner/model"),
+        (
+            {"task": "sft", "kind": "sft", "data": ".", "model": "llama-64x2"}
+            | {"foreign_data": ".,owner/other"},
+            "owner/other",
+        ),
     ],
 )
 def test_a_report_downloads_nothing_that_a_run_names(
@@ -276,7 +282,7 @@ def test_a_report_downloads_nothing_that_a_run_names(
     caplog.set_level("INFO", logger="data_agent_lab.page.pictures")
     assert load_pictures(config, may_download=False) is None
     assert loaded == []
-    assert f"{missing} is not here" in caplog.text
+    assert f": {missing} is not here" in caplog.text
 
 
 def test_data_that_are_gone_leave_the_page_without_pictures(tmp_path: Path) -> None:

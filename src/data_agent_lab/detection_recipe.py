@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from data_agent.errors import InputError
+from data_agent_lab.image_models import LEAST_WIDTH
 from data_agent_lab.recipes import Optimizer, Recipe, Schedule, check_optimizer, check_recipe
 from data_agent_lab.rules import NotNegative, Share, at_least, flag_of
 
@@ -56,6 +57,11 @@ class DetectionRecipe(Recipe):
         check_optimizer(self.optimizer, self.learning_rate)
         if not re.fullmatch(r"detector-[1-9]\d*", self.model):
             raise InputError(f"--model is {self.model!r}; expected detector-WIDTH, as detector-16.")
+        if int(self.model.removeprefix("detector-")) < LEAST_WIDTH:
+            raise InputError(
+                f"--model is {self.model!r}; a detector needs at least {LEAST_WIDTH} channels. Use "
+                f"detector-{LEAST_WIDTH}."
+            )
         for name in ("image_width", "image_height"):
             if (size := getattr(self, name)) % _HALVINGS:
                 raise InputError(

@@ -20,7 +20,7 @@ IMAGE_MODELS: Mapping[str, int] = {
 # torch 2.13 writes outside of its memory in the backward pass of a strided 1x1 convolution (a
 # shortcut's, in the layout channels_last) of fewer channels than the processor handles at once:
 # 16 with AVX-512, else 8.
-_LEAST_WIDTH = 16
+LEAST_WIDTH = 16
 
 
 def check_model(name: str, *, image_size: int, width: int | None = None) -> None:
@@ -34,8 +34,8 @@ def check_model(name: str, *, image_size: int, width: int | None = None) -> None
             f"{least} pixels; --image-size is {image_size}. Use larger images or a smaller model "
             "(cnn, resnet-small)."
         )
-    if width is not None and width < _LEAST_WIDTH and name != "cnn":
+    if width is not None and width < LEAST_WIDTH and name != "cnn":
         raise InputError(
-            f"--width is {width}; {name} needs at least {_LEAST_WIDTH} channels. Use a larger "
+            f"--width is {width}; {name} needs at least {LEAST_WIDTH} channels. Use a larger "
             "width, or --model cnn."
         )

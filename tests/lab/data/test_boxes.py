@@ -302,6 +302,7 @@ def test_data_must_be_named_and_exist(tmp_path: Path) -> None:
     [
         ({"image_width": 100}, r"--image-width is 100.*such as 96"),
         ({"model": "yolo"}, r"--model is 'yolo'; expected detector-WIDTH"),
+        ({"model": "detector-8"}, r"a detector needs at least 16 channels\. Use detector-16\."),
         ({"label_noise": 0.1}, "--label-noise is for samples with a class each"),
         ({"box_format": "cxcywh"}, "--box-format is 'cxcywh'; expected one of xywh, xyxy"),
         ({"learning_rate": 0.2}, "adamw diverges"),

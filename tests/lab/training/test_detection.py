@@ -27,7 +27,7 @@ from data_agent_lab.training.detection import DetectionEngine
 N, EPOCHS, BATCH = 24, 8, 6
 RECIPE: Any = replace(
     recipe_for("detection"),
-    **{"image_width": WIDTH, "image_height": HEIGHT, "model": "detector-4", "device": "cpu"},
+    **{"image_width": WIDTH, "image_height": HEIGHT, "model": "detector-16", "device": "cpu"},
     **{"epochs": EPOCHS, "batch_size": BATCH, "num_evaluations": 2},
 )
 REFUSED = {  # methods that go by the class of a sample, or by groups of near-duplicates
@@ -157,7 +157,7 @@ def test_kept_images_are_those_that_are_trained_on(tmp_path: Path, data: Detecti
 
 
 def test_shapes_are_learned(tmp_path: Path) -> None:
-    config = config_of("full", model="detector-8", epochs=12, num_evaluations=1)
+    config = config_of("full", model="detector-16", epochs=12, num_evaluations=1)
     result = finish(tmp_path / "run", config, shapes(48, 16))
     assert result["further_metrics"]["mAP50"]["value"] > 80
 
@@ -168,7 +168,7 @@ def test_a_comparison_writes_a_page_with_boxes(
     folder, output = tmp_path / "data", tmp_path / "runs"
     write_parquet(folder / "train.parquet", scenes(16))
     write_parquet(folder / "test.parquet", scenes(6, seed=1))
-    flags = ["--image-width", str(WIDTH), "--image-height", str(HEIGHT), "--model", "detector-4"]
+    flags = ["--image-width", str(WIDTH), "--image-height", str(HEIGHT), "--model", "detector-16"]
     flags += ["--epochs", "4", "--batch-size", "4", "--device", "cpu", "--jobs", "1"]
     given = ["--methods", "random,afss", "--seeds", "1", "--data", str(folder)]
     assert main(["compare", "--task", "detection", *flags, *given, "--output", str(output)]) == 0
@@ -180,4 +180,4 @@ def test_a_comparison_writes_a_page_with_boxes(
     assert "mAP by class" in page.texts
     said = " ".join(page.texts)
     assert "mAP is that of the last epoch." in said
-    assert "detector-4, 16 training samples, 4 epochs; evaluated on 6 samples" in said
+    assert "detector-16, 16 training samples, 4 epochs; evaluated on 6 samples" in said

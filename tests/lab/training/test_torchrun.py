@@ -54,7 +54,7 @@ def config_of(method: str, *, keep_ratio: float = 0.5, **changes: Any) -> RunCon
 
 def boxes_config() -> RunConfig:
     recipe = replace(recipe_for("detection"), image_width=WIDTH, image_height=HEIGHT)
-    small = replace(recipe, model="detector-4", epochs=EPOCHS, batch_size=4, device="cpu")
+    small = replace(recipe, model="detector-16", epochs=EPOCHS, batch_size=4, device="cpu")
     return RunConfig(recipe=small, method="afss")
 
 

@@ -10,6 +10,7 @@ from data_agent.errors import DataAgentWarning
 from data_agent.selecting.feedback import Feedback
 from data_agent.trusted.likeness import fit
 from data_agent.trusted.reward import TrustedReward
+from data_agent.trusted.signals import row_classes, row_signals
 
 NUM_SAMPLES, NUM_CLASSES = 400, 5
 
@@ -46,6 +47,14 @@ def test_rows_with_wrong_labels_score_lower():
     assert 0.5 < metrics["trusted_separation_held_back"] < 1.0
 
 
+def test_nothing_to_tell_apart_gives_scores_near_zero():
+    reward = new_reward()
+    for step in range(3):
+        score, _ = rated(reward, step, wrong_share=0.0)
+    assert score.abs().mean() < 0.35
+    assert abs(reward.metrics()["trusted_separation_held_back"] - 0.5) < 0.2
+
+
 def test_what_is_learned_by_heart_counts_little():
     """Rows look the same at each visit, and trusted ones look like all others."""
     features = torch.randn(NUM_SAMPLES, 32, generator=torch.Generator().manual_seed(0))
@@ -58,6 +67,9 @@ def test_what_is_learned_by_heart_counts_little():
     assert metrics["trusted_separation"] > 0.7  # of fifty rows
     assert abs(metrics["trusted_separation_held_back"] - 0.5) < 0.1
     assert metrics["trusted_calibration"] < 0.4  # fifty rows prove only so much
+    odds = reward._likeness(torch.cat([row_signals(rows), features], 1), row_classes(rows))
+    expected = metrics["trusted_calibration"] * odds
+    torch.testing.assert_close(reward.peek(rows), expected.float(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_restored_reward_goes_on_bitwise():

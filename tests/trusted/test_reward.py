@@ -67,6 +67,7 @@ def test_what_is_learned_by_heart_counts_little():
     assert metrics["trusted_separation"] > 0.7  # of fifty rows
     assert abs(metrics["trusted_separation_held_back"] - 0.5) < 0.1
     assert metrics["trusted_calibration"] < 0.4  # fifty rows prove only so much
+    assert reward._likeness is not None
     odds = reward._likeness(torch.cat([row_signals(rows), features], 1), row_classes(rows))
     expected = metrics["trusted_calibration"] * odds
     torch.testing.assert_close(reward.peek(rows), expected.float(), rtol=1e-5, atol=1e-6)

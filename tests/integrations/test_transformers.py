@@ -56,7 +56,7 @@ from transformers import (
 from transformers.optimization import get_constant_schedule
 
 from data_agent import DataAgent, SelectionSampler, Selector, make_selector, selection_loader
-from data_agent.errors import CheckpointError, InputError, StateError
+from data_agent.errors import CheckpointError, DataAgentWarning, InputError, StateError
 from data_agent.integrations.transformers import (
     SampleLosses,
     SelectiveTrainer,
@@ -554,6 +554,22 @@ def test_every_run_has_a_selector_of_its_own(tmp_path):
     trainer.train()
     assert trainer.selector is not first
     assert trainer.batches == batches
+
+
+def test_labels_that_change_in_the_last_epoch_are_told(tmp_path):
+    class Moved(Texts):
+        by = 0
+
+        def label(self, i, tokens):
+            return (super().label(i, tokens) + self.by) % 3
+
+    class MoveLast(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, **kwargs):
+            texts.by = int(state.epoch == EPOCHS - 1)
+
+    texts, options = Moved(), {"selector": "label-aware", "callbacks": [MoveLast()]}
+    with pytest.warns(DataAgentWarning, match="samples came with another label"):
+        train(bert(), texts, arguments(tmp_path), keep_ratio=1.0, **options)
 
 
 def test_a_batch_size_that_is_found_begins_anew(tmp_path):

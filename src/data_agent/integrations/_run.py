@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -96,6 +97,24 @@ def refuse_what_would_be_wrong(trainer: Any) -> None:
     dataset = trainer.train_dataset
     if dataset is not None and not isinstance(dataset, IterableDataset):
         IndexedDataset(dataset)  # refuses what has no length
+
+
+@contextmanager
+def ending_run(trainer: Any) -> Iterator[None]:
+    """Behind the block hooks are removed; what only the last rows show is told by the selector.
+
+    Not where training stopped before its last epoch was over. A collective call.
+
+    Raises:
+        InputError: rows of the last steps were not finite.
+    """
+    try:
+        yield
+        selector: Selector | None = trainer.selector
+        if selector is not None and selector.next_batch().epoch == selector.schedule.epochs:
+            selector.close_epoch()
+    finally:
+        trainer._unhook()
 
 
 def new_selector(trainer: Any, *, reads_labels: bool) -> Selector:

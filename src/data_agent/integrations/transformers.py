@@ -34,6 +34,7 @@ from data_agent.integrations._run import (
     Given,
     check_bases,
     check_given,
+    ending_run,
     indexed_rows,
     load_selector,
     new_selector,
@@ -299,10 +300,8 @@ class SelectiveTrainerMixin(_Base):
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._run_has_begun = False  # auto_find_batch_size may call this several times
         self._run_resumes = kwargs.get("resume_from_checkpoint") is not None
-        try:
+        with ending_run(self):
             return super()._inner_training_loop(*args, **kwargs)
-        finally:
-            self._unhook()
 
     def _begin_run(self) -> Selector:
         """This run's selector, built when it is first asked for, with the hook on the head."""

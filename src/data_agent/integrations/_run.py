@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -100,7 +100,7 @@ def refuse_what_would_be_wrong(trainer: Any) -> None:
 
 
 @contextmanager
-def ending_run(trainer: Any) -> Iterator[None]:
+def ending_run(trainer: Any) -> Generator[None]:
     """Behind the block hooks are removed; what only the last rows show is told by the selector.
 
     Not where training stopped before its last epoch was over. A collective call.

@@ -150,7 +150,7 @@ def over_tasks_table(over: OverTasks) -> Table:
         texts = [format_spread(spread, digits=over.metric.digits) for spread in spreads]
         count = max(0 if spread is None else spread.count for spread in spreads)
         rank = "-" if found.rank is None else f"{found.rank:.2f}"
-        rows.append([found.method, rank, *texts, str(count)])
+        rows.append([found.method, rank, *texts, str(count or "-")])
     return Table(title, ("method", "mean rank", "to random", "to full-short", "tasks"), rows)
 
 

@@ -230,7 +230,10 @@ def test_tasks_on_which_one_method_ran_do_not_count_for_ranks(tmp_path: Path) ->
     (over,) = summarise(tmp_path).over_tasks
     assert {found.method: found.rank for found in over.methods} == {"ucb": 1.0, "random": 2.0}
     assert (over.tasks, over.ranked) == (["t1", "t2", "t3"], ["t1", "t2"])
-    assert over_tasks_table(over).title.endswith("ranks over the 2 with two methods or more")
+    table = over_tasks_table(over)
+    assert table.title.endswith("ranks over the 2 with two methods or more")
+    counts = {row[0]: row[-1] for row in table.rows}  # tasks that differences are averaged over
+    assert counts == {"ucb": "2", "random": "-"}
 
 
 def test_tasks_with_no_two_methods_in_common_have_no_ranks(tmp_path: Path) -> None:

@@ -101,9 +101,9 @@ def refuse_what_would_be_wrong(trainer: Any) -> None:
 
 @contextmanager
 def ending_run(trainer: Any) -> Generator[None]:
-    """Behind the block hooks are removed; what only the last rows show is told by the selector.
+    """After the block close the last epoch, if training came to its end, and remove the hooks.
 
-    Not where training stopped before its last epoch was over. A collective call.
+    Closing tells what only the last rows show. A collective call.
 
     Raises:
         InputError: rows of the last steps were not finite.

@@ -144,11 +144,16 @@ def measured():
     return found
 
 
-def values_of(task, method, *suites):
+def runs_of(task, method, *suites):
+    """The values by seed, in each of these suites that holds such runs."""
     task, _, suite = task.partition("@")
     suites = (suite,) if suite else suites
     cell = measured()[task, 0.5, ""]
-    (values,) = (cell[suite, method] for suite in suites if (suite, method) in cell)
+    return [cell[suite, method] for suite in suites if (suite, method) in cell]
+
+
+def values_of(task, method, *suites):
+    (values,) = runs_of(task, method, *suites)
     return values
 
 
@@ -202,8 +207,7 @@ def test_tables_of_differences_are_those_of_the_runs(page):
             mine = values_of(task, name, *SUITES)
             for column, control in columns:
                 if row[column] == "not run":
-                    name_of_task, _, suite = task.partition("@")
-                    assert (suite, control) not in measured()[name_of_task, 0.5, ""]
+                    assert not runs_of(task, control, *SUITES), (row[0], head[column])
                     continue
                 found = paired_difference(mine, values_of(task, control, *SUITES))
                 assert row[column] == shown(found, digits_of(row[column])), (row[0], head[column])

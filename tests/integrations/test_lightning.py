@@ -487,6 +487,20 @@ def test_a_forgotten_learn_is_an_error_in_the_last_epoch_too(tmp_path):
         trainer.fit(module)
 
 
+@pytest.mark.parametrize("steps", [7, 20], ids=["inside an epoch", "at the end of one"])
+def test_rows_of_the_last_step_that_an_accelerator_found_not_finite_are_told(tmp_path, steps):
+    class RefuseLast(L.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.global_step == steps:
+                agent._recorder.staging.refuse(torch.tensor([5]))
+                trainer.should_stop = True
+
+    agent = build_agent()
+    trainer = build_trainer(tmp_path, SelectionCallback(agent), RefuseLast())
+    with pytest.raises(InputError, match=r"non-finite .* for 1 sample\(s\): 5"):
+        trainer.fit(Module(agent))
+
+
 def test_a_state_in_pieces_is_refused(monkeypatch):
     monkeypatch.setattr(selector_module, "own_shard", lambda: Shard(0, 2))
     with pytest.raises(InputError, match="Lightning writes that of rank 0 only"):

@@ -572,6 +572,21 @@ def test_labels_that_change_in_the_last_epoch_are_told(tmp_path):
         train(bert(), texts, arguments(tmp_path), keep_ratio=1.0, **options)
 
 
+@pytest.mark.parametrize("steps", [7, 20], ids=["inside an epoch", "at the end of one"])
+def test_rows_of_the_last_step_that_an_accelerator_found_not_finite_are_told(tmp_path, steps):
+    class RefuseLast(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == steps:
+                trainer.selector._recorder.staging.refuse(torch.tensor([5]))
+
+    args = arguments(tmp_path, max_steps=steps)
+    trainer = Ours(
+        model=bert(), args=args, train_dataset=Texts(), selector="random", callbacks=[RefuseLast()]
+    )
+    with pytest.raises(InputError, match=r"non-finite .* for 1 sample\(s\): 5"):
+        trainer.train()
+
+
 def test_a_batch_size_that_is_found_begins_anew(tmp_path):
     class OutOfMemory(Ours):
         def training_step(self, model, inputs, *args, **kwargs):

@@ -101,9 +101,9 @@ def refuse_what_would_be_wrong(trainer: Any) -> None:
 
 @contextmanager
 def ending_run(trainer: Any) -> Generator[None]:
-    """After the block close the last epoch, if training came to its end, and remove the hooks.
+    """After the block settle the last rows, which tells what only they show; remove the hooks.
 
-    Closing tells what only the last rows show. A collective call.
+    The last epoch is closed, unless training stopped inside of one. A collective call.
 
     Raises:
         InputError: rows of the last steps were not finite.
@@ -111,8 +111,9 @@ def ending_run(trainer: Any) -> Generator[None]:
     try:
         yield
         selector: Selector | None = trainer.selector
-        if selector is not None and selector.next_batch().epoch == selector.schedule.epochs:
-            selector.close_epoch()
+        if selector is not None:
+            is_over = selector.next_batch().epoch == selector.schedule.epochs
+            selector.close_epoch() if is_over else selector.settle()
     finally:
         trainer._unhook()
 

@@ -110,12 +110,15 @@ class SelectionCallback(Callback):
         pl_module.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the last epoch, which no other one follows: a forgotten learn() is an error."""
+        """Close the last epoch, which no other one follows: a forgotten learn() is an error.
+
+        Where training stopped inside an epoch, only its last rows are settled.
+        """
         del pl_module
         # In a trial workers read on behind its end.
         reads_on = cast("Any", trainer).fast_dev_run and self.agent.num_observed
-        if trainer.is_last_batch and not reads_on:  # else it stopped inside an epoch, on purpose
-            self.agent.close_epoch()
+        stopped_inside = not trainer.is_last_batch or reads_on
+        self.agent.settle() if stopped_inside else self.agent.close_epoch()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

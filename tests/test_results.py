@@ -24,7 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 MADE = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *sorted({*ROOT.glob("docs/**/*.md")} - {*MADE.glob("*.md")})]
 WHEN = ROOT / "docs" / "when-it-helps.md"
-ROWS = {ROOT / "README.md": 11, WHEN: 25, ROOT / "docs" / "trusted.md": 39}  # that are looked at
+ROWS = {ROOT / "README.md": 11, WHEN: 25, ROOT / "docs" / "trusted.md": 58}  # that are looked at
 
 # The task that a line of a table is of, by how it begins; of a suite that others repeat, `@` it.
 TASKS = {
@@ -84,6 +84,17 @@ TASKS = {
     "40 % wrong labels by human hand, 100 rows": "trusted-worse@trusted-100",
     "clean, 250 rows": "trusted-clean@trusted-250",
     "clean, 100 rows": "trusted-clean@trusted-100",
+    "long tail 20:1, 250 rows": "trusted-tail20@trusted-250",
+    "long tail 20:1, 100 rows": "trusted-tail20@trusted-100",
+    "30 % wrong labels at random, 250 rows": "trusted-noise30@trusted-250",
+    "30 % wrong labels at random, 100 rows": "trusted-noise30@trusted-100",
+    "40 % wrong labels by human hand, 250 rows": "trusted-worse@trusted-250",
+    "9 % wrong labels by human hand, 250 rows": "trusted-aggregate@trusted-250",
+    "9 % wrong labels by human hand, 100 rows": "trusted-aggregate@trusted-100",
+    "60 % near-duplicates, 250 rows": "trusted-duplicates@trusted-250",
+    "60 % near-duplicates, 100 rows": "trusted-duplicates@trusted-100",
+    "half of the rows are digits, a tenth of 500 rows wrong": "trusted-digits@trusted-dirty",
+    "long tail 50:1, 500 rows in shares of 10:1": "trusted-tail50@trusted-biased",
     "MNIST, long tail 100:1, 200 rows": "trusted-mnist-tail@held-out-trusted",
     "Tiny-ImageNet, 170 classes, half of the rows are digits, 850 rows": (
         "trusted-tiny-digits@held-out-trusted"

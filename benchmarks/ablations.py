@@ -3,8 +3,9 @@
 PYTHONPATH=benchmarks data-agent compare --suite core --seeds 3 --output runs/ablations
 --methods random,data-agent,ablations:difficulty-alone,ablations:no-explore
 
-Names are those of `POLICY` (what the policy is made of) and `RULES` (what label rules bring). What
-is no setting of the agent is a small class at the end.
+Names are those of `POLICY` (what the policy is made of), `TRUSTED` (how trusted rows are learned
+from) and `RULES` (what label rules bring). What is no setting of the agent is a small class at the
+end.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from data_agent import DataAgent, DataAgentConfig, Feedback, Selector
 from data_agent.agent.reward import adaptive_weights, difficulty, uncertainty, utility
 from data_agent.labels import LabelRules
 from data_agent.methods import method_class
+from data_agent.trusted import TrustedConfig
 
 
 def equal_parts(feedback: Feedback) -> Tensor:
@@ -47,6 +49,9 @@ POLICY: Mapping[str, Mapping[str, Any]] = {
     "as-published": vars_of(DataAgentConfig.paper()),
 }
 """Settings of `DataAgentConfig` other than the defaults."""
+
+TRUSTED: Mapping[str, Mapping[str, Any]] = {"class-shares-of-data": {"class_shares": "data"}}
+"""Settings of `TrustedConfig` other than the defaults."""
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     "no-class-shares": {"label_rules": LabelRules(class_shares=False)},
@@ -98,6 +103,8 @@ def __getattr__(name: str) -> type[Selector]:
     """The method that a grid calls `name`: what `ablations:NAME` on the command line finds."""
     if name in POLICY:
         return _with(DataAgent, name, config=DataAgentConfig(**POLICY[name]))
+    if name in TRUSTED:
+        return _with(DataAgent, name, config=TrustedConfig(**TRUSTED[name]))
     if name in RULES:
         return _with(method_class("label-aware"), name, **RULES[name])
-    raise AttributeError(f"{name!r} is none of {', '.join([*POLICY, *RULES])}")
+    raise AttributeError(f"{name!r} is none of {', '.join([*POLICY, *TRUSTED, *RULES])}")

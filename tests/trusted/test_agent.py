@@ -121,6 +121,25 @@ def test_classes_that_trusted_rows_hold_more_often_are_chosen_more_often():
     assert "more of class 3" in agent.summary()
 
 
+def test_class_shares_stay_those_of_the_data_where_trusted_rows_were_picked_by_hand():
+    """Ten of each class are trusted, one in twelve of all is of class 3; and labels are wrong."""
+    inputs, labels, is_wrong = wrong_labels()
+    is_rare = torch.arange(NUM_SAMPLES) % 12 == 0
+    labels = torch.where(is_rare, 3, labels % 3)
+    rows = torch.cat([((labels == c) & ~is_wrong).nonzero().squeeze(1)[:10] for c in range(4)])
+    is_other = ~torch.isin(torch.arange(NUM_SAMPLES), rows)
+    of_data = float((labels[is_other] == 3).double().mean())
+    shares = {}
+    for class_shares in ("trusted", "data"):
+        config = TrustedConfig(class_shares=class_shares)
+        agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=rows, config=config)
+        chosen = torch.cat(trained(agent, inputs, labels)[2:])
+        others = chosen[is_other[chosen]]
+        shares[class_shares] = float((labels[others] == 3).double().mean())
+    assert shares["data"] == pytest.approx(of_data, abs=0.012)
+    assert shares["trusted"] > of_data + 0.02
+
+
 @pytest.mark.parametrize(
     ("trusted", "says"),
     [
@@ -219,6 +238,7 @@ def test_a_state_of_other_trusted_rows_is_refused():
         ("memory", 1.0),
         ("update_every", 2.5),
         ("explore", 0),
+        ("class_shares", "equal"),
     ],
 )
 def test_settings_outside_their_range_are_named(name, value):

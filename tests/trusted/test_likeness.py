@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from data_agent.trusted.likeness import CLIP, balanced, fit, separation
+from data_agent.trusted.likeness import CLIP, balanced, fit, matched, separation
 
 
 def made_up(rows=600, num_classes=4, seed=0):
@@ -43,6 +43,43 @@ def test_both_kinds_weigh_the_same_in_each_period():
     torch.testing.assert_close(
         balanced(is_trusted, period), torch.tensor(expected, dtype=torch.float64)
     )
+
+
+def test_matched_rows_have_the_same_shares_of_groups():
+    is_trusted = torch.tensor([True, True, True, True, False, False, False, False, False])
+    group = torch.tensor([0, 0, 0, 2, 0, 1, 1, 2, 2])
+    third = 1 / 3
+    expected = [third, third, third, 2.0, 1.0, 0.0, 0.0, 1.0, 1.0]  # no trusted row is of group 1
+    weights = matched(is_trusted, group)
+    torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(
+        torch.bincount(group[is_trusted], weights[is_trusted]),
+        torch.bincount(group[~is_trusted], weights[~is_trusted]),
+    )
+    # Three thirds and a two are worth 9 / (1/3 + 4) rows, fewer than the three of the others.
+    effective = 9 / (third + 4)
+    both = balanced(is_trusted, torch.zeros_like(group), group)
+    torch.testing.assert_close(both, weights * effective / 3)
+    alone = balanced(is_trusted, torch.zeros_like(group), torch.arange(9))
+    assert alone.tolist() == [0.0] * 9  # no group has both kinds
+    one_group = balanced(is_trusted, group, torch.zeros_like(group))
+    torch.testing.assert_close(one_group, balanced(is_trusted, group))
+
+
+def test_shares_of_groups_are_not_learned_and_what_differs_within_them_is():
+    draws = torch.Generator().manual_seed(0)
+    classes = torch.randint(3, (6000,), generator=draws)
+    hard = torch.randn(6000, 1, generator=draws) + classes[:, None]  # and class 2 is the hardest
+    odds = -3.0 + 1.5 * (classes == 2) - 1.0 * (hard[:, 0] - classes)
+    is_trusted = torch.rand(6000, generator=draws) < torch.sigmoid(odds)
+    learned = fit(hard, classes, is_trusted, num_classes=3, ridge=1.0)
+    within = fit(hard, classes, is_trusted, num_classes=3, ridge=1.0, group=classes)
+    average = torch.tensor([[0.0], [1.0], [2.0]])  # how hard each class is
+    of_class, of_group = (fitted(average, torch.arange(3)) for fitted in (learned, within))
+    assert float(of_class[2] - of_class[0]) > 1.2
+    assert float(of_group.max() - of_group.min()) < 0.3
+    easier = within(average - 1, torch.arange(3)) - of_group
+    assert bool(((easier > 0.7) & (easier < 1.3)).all())
 
 
 def test_how_far_training_was_is_not_learned_where_trusted_rows_come_later():

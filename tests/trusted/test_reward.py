@@ -33,8 +33,8 @@ def rated(reward, step, *, wrong_share=0.4, updates=True):
     return score, is_wrong
 
 
-def new_reward(seed=0):
-    return TrustedReward(torch.arange(NUM_SAMPLES) < 50, seed=seed, ridge=1.0)
+def new_reward(seed=0, **options):
+    return TrustedReward(torch.arange(NUM_SAMPLES) < 50, seed=seed, ridge=1.0, **options)
 
 
 def test_rows_with_wrong_labels_score_lower():
@@ -118,6 +118,31 @@ def test_trusted_rows_of_one_class_are_warned_of_where_others_have_more():
         warnings.simplefilter("error")
         of_classes(new_reward(), ones, torch.ones(350, dtype=torch.int64))
         of_classes(new_reward(), torch.cat([ones[1:], torch.tensor([0])]), both)
+
+
+def test_class_shares_of_the_data_are_left_as_they_are():
+    """Trusted rows were picked by hand: as many of each class, or all of one."""
+    rare = (torch.arange(350) % 10 == 0).long()
+    rows = Feedback(torch.arange(2), torch.ones(2), torch.zeros(2, 2), labels=torch.tensor([0, 1]))
+    for trusted in (torch.arange(50) % 2, torch.ones(50, dtype=torch.int64)):
+        reward = new_reward(class_shares="data")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            of_classes(reward, trusted, rare)
+        assert float(reward.peek(rows).abs().max()) < 0.01
+        assert reward.metrics()["trusted_separation_held_back"] == 0.5
+    asking = new_reward()
+    of_classes(asking, torch.arange(50) % 2, rare)
+    assert float(asking.peek(rows).diff()) > 0.5
+
+
+def test_within_classes_wrong_labels_are_found_with_the_shares_of_the_data_too():
+    reward = new_reward(class_shares="data")
+    for step in range(3):
+        score, is_wrong = rated(reward, step)
+    assert score[~is_wrong].mean() > score[is_wrong].mean() + 0.5
+    assert 0.55 < reward.metrics()["trusted_separation_held_back"] < 1.0
+    assert reward.in_words().startswith("class shares as in the data, ranks a trusted row above")
 
 
 def test_of_too_few_visits_nothing_is_said():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_agent.errors import CheckpointError
 
-STATE_VERSION = 10
+STATE_VERSION = 11
 
 
 def check_header(state: object, expected: Mapping[str, object]) -> None:

@@ -35,7 +35,13 @@ class CalibrationSlope:
         self._curvature = 0.0
 
     def update(
-        self, score: Tensor, is_trusted: Tensor, period: Tensor, *, num_trusted: int
+        self,
+        score: Tensor,
+        is_trusted: Tensor,
+        period: Tensor,
+        group: Tensor | None = None,
+        *,
+        num_trusted: int,
     ) -> None:
         """Learn from rows that were left out of the last regression.
 
@@ -43,12 +49,13 @@ class CalibrationSlope:
             score: D of their visits, float64 `[R]`.
             is_trusted: bool `[R]`.
             period: int64 `[R]`, 0 or more, in each of which both kinds weigh the same.
+            group: int64 `[R]`, 0 or more, of which both kinds have the same shares; None for any.
             num_trusted: how many trusted rows these are visits of.
         """
         if not bool(is_trusted.any()) or bool(is_trusted.all()):
             return
         repeats = max(1.0, int(is_trusted.sum()) / max(1, num_trusted))
-        weight = self._once / repeats * balanced(is_trusted, period)
+        weight = self._once / repeats * balanced(is_trusted, period, group)
         p = torch.sigmoid(self.value * score)
         gradient = float((weight * (is_trusted.double() - p) * score).sum())
         curvature = float((weight * p * (1 - p) * score.square()).sum())

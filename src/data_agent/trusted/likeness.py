@@ -24,6 +24,7 @@ MOST_HALVINGS = 12
 _LEAST_DEVIATION = 1e-4
 _LEAST_CURVATURE = 1e-9
 _LEAST_DECREMENT = 1e-5  # nats, over all rows
+_LEAST_SUM = 1e-9  # of weights, where there are none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,16 +87,17 @@ def fit(
     ridge: float,
     num_features: int = 0,
     period: Tensor | None = None,
+    group: Tensor | None = None,
     start: Likeness | None = None,
 ) -> Likeness:
     """The regression between trusted rows and the others, by Newton's method with backtracking.
 
     Minimises `sum_i q_i log(1 + exp(-t_i D_i)) + ridge/2 (|w|^2 + |c|^2)` with `t_i = +-1` and
-    weights q that give both kinds the same sum in each period, the smaller kind's number of rows:
-    where trusted rows are denser late than early and others are not, a regression would learn how
-    far training was. D features count as one signal: what they add together is expected to vary as
-    much, so `|w|^2` counts theirs D times; else a few hundred rows would be learned by heart. The
-    classes' block of the Hessian is diagonal, so a step costs `O(R S^2 + C S)` whatever C is.
+    weights q that give both kinds the same sum in each period, see `balanced`: where trusted rows
+    are denser late than early and others are not, a regression would learn how far training was. D
+    features count as one signal: what they add together is expected to vary as much, so `|w|^2`
+    counts theirs D times; else a few hundred rows would be learned by heart. The classes' block of
+    the Hessian is diagonal, so a step costs `O(R S^2 + C S)` whatever C is.
 
     Args:
         signals: float `[R, S]`, rows of both kinds, from the same steps of training; features
@@ -106,6 +108,7 @@ def fit(
         ridge: above 0; 1 stands for about one row of evidence that nothing differs.
         num_features: D, 0 or more.
         period: int64 `[R]`, 0 or more: of which part of the steps each row is; None is one part.
+        group: int64 `[R]`, 0 or more: shares of these groups are not learned; None learns all.
         start: where to start from, such as the last fit.
     """
     signals = signals.double()
@@ -116,7 +119,7 @@ def fit(
     z = _with_one(_standardised(signals, mean, deviation))
     half = z.float()
     trusted = is_trusted.double()
-    q = balanced(is_trusted, torch.zeros_like(classes) if period is None else period)
+    q = balanced(is_trusted, torch.zeros_like(classes) if period is None else period, group)
     penalty = torch.full((z.shape[1],), ridge, dtype=torch.float64)
     penalty[len(mean) - num_features :] *= max(1, num_features)
     penalty[-1] = _LEAST_CURVATURE  # the intercept is free
@@ -165,24 +168,59 @@ def fit(
     return Likeness(mean, deviation, weight, by_class)
 
 
-def balanced(is_trusted: Tensor, period: Tensor) -> Tensor:
+def balanced(is_trusted: Tensor, period: Tensor, group: Tensor | None = None) -> Tensor:
     """Weights that give both kinds of rows the same sum in each period, float64 `[R]`.
 
     That sum is the number of rows of the kind that has fewer there: rows of a period that has one
-    kind alone weigh nothing.
+    kind alone weigh nothing. Of weighted rows the effective number counts, `(sum w)^2 / sum w^2`
+    (Kish 1965).
 
     Args:
         is_trusted: bool `[R]`.
         period: int64 `[R]`, 0 or more.
+        group: int64 `[R]`, 0 or more: both kinds have the same shares of these too, see `matched`.
     """
     num_periods = int(period.max()) + 1
-    sizes = [torch.bincount(period[of], minlength=num_periods) for of in (is_trusted, ~is_trusted)]
+    weight = None if group is None else matched(is_trusted, group)
+    sums, sizes = [], []
+    for of in (is_trusted, ~is_trusted):
+        own = None if weight is None else weight[of]
+        total = size = torch.bincount(period[of], own, num_periods)
+        if own is not None:
+            squares = torch.bincount(period[of], own.square(), num_periods)
+            size = total.square() / squares.clamp(min=_LEAST_SUM)
+        sums.append(total.clamp(min=_LEAST_SUM))
+        sizes.append(size)
     smaller = torch.minimum(*sizes).double()
-    of_trusted, of_others = (smaller / size.clamp(min=1) for size in sizes)
-    return torch.where(is_trusted, of_trusted[period], of_others[period])
+    of_trusted, of_others = (smaller / total for total in sums)
+    both = torch.where(is_trusted, of_trusted[period], of_others[period])
+    return both if weight is None else weight * both
 
 
-def separation(score: Tensor, is_trusted: Tensor, period: Tensor | None = None) -> float:
+def matched(is_trusted: Tensor, group: Tensor) -> Tensor:
+    """Weights that give trusted rows the other rows' shares of groups, float64 `[R]`.
+
+    Rows of a group that has one kind alone weigh nothing.
+
+    Args:
+        is_trusted: bool `[R]`.
+        group: int64 `[R]`, 0 or more.
+    """
+    num_groups = int(group.max()) + 1
+    trusted, others = (
+        torch.bincount(group[of], minlength=num_groups).double() for of in (is_trusted, ~is_trusted)
+    )
+    of_trusted = others / trusted.clamp(min=1)
+    of_others = (trusted > 0).double()
+    return torch.where(is_trusted, of_trusted[group], of_others[group])
+
+
+def separation(
+    score: Tensor,
+    is_trusted: Tensor,
+    period: Tensor | None = None,
+    group: Tensor | None = None,
+) -> float:
     """How well scores tell two kinds of rows apart: the area under the ROC curve, in [0, 1].
 
     The share of pairs in which the trusted row is above, ties counted half (Mann and Whitney
@@ -193,10 +231,13 @@ def separation(score: Tensor, is_trusted: Tensor, period: Tensor | None = None) 
         is_trusted: bool `[R]`.
         period: int64 `[R]`, 0 or more: pairs are of one period, and periods weigh as in
             `balanced`; None is one period.
+        group: int64 `[R]`, 0 or more: pairs are of one group too; None is one group.
     """
     if not bool(is_trusted.any()) or bool(is_trusted.all()):
         return 0.5
     period = torch.zeros(len(score), dtype=torch.int64) if period is None else period
+    if group is not None:
+        period = period * (int(group.max()) + 1) + group
     weight, own = balanced(is_trusted, period)[is_trusted], period[is_trusted]
     # By period first, then by score: ranks, so that equal scores stay equal.
     place = period * len(score) + score.unique(return_inverse=True)[1]

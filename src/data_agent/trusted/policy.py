@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from data_agent.runtime.names import ChecksNames
 from data_agent.runtime.random import projection
 from data_agent.selecting.cadence import Cadence
 from data_agent.selecting.feedback import Feedback
-from data_agent.trusted.reward import TrustedReward
+from data_agent.trusted.reward import ClassShares, TrustedReward
 
 MAX_FEATURES = 64  # wider ones are reduced by a fixed random projection
 
@@ -47,7 +47,16 @@ class TrustedConfig(ChecksNames):
     """Share in (0, 1) of a selected epoch that is drawn uniformly: the regression needs rows that
     stand for all data."""
 
+    class_shares: ClassShares = "trusted"
+    """Whose class shares are asked for: with "data" the classes stay about as frequent as they are,
+    and within each of them is learned what trusted rows look like: for rows that were picked by
+    hand, so many of each class say, where the tests have the shares of the data."""
+
     def __post_init__(self) -> None:
+        if self.class_shares not in get_args(ClassShares):
+            raise InputError(
+                f"class_shares is {self.class_shares!r}; expected 'trusted' or 'data'."
+            )
         limits = {
             "sharpness": (0, float("inf")),
             "memory": (0, 0.99),
@@ -85,7 +94,9 @@ class TrustedPolicy:
                 "data_agent.trusted is expected."
             )
         self.config = config
-        self.reward = TrustedReward(is_trusted, seed=seed, ridge=config.ridge)
+        self.reward = TrustedReward(
+            is_trusted, seed=seed, ridge=config.ridge, class_shares=config.class_shares
+        )
         self.cadence = Cadence(config.update_every, fewest_rows=1, most_updates=config.max_updates)
         self.num_updates = 0
         self._num_trusted = int(is_trusted.sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from data_agent.trusted.calibration import CalibrationSlope
 from data_agent.trusted.likeness import Likeness, fit, separation
 from data_agent.trusted.signals import row_classes, row_signals
 from data_agent.trusted.window import FOLDS, POOL, Window, WindowRows
+
+ClassShares = Literal["trusted", "data"]
+"""Whose class shares an epoch shall have."""
 
 _SEPARATION, _LEFT_OUT = "trusted_separation", "trusted_separation_held_back"
 _SLOPE = "trusted_calibration"
@@ -38,10 +41,19 @@ class TrustedReward:
         is_trusted: bool `[N]`.
         seed: of which trusted rows are left out of a regression together.
         ridge: of the regression, above 0.
+        class_shares: whose class shares are asked for, see `TrustedConfig`.
     """
 
-    def __init__(self, is_trusted: Tensor, *, seed: int, ridge: float) -> None:
+    def __init__(
+        self,
+        is_trusted: Tensor,
+        *,
+        seed: int,
+        ridge: float,
+        class_shares: ClassShares = "trusted",
+    ) -> None:
         self._ridge = ridge
+        self._keeps_shares = class_shares == "data"
         self._window = Window(WINDOW_STEPS, least_trusted=WINDOW_TRUSTED, max_rows=WINDOW_ROWS)
         self._likeness: Likeness | None = None
         self._slope = CalibrationSlope(FOLDS)
@@ -99,11 +111,16 @@ class TrustedReward:
         self._num_shared += 1
         is_trusted, period = rows.kind != POOL, _periods(rows.step)
         left_out = torch.where(is_trusted, rows.kind == 1 + fold, _every_fifth(rows.kind, fold))
+        group = rows.classes + 1 if self._keeps_shares else None
+        of_fitted, of_judged = (
+            (is_trusted[of], period[of], None if group is None else group[of])
+            for of in (~left_out, left_out)
+        )
         fitted = rows.at(~left_out)
-        of_fitted, of_others = ((is_trusted[of], period[of]) for of in (~left_out, left_out))
         if min(int(of_fitted[0].sum()), int((~of_fitted[0]).sum())) < FEWEST_ROWS:
             return False
-        self._warn_of_one_class(rows.classes[is_trusted], rows.classes[~is_trusted])
+        if not self._keeps_shares:
+            self._warn_of_one_class(rows.classes[is_trusted], rows.classes[~is_trusted])
         self._likeness = fit(
             torch.cat([fitted.signals, fitted.features], 1),
             fitted.classes,
@@ -112,14 +129,15 @@ class TrustedReward:
             num_classes=1 + max(-1, int(rows.classes.max())),
             ridge=self._ridge,
             period=of_fitted[1],
+            group=of_fitted[2],
             start=self._likeness,
         )
         score = self._likeness(torch.cat([rows.signals, rows.features], 1), rows.classes)
         judged = score[left_out]
-        self._slope.update(judged, *of_others, num_trusted=self._fold_sizes[fold])
+        self._slope.update(judged, *of_judged, num_trusted=self._fold_sizes[fold])
         self._separation = separation(score[~left_out], *of_fitted)
-        if of_others[0].sum() >= FEWEST_LEFT_OUT:
-            self._of_folds[fold] = separation(judged, *of_others)
+        if of_judged[0].sum() >= FEWEST_LEFT_OUT:
+            self._of_folds[fold] = separation(judged, *of_judged)
         return True
 
     def metrics(self) -> dict[str, float]:
@@ -149,7 +167,11 @@ class TrustedReward:
         slope = self._slope.value
         if slope < _LITTLE:
             return "nothing that holds for rows left out, so the choice is nearly uniform"
-        words = _classes_in_words(slope * self._likeness.by_class)
+        words = (
+            ["class shares as in the data"]
+            if self._keeps_shares
+            else _classes_in_words(slope * self._likeness.by_class)
+        )
         if (share := self._left_out()) is not None:
             words.append(f"ranks a trusted row above another in {100 * share:.0f} % of pairs")
         return ", ".join(words) or "learned without classes"

@@ -14,7 +14,7 @@ from typing import Any
 from data_agent.runtime.files import write_text
 from data_agent_lab.results.findings import CONTROLS, Cell, Report, Row
 from data_agent_lab.results.groups import group_runs
-from data_agent_lab.results.records import ARCHIVE, find_runs
+from data_agent_lab.results.records import ARCHIVE, Record, find_runs
 from data_agent_lab.results.report import report_of
 from data_agent_lab.results.statistics import Estimate
 from data_agent_lab.results.tables import format_estimate
@@ -23,10 +23,11 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "benchmarks" / "results"
 PAGES = ROOT / "docs" / "results"
 
-# Suites of a single method, which are compared with the controls of others.
+# Suites of a single method, which are compared with the controls of others, the first that has one.
 CONTROLLED_BY: Mapping[str, Sequence[str]] = {
-    "agent-39dc338": ("core", "held-out"),
-    "agent-before": ("core",),
+    "agent-39dc338": ("agent-5374e66", "core", "held-out"),
+    "agent-5374e66": ("core", "held-out", "language"),
+    "agent-before": ("agent-5374e66", "core", "language"),
     "trusted-before": ("trusted",),
     "trusted-features": ("trusted", "trusted-memorised"),
     "trusted-uncalibrated": ("trusted", "trusted-memorised"),
@@ -118,9 +119,19 @@ def report_on(name: str) -> Report:
     recipes = {recipe for group in group_runs(records) for recipe in [group.name]}
     for other in CONTROLLED_BY.get(name, ()):
         found, _ = find_runs(SOURCE / other / ARCHIVE)
-        records += [one for one in found if one.configuration["method"] in CONTROLS]
+        known = {ran(one) for one in records}
+        records += [
+            one
+            for one in found
+            if one.configuration["method"] in CONTROLS and ran(one) not in known
+        ]
     groups = [group for group in group_runs(records) if group.name in recipes]
     return report_of(groups, [], source=SOURCE / name)
+
+
+def ran(record: Record) -> tuple[object, ...]:
+    """Of what a record is: task, method, keep ratio and seed."""
+    return tuple(record.configuration[name] for name in ("task", "method", "keep_ratio", "seed"))
 
 
 def ratios_of(report: Report) -> list[float]:

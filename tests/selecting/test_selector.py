@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import math
 import pickle
 
 import numpy as np
@@ -317,6 +318,16 @@ def test_metrics_are_plain_numbers_for_any_logger():
     assert metrics["visits_of_full_run"] == pytest.approx(96 / (64 * 16))
     assert metrics["planned_cost"] == 0.5
     assert "epoch 3/16 (selected), 96 visits = 9.4% of a full run (plan: 50.0%)" in one.summary()
+
+
+def test_a_metric_of_nothing_is_left_out():
+    """Where everything is kept there is no mean over what is not."""
+    one = agent(keep_ratio=1.0)
+    observe_epoch(one, 0)
+    metrics = one.metrics()
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert "kept_mean_action" in metrics
+    assert "unkept_mean_action" not in metrics
 
 
 def test_metrics_are_those_of_the_run_that_was_stopped():

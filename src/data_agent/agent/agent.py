@@ -12,7 +12,6 @@ in docs/method.md; `DataAgentConfig.paper()` is the algorithm as published.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -156,7 +155,8 @@ class DataAgent(RuledSelector):
         if self._running is not None:
             kept, unkept = self._kept_and_unkept()
             metrics["kept_mean_action"] = float(kept.mean())
-            metrics["unkept_mean_action"] = float(unkept.mean()) if len(unkept) else math.nan
+            if len(unkept):
+                metrics["unkept_mean_action"] = float(unkept.mean())
         return metrics
 
     def _trusted_in_words(self) -> list[str]:

@@ -12,6 +12,7 @@ kept that hold an evaluation. `relabelled` is there where a method was given ano
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,8 @@ def _sorted(records: Iterable[Record]) -> list[Record]:
 def write_archive(folder: Path, output: Path | None = None) -> str:
     """Write all finished runs under a folder, those of archives there included, into one file.
 
-    It is runs.jsonl in the folder, or `output`. Returns in words what was written and left out.
+    It is runs.jsonl in the folder, or `output`. Metrics that are NaN or infinite are left out.
+    Returns in words what was written and left out.
 
     Raises:
         InputError: no finished run, a damaged file, or an output with runs that would be lost.
@@ -150,8 +152,18 @@ def write_archive(folder: Path, output: Path | None = None) -> str:
 def _line(name: str, record: Record) -> str:
     head = {"format": FORMAT, "version": VERSION, "name": name}
     parts = {part: getattr(record, part) for part in _PARTS}
+    parts["evaluations"] = [_finite(line) for line in record.evaluations]
     tail = {} if record.relabelled is None else {"relabelled": record.relabelled}
     return json.dumps({**head, **parts, **tail}, allow_nan=False) + "\n"
+
+
+def _finite(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of metrics without numbers that JSON does not have."""
+    return {
+        name: _finite(value) if isinstance(value, Mapping) else value
+        for name, value in line.items()
+        if not isinstance(value, float) or math.isfinite(value)
+    }
 
 
 def _read(path: Path) -> list[Record]:

@@ -25,6 +25,7 @@ PAGES = ROOT / "docs" / "results"
 
 # Suites of a single method, which are compared with the controls of others, the first that has one.
 CONTROLLED_BY: Mapping[str, Sequence[str]] = {
+    "ablations": ("core",),
     "agent-39dc338": ("agent-5374e66", "core", "held-out"),
     "agent-5374e66": ("core", "held-out", "language"),
     "agent-before": ("agent-5374e66", "core", "language"),

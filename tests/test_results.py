@@ -321,6 +321,20 @@ def test_no_figure_stands_without_its_runs(page):
     assert [one for one in figures if one not in stored_figures()] == []
 
 
+def test_the_tables_of_what_each_part_brings_are_those_of_the_runs():
+    tasks = ("cifar10-long-tail", "cifar10-noise30", "cifar10-saturate")
+    tables = [t for t in tables_of(ROOT / "docs" / "ablations.md") if t[0][0] == "part"]
+    assert [len(rows) for _, rows in tables] == [5, 12]
+    for whole, (_, rows) in zip(("label-aware", "data-agent"), tables, strict=True):
+        for part, *cells in rows:
+            found = re.search(r"\(`([\w-]+)`\)", part)
+            other = ("ablations", f"ablations:{found[1]}") if found else ("core", "random")
+            for task, cell in zip(tasks, cells[:3], strict=True):
+                without = values_of(task, other[1], other[0])
+                difference = paired_difference(values_of(task, whole, "core"), without)
+                assert cell == shown(difference, 2), (part, task)
+
+
 def test_the_table_of_operations_is_what_was_counted():
     (table,) = (t for t in tables_of(ROOT / "docs" / "cost.md") if t[0][0] == "a step of")
     cases = json.loads((RESULTS / "operations.json").read_text())["cases"]

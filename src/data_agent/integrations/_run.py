@@ -112,8 +112,10 @@ def ending_run(trainer: Any) -> Generator[None]:
         yield
         selector: Selector | None = trainer.selector
         if selector is not None:
-            is_over = selector.next_batch().epoch == selector.schedule.epochs
-            selector.close_epoch() if is_over else selector.settle()
+            if selector.next_batch().epoch == selector.schedule.epochs:
+                selector.close_epoch()
+            else:
+                selector.settle()
     finally:
         trainer._unhook()
 

@@ -117,8 +117,10 @@ class SelectionCallback(Callback):
         del pl_module
         # In a trial workers read on behind its end.
         reads_on = cast("Any", trainer).fast_dev_run and self.agent.num_observed
-        stopped_inside = not trainer.is_last_batch or reads_on
-        self.agent.settle() if stopped_inside else self.agent.close_epoch()
+        if trainer.is_last_batch and not reads_on:
+            self.agent.close_epoch()
+        else:
+            self.agent.settle()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -152,7 +152,8 @@ def write_archive(folder: Path, output: Path | None = None) -> str:
 def _line(name: str, record: Record) -> str:
     head = {"format": FORMAT, "version": VERSION, "name": name}
     parts = {part: getattr(record, part) for part in _PARTS}
-    parts["evaluations"] = [_finite(line) for line in record.evaluations]
+    lines = map(_finite, record.evaluations)
+    parts["evaluations"] = [line for line in lines if value_of(line) is not None]
     tail = {} if record.relabelled is None else {"relabelled": record.relabelled}
     return json.dumps({**head, **parts, **tail}, allow_nan=False) + "\n"
 

@@ -91,11 +91,13 @@ def test_lines_of_metrics_without_an_evaluation_are_left_out(tmp_path: Path) -> 
 def test_a_metric_that_is_no_number_is_left_out_as_json_has_none(tmp_path: Path) -> None:
     make_run(tmp_path / "a", method="random", seed=0, accuracies=(80.0,))
     with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "accuracy": NaN}\n')  # such a line holds no evaluation
         file.write('{"step": 3, "accuracy": 95.0, "selector": {"visits": 5, "action": NaN}}\n')
     before = in_json(tmp_path)
     write_archive(tmp_path)
     ((record,), _) = find_runs(tmp_path / "runs.jsonl")
     assert record.evaluations[-1] == {"step": 3, "accuracy": 95.0, "selector": {"visits": 5}}
+    assert [line["accuracy"] for line in record.evaluations] == [80.0, 90.0, 95.0]
     assert in_json(tmp_path / "runs.jsonl") == before
 
 

@@ -94,7 +94,7 @@ def suite_page(name: str, what: str, agent: str, command: str) -> str:
     facts = [f"Our agent: {agent}."] if agent != "none" else []
     if others := CONTROLLED_BY.get(name):
         facts.append(f"The controls are those of {' and '.join(f'`{one}`' for one in others)}.")
-    facts.append(f"Made by `data-agent compare` with {command}.")
+    facts.append(f"Made by `data-agent compare` with {command.removeprefix('with ')}.")
     return joined(
         f"# {title_of(name, what)}",
         HEAD,

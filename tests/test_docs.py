@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from data_agent import DataAgent, Feedback, losses, make_selector
 from data_agent.errors import InputError
+from data_agent.runtime import checkpoint
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -174,6 +175,19 @@ def test_the_loop_of_afss():
     names: dict[str, Any] = {"make_selector": make_selector, "train_set": range(20)}
     exec(block, {**names, "train_epoch": train_epoch, "goodness_of_all": goodness_of_all})
     assert len(looks) == 8  # before epochs 2, 7, ..., 37
+
+
+def test_the_weights_that_a_run_leaves(tmp_path, monkeypatch):
+    (block,) = blocks_of(ROOT / "docs" / "comparing.md")
+    folder = tmp_path / "runs" / "digits-data-agent-seed0"
+    folder.mkdir(parents=True)
+    model = Model()
+    checkpoint.save(folder / "checkpoint.safetensors", {"model": model.state_dict()})
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    Model().load_state_dict(names["weights"])
+    assert torch.equal(names["weights"]["fc.bias"], model.fc.bias)
 
 
 def test_the_loop_over_a_stream():

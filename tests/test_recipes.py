@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="needs pip install 'data-agent[transformers]'")
-pytest.importorskip("accelerate", reason="needs pip install 'data-agent[transformers]'")
+pytest.importorskip("transformers", reason="needs pip install '.[transformers]'")
+pytest.importorskip("accelerate", reason="needs pip install '.[transformers]'")
 
 import datasets
 import datasets.config

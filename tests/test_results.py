@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("data_agent_lab.methods", reason="needs pip install 'data-agent[lab]'")
+pytest.importorskip("data_agent_lab.methods", reason="needs pip install '.[lab]'")
 
 from data_agent.testing import LAWS
 from data_agent_lab.results.groups import group_runs

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-pytest.importorskip("zensical", reason="needs pip install 'data-agent[docs]'")
-pytest.importorskip("data_agent_lab.methods", reason="needs pip install 'data-agent[lab]'")
+pytest.importorskip("zensical", reason="needs pip install '.[docs]'")
+pytest.importorskip("data_agent_lab.methods", reason="needs pip install '.[lab]'")
 
 from filelock import FileLock
 from lxml import html

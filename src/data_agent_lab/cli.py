@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None, *, owns_process: bool = False) -> in
             raise
         print(
             f"data-agent: the command needs {error.name}, which is not installed. "
-            f"Run: pip install 'data-agent[{extras}]'.",
+            f"In a checkout of data_agent: pip install '.[{extras}]'.",
             file=sys.stderr,
         )
         return _MISUSED

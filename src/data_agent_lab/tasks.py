@@ -280,7 +280,8 @@ def _under(root: Path, recipe: Recipe) -> Recipe:
                 if not folder.is_dir():
                     raise InputError(
                         f"the task {recipe.task} needs the folder {folder}, which does not exist. "
-                        "Name the folder that holds it with --data-root."
+                        "Name the folder that holds it with --data-root; docs/compare/data.md says "
+                        "what belongs there."
                     )
             moved[name] = ",".join(map(str, places))
     return replace(recipe, **moved)

@@ -188,10 +188,13 @@ def test_the_exact_schedule_is_exact(num_samples, epochs, keep_ratio):
     plans = [plan.plan(epoch) for epoch in range(epochs)]
     assert all(p.num_unselected + p.num_selected == kept for p in plans)
     assert plan.total_visits == kept * epochs
-    warm_up = sum(p.num_unselected for p in plans if p.phase == "warm-up")
-    before_final = epochs - epochs // 8
-    assert warm_up == min(num_samples, kept * before_final, kept * epochs)
-    assert sum(p.phase == "final" for p in plans) == epochs // 8
+    phases = [p.phase for p in plans]
+    num_warm_up = min(epochs, math.ceil(num_samples / kept))  # also where the final phase would be
+    num_final = min(epochs // 8, epochs - num_warm_up)
+    num_selected = epochs - num_warm_up - num_final
+    assert phases == ["warm-up"] * num_warm_up + ["selected"] * num_selected + ["final"] * num_final
+    in_pass = sum(p.num_unselected for p in plans[:num_warm_up])
+    assert min(num_samples, kept * epochs) <= in_pass < num_samples + kept
 
 
 def test_a_static_schedule_chooses_every_epoch():

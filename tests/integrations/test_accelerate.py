@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
-pytest.importorskip("accelerate", reason="needs Accelerate: pip install 'data-agent[accelerate]'")
+pytest.importorskip("accelerate", reason="needs Accelerate: pip install '.[accelerate]'")
 
 from accelerate import Accelerator
 from accelerate.data_loader import BatchSamplerShard
@@ -615,7 +615,7 @@ except ImportError as error:
     found = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert "pip install 'data-agent[accelerate]'" in found.stdout
+    assert "pip install '.[accelerate]'" in found.stdout
 
 
 @pytest.mark.parametrize(

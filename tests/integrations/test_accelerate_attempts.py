@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
-pytest.importorskip("accelerate", reason="needs Accelerate: pip install 'data-agent[accelerate]'")
+pytest.importorskip("accelerate", reason="needs Accelerate: pip install '.[accelerate]'")
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState

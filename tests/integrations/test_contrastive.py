@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="needs pip install 'data-agent[transformers]'")
+pytest.importorskip("transformers", reason="needs pip install '.[transformers]'")
 
 from transformers import CLIPConfig, CLIPModel, TrainingArguments
 

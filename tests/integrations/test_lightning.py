@@ -32,7 +32,7 @@ from data_agent.errors import (
 from data_agent.runtime.shards import Shard
 from data_agent.selecting import selector as selector_module
 
-L = pytest.importorskip("lightning.pytorch", reason="needs data-agent[lightning]")
+L = pytest.importorskip("lightning.pytorch", reason="needs .[lightning]")
 
 from lightning.fabric import Fabric  # noqa: E402
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
@@ -676,7 +676,7 @@ def test_a_missing_framework_is_named_with_its_extra():
     code = "import sys; sys.modules['lightning'] = None; import data_agent.integrations.lightning"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ImportError: data_agent.integrations.lightning needs" in result.stderr
-    assert "pip install 'data-agent[lightning]'" in result.stderr
+    assert "pip install '.[lightning]'" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["lightning_module", "fabric_loop"])

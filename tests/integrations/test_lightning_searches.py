@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-L = pytest.importorskip("lightning.pytorch", reason="needs data-agent[lightning]")
+L = pytest.importorskip("lightning.pytorch", reason="needs .[lightning]")
 
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint  # noqa: E402
 from lightning.pytorch.tuner import Tuner  # noqa: E402

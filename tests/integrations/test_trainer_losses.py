@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-pytest.importorskip("transformers", reason="needs pip install 'data-agent[transformers]'")
-pytest.importorskip("accelerate", reason="needs pip install 'data-agent[transformers]'")
+pytest.importorskip("transformers", reason="needs pip install '.[transformers]'")
+pytest.importorskip("accelerate", reason="needs pip install '.[transformers]'")
 
 from trainers import BATCH, SIZE, Ours, Texts, arguments, bert, llama, train
 

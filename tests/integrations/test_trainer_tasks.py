@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-pytest.importorskip("transformers", reason="needs pip install 'data-agent[transformers]'")
-pytest.importorskip("accelerate", reason="needs pip install 'data-agent[transformers]'")
+pytest.importorskip("transformers", reason="needs pip install '.[transformers]'")
+pytest.importorskip("accelerate", reason="needs pip install '.[transformers]'")
 
 import transformers
 from trainers import (

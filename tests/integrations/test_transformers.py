@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from packaging.version import Version
 from torch import nn
 
-pytest.importorskip("transformers", reason="needs pip install 'data-agent[transformers]'")
-pytest.importorskip("accelerate", reason="needs pip install 'data-agent[transformers]'")
+pytest.importorskip("transformers", reason="needs pip install '.[transformers]'")
+pytest.importorskip("accelerate", reason="needs pip install '.[transformers]'")
 
 import transformers
 from ranks import run_ranks
@@ -811,7 +811,7 @@ except ImportError as error:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert "pip install 'data-agent[transformers]'" in result.stdout
+    assert "pip install '.[transformers]'" in result.stdout
 
 
 def test_the_example(tmp_path, monkeypatch, capsys):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-pytest.importorskip("trl", reason="needs pip install 'data-agent[trl]'")
+pytest.importorskip("trl", reason="needs pip install '.[trl]'")
 
 import datasets
 import peft
@@ -816,7 +816,7 @@ def test_the_lm_head_is_never_called(tmp_path):
 def test_a_missing_framework_says_what_to_install():
     code = "import sys; sys.modules['trl'] = None; import data_agent.integrations.trl"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "pip install 'data-agent[trl]'" in result.stderr.splitlines()[-1]
+    assert "pip install '.[trl]'" in result.stderr.splitlines()[-1]
 
 
 def test_the_example_runs(tmp_path, monkeypatch, capsys):

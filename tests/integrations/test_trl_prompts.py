@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("trl", reason="needs pip install 'data-agent[trl]'")
+pytest.importorskip("trl", reason="needs pip install '.[trl]'")
 
 import datasets
 import peft

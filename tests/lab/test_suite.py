@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,17 @@ def test_missing_data_are_named_with_the_task_that_needs_them(
     (root / missing).rmdir()
     with pytest.raises(DataAgentError, match=rf"task {task} needs the folder .*{missing}"):
         suite_recipes("core", root=root)
+
+
+def test_the_page_on_data_names_every_folder_and_the_suites_that_read_it() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compare" / "data.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", page, flags=re.MULTILINE)
+    told = {folder: set(re.findall(r"`([\w-]+)`", suites)) for folder, suites in rows}
+    read: dict[str, set[str]] = {}
+    for suite in SUITES.keys() - {"quick"}:  # which is of core
+        for recipe in (TASKS[task] for task in SUITES[suite]):
+            for name in ("data", "train_labels", "foreign_data"):
+                for path in (getattr(recipe, name, None) or "").split(","):
+                    if path:
+                        read.setdefault(Path(path).parts[1], set()).add(suite)
+    assert told == read

@@ -64,6 +64,36 @@ def test_wrong_labels_are_chosen_less_and_trusted_rows_are_in_every_chosen_epoch
     assert 0 <= agent.expected_actions().min() <= agent.expected_actions().max() <= 1
 
 
+def test_of_one_trusted_row_nothing_is_learned():
+    """No other says whether it holds: a row seen often would be learned by heart and copied."""
+    inputs, labels, _ = wrong_labels()
+    agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=[0])
+    trained(agent, inputs, labels)
+    assert "trusted_calibration" not in agent.metrics()
+    assert agent.metrics()["policy_updates"] == 0
+    assert "one row alone teaches nothing" in agent.summary()
+    assert (agent.expected_actions() == 0.5).all()
+
+
+@pytest.mark.filterwarnings("ignore:nothing will be selected")
+@pytest.mark.parametrize("method", ["data-agent", "label-aware", "small-loss", "random"])
+@pytest.mark.parametrize(("keep_ratio", "num_trusted"), [(0.13, 60), (0.125, 60), (0.11, 12)])
+def test_a_first_pass_that_ends_in_the_last_epochs_has_each_row_once(
+    method, keep_ratio, num_trusted
+):
+    """An eighth of the data an epoch, eight epochs: the pass is over in the last one, or never."""
+    budget = {"num_samples": 1000, "epochs": 8, "keep_ratio": keep_ratio}
+    selector = make_selector(method, **budget, trusted=range(num_trusted))
+    size, visits = selector.schedule.num_kept, torch.zeros(1000)
+    for epoch in range(8):
+        index = selector.select(epoch).index
+        assert len(index) == size
+        visits[index] += 1
+    if method != "random":  # in all its epochs some are trusted
+        assert int((visits > 0).sum()) == min(1000, 8 * size)
+        assert visits.max() <= 2
+
+
 def test_few_trusted_rows_among_many_are_learned_from():
     """In 80 steps of two rows one visit in fifty is of them: three, too few to fit anything."""
     inputs, labels, is_wrong = wrong_labels()
@@ -155,6 +185,17 @@ def test_class_shares_stay_those_of_the_data_where_trusted_rows_were_picked_by_h
 def test_rows_that_cannot_be_trusted_are_refused(trusted, says):
     with pytest.raises(InputError, match=says):
         DataAgent(NUM_SAMPLES, EPOCHS, trusted=trusted)
+
+
+def test_trusted_rows_and_what_is_drawn_uniformly_must_fit_in_an_epoch():
+    says = r"200 rows are trusted and 540 are drawn uniformly \(explore 0.9\).* epoch of 600"
+    many = TrustedConfig(explore=0.9)
+    with pytest.raises(InputError, match=says):
+        DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(200), config=many)
+    for config in (TrustedConfig(explore=0.6), many):
+        num_trusted = round((1 - config.explore) * 600)
+        agent = DataAgent(NUM_SAMPLES, EPOCHS, trusted=range(num_trusted), config=config)
+        assert {len(agent.select(epoch).index) for epoch in range(EPOCHS)} == {600}
 
 
 @pytest.mark.parametrize(

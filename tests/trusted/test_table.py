@@ -52,10 +52,25 @@ def test_where_averages_are_equal_samples_take_turns():
     assert of_four.min() >= 1  # never long left out
 
 
+@pytest.mark.parametrize(("sharpness", "high"), [(2.0, 6.0), (5.0, 6.0), (10.0, 3.0), (100.0, 9.0)])
+def test_what_is_avoided_is_what_is_drawn_rarely_however_sharp_choices_are(sharpness, high):
+    """250 samples are far above all others, which are alike: none of these is drawn rarely."""
+    draws = torch.Generator().manual_seed(0)
+    scores = -1 + 0.2 / sharpness * torch.randn(5000, generator=draws)
+    scores[:250] = high
+    table = table_of(scores.tolist(), sharpness=sharpness)
+    visits = visits_of(table, size=5000, count=2500, epochs=60).sum(0)
+    assert float((visits < 15).float().mean()) < 0.01
+    assert table.avoided(2500) < 0.01
+    scores[4000:] = -1 - 4 / sharpness
+    table = table_of(scores.tolist(), sharpness=sharpness)
+    assert table.avoided(2500) == pytest.approx(0.2, abs=0.01)
+
+
 def test_each_sample_comes_as_often_as_it_should():
     scores = torch.linspace(-1, 1, 400)
     visits = visits_of(table_of(scores.tolist()), size=400, count=150, epochs=64).sum(0)
-    expected = 64 * inclusion(torch.exp(2.0 * scores), 150 / 400)
+    expected = 64 * inclusion(2.0 * scores, 150 / 400)
     assert float((visits - expected).abs().max()) < 8
     assert float((visits - expected).square().mean().sqrt()) < 2  # of independent draws 3.5
 
@@ -63,10 +78,10 @@ def test_each_sample_comes_as_often_as_it_should():
 def test_how_likely_each_is_drawn():
     # x = exp(-t) solves (1 - x) + (1 - x^2) = 1, the golden section.
     golden = (5**0.5 - 1) / 2
-    chances = inclusion(torch.tensor([1.0, 2.0]), 0.5)
+    chances = inclusion(torch.tensor([1.0, 2.0]).log(), 0.5)
     assert chances.tolist() == pytest.approx([1 - golden, golden], abs=1e-6)
     assert inclusion(torch.tensor([3.0, 3.0, 3.0]), 0.2).tolist() == pytest.approx([0.2] * 3)
-    assert inclusion(torch.tensor([1.0, 1e6]), 1.0).tolist() == pytest.approx([1.0] * 2)
+    assert inclusion(torch.tensor([1.0, 1e6]).log(), 1.0).tolist() == pytest.approx([1.0] * 2)
 
 
 def test_the_share_that_is_avoided_is_that_of_real_draws():

@@ -101,7 +101,8 @@ class DataAgentConfig(ChecksNames):
     again, and the budget's multiplier sees what the policy would do with all samples."""
 
     drift: float = 0.02
-    """Share in [0, 1] by which a sample that was not visited moves back to the prior each epoch."""
+    """Share in [0, 1] by which a sample that was not visited moves back to the prior each epoch;
+    below 0.0005 half precision loses it."""
 
     hidden: int = 128
     """Width of the two hidden layers of actor and critic, >= 1."""

@@ -132,6 +132,11 @@ class SelectionSchedule:
         return self.whole.rank_size(self.whole.num_kept, self.shard.rank)
 
     @property
+    def num_explored(self) -> int:
+        """Samples of a selected epoch that are drawn uniformly; 0 where no epoch is selected."""
+        return 0 if self.kind == "uniform" else math.floor(self.explore * self.num_kept + 0.5)
+
+    @property
     def num_left_out(self) -> int:
         """Samples an epoch that a loader's batches cannot hold, see `loadable`."""
         return self.raw_kept - self.num_kept
@@ -171,13 +176,13 @@ class SelectionSchedule:
             return self._paper_plan(epoch, is_final=is_final)
         kept = self.num_kept
         warm_up_left = min(self.num_samples, kept * self.epochs) - epoch * kept
+        may_choose = not is_final or self.kind == "to-the-end"
+        if warm_up_left > 0:  # the first pass comes first, also where the final phase would begin
+            selected = max(0, kept - warm_up_left) if may_choose else 0
+            return EpochPlan("warm-up", kept - selected, 0, selected)
         if is_final:
-            unseen = min(kept, max(0, warm_up_left))
-            chosen = kept - unseen if self.kind == "to-the-end" else 0
-            return EpochPlan("final", kept - chosen, 0, chosen)
-        if warm_up_left > 0:
-            unselected = min(kept, warm_up_left)
-            return EpochPlan("warm-up", unselected, 0, kept - unselected)
+            selected = kept if may_choose else 0
+            return EpochPlan("final", kept - selected, 0, selected)
         return self._selected_plan()
 
     def epoch_size(self, epoch: int) -> int:
@@ -327,8 +332,7 @@ class SelectionSchedule:
         )
 
     def _selected_plan(self) -> EpochPlan:
-        explored = math.floor(self.explore * self.num_kept + 0.5)
-        return EpochPlan("selected", 0, explored, self.num_kept - explored)
+        return EpochPlan("selected", 0, self.num_explored, self.num_kept - self.num_explored)
 
 
 def _no_such_epoch(epoch: object, epochs: int) -> str:

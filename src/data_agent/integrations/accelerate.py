@@ -27,7 +27,8 @@ try:
 except ImportError as error:
     raise ImportError(
         "data_agent.integrations.accelerate needs the package accelerate (1.12 or newer), which "
-        f"cannot be imported ({error}). Install it: pip install 'data-agent[accelerate]'"
+        f"cannot be imported ({error}). In a checkout of "
+        "data_agent: pip install '.[accelerate]'"
     ) from error
 
 

@@ -25,7 +25,8 @@ try:
 except ImportError as error:
     raise ImportError(
         "data_agent.integrations.lightning needs the package lightning (2.6 or newer), which "
-        f"cannot be imported ({error}). Install it: pip install 'data-agent[lightning]'"
+        f"cannot be imported ({error}). In a checkout of "
+        "data_agent: pip install '.[lightning]'"
     ) from error
 
 

@@ -58,8 +58,8 @@ try:
 except ImportError as error:
     raise ImportError(
         "data_agent.integrations.transformers needs Hugging Face Transformers 5.2 and Accelerate "
-        f"1.12 or newer, which cannot be imported ({error}). Install them: "
-        "pip install 'data-agent[transformers]'"
+        f"1.12 or newer, which cannot be imported ({error}). In a "
+        "checkout of data_agent: pip install '.[transformers]'"
     ) from error
 
 __all__ = ["SampleLosses", "SelectiveTrainer", "SelectiveTrainerMixin"]

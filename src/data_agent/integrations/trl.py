@@ -34,7 +34,8 @@ try:
 except ImportError as error:
     raise ImportError(
         "data_agent.integrations.trl needs TRL 1.16 or newer and what it trains with, which cannot "
-        f"be imported ({error}). Install them: pip install 'data-agent[trl]'"
+        f"be imported ({error}). In a checkout of "
+        "data_agent: pip install '.[trl]'"
     ) from error
 
 if TYPE_CHECKING:

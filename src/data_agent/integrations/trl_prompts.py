@@ -33,7 +33,8 @@ try:
 except ImportError as error:
     raise ImportError(
         "data_agent.integrations.trl_prompts needs TRL 1.16 or newer and what it trains with, "
-        f"which cannot be imported ({error}). Install them: pip install 'data-agent[trl]'"
+        f"which cannot be imported ({error}). In a checkout of "
+        "data_agent: pip install '.[trl]'"
     ) from error
 
 __all__ = [

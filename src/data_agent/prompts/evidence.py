@@ -26,12 +26,13 @@ class Evidence:
 
     def __init__(self, num_rows: int) -> None:
         self._num_rows = num_rows
-        self._rows = torch.empty(0, 4)  # action, utility, both centred
+        self._rows = torch.empty(0, 5)  # action, utility, both centred, degrees of freedom
 
     def add(self, action: Tensor, utility: Tensor) -> None:
         """Add a batch: actions and utilities `[B]`, B >= 1."""
         rows = torch.stack([action.float(), utility.float()], 1)
-        rows = torch.cat([rows, rows - rows.mean(0)], 1)
+        freedom = rows.new_full((len(rows), 1), 1 - 1 / len(rows))  # a batch's mean takes one
+        rows = torch.cat([rows, rows - rows.mean(0), freedom], 1)
         self._rows = torch.cat([self._rows, rows])[-self._num_rows :]
 
     def correlation(self) -> float:
@@ -40,8 +41,10 @@ class Evidence:
 
     def is_clear(self) -> bool:
         """Whether higher actions clearly went with higher utilities."""
-        size = len(self._rows)
-        return size >= FEWEST and t_statistic(self.correlation(), size) > CLEARLY
+        freedom = float(self._rows[:, 4].sum()) - 1
+        if len(self._rows) < FEWEST or freedom <= 0:
+            return False
+        return t_statistic(self.correlation(), freedom) > CLEARLY
 
     def predict(self, action: Tensor) -> Tensor:
         """Utility `[B]` of actions `[B]`, on a line through the rows; flat where none is clear."""
@@ -59,7 +62,7 @@ class Evidence:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         size = min(len(state["rows"]), self._num_rows)
-        self._rows = require_tensor(state, "rows", shape=(size, 4), dtype=torch.float32)
+        self._rows = require_tensor(state, "rows", shape=(size, 5), dtype=torch.float32)
 
 
 def correlation(first: Tensor, second: Tensor) -> float:
@@ -71,13 +74,13 @@ def correlation(first: Tensor, second: Tensor) -> float:
     return float((first * second).sum()) / scale if scale > 1e-9 else 0.0
 
 
-def t_statistic(correlation: float, size: int) -> float:
-    """Student's t = r sqrt((n - 2) / (1 - r^2)): rarely above 2 where nothing is correlated.
+def t_statistic(correlation: float, freedom: float) -> float:
+    """Student's t = r sqrt(f / (1 - r^2)): rarely above 2 where nothing is correlated.
 
     Student 1908, "Probable Error of a Correlation Coefficient".
 
     Args:
         correlation: r in [-1, 1].
-        size: n, > 2.
+        freedom: f > 0, of n rows n - 2; where they are centred in each of m batches n - m - 1.
     """
-    return correlation * ((size - 2) / max(1e-12, 1 - correlation**2)) ** 0.5
+    return correlation * (freedom / max(1e-12, 1 - correlation**2)) ** 0.5

@@ -118,8 +118,8 @@ class PromptSelector:
     def candidates(self) -> Tensor:
         """int64 `[M]`, ascending and distinct: the prompts that the next batch is chosen from.
 
-        No prompt comes twice before all others came, and in each batch some will be chosen in any
-        case, so that all are in time.
+        They come from a permutation of all prompts, but for a few that displace others: those that
+        will be chosen in any case, from a permutation of their own, so that all are in time.
         """
         return self._pool.candidates(self.step)
 

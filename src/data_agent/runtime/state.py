@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_agent.errors import CheckpointError
 
-STATE_VERSION = 11
+STATE_VERSION = 12
 
 
 def check_header(state: object, expected: Mapping[str, object]) -> None:

@@ -200,8 +200,9 @@ def _check_number(num_forwards: int) -> None:
             "the watched module made no training forward since the last learn(). Possible causes: "
             "the model is in eval mode (call model.train()) or under torch.no_grad(); watch() was "
             "called after the first call of a compiled model (call it before, so that the hook is "
-            "compiled in); a fused head that is never called. You can also hand features= and "
-            "logits= to learn()."
+            "compiled in); a fused head that is never called; the learn() before raised, which "
+            "forgets the forward (run it again). You can also hand features= and logits= to "
+            "learn()."
         )
     if num_forwards > 1:
         raise StateError(

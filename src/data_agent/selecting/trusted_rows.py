@@ -71,7 +71,8 @@ def check_room(num_trusted: int, schedule: SelectionSchedule) -> None:
     """Trusted rows must leave room in an epoch, whose length they do not change.
 
     Raises:
-        InputError: they are more than half of an epoch, or its length is not known beforehand.
+        InputError: they are more than half of an epoch, or more than its uniform part leaves, or
+            its length is not known beforehand.
     """
     if schedule.kind == "floating":
         raise InputError(
@@ -83,4 +84,10 @@ def check_room(num_trusted: int, schedule: SelectionSchedule) -> None:
             f"{num_trusted} rows are trusted, more than half of an epoch of {schedule.num_kept} "
             f"(keep ratio {schedule.keep_ratio:g} of {schedule.num_samples}). Trust fewer (a few "
             "hundred are enough), or take a higher keep_ratio."
+        )
+    if num_trusted + schedule.num_explored > schedule.num_kept:
+        raise InputError(
+            f"{num_trusted} rows are trusted and {schedule.num_explored} are drawn uniformly "
+            f"(explore {schedule.explore:g}), together more than an epoch of {schedule.num_kept}. "
+            "Take a lower explore, trust fewer rows, or take a higher keep_ratio."
         )

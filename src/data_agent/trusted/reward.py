@@ -67,6 +67,7 @@ class TrustedReward:
         fold = torch.arange(len(rows), dtype=torch.int8) % FOLDS
         self._kind[rows[order]] = 1 + fold
         self._fold_sizes = torch.bincount(fold, minlength=FOLDS).tolist()
+        self._can_judge = len(rows) > 1  # of one row none is left out
 
     def rate(self, feedback: Feedback, uniform: Tensor, step: Tensor) -> Tensor:
         """D of rows as it was learned so far, and keep of them what is learned from next.
@@ -102,13 +103,16 @@ class TrustedReward:
         judged by. A collective call on several ranks.
 
         Returns:
-            Whether it was fitted: there were rows of both kinds, and new ones drawn uniformly.
+            Whether it was fitted: there were rows of both kinds, and new ones drawn uniformly. Of
+            one trusted row nothing is learned, since no other says whether it holds.
         """
         rows = self._window.share()
         if rows is None:
             return False
         fold = self._num_shared % FOLDS
         self._num_shared += 1
+        if not self._can_judge:
+            return False
         is_trusted, period = rows.kind != POOL, _periods(rows.step)
         left_out = torch.where(is_trusted, rows.kind == 1 + fold, _every_fifth(rows.kind, fold))
         group = rows.classes + 1 if self._keeps_shares else None
@@ -162,6 +166,8 @@ class TrustedReward:
 
     def in_words(self) -> str:
         """Which classes it asks for more of and for less of, and how well it tells rows apart."""
+        if not self._can_judge:
+            return "one row alone teaches nothing"
         if self._likeness is None:
             return "nothing learned yet"
         slope = self._slope.value

@@ -14,7 +14,8 @@ from data_agent.runtime.state import require_tensor
 
 UNSEEN = torch.finfo(torch.float16).max  # in place of an average
 BLOCK = 65_536  # samples that share a seed, so that draws depend on neither rank nor memory
-_LATEST, _HALVINGS = 2.0**40, 30
+_SURELY = 5.0  # exp(-exp(5)) is none
+_CLOSE = 1e-8
 _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples fill [0, 1) most evenly
 _LEAST = 2.0**-24
 
@@ -60,8 +61,7 @@ class LikenessTable:
             count: samples in a draw.
         """
         stride = -(-self._num_samples // BLOCK)
-        weights = torch.exp(self._sharpness * self.averages()[::stride])
-        chances = inclusion(weights, count / self._num_samples)
+        chances = inclusion(self._sharpness * self.averages()[::stride], count / self._num_samples)
         return float((chances < 0.5 * count / self._num_samples).double().mean())
 
     def expected_actions(self) -> Tensor:
@@ -110,7 +110,7 @@ class LikenessTable:
         self._average = average
 
 
-def inclusion(weights: Tensor, share: float) -> Tensor:
+def inclusion(log_weights: Tensor, share: float) -> Tensor:
     """How likely each sample is drawn where a share of all is drawn in proportion to weights.
 
     `p_i = 1 - exp(-t w_i)` with t such that the mean of p is `share`: sample i comes at a time
@@ -118,18 +118,21 @@ def inclusion(weights: Tensor, share: float) -> Tensor:
     many samples the last of them comes at about t (Efraimidis and Spirakis 2006).
 
     Args:
-        weights: float `[N]`, above 0.
+        log_weights: float `[N]`, the logarithms of w: weights may differ by any factor.
         share: in (0, 1].
 
     Returns:
-        float64 `[N]`, in (0, 1].
+        float64 `[N]`, in [0, 1].
     """
-    rates = weights.double() / weights.double().mean()
-    low, high = 0.0, 1.0
-    while float(-torch.expm1(-high * rates).mean()) < share and high < _LATEST:
-        high *= 2
-    for _ in range(_HALVINGS):
+    rates = log_weights.double() - log_weights.double().max()
+    # The logarithm of t, between where at most so many are drawn and where all are.
+    low, high = math.log(share), _SURELY - float(rates.min())
+    while high - low > _CLOSE:
         middle = (low + high) / 2
-        is_early = float(-torch.expm1(-middle * rates).mean()) < share
+        is_early = float(_drawn_by(rates + middle).mean()) < share
         low, high = (middle, high) if is_early else (low, middle)
-    return -torch.expm1(-high * rates)
+    return _drawn_by(rates + high)
+
+
+def _drawn_by(log_time: Tensor) -> Tensor:
+    return -torch.expm1(-log_time.exp())

@@ -50,10 +50,12 @@ def classes_in_words(row: Row, control: str, metric: str) -> str:
     worst = min(row.classes, key=lambda name: row.classes[name].mean)
     named = ", ".join(harmed[:5]) + (f" and {len(harmed) - 5} more" if len(harmed) > 5 else "")
     lost = f"{len(harmed)} of {len(signs)} classes lose ({named})" if harmed else "No class loses"
-    return (
-        f"{lost} against {control} beyond the seeds' intervals, {num_helped} gain. The lowest "
-        f"{metric} of a class is {row.classes[worst].mean:.1f} % ({worst})."
-    )
+    found = f"{lost} against {control} beyond the seeds' intervals, {num_helped} gain."
+    against = [_against(of_class) for of_class in row.classes.values()]
+    if all(one is None or one.count < FEWEST_SEEDS for one in against):
+        found = f"Whether classes lose against {control} is not known from so few seeds."
+    lowest = f"{row.classes[worst].mean:.1f} % ({worst})"
+    return f"{found} The lowest {metric} of a class is {lowest}."
 
 
 def class_chart(row: Row, detail: Detail, metric: str) -> Markup | None:

@@ -85,7 +85,8 @@ def _never_believed(columns: Columns) -> Group | None:
     order = np.lexsort((margin[rows], ~is_suspected[rows]))
     return Group(
         "Never believed",
-        "On average over training another class was likelier: the first labels to check.",
+        "The label is suspected, or another class was likelier on average over training: the "
+        "first labels to check.",
         rows[order],
     )
 

@@ -54,13 +54,13 @@ def conclude(cell: Cell) -> Conclusion | None:
     if row is None:
         return None
     rivals = _rivals(row, cell)
-    answer = _answer(row, rivals, cell.metric.sign)
+    answer = _answer(row, rivals, cell)
     return Conclusion(
         method=row.method,
         answer=answer,
         found=_found(row, rivals, cell),
-        advice=_advice(answer, row, rivals, cell.metric.sign),
-        claim=_claim(row, rivals, num_others=len(others)),
+        advice=_advice(answer, row, rivals, cell),
+        claim=_claim(answer, row, rivals, num_others=len(others)),
     )
 
 
@@ -77,41 +77,61 @@ def _rivals(row: Row, cell: Cell) -> list[_Rival]:
     ]
 
 
-def _is_dearer(row: Row, rival: _Rival) -> bool:
-    return row.cost > rival.row.cost + _SAME_COST
+def _costs_more(one: Row, other: Row) -> bool:
+    return one.cost > other.cost + _SAME_COST
 
 
-def _answer(row: Row, rivals: Sequence[_Rival], sign: int) -> Answer:
-    """Whether it beats every control that cost no less, beyond the seeds' intervals."""
-    found = [(sign * rival.difference.mean, rival.difference.half_width) for rival in rivals]
-    is_known = all(rival.difference.count >= FEWEST_SEEDS for rival in rivals)
-    if not rivals or not is_known:
+def _missing(cell: Cell) -> str | None:
+    """The control that has to be beaten and was not trained; full-short is random data at 1."""
+    needed = (RANDOM, FULL_SHORT) if cell.keep_ratio < 1 else (RANDOM,)
+    return next((method for method in needed if cell.row(method) is None), None)
+
+
+def _answer(row: Row, rivals: Sequence[_Rival], cell: Cell) -> Answer:
+    """Whether it beats both controls, beyond the seeds' intervals, at no higher cost."""
+    if not rivals or any(rival.difference.count < FEWEST_SEEDS for rival in rivals):
         return "not known"
-    if any(mean < -(half or 0.0) for mean, half in found):
-        return "harms"
-    if any(mean <= (half or 0.0) for mean, half in found):
-        return "no gain"
-    return "not known" if any(_is_dearer(row, rival) for rival in rivals) else "pays"
+    means = {id(rival): cell.metric.sign * rival.difference.mean for rival in rivals}
+    lost = [r for r in rivals if means[id(r)] < -(r.difference.half_width or 0.0)]
+    level = [r for r in rivals if abs(means[id(r)]) <= (r.difference.half_width or 0.0)]
+    worse: tuple[tuple[list[_Rival], Answer], ...] = ((lost, "harms"), (level, "no gain"))
+    for found, answer in worse:
+        if found:  # at less cost than they had, it says nothing
+            is_fair = any(not _costs_more(rival.row, row) for rival in found)
+            return answer if is_fair else "not known"
+    is_dearer = any(_costs_more(row, rival.row) for rival in rivals)
+    return "not known" if is_dearer or _missing(cell) else "pays"
 
 
-def _advice(answer: Answer, row: Row, rivals: Sequence[_Rival], sign: int) -> str:
+def _advice(answer: Answer, row: Row, rivals: Sequence[_Rival], cell: Cell) -> str:
     if answer == "pays":
         return "Selecting pays here."
-    unknown = "Whether selecting pays is not known"
-    if not rivals:
-        return (
-            f"{unknown}: nothing at the same cost was trained beside it. Compare with full-short "
-            "and random."
-        )
-    best = max(rivals, key=lambda rival: sign * rival.row.value.mean).row.method
+    if answer == "not known":
+        return f"Whether selecting pays is not known{_why_not_known(row, rivals, cell)}"
+    best = _best(rivals, cell).method
     if answer == "harms":
         return f"Selecting does not pay here: use {best}, which ends better at no more cost."
-    if answer == "no gain":
-        within = "the difference is within the seeds' intervals"
-        return f"That selecting pays is not shown here: {within}, and {best} is simpler."
-    if all(rival.difference.count >= FEWEST_SEEDS for rival in rivals):
-        return f"{unknown}: nothing that costs as much as {row.method} was trained beside it."
-    return f"{unknown} from so few seeds."
+    within = "the difference is within the seeds' intervals"
+    return f"That selecting pays is not shown here: {within}, and {best} is simpler."
+
+
+def _best(rivals: Sequence[_Rival], cell: Cell) -> Row:
+    """Of the seeds that both have."""
+    return min(rivals, key=lambda rival: cell.metric.sign * rival.difference.mean).row
+
+
+def _why_not_known(row: Row, rivals: Sequence[_Rival], cell: Cell) -> str:
+    if not rivals:
+        return (
+            ": nothing at the same cost was trained beside it. Compare with full-short and random."
+        )
+    if any(rival.difference.count < FEWEST_SEEDS for rival in rivals):
+        return " from so few seeds."
+    best = _best(rivals, cell)
+    for is_off, amount in ((_costs_more(best, row), "little"), (_costs_more(row, best), "much")):
+        if is_off:
+            return f": nothing that costs as {amount} as {row.method} was trained beside it."
+    return f": {_missing(cell)}, which costs the same, was not trained beside it."
 
 
 def _found(row: Row, rivals: Sequence[_Rival], cell: Cell) -> str:
@@ -120,7 +140,7 @@ def _found(row: Row, rivals: Sequence[_Rival], cell: Cell) -> str:
     budget = f"{100 * row.cost:.3g} % of the {'visits' if is_exact else 'cost of full training'}"
     value = f"{metric.name} {row.value.mean:.{digits}f} {metric.unit}".rstrip()
     lower = " (lower is better)" if metric.sign < 0 else ""
-    to_full = [] if row.to_full is None else [_difference(row.to_full, "full training", metric)]
+    to_full = [] if row.to_full is None else [_to_full(row.to_full, row, metric)]
     parts = to_full + [
         _difference(rival.difference, f"{rival.words} {_at(row, rival)}", metric)
         for rival in rivals
@@ -130,8 +150,15 @@ def _found(row: Row, rivals: Sequence[_Rival], cell: Cell) -> str:
     return f"At {budget}, {row.method} ends at {value}{lower}{distances}{time}."
 
 
+def _to_full(found: Estimate, row: Row, metric: Metric) -> str:
+    """The difference, with its seeds where full training had fewer."""
+    seeds = "seed" if found.count == 1 else "seeds"
+    fewer = f" ({found.count} {seeds})" if found.count < row.value.count else ""
+    return _difference(found, f"full training{fewer}", metric)
+
+
 def _at(row: Row, rival: _Rival) -> str:
-    if _is_dearer(row, rival):
+    if _costs_more(row, rival.row) or _costs_more(rival.row, row):
         return f"at {100 * rival.row.cost:.3g} %"
     return "for the same steps"
 
@@ -145,10 +172,10 @@ def _difference(found: Estimate, control: str, metric: Metric) -> str:
     return words.replace("  ", " ")  # a metric without a unit
 
 
-def _claim(row: Row, rivals: Sequence[_Rival], *, num_others: int) -> str:
+def _claim(answer: Answer, row: Row, rivals: Sequence[_Rival], *, num_others: int) -> str:
     count = min((rival.difference.count for rival in rivals), default=row.value.count)
     seeds = "One seed" if count == 1 else f"{count} seeds"
-    if count < FEWEST_SEEDS:
+    if answer == "not known" or count < FEWEST_SEEDS:
         return f"{seeds}: no claim."
     if row.method not in OURS and num_others > 1:
         return f"{seeds}, but the best of {num_others} picked by these numbers: no claim."

@@ -84,8 +84,8 @@ def load_harness(recipe: TextRecipe) -> dict[str, Any]:
         if error.name != "lm_eval":
             raise
         raise InputError(
-            "--mmlu and --harness-tasks evaluate with lm-eval, which is not installed. Run: pip "
-            "install 'data-agent[eval]'"
+            "--mmlu and --harness-tasks evaluate with lm-eval, which is not installed. In a "
+            "checkout of data_agent: pip install '.[eval]'"
         ) from error
     loaded: dict[str, Any] = {}
     if recipe.mmlu is not None:

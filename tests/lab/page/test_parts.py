@@ -92,6 +92,10 @@ def test_harm_to_a_class_is_said_beyond_the_intervals_of_three_seeds() -> None:
         "1 of 4 classes lose (a) against random beyond the seeds' intervals, 1 gain. The lowest "
         "accuracy of a class is 90.0 % (a)."
     )
+    assert classes_in_words(row(a=(-70.0, None, 1), b=(9.0, 1.0, 2)), "random", "accuracy") == (
+        "Whether classes lose against random is not known from so few seeds. The lowest accuracy "
+        "of a class is 90.0 % (a)."
+    )
     chart = Page(class_chart(found, ALL, "accuracy") or "")
     kinds = [
         a["class"] for n, a in chart.elements if n == "g" and "m" in (a["class"] or "").split()

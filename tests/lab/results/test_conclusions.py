@@ -100,6 +100,53 @@ def test_what_costs_more_than_its_controls_has_not_shown_that_it_pays() -> None:
     assert found.advice.endswith("nothing that costs as much as seta was trained beside it.")
 
 
+def test_what_costs_less_than_its_controls_and_ends_below_them_is_not_said_to_harm() -> None:
+    made = group({name: VALUES[name] for name in ("full-short", "random")})
+    for value, answer in ((60.0, "not known"), (95.0, "pays")):
+        cheap = [record("seta", seed, value=value + seed / 10, cost=0.35) for seed in range(3)]
+        found = conclusion(replace(made, records=[*made.records, *cheap]))
+        assert found.answer == answer
+        assert "full data at 50 % and" in found.found
+    cheap = [record("seta", seed, value=60 + seed / 10, cost=0.35) for seed in range(3)]
+    found = conclusion(replace(made, records=[*made.records, *cheap]))
+    assert found.advice.endswith("nothing that costs as little as seta was trained beside it.")
+    assert found.claim == "3 seeds: no claim."
+
+
+@pytest.mark.parametrize("missing", ["full_short", "random"])
+def test_it_pays_only_where_both_controls_were_beaten(missing: str) -> None:
+    values = {"full_short": [88.0] * 5, "random": [86.0] * 5, "data_agent": [90.0, 91, 92, 91, 90]}
+    assert conclusion(with_values(**values)).answer == "pays"
+    found = conclusion(with_values(**{**values, missing: []}))
+    assert (found.answer, found.claim) == ("not known", "5 seeds: no claim.")
+    name = missing.replace("_", "-")
+    assert found.advice.endswith(f"{name}, which costs the same, was not trained beside it.")
+    worse = {**values, missing: [], "data_agent": [80.0, 81, 82, 81, 80]}
+    assert conclusion(with_values(**worse)).answer == "harms"
+
+
+def test_the_better_control_is_the_one_that_is_better_on_the_same_seeds() -> None:
+    # full-short on more seeds, on which everything would have ended higher
+    found = conclusion(
+        with_values(
+            full_short=[77.0, 77.0, 77.0, 96.0, 96.0],
+            random=[79.0, 79.0, 79.0],
+            data_agent=[78.0, 78.0, 78.0],
+        )
+    )
+    assert "use random, which ends better at no more cost" in found.advice
+
+
+def test_fewer_seeds_of_full_training_are_said() -> None:
+    found = conclusion(
+        with_values(
+            full=[89.0], full_short=[88.0] * 5, random=[86.0] * 5, data_agent=[90.0] * 4 + [91.0]
+        )
+    )
+    assert "1.0 points above full training (1 seed), 2.2" in found.found
+    assert found.claim == "5 seeds: a claim."
+
+
 def test_without_the_agent_it_is_about_the_best_of_the_same_cost_and_no_claim() -> None:
     made = group({**VALUES, "seta": 92.5, "ucb": 91.5}, seeds=range(5))
     records = [r for r in made.records if r.configuration["method"] != "data-agent"]

@@ -2,6 +2,7 @@
 
 import logging
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra [tran
 
 import datasets  # noqa: E402
 from trainers import SIZE, Ours, Texts, arguments, bert, llama, train, weights  # noqa: E402
+from transformers import BertForTokenClassification  # noqa: E402
 
 from data_agent.integrations._auto import pick_method  # noqa: E402
 from data_agent.losses import SampleLosses, class_losses  # noqa: E402
@@ -37,7 +39,11 @@ class OwnLosses(Ours):
     ("model", "labels", "options", "picked"),
     [
         (bert, "class", {}, "label-aware: every row has one class label"),
-        (llama, "masked", {}, "data-agent: its rows do not have one class label"),
+        (llama, "masked", {}, "data-agent: the model's labels are tokens"),
+        (
+            lambda: bert(BertForTokenClassification),
+            *("token class", {}, "data-agent: its rows do not have one class label"),
+        ),
         (
             lambda: bert(problem_type="multi_label_classification"),
             *("several", {}, "data-agent: the model's problem_type is multi_label_classification"),
@@ -48,7 +54,7 @@ class OwnLosses(Ours):
         ),
         (bert, "class", {"kind": OwnLosses}, "data-agent: the losses of samples are computed by"),
     ],
-    ids=["classes", "tokens", "several labels", "regression", "own losses"],
+    ids=["classes", "tokens", "classes of tokens", "several labels", "regression", "own losses"],
 )
 def test_what_is_picked_and_said(model, labels, options, picked, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="data_agent"):
@@ -73,24 +79,36 @@ def test_an_explicit_name_wins_and_is_another_algorithm(tmp_path):
 
 def test_a_dataset_with_columns_is_known_by_them_and_no_row_is_read():
     rows = {"text": ["a"] * 4, "label": [0, 1, 0, 1]}
-    config = transformers.BertConfig(num_labels=2)
+    model = SimpleNamespace(config=transformers.BertConfig(num_labels=2))
     for features, picked in (
         ({"text": datasets.Value("string"), "label": datasets.Value("int64")}, "label-aware"),
         ({"text": datasets.Value("string"), "label": datasets.ClassLabel(2)}, "label-aware"),
         ({"text": datasets.Value("string"), "label": datasets.Value("float32")}, "data-agent"),
     ):
         table = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
-        assert pick_method(table, config, reads_labels=True)[0] == picked
-    assert pick_method(table.to_iterable_dataset(), config, reads_labels=True)[0] == "data-agent"
+        assert pick_method(table, model, reads_labels=True)[0] == picked
+    assert pick_method(table.to_iterable_dataset(), model, reads_labels=True)[0] == "data-agent"
 
 
 def test_the_look_at_a_row_draws_nothing_that_the_run_would_notice():
-    data, config = Drawing(size=SIZE), transformers.BertConfig(num_labels=3)
+    config = transformers.BertConfig(num_labels=3)
+    data, model = Drawing(size=SIZE), SimpleNamespace(config=config)
 
     def states():
         numpy = np.random.get_state()[1]  # noqa: NPY002
         return random.getstate(), numpy.tolist(), torch.get_rng_state().tolist()
 
     before = states()
-    assert pick_method(data, config, reads_labels=True)[0] == "label-aware"
+    assert pick_method(data, model, reads_labels=True)[0] == "label-aware"
     assert states() == before
+
+
+def test_a_language_model_keeps_the_policy_where_its_data_keep_a_column_of_labels():
+    """Every config has two labels by default, and the collator makes the real ones of tokens."""
+    rows = {"input_ids": [[2, 3, 4]] * 8, "label": [0, 1] * 4}
+    table = datasets.Dataset.from_dict(rows)
+    for model, picked in (
+        (llama(), "data-agent: the model's labels are tokens"),
+        (bert(), "label"),
+    ):
+        assert ": ".join(pick_method(table, model, reads_labels=True)).startswith(picked)

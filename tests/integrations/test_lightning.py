@@ -35,7 +35,7 @@ from data_agent.selecting import selector as selector_module
 L = pytest.importorskip("lightning.pytorch", reason="needs .[lightning]")
 
 from lightning.fabric import Fabric  # noqa: E402
-from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging  # noqa: E402
 from lightning.pytorch.loggers import CSVLogger  # noqa: E402
 from lightning.pytorch.strategies import SingleDeviceStrategy  # noqa: E402
 
@@ -453,6 +453,23 @@ class Foreign(Module):
 def test_what_would_change_the_selection_is_refused(tmp_path, kind, options, message):
     with pytest.raises(InputError, match=message):
         fit(tmp_path, kind(build_agent()), **options)
+
+
+class Normalised(Module):
+    def __init__(self, agent):
+        super().__init__(agent)
+        self.net.insert(0, nn.BatchNorm1d(6))
+
+
+def test_averaging_weights_adds_an_epoch_for_batch_norm_that_the_selector_must_plan(tmp_path):
+    def averaging():
+        return StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=0.5)
+
+    with pytest.raises(InputError, match=r"epochs=9, beside max_epochs=8"):
+        fit(tmp_path, Normalised(build_agent()), averaging())
+    agent = DataAgent(num_samples=SIZE, epochs=9)
+    fit(tmp_path, Normalised(agent), averaging())
+    assert agent.visits == agent.schedule.total_visits
 
 
 def test_streams_are_refused_with_where_they_work(tmp_path):

@@ -155,6 +155,23 @@ def test_a_stream_is_chosen_from_until_max_steps(kind, num_workers, tmp_path):
     assert ours.selector.visits == STEPS * POOL // 2
 
 
+def test_a_batch_size_that_is_found_makes_the_plan_of_a_stream(tmp_path):
+    class OutOfMemory(Ours):
+        def training_step(self, model, inputs, *args, **kwargs):
+            if len(inputs["labels"]) > POOL // 2:
+                raise RuntimeError("CUDA out of memory.")
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    args = short(tmp_path, max_steps=STEPS, auto_find_batch_size=True)
+    ours = OutOfMemory(
+        **{"model": bert(), "args": args, "train_dataset": Stream()},
+        **{"selector": "data-agent-in-batch", "keep_ratio": 0.5},
+    )
+    ours.train()
+    assert ours.selector.schedule.num_samples == STEPS * ours._train_batch_size
+    assert ours.selector.metrics()["visits_of_full_run"] == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_stream_goes_on_where_it_stopped(tmp_path):
     args = partial(short, tmp_path, max_steps=STEPS, save_strategy="steps", save_steps=2)
     whole = train(bert(), Stream(), args(), selector=half)

@@ -296,7 +296,7 @@ def test_frozen_features_and_none(tmp_path):
     frozen = prompt_features(
         llama(), tokenizer()(list(prompts()["prompt"]))["input_ids"], batch_size=4
     )
-    for features in (frozen, None):
+    for features in (frozen, frozen.numpy(), None):
         trainer = train(OurGRPO, arguments(tmp_path), selector=agent, features=features)
         assert trainer.prompt_selector.step == 4
 

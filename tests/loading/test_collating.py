@@ -90,6 +90,28 @@ def copies_and_sorts(samples):
     return batch_of(sorted(copies, key=length))
 
 
+def looks_at_the_first_at_last(samples):
+    batch = batch_of(samples)
+    assert length(samples[0]) > 0
+    return batch
+
+
+def looks_at_the_last_at_last(samples):
+    batch = batch_of(samples)
+    assert length(samples[-1]) > 0
+    return batch
+
+
+def sorts_in_place_and_looks_at_the_first_at_last(samples):
+    samples.sort(key=length, reverse=True)
+    return looks_at_the_first_at_last(samples)
+
+
+def looks_first_and_sorts_a_copy(samples):
+    assert length(samples[0]) > 0
+    return sorts_a_copy(samples)
+
+
 def parts_in_different_orders(samples):
     ids, _ = parts_of(sorted(samples, key=length))
     _, labels = parts_of(samples)
@@ -108,11 +130,46 @@ def batches(kind, collate):
 
 
 @pytest.mark.parametrize("kind", ["mapping", "tuple", "list"])
-@pytest.mark.parametrize("collate", [plain, sorts_in_place, sorts_a_copy])
+@pytest.mark.parametrize(
+    "collate",
+    [
+        *(plain, sorts_in_place, sorts_a_copy, looks_at_the_first_at_last),
+        *(looks_at_the_last_at_last, sorts_in_place_and_looks_at_the_first_at_last),
+        *(looks_first_and_sorts_a_copy,),
+    ],
+)
 def test_each_row_has_the_index_of_its_own_sample(kind, collate):
     for ids, labels, index in batches(kind, collate):
         assert torch.equal(ids[:, 0], index)
         assert torch.equal(labels, index % 4)
+
+
+class Texts(Dataset):
+    """Nothing in a batch but the order of reads tells which sample a row is."""
+
+    def __len__(self):
+        return SIZE
+
+    def __getitem__(self, i):
+        return {"text": str(i)}
+
+
+@pytest.mark.parametrize("look", [0, -1, slice(2)])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_texts_that_are_looked_at_again_keep_their_index(look, num_workers):
+    def tokenizes(samples):
+        ids = torch.tensor([[int(sample["text"])] for sample in samples])
+        again = samples[look]
+        assert [sample["text"] for sample in (again if isinstance(again, list) else [again])]
+        return {"ids": ids}
+
+    selector = make_selector("random", num_samples=SIZE, epochs=4, keep_ratio=0.5)
+    selector.begin_epoch(0)
+    loader = selection_loader(
+        Texts(), selector, batch_size=7, collate_fn=tokenizes, num_workers=num_workers
+    )
+    for batch in loader:
+        assert torch.equal(batch["ids"][:, 0], batch["sample_index"])
 
 
 @pytest.mark.parametrize("kind", ["mapping", "tuple", "list"])

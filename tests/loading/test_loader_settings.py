@@ -234,6 +234,17 @@ def test_a_dataset_that_changes_its_length_is_noticed_at_the_next_epoch(size, op
     assert len(trained) == 2 * 20  # nothing was trained on behind the change
 
 
+def test_a_loader_with_workers_can_be_opened_without():
+    given = DataLoader(
+        Images(), batch_size=8, num_workers=2, timeout=9, persistent_workers=True, prefetch_factor=4
+    )
+    loader = selection_loader(given, agent(), num_workers=0)
+    assert (loader.num_workers, loader.timeout, loader.persistent_workers) == (0, 0, False)
+    assert len(list(loader)) == len(loader)
+    fewer = selection_loader(given, agent(), num_workers=1)
+    assert (fewer.num_workers, fewer.timeout, fewer.prefetch_factor) == (1, 9, 4)
+
+
 def test_a_list_or_tensor_dataset_is_wrapped_as_before():
     for data in ([(torch.tensor(i), i) for i in range(SIZE)], TensorDataset(torch.arange(SIZE))):
         for batch in selection_loader(data, agent(), batch_size=8):

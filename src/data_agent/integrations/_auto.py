@@ -15,26 +15,36 @@ from data_agent.trusted.overlap import LABEL_NAMES
 AUTO = "auto"
 
 
-def pick_method(dataset: Any, config: Any, *, reads_labels: bool) -> tuple[str, str]:
+def pick_method(dataset: Any, model: Any, *, reads_labels: bool) -> tuple[str, str]:
     """The name of a method, and the reason in words: label-aware, or the policy if in doubt.
 
     Args:
         dataset: the training dataset.
-        config: of the model; its `problem_type` and `num_labels` say what labels are.
+        model: `problem_type` and `num_labels` of its config say what labels are, unless it has
+            output embeddings, with which its labels are tokens.
         reads_labels: whether the samples' terms come from "logits" and "labels".
     """
     if not reads_labels:
         return "data-agent", "the losses of samples are computed by the Trainer's own method"
     if isinstance(dataset, IterableDataset):
         return "data-agent", "a stream may not know its columns"
-    problem = getattr(config, "problem_type", None)
-    if problem not in (None, "single_label_classification"):
-        return "data-agent", f"the model's problem_type is {problem}"
-    if getattr(config, "num_labels", 0) < 2:
-        return "data-agent", "the model has no classes"
+    if (reason := _why_no_classes(model)) is not None:
+        return "data-agent", reason
     if not _has_one_class(dataset):
         return "data-agent", "its rows do not have one class label each"
     return "label-aware", "every row has one class label"
+
+
+def _why_no_classes(model: Any) -> str | None:
+    """What says that labels are other things than one class a row; None where nothing does."""
+    config = getattr(model, "config", None)
+    embeddings = getattr(model, "get_output_embeddings", None)
+    if callable(embeddings) and embeddings() is not None:
+        return "the model's labels are tokens"
+    problem = getattr(config, "problem_type", None)
+    if problem not in (None, "single_label_classification"):
+        return f"the model's problem_type is {problem}"
+    return "the model has no classes" if getattr(config, "num_labels", 0) < 2 else None
 
 
 def _has_one_class(dataset: Any) -> bool:

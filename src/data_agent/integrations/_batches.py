@@ -250,6 +250,10 @@ def feedback_of(
     elif features is not None and features.ndim == 3:
         mask = inputs.get("attention_mask") if samples.mask is None else samples.mask
         features = pool(features, mask)
+    elif features is not None and samples.logits is not None:
+        size, choices = len(samples.losses), samples.logits.shape[-1]
+        if len(features) == size * choices:  # multiple choice: the head sees each of them
+            features = features.unflatten(0, (size, choices)).mean(1)
     return Feedback(
         index,
         samples.losses,

@@ -139,8 +139,8 @@ def _picked(trainer: Any, *, reads_labels: bool) -> str:
         method = "data-agent"
         reason = f"its reward is learned from {len(trainer.trusted_rows)} trusted rows"
     else:
-        config = getattr(trainer._inner_model(), "config", None)
-        method, reason = pick_method(trainer.train_dataset, config, reads_labels=reads_labels)
+        model = trainer._inner_model()
+        method, reason = pick_method(trainer.train_dataset, model, reads_labels=reads_labels)
     logger.info("selector='auto' picks %s: %s.", method, reason)
     return method
 
@@ -149,7 +149,8 @@ def _built(trainer: Any, given: Given, keep_ratio: float | None, *, resumes: boo
     args, dataset = trainer.args, trainer.train_dataset
     world = trainer.accelerator.num_processes
     is_stream = isinstance(dataset, IterableDataset)
-    per_step = args.gradient_accumulation_steps * args.train_batch_size * world
+    # The Trainer's own batch size: auto_find_batch_size lowers it.
+    per_step = args.gradient_accumulation_steps * trainer._train_batch_size * world
     num_samples = args.max_steps * per_step if is_stream else len(dataset)
 
     def fitted(selector: Selector) -> Selector:
@@ -221,9 +222,9 @@ def load_selector(selector: Selector, folder: str, args: Any, global_step: int) 
     path = Path(folder) / _STATE_FILE
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} holds no {_STATE_FILE}: a Trainer without a selector saved it. Resume "
-            "from one of SelectiveTrainer, or load the model's weights alone and train without "
-            "resume_from_checkpoint."
+            f"{folder} holds no {_STATE_FILE}: a Trainer without a selector saved it, or one with "
+            "save_only_model=True. Resume from one of SelectiveTrainer without that, or load the "
+            "model's weights alone and train without resume_from_checkpoint."
         )
     try:
         selector.load_state_dict(files.load(path))

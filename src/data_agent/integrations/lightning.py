@@ -21,7 +21,11 @@ from data_agent.selecting.selector import Selector
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
-    from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+    from lightning.pytorch.callbacks import (
+        BatchSizeFinder,
+        LearningRateFinder,
+        StochasticWeightAveraging,
+    )
 except ImportError as error:
     raise ImportError(
         "data_agent.integrations.lightning needs the package lightning (2.6 or newer), which "
@@ -239,6 +243,15 @@ def _check_loader(trainer: Any, agent: Selector) -> None:
 def _check_length(trainer: Trainer, agent: Selector) -> None:
     """The Trainer must run all epochs to their end, and no more."""
     epochs, num_batches = agent.schedule.epochs, len(cast("Sized", trainer.train_dataloader))
+    if trainer.max_epochs == epochs + 1 and any(
+        isinstance(callback, StochasticWeightAveraging)
+        for callback in cast("Any", trainer).callbacks
+    ):
+        raise InputError(
+            f"StochasticWeightAveraging makes the {epochs} epochs of the selector one more, in "
+            "which it updates batch norm. Let the selector plan that one too: "
+            f"epochs={epochs + 1}, beside max_epochs={epochs}."
+        )
     if trainer.max_epochs != epochs or trainer.max_steps != -1:
         raise InputError(
             f"Trainer(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}), but the "

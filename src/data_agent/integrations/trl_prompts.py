@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence, Sized
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
@@ -80,7 +81,7 @@ class SelectivePromptsMixin(_Base):
         self,
         *args: Any,
         selector: Given = "prompt-agent",
-        features: Tensor | str | None = "model",
+        features: Tensor | np.ndarray | str | None = "model",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -244,6 +245,8 @@ class SelectivePromptsMixin(_Base):
     def _check_features(self) -> None:
         features = self._features
         num_prompts = len(cast("Sized", self.train_dataset))
+        if isinstance(features, np.ndarray):  # as sentence encoders return them
+            self._features = features = torch.as_tensor(features)
         if isinstance(features, Tensor):
             if features.ndim != 2 or len(features) != num_prompts:
                 raise InputError(

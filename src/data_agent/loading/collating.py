@@ -1,9 +1,9 @@
 """Calling a collate function of the user's, and finding out which sample each row of it is.
 
 A collate function may sort its samples (the usual recipe for padding), leave some out, or copy the
-list first. It sees samples that note when they are read. The order in which it read them last, for
-each part of a sample, is the order of the rows, unless their contents tell another one; where it
-cannot be told, the batch is refused.
+list first. It sees samples that note when they are read. The order of the last pass in which it
+read each part of a sample is the order of the rows, unless their contents tell another one; where
+it cannot be told, the batch is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from data_agent.errors import InputError
 from data_agent.loading.contents import Contents
 from data_agent.loading.parts import parts_of
+from data_agent.loading.reads import orders_of
 
 INDEX_KEY = "sample_index"
 _CARRY_IT = (
@@ -198,35 +199,31 @@ def _order_of(
     the samples whose parts were read, in that order, by part.
     """
     size = len(before)
-    orders = {tuple(_last_pass(places)) for places in reads.values()}
-    whole = {order for order in orders if len(order) == size}
-    left = {order for order in orders if len(order) == num_rows}
+    place_of = {id(sample): place for place, sample in enumerate(before)}
+    listed = [place_of[id(sample)] for sample in given if id(sample) in place_of]
     if num_rows is not None and num_rows > size:
         raise _unclear(size, num_rows, "rows were filled up or repeated")
-    if len(whole) > 1 and num_rows in (None, size):
-        raise _unclear(size, num_rows, "its parts are in different orders")
-    if num_rows is None or (num_rows == 1 < size and len(left) < 2):  # or all lie in one row
-        left = whole
-    if len(left) == 1:
-        return list(left.pop())
+    count = size if num_rows in (None, 1) else num_rows  # all may lie in one row
+    is_changed = listed != [*range(size)]
+    options = [
+        orders
+        for places in reads.values()
+        if (orders := orders_of(places, size, count, listed, is_changed=is_changed))
+    ]
+    if options:
+        orders = set.intersection(*options)
+        if len(orders) == 1:
+            return list(orders.pop())
+        raise _unclear(
+            size,
+            num_rows,
+            "it looked at some again, so that two orders are possible"
+            if orders
+            else "its parts are in different orders",
+        )
     if reads or (num_rows is not None and num_rows < size):
         raise _unclear(size, num_rows, "which samples it left out cannot be told")
-    place_of = {id(sample): place for place, sample in enumerate(before)}
-    return [place_of[id(sample)] for sample in given if id(sample) in place_of]
-
-
-def _last_pass(places: list[int]) -> list[int]:
-    """The longest end of a list of reads in which no sample comes twice."""
-    seen: dict[int, None] = {}
-    last = None
-    for place in reversed(places):
-        if place in seen:
-            if place == last:  # read twice in a row: `sample[k] if sample[k] else ...`
-                continue
-            break
-        seen[place] = None
-        last = place
-    return [*reversed(seen)]
+    return listed
 
 
 def _parts(value: Any) -> dict[Any, Any]:

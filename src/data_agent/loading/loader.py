@@ -34,6 +34,7 @@ _REFUSED = {
     "sampler": "the selector decides which samples are visited",
     "batch_sampler": "the selector decides which samples are visited; pass batch_size",
 }
+_OF_WORKERS = {"prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout"}
 _ITERATION = ("__iter__", "__len__", "_get_iterator", "_index_sampler")
 
 
@@ -109,12 +110,13 @@ def settings_of(
         _check_iteration(loader)
         _check_sampling(loader)
         names = {*known} - {"self", "dataset"}
-        if loader.num_workers == 0:
-            names.discard("prefetch_factor")
         settings = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
         data = loader.dataset
     given = {"batch_size": batch_size, "drop_last": drop_last}
     settings |= {name: value for name, value in given.items() if value is not None} | options
+    if settings.get("num_workers") == 0:  # without workers those of the loader given mean nothing
+        for name in _OF_WORKERS - options.keys():
+            settings.pop(name, None)
     return data, {name: value for name, value in settings.items() if name not in _REFUSED}
 
 

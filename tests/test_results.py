@@ -24,7 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 MADE = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *sorted({*ROOT.glob("docs/**/*.md")} - {*MADE.glob("*.md")})]
 WHEN = ROOT / "docs" / "when-it-helps.md"
-ROWS = {ROOT / "README.md": 11, WHEN: 25, ROOT / "docs" / "trusted.md": 62}  # that are looked at
+ROWS = {ROOT / "README.md": 11, WHEN: 25, ROOT / "docs" / "trusted.md": 70}  # that are looked at
 
 # The task that a line of a table is of, by how it begins; of a suite that others repeat, `@` it.
 TASKS = {
@@ -95,6 +95,14 @@ TASKS = {
     "60 % near-duplicates, 100 rows": "trusted-duplicates@trusted-100",
     "half of the rows are digits, a tenth of 500 rows wrong": "trusted-digits@trusted-dirty",
     "long tail 50:1, 500 rows in shares of 10:1": "trusted-tail50@trusted-biased",
+    "long tail 50:1, 50 rows": "trusted-tail50@trusted-50",
+    "long tail 50:1, 20 rows": "trusted-tail50@trusted-20",
+    "half of the rows are digits, 50 rows": "trusted-digits@trusted-50",
+    "half of the rows are digits, 20 rows": "trusted-digits@trusted-20",
+    "40 % wrong labels at random, no augmentation, 250 rows": "cifar10-noise40@trusted-250-others",
+    "40 % wrong labels at random, no augmentation, 100 rows": "cifar10-noise40@trusted-100-others",
+    "SST-2, 30 % of the labels flipped, 250 rows": "trusted-sst2@trusted-250-others",
+    "SST-2, 30 % of the labels flipped, 100 rows": "trusted-sst2@trusted-100-others",
     "MNIST, long tail 100:1, 200 rows": "trusted-mnist-tail@held-out-trusted",
     "Tiny-ImageNet, 170 classes, half of the rows are digits, 850 rows": (
         "trusted-tiny-digits@held-out-trusted"

@@ -76,8 +76,8 @@ class Compare(Generic[R]):
     keep_ratios: str = "0.5"
     """Shares of the training samples visited in an epoch, in (0, 1], separated by commas."""
     seeds: str = "3"
-    """A count (5 is 0 to 4) or seeds separated by commas; two or more give intervals, five are a
-    claim."""
+    """A count (5 is 0 to 4), or seeds separated by commas ("7," is one alone); two or more give
+    intervals, five are a claim."""
     jobs: Count | None = None
     """Runs that train at the same time; None is 1 on an accelerator, else one a processor core.
     With more than one, a run computes on --num-threads threads, by default 1."""

@@ -29,6 +29,7 @@ CONTROLLED_BY: Mapping[str, Sequence[str]] = {
     "agent-39dc338": ("agent-5374e66", "core", "held-out"),
     "agent-5374e66": ("core", "held-out", "language"),
     "agent-before": ("agent-5374e66", "core", "language"),
+    "detection-before": ("detection",),
     "trusted-before": ("trusted",),
     "trusted-features": ("trusted", "trusted-memorised"),
     "trusted-uncalibrated": ("trusted", "trusted-memorised"),

@@ -146,7 +146,8 @@ def _found(row: Row, rivals: Sequence[_Rival], cell: Cell) -> str:
         for rival in rivals
     ]
     distances = f": {_listed(parts)}" if parts else ""
-    time = "" if row.time is None else f", in {row.time.mean:.2f} of the time"
+    spent = row.time if cell.one_machine else None
+    time = "" if spent is None else f", in {spent.mean:.2f} of the time"
     return f"At {budget}, {row.method} ends at {value}{lower}{distances}{time}."
 
 

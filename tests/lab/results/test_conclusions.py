@@ -167,6 +167,14 @@ def test_lower_losses_are_better(tmp_path: Path) -> None:
     assert "0.300 +- 0.000 nats below full data for the same steps" in found.found
 
 
+def test_times_of_different_machines_are_not_compared() -> None:
+    cell = report(group()).tasks[0].cells[0]
+    for one_machine in (True, False):
+        found = conclude(replace(cell, one_machine=one_machine))
+        assert found is not None
+        assert (" of the time." in found.found) == one_machine
+
+
 def test_controls_alone_come_to_nothing() -> None:
     cell = report(group({"full": 90.0, "random": 89.0})).tasks[0].cells[0]
     assert conclude(cell) is None

@@ -63,8 +63,9 @@ def method_class(name: str) -> type[Selector]:
     module, _, class_name = METHODS.get(name, name).partition(":")
     try:
         method = getattr(import_module(module), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"method {name!r} cannot be imported: {error}.") from error
+    except Exception as error:  # whatever a module of one's own raises
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"method {name!r} cannot be imported ({what}).") from error
     if not (isinstance(method, type) and issubclass(method, Selector)):
         raise InputError(f"method {name!r} is not a subclass of data_agent.Selector.")
     return method

@@ -328,6 +328,6 @@ def kept(recipe: Recipe, data: Any) -> Any:
     """Of a recipe's loaded data what a run trains on."""
     if recipe.keep_index is None:
         return data
-    from data_agent_lab.runs.samples import read_index  # imports pyarrow
+    from data_agent_lab.runs.samples import kept_rows  # imports pyarrow
 
-    return data.at(read_index(Path(recipe.keep_index), data.num_train))
+    return data.at(kept_rows(Path(recipe.keep_index), data.num_train, data.num_trusted))

@@ -139,10 +139,11 @@ def test_the_history_holds_the_last_losses_only():
     for index in torch.arange(3000).split(500):
         train_on(selector, pool(index))
     assert torch.equal(selector.method_state()["history"], torch.arange(3000.0)[-HISTORY:])
-    with pytest.raises(ValueError, match="history"):
-        build(num_samples=3000).load_state_dict(
-            {**selector.state_dict(), "method": {"history": torch.zeros(HISTORY + 1)}}
-        )
+    for history, sizes in ((torch.zeros(HISTORY + 1), [HISTORY + 1]), (torch.zeros(3), [4])):
+        with pytest.raises(ValueError, match="history"):
+            build(num_samples=3000).load_state_dict(
+                {**selector.state_dict(), "method": {"history": history, "sizes": sizes}}
+            )
 
 
 @pytest.mark.parametrize("wrong", [slice(None), slice(0, 1)])

@@ -20,6 +20,7 @@ def test_large_labels_are_numbered_as_a_sort_numbers_them(values):
     assert of.sizes(torch.ones(len(label), dtype=torch.bool))[0].tolist() == [
         values.count(v) for v in (-1, *known)
     ]
+    assert of.number.tolist() == [known.index(v) if v >= 0 else -1 for v in values]  # as before
 
 
 @settings(max_examples=100, deadline=None)

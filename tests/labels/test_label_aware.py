@@ -239,3 +239,19 @@ def test_every_epoch_of_the_final_phase_is_representative_and_all_are_visited_al
     assert shares["selected"][-1] > 0.6  # the policy has rejected much of the other half
     assert all(abs(share - 0.5) < 0.08 for share in shares["final"])
     assert visits.max() - visits.min() <= 1
+
+
+def test_labels_above_the_numbers_of_two_bytes_are_labels_like_any_others():
+    """They are looked up among the labels that there are, whose numbers are four bytes wide."""
+    picked = {}
+    for names in ([0, 1, 2], [0, 1, 40_000]):
+        labels = torch.tensor(names)[torch.arange(60) % 3]
+        selector = LabelAware(num_samples=60, epochs=6, keep_ratio=0.5)
+        for epoch in range(6):
+            selector.begin_epoch(epoch)
+            index = selector.select(epoch).index
+            losses = torch.rand(len(index), generator=torch.Generator().manual_seed(epoch))
+            selector.observe(Feedback(index, losses, labels=labels[index]))
+            picked.setdefault(epoch, []).append(index)
+    for first, second in picked.values():
+        assert torch.equal(first, second)

@@ -33,10 +33,10 @@ def train(agent, loader, model, *, until=None, stop_after=None):
     return seen
 
 
-def build(state=None, weights=None):
+def build(state=None, weights=None, **options):
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(SIZE, 6, generator=draws)
-    config = DataAgentConfig(update_every=2, rollout_rows=24)
+    config = DataAgentConfig(update_every=2, rollout_rows=24, **options)
     agent = DataAgent(SIZE, EPOCHS, seed=3, config=config, sharded=True)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
@@ -67,6 +67,20 @@ def whole_and_resumed(rank):
         del state["overhead_seconds"]
     is_same = [*before, *after] == seen and equal_states(whole, resumed)
     return {"seen": seen, "policy": policy_of(whole), "is_same": is_same, "at_end": at_end}
+
+
+def saved_and_not(rank):
+    """The batches of a run, and of one whose state is asked for at the end of each epoch."""
+    join_group()
+    agent, loader, model, _ = build(ranking="last-action")
+    whole = train(agent, loader, model)
+    agent, loader, model, _ = build(ranking="last-action")
+    seen = []
+    for epoch in range(EPOCHS):
+        seen += train(agent, loader, model, until=epoch)
+        agent.state_dict()
+    table = agent.table()
+    return whole, seen, {name: len(column) for name, column in table.items()}, table["index"]
 
 
 def go_on(rank, pieces, weights):
@@ -104,3 +118,14 @@ def test_two_ranks_and_four_that_go_on_from_their_pieces(tmp_path):
     four = run_ranks(go_on, tmp_path, pieces, two[0]["at_end"]["weights"], world=4)
     check_epochs(four, 4)
     assert {epoch for epoch, _ in four[0]["seen"]} == set(range(STOP + 1, EPOCHS))
+
+
+@pytest.mark.distributed
+def test_asking_for_the_state_changes_nothing_and_a_table_is_of_the_ranks_part(tmp_path):
+    """Actions at an epoch's end are drawn for this rank, whoever asks for them first."""
+    indices = []
+    for whole, seen, lengths, index in run_ranks(saved_and_not, tmp_path):
+        assert seen == whole
+        assert set(lengths.values()) == {SIZE // 2}
+        indices.append(index.tolist())
+    assert sorted(chain(*indices)) == list(range(SIZE))

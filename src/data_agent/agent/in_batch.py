@@ -72,6 +72,8 @@ class InBatchAgent(BatchSelector):
         """As `BatchSelector.observe`; and update the policy where it is due."""
         size = 0 if self._offer is None else len(self._offer.pool)
         super().observe(feedback)
+        # As many on every rank, whose pools may differ in size: updates are collective calls.
+        size = self.schedule.batch_size or size
         if self.policy.count_step(size, self.schedule.total_visits):
             with (
                 self._clock.running(),

@@ -39,6 +39,8 @@ def el2n(logits: Tensor, labels: Tensor) -> Tensor:
 def prediction_error(logits: Tensor, labels: Tensor) -> Tensor:
     """softmax(z_i) - onehot(y_i), float `[B, C]`: the cross-entropy's gradient in the logits.
 
-    Of logits `[B, C]` and int64 labels `[B]` in [0, C).
+    Of logits `[B, C]` and int64 labels `[B]` in [0, C); zero for a negative label, which stands
+    for none.
     """
-    return torch.softmax(logits, dim=1) - F.one_hot(labels, logits.shape[1])
+    error = torch.softmax(logits, dim=1) - F.one_hot(labels.clamp(min=0), logits.shape[1])
+    return error * (labels >= 0).unsqueeze(1)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from data_agent.errors import CheckpointError, InputError
+from data_agent.runtime.distributed import gather_rows, rows_to_resume
 from data_agent.runtime.random import Purpose, generator
 from data_agent.selecting.batch_selector import BatchSelector
 from data_agent.selecting.feedback import Feedback
@@ -61,17 +62,22 @@ class SelectiveBackprop(BatchSelector):
         self._history = torch.cat([self._history.to(losses.device), losses])[-HISTORY:]
 
     def method_state(self) -> dict[str, Any]:
-        """The last R losses."""
-        return {"history": self._history.cpu().clone()}
+        """The last R losses of each rank, in rank order; a collective call."""
+        history = self._history.cpu()
+        (sizes,) = gather_rows(torch.tensor([len(history)]))
+        (history,) = gather_rows(history)
+        return {"history": history.clone(), "sizes": sizes.tolist()}
 
     def load_method_state(self, state: dict[str, Any]) -> None:
-        """Take over the last R losses."""
-        history = state["history"]
-        if history.dtype != torch.float32 or history.ndim != 1 or len(history) > HISTORY:
-            raise CheckpointError(f"'history' is not float32 of at most {HISTORY} losses.")
+        """Take over the last R losses that this rank's part holds."""
+        history, sizes = state["history"], state["sizes"]
+        if history.dtype != torch.float32 or history.shape != (sum(sizes),):
+            raise CheckpointError("'history' is not float32 of as many losses as its sizes say.")
+        if max(sizes) > HISTORY:
+            raise CheckpointError(f"'history' holds more than {HISTORY} losses of a rank.")
         if not history.isfinite().all():
             raise CheckpointError("'history' holds losses that are not finite.")
-        self._history = history.clone()
+        self._history = rows_to_resume(history, sizes)[-HISTORY:].clone()
 
 
 def selection_probability(losses: Tensor, past: Tensor, beta: float) -> Tensor:

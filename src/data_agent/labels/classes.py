@@ -35,7 +35,7 @@ class Classes:
         one = torch.ones(BLOCK, dtype=torch.int64)
         blocks = zip(*(column.split(BLOCK) for column in (self.number, *among)), strict=True)
         for number, *masks in blocks:
-            code = number.int().add_(1).mul_(kinds)
+            code = (number.int() + 1).mul_(kinds)  # a copy: int() is none where it is int32
             for bit, mask in enumerate(masks):
                 code += mask.view(torch.uint8) << bit
             counts.scatter_add_(0, code.long(), one[: len(code)])

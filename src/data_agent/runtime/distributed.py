@@ -13,7 +13,8 @@ import itertools
 import json
 import os
 import weakref
-from collections.abc import Generator
+import zlib
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -179,6 +180,25 @@ def gather_rows(*columns: Tensor) -> tuple[Tensor, ...]:
     with explained():
         shapes = zip(*_shapes_of_all(columns), strict=True)
         return tuple(map(_gather_column, columns, shapes))
+
+
+def check_alike(values: Mapping[str, object], what: str) -> None:
+    """What every rank must have alike; a collective call, with the same names on every rank.
+
+    Raises:
+        InputError: on every rank, the names of what they have unlike.
+    """
+    if world_size() == 1:
+        return
+    digests = [zlib.crc32(repr(value).encode()) for value in values.values()]
+    (of_all,) = gather_rows(torch.tensor([digests]))
+    differs = (of_all != of_all[0]).any(0).tolist()
+    if names := [name for name, is_unlike in zip(values, differs, strict=True) if is_unlike]:
+        raise InputError(
+            f"the {what} of the {len(of_all)} ranks differ in {', '.join(names)}: each would "
+            "choose other samples. Build them with the same arguments on every rank, the seed "
+            "among them; the loader gives each rank batches of its own."
+        )
 
 
 def parts_to_resume(num_parts: int) -> range:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data_agent.budget.composition import Composition
-from data_agent.budget.rounds import start_of
+from data_agent.budget.rounds import share_of, start_of
 from data_agent.budget.schedule import SelectionSchedule
 from data_agent.errors import CheckpointError, DataAgentWarning, StateError
 from data_agent.runtime import distributed
@@ -169,8 +169,9 @@ class RunningEpoch:
             f"({self.resume_at // round_size} batches), but the first batch that came"
         )
         rank = distributed.rank() if schedule.world > 1 else 0
-        if place == self.resume_at + start_of(first_round, rank, schedule.world):
-            return  # this rank's batch of the first round
+        start = self.resume_at + start_of(first_round, rank, schedule.world)
+        if start <= place < start + share_of(first_round, rank, schedule.world):
+            return  # of this rank's batch of the first round; its first rows may be left out
         if place < self.resume_at:
             raise StateError(
                 f"{where} was observed before: the loader began the epoch again. Let it go on: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -61,11 +62,12 @@ class Readings(CountsEpochs, Method):
         the likeliest other class, on average) and "suggested_label" (int64), the class that was
         believed most. Where rows are trusted "trusted", bool. Where the method has one "score",
         what it ranks samples by, and with label rules "suspected", bool. nan and -1 stand for what
-        a sample did not show.
+        a sample did not show. A sharded selector tells of the samples of its part.
 
         On several ranks a collective call. The running epoch's visits count.
         """
-        found: dict[str, NDArray[Any]] = {"index": np.arange(self.schedule.num_samples)}
+        places = torch.arange(self.own.num_samples)
+        found: dict[str, NDArray[Any]] = {"index": self.own.shard.samples(places).numpy()}
         if self._statistics is not None:
             statistics = self._statistics.copy()
             statistics.merge(*self._recorder.rows_so_far(statistics))

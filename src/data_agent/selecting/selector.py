@@ -131,7 +131,7 @@ class Selector(Watcher, Readings, CountsEpochs, Method):
         Beginning the running epoch again changes nothing. On several ranks a collective call.
 
         Raises:
-            InputError: no such epoch.
+            InputError: no such epoch, or the ranks' selectors differ.
             StateError: `epoch` has passed, or no batch of the last epoch was observed.
         """
         self.forget_forward()  # of a search for a learning rate, or of a step that was cut short
@@ -151,6 +151,8 @@ class Selector(Watcher, Readings, CountsEpochs, Method):
             with self._own_rows():
                 self._recorder.merge(self._shard)
             if ended is None:
+                if not self._shard.is_part:
+                    distributed.check_alike(self._header(), "selectors")
                 logger.info("%s: %s.", self.name, self.describe())
             composed, selection = self._compute_selection(epoch, self._left_over())
             self._recorder.staging.clear()
@@ -295,9 +297,9 @@ class Selector(Watcher, Readings, CountsEpochs, Method):
         rank holds, writes and loads a piece of its own; `reshard` makes pieces for other ranks.
         """
         running = self._running
+        if self._shard.is_part and running is not None and running.is_over(self.own):
+            self._recorder.act()  # as the next epoch would; its rows can then go to any rank
         with self._own_rows():
-            if self._shard.is_part and running is not None and running.is_over(self.own):
-                self._recorder.act()  # as the next epoch would; its rows can then go to any rank
             rows = self._recorder.state_dict()
         return {
             "version": STATE_VERSION,

@@ -27,7 +27,7 @@ from data_agent_lab.auditing.inputs import Sketches, read_features, sketches_of_
 from data_agent_lab.auditing.numbers import SampleNumbers, read_numbers
 from data_agent_lab.rules import check_list, unknown
 from data_agent_lab.runs.folder import RunFolder
-from data_agent_lab.runs.samples import write_columns
+from data_agent_lab.runs.samples import IN_DATA, SAMPLES, read_columns, write_columns
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _COLUMNS = tuple(field.name for field in fields(Finding))
@@ -77,11 +77,25 @@ def audit_of(
     """
     numbers, sketches = read_numbers(source), None
     start = time.perf_counter()
+    if source.is_dir():
+        _check_positions(source)
     if features is not None:
         sketches = read_features(features)
     elif duplicates and source.is_dir():
         sketches = sketches_of_run(RunFolder(source).config())
     return make_audit(numbers, budget=budget, sketches=sketches, start=start)
+
+
+def _check_positions(folder: Path) -> None:
+    """A run on a part of its data must say where in all of them its samples are."""
+    if RunFolder(folder).config().get("keep_index") is None:
+        return
+    columns, _ = read_columns(folder / SAMPLES)
+    if IN_DATA not in columns:
+        raise InputError(
+            f"{folder} was trained with --keep-index by an earlier version, which did not note "
+            "where in the data its samples are. Train it again."
+        )
 
 
 def make_audit(
@@ -127,9 +141,24 @@ def parse_kinds(text: str) -> list[Kind]:
 
 
 def kept_index(audit: Audit, kinds: Sequence[Kind]) -> NDArray[np.int64]:
-    """Positions in the data set of all samples but the findings of these kinds, ascending."""
+    """Positions in the data set of all samples but the findings of these kinds, ascending.
+
+    Trusted samples stay: a run has them whether they are kept or not.
+
+    Raises:
+        InputError: near-duplicates are to be left out, and were not looked for.
+    """
+    if "redundant" in kinds and audit.sketches is None:
+        raise InputError(
+            "--drop redundant leaves out near-duplicates, which were not looked for. Audit a run "
+            "without --no-duplicates, or pass --features."
+        )
+    numbers = audit.numbers
     dropped = [finding.index for finding in audit.findings if finding.kind in kinds]
-    return np.setdiff1d(audit.numbers.index, dropped)
+    is_left_out = np.isin(numbers.index, dropped)
+    if numbers.trusted is not None:
+        is_left_out &= ~numbers.trusted
+    return np.sort(numbers.index[~is_left_out])
 
 
 def write_audit(audit: Audit, folder: Path, *, drop: Sequence[Kind] = ()) -> list[str]:

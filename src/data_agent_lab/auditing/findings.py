@@ -88,14 +88,16 @@ def likely_wrong(
 def never_learned(numbers: SampleNumbers, budget: int) -> list[Finding]:
     """Samples whose last visit still cost more than guessing does (log C), the dearest first.
 
-    Of samples with a class, after `FEWEST_VISITS` visits; `budget` is how many at most.
+    Of samples with a class, after `FEWEST_VISITS` visits where these are known; `budget` is how
+    many at most.
     """
     if numbers.label is None or numbers.loss is None or numbers.num_classes < 2:
         return []
     guessing = math.log(numbers.num_classes)
-    visits = np.full(len(numbers), FEWEST_VISITS) if numbers.visits is None else numbers.visits
-    is_one = (numbers.label >= 0) & (visits >= FEWEST_VISITS)
-    is_one &= np.nan_to_num(numbers.loss, nan=-1.0) > guessing
+    visits = numbers.visits
+    is_one = (numbers.label >= 0) & (np.nan_to_num(numbers.loss, nan=-1.0) > guessing)
+    if visits is not None:
+        is_one &= visits >= FEWEST_VISITS
     return [
         Finding(
             kind="never-learned",
@@ -103,8 +105,9 @@ def never_learned(numbers: SampleNumbers, budget: int) -> list[Finding]:
             index=int(numbers.index[at]),
             score=float(numbers.loss[at]),
             reason=(
-                f"the last of {visits[at]} visits cost {numbers.loss[at]:.2f}, and guessing among "
-                f"{numbers.num_classes} classes costs {guessing:.2f}"
+                f"the last {'visit' if visits is None else f'of {visits[at]} visits'} cost "
+                f"{numbers.loss[at]:.2f}, and guessing among {numbers.num_classes} classes costs "
+                f"{guessing:.2f}"
             ),
             label=numbers.name_of(int(numbers.label[at])),
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data_agent.errors import InputError
 from data_agent.suspicion import suspicion
-from data_agent_lab.runs.samples import SAMPLES, Arrays, read_columns
+from data_agent_lab.runs.samples import IN_DATA, SAMPLES, Arrays, read_columns
 
 _FLOATS = ("loss", "mean_loss", "mean_probability", "margin")
 _CLASSES = ("label", "suggested_label")
@@ -33,11 +33,16 @@ class SampleNumbers:
     margin: NDArray[np.floating] | None = None  # of the label over the likeliest other, in [-1, 1]
     label: NDArray[np.int64] | None = None  # -1 where there is none
     suggested_label: NDArray[np.int64] | None = None
+    trusted: NDArray[np.bool_] | None = None  # which are never left out
     class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.index)
+
+    def place_of(self, index: int) -> int:
+        """The row of the sample at a position in the data set: its place in what was trained on."""
+        return int(np.flatnonzero(self.index == index)[0])
 
     def name_of(self, label: int) -> str:
         """The class's name, or its number where no name is known."""
@@ -59,26 +64,45 @@ def numbers_of(columns: Arrays, class_names: tuple[str, ...] = ()) -> SampleNumb
     """The numbers among the columns of a file or of `Selector.table()`; others are left out.
 
     Raises:
-        InputError: neither "mean_loss" nor "loss" is there, or "index" names a sample twice.
+        InputError: no row, neither "mean_loss" nor "loss", a column that holds no numbers, or an
+            "index" that names a sample twice or has gaps.
     """
-    found: dict[str, Any] = {}
-    for name in _FLOATS:
-        if name in columns:
-            found[name] = np.asarray(columns[name], dtype=np.float64)
-    for name in (*_CLASSES, "visits"):
-        if name in columns:
-            values = np.asarray(columns[name], dtype=np.float64)  # a gap of a CSV is nan
-            found[name] = np.nan_to_num(values, nan=-1).astype(np.int64)
+    known = (*_FLOATS, *_CLASSES, "visits", "trusted")
+    found: dict[str, Any] = {n: _numbers(n, columns[n]) for n in known if n in columns}
+    for name in found.keys() & {*_CLASSES, "visits"}:
+        found[name] = np.nan_to_num(found[name], nan=-1).astype(np.int64)
+    if "trusted" in found:
+        found["trusted"] = np.nan_to_num(found["trusted"]) > 0
     mean_loss = found.setdefault("mean_loss", found.get("loss"))
     if mean_loss is None:
         raise InputError(
             f"the samples have the columns {', '.join(columns)}; an audit needs mean_loss (or "
             "loss), one number a sample, and label, margin and suggested_label for more."
         )
-    index = np.asarray(columns.get("index", np.arange(len(mean_loss))), dtype=np.int64)
+    if not len(mean_loss):
+        raise InputError("there is no row; expected one for each sample.")
+    place = columns.get(IN_DATA, columns.get("index", np.arange(len(mean_loss))))
+    return SampleNumbers(index=_positions(place), class_names=class_names, **found)
+
+
+def _positions(column: Any) -> NDArray[np.int64]:
+    index = _numbers("index", column)
+    if not np.isfinite(index).all() or (index != np.floor(index)).any():
+        raise InputError("index has gaps or fractions; expected a whole number in each row.")
     if len(np.unique(index)) != len(index):
         raise InputError("index names a sample twice; expected a row for each sample.")
-    return SampleNumbers(index=index, class_names=class_names, **found)
+    return index.astype(np.int64)
+
+
+def _numbers(name: str, values: Any) -> NDArray[np.float64]:
+    """A column as numbers, NaN where it has a gap."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the column {name} holds other things than numbers ({error}). Classes are their "
+            "numbers, from 0 on."
+        ) from error
 
 
 def read_numbers(path: Path) -> SampleNumbers:

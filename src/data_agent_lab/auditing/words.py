@@ -20,6 +20,9 @@ def in_words(audit: Audit, *, drop: Sequence[Kind] = ()) -> list[str]:
     lines: list[str] = []
     for kind, title in _TITLES.items():
         found = audit.of_kind(kind)
+        if kind == "redundant" and audit.sketches is None:
+            lines.append("Near-duplicates were not looked for.")
+            continue
         lines.append(f"{len(found)} {title}{':' if found else '.'}")
         for finding in found[:_SHOWN]:
             label = "" if finding.label is None else f" ({finding.label})"
@@ -32,5 +35,7 @@ def in_words(audit: Audit, *, drop: Sequence[Kind] = ()) -> list[str]:
         lines.append(f"Classes taken for others most: {', '.join(most)}.")
     if drop:
         num_kept = len(kept_index(audit, drop))
-        lines.append(f"{num_kept} of {len(audit.numbers)} samples are kept.")
+        is_trusted = audit.numbers.trusted is not None and audit.numbers.trusted.any()
+        also = ", all trusted ones among them" if is_trusted else ""
+        lines.append(f"{num_kept} of {len(audit.numbers)} samples are kept{also}.")
     return lines

@@ -156,13 +156,13 @@ def _how_many_are_wrong(
     if labels is None:
         return ""
     rows = np.flatnonzero(np.isin(index, [finding.index for finding in findings]))
-    return truly_wrong(rows, index, labels, pictures)
+    return truly_wrong(rows, np.arange(len(index)), labels, pictures)
 
 
 def _card(finding: Finding, audit: Audit, pictures: Pictures | None) -> Markup:
-    picture = picture_of(finding.index, pictures)
+    picture = _picture_of(finding.index, audit, pictures)
     if finding.same_as is not None:
-        picture = tag("div", picture, picture_of(finding.same_as, pictures), class_="pair")
+        picture = tag("div", picture, _picture_of(finding.same_as, audit, pictures), class_="pair")
     said = (
         ("labelled", finding.label),
         ("suggested", finding.suggested),
@@ -181,12 +181,17 @@ def _card(finding: Finding, audit: Audit, pictures: Pictures | None) -> Markup:
     )
 
 
+def _picture_of(index: int, audit: Audit, pictures: Pictures | None) -> Markup:
+    """Pictures are of what was trained on; without any the sample's number in the data stands."""
+    return picture_of(index if pictures is None else audit.numbers.place_of(index), pictures)
+
+
 def _what_is_true(finding: Finding, audit: Audit, pictures: Pictures | None) -> list[Markup]:
     labels = audit.numbers.label
     if labels is None:
         return []
-    (place,) = np.flatnonzero(audit.numbers.index == finding.index)
-    return what_is_true(finding.index, int(labels[place]), pictures)
+    place = audit.numbers.place_of(finding.index)
+    return what_is_true(place, int(labels[place]), pictures)
 
 
 def _confused(audit: Audit) -> Markup | None:

@@ -172,7 +172,9 @@ def picture_of_classes(runs: Sequence[Metrics], names: Sequence[str]) -> Markup 
         [fmean([epochs[e][c] for epochs in found for e in column]) for column in columns]
         for c in range(num_classes)
     ]
-    chart = _heat(shares, [*names, *map(str, range(len(names), num_classes))], num_epochs)
+    # Names are of the classes that were evaluated: where one was not, which is which is not known.
+    shown = names if len(names) == num_classes else [str(c) for c in range(num_classes)]
+    chart = _heat(shares, shown, num_epochs)
     note = "Share of an epoch's samples by label, against equal shares: blue less, orange more."
     return figure("Classes trained on", chart, note)
 

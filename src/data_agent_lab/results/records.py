@@ -32,6 +32,14 @@ _NEEDED = {
         *("num_train_samples", "num_eval_samples", "evaluation"),
     ),
 }
+_NUMBERS = {
+    "configuration": ("epochs", "seed", "keep_ratio"),
+    "result": (
+        *("value", "cost", "train_seconds", "overhead_seconds"),
+        *("num_train_samples", "num_eval_samples"),
+    ),
+}
+_LEAST = {"epochs": 1, "num_train_samples": 1, "num_eval_samples": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +47,7 @@ class Record:
     """A finished run in plain dictionaries, so that old ones stay readable.
 
     Raises:
-        InputError: something that every run has is missing; the message names it.
+        InputError: something that every run has is missing or no number; the message names it.
     """
 
     path: Path  # its folder, or where that was relative to its archive
@@ -56,6 +64,14 @@ class Record:
                     f"the {part} of the run {self.path} has no {', '.join(missing)}. Runs of "
                     "data-agent have it: restore the file from a copy, or leave the run out."
                 )
+            for name in _NUMBERS[part]:
+                value, least = getattr(self, part)[name], _LEAST.get(name, -math.inf)
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                if not is_number or not math.isfinite(value) or value < least:
+                    raise InputError(
+                        f"{name} in the {part} of the run {self.path} is {value!r}; expected a "
+                        "finite number. Restore the file from a copy, or leave the run out."
+                    )
 
     @property
     def budget(self) -> tuple[str, int, float]:

@@ -81,12 +81,31 @@ def _distinct(records: Iterable[Record], names: Sequence[str]) -> list[str]:
 
 def _task(group: Group) -> Task:
     result = group.records[0].result
+    _check_same_data(group.records)
     return Task(
         name=group.name,
         config=group.config,
         facts={name: result[name] for name in _FACTS if name in result},
         cells=[_cell(group, ratio) for ratio in group.keep_ratios()],
     )
+
+
+def _check_same_data(records: Sequence[Record]) -> None:
+    """Runs of one recipe are compared: they must have been trained and judged on as many samples.
+
+    Raises:
+        InputError: they were not.
+    """
+    first = records[0]
+    for record in records:
+        for name in ("num_train_samples", "num_eval_samples"):
+            if record.result[name] != first.result[name]:
+                raise InputError(
+                    f"{first.path} has {name} {first.result[name]}, {record.path} has "
+                    f"{record.result[name]}, but they are runs of one recipe: the data changed "
+                    "between them. Report on a folder that holds one kind of them, and train the "
+                    "others again."
+                )
 
 
 def _cell(group: Group, keep_ratio: float) -> Cell:

@@ -16,6 +16,7 @@ from data_agent.errors import InputError
 from data_agent.runtime.files import check_no_link, replacing
 
 SAMPLES = "samples.parquet"
+IN_DATA = "index_in_data"  # of a run that keeps a part of its data: positions in all of them
 _CLASS_NAMES = b"class_names"
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -48,7 +49,8 @@ def read_columns(path: Path) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
     """
     check_no_link(path)
     try:
-        table = csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)
+        is_csv = path.suffix.lower() == ".csv"
+        table = csv.read_csv(path) if is_csv else parquet.read_table(path)
         names = json.loads((table.schema.metadata or {}).get(_CLASS_NAMES, b"[]"))
     except FileNotFoundError as error:
         raise InputError(
@@ -59,6 +61,19 @@ def read_columns(path: Path) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
         raise InputError(f"{path} cannot be read as Parquet or CSV ({error}).") from error
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
     return columns, tuple(str(name) for name in names)
+
+
+def kept_rows(path: Path, num_samples: int, num_trusted: int) -> NDArray[np.int64]:
+    """Positions of the samples that a run with `--keep-index PATH` trains on, ascending.
+
+    Args:
+        path: names those that are kept, see `read_index`.
+        num_samples: in the data set.
+        num_trusted: its last samples, of a data set of their own, which are always kept.
+    """
+    last = num_samples - num_trusted
+    index = read_index(path, num_samples)
+    return np.concatenate([index[index < last], np.arange(last, num_samples)])
 
 
 def read_index(path: Path, num_samples: int) -> NDArray[np.int64]:

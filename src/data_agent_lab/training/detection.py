@@ -15,7 +15,7 @@ from data_agent_lab.detection_recipe import DetectionRecipe
 from data_agent_lab.methods import check_fits_boxes
 from data_agent_lab.recipes import RunConfig
 from data_agent_lab.runs.result import Metric
-from data_agent_lab.runs.samples import read_index
+from data_agent_lab.runs.samples import kept_rows
 from data_agent_lab.training.box_batches import BoxBatches
 from data_agent_lab.training.detector import (
     Detector,
@@ -58,8 +58,9 @@ class DetectionEngine(LoopEngine):
         recipe = self.recipe
         self.labels = self.true_labels = None  # images have no class
         if recipe.keep_index is not None:
-            rows = read_index(Path(recipe.keep_index), self.data.num_train)
-            self.data = self.data.at(torch.from_numpy(rows))
+            path, data = Path(recipe.keep_index), self.data
+            rows = kept_rows(path, data.num_train, data.num_trusted)
+            self.data = data.at(torch.from_numpy(rows))
         data = self.data
         self.batches = BoxBatches(data, recipe, seed=self.config.seed, device=self.device)
         return checksum(data.train_images, *data.train_objects)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data_agent.methods import method_class
 from data_agent.runtime import distributed
 from data_agent_lab.data.image_data import corrupt_labels, trusted_of
-from data_agent_lab.runs.samples import read_index
+from data_agent_lab.runs.samples import kept_rows
 from data_agent_lab.training.batches import Batches
 from data_agent_lab.training.engine import measure
 from data_agent_lab.training.loop import Inputs, LoopEngine, Shown, checksum
@@ -47,7 +47,8 @@ class ImageEngine(LoopEngine):
             data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
         )
         if recipe.keep_index is not None:  # behind the noise: the same labels are wrong as before
-            rows = torch.from_numpy(read_index(Path(recipe.keep_index), data.num_train))
+            path, size = Path(recipe.keep_index), data.num_train
+            rows = torch.from_numpy(kept_rows(path, size, data.num_trusted))
             self.data = data = data.at(rows)
             self.labels = self.labels[rows]
         self.true_labels = data.true_labels

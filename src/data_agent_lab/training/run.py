@@ -22,7 +22,7 @@ from data_agent_lab.progress import Progress, Send, Tracker, never, silent
 from data_agent_lab.recipes import ImageRecipe, PromptRecipe, Recipe, RunConfig, TextRecipe
 from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.result import RunResult
-from data_agent_lab.runs.samples import SAMPLES, write_columns
+from data_agent_lab.runs.samples import IN_DATA, SAMPLES, kept_rows, write_columns
 from data_agent_lab.runs.tracking import tracked
 from data_agent_lab.training.engine import Engine
 from data_agent_lab.training.images import ImageEngine
@@ -87,6 +87,9 @@ def train_run(
     last = monitor.last or folder.metrics()[-1]  # only the result was missing
     result = _result(engine, last).as_dict()
     table = engine.selector.table()
+    if (keep_index := getattr(config.recipe, "keep_index", None)) is not None:
+        rows = kept_rows(Path(keep_index), data.num_train, data.num_trusted)
+        table = {**table, IN_DATA: rows}
     if is_writer:
         write_columns(folder.path / SAMPLES, table, class_names=engine.data.class_names)
         engine.finish()

@@ -22,7 +22,7 @@ from data_agent_lab.data.image_data import corrupt_labels
 from data_agent_lab.data.texts import LanguageData
 from data_agent_lab.methods import is_batch_selector, needs
 from data_agent_lab.recipes import RunConfig, TextRecipe
-from data_agent_lab.runs.samples import read_index
+from data_agent_lab.runs.samples import kept_rows
 from data_agent_lab.training.engine import Engine
 from data_agent_lab.training.ledger import Ledger
 from data_agent_lab.training.plan import plan_run
@@ -145,7 +145,7 @@ def kept(recipe: TextRecipe, data: LanguageData) -> LanguageData:
     """The data with the training rows that the recipe keeps."""
     if recipe.keep_index is None:
         return data
-    return data.at(read_index(Path(recipe.keep_index), data.num_train))
+    return data.at(kept_rows(Path(recipe.keep_index), data.num_train, data.num_trusted))
 
 
 def _arguments(config: RunConfig[TextRecipe], folder: Path, *, on_cpu: bool) -> dict[str, Any]:

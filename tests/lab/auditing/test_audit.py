@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 import torch
 
 from data_agent.errors import InputError
-from data_agent_lab.auditing.audit import audit_of, make_audit
+from data_agent_lab.auditing.audit import audit_of, kept_index, make_audit
 from data_agent_lab.auditing.datalab import pred_probs
 from data_agent_lab.auditing.inputs import Sketches
 from data_agent_lab.auditing.numbers import numbers_of
+from data_agent_lab.auditing.words import in_words
 from data_agent_lab.cli import main
 from data_agent_lab.data.image_data import corrupt_labels
 from data_agent_lab.runs.samples import read_columns, read_index, write_columns
@@ -121,6 +123,79 @@ def test_what_cannot_be_done_is_said(
     output = ["--output", str(tmp_path / "run")] if words[0] == "train" else []
     assert main([*words, *output]) == 2
     assert text in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_second_round_names_and_keeps_the_samples_of_all_data(
+    run: Path, is_wrong: np.ndarray, tmp_path: Path
+) -> None:
+    """The run of the second round numbers what it was given from 0 on; the data go on as before."""
+    rounds = [run, *(tmp_path / name for name in ("second", "third"))]
+    kept = [np.arange(len(is_wrong))]
+    for before, after in itertools.pairwise(rounds):
+        found = tmp_path / f"audit-{after.name}"
+        line = ("audit", str(before), "--output", str(found), "--drop", "wrong-label")
+        assert main([*line, "--budget", "20", "--no-duplicates"]) == 0
+        kept.append(read_columns(found / "kept.parquet")[0]["index"])
+        dropped = np.setdiff1d(kept[-2], kept[-1])
+        assert len(dropped) == 20  # all of them of those that were there
+        assert is_wrong[dropped].mean() > 0.5
+        index = ("--keep-index", str(found / "kept.parquet"))
+        assert main([*TRAIN, "--method", "full", *index, "--output", str(after)]) == 0
+    result = json.loads((rounds[-1] / "result.json").read_text())
+    assert result["num_noisy_labels"] == is_wrong[kept[-1]].sum() < is_wrong.sum() - 20
+    columns, _ = read_columns(rounds[-1] / "samples.parquet")
+    columns.pop("index_in_data")  # as an earlier version wrote it
+    write_columns(rounds[-1] / "samples.parquet", columns)
+    with pytest.raises(InputError, match="by an earlier version, which did not note"):
+        audit_of(rounds[-1], budget=3, duplicates=False)
+
+
+def test_trusted_samples_are_kept_whatever_is_found_in_them() -> None:
+    columns = {
+        "index": np.arange(10, 16),
+        "mean_loss": np.array([9.0, 8, 1, 1, 1, 1]),
+        "margin": np.array([-0.9, -0.8, 0.5, 0.5, 0.5, 0.5]),
+        "label": np.zeros(6),
+        "suggested_label": np.array([1, 1, 0, 0, 0, 0]),
+        "trusted": np.array([0, 1, 0, 0, 0, 0]),
+    }
+    audit = make_audit(numbers_of(columns), budget=2, sketches=None)
+    assert [finding.index for finding in audit.of_kind("wrong-label")] == [10, 11]
+    assert kept_index(audit, ["wrong-label"]).tolist() == [11, 12, 13, 14, 15]
+    assert in_words(audit, drop=["wrong-label"])[-1] == (
+        "5 of 6 samples are kept, all trusted ones among them."
+    )
+
+
+def test_duplicates_that_nobody_looked_for_are_neither_counted_nor_dropped() -> None:
+    audit = make_audit(numbers_of({"mean_loss": np.ones(3)}), budget=2, sketches=None)
+    assert "Near-duplicates were not looked for." in in_words(audit)
+    with pytest.raises(InputError, match="--drop redundant leaves out near-duplicates, which were"):
+        kept_index(audit, ["redundant"])
+
+
+def test_visits_that_nobody_counted_are_not_named() -> None:
+    columns = {"loss": np.array([9.0, 0.1]), "label": np.array([0, 1])}
+    (finding,) = make_audit(numbers_of(columns), budget=2, sketches=None).of_kind("never-learned")
+    assert finding.reason == "the last visit cost 9.00, and guessing among 2 classes costs 0.69"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mean_loss,label\n1.0,cat\n", "the column label holds other things than numbers"),
+        ("mean_loss,index\n1.0,a\n", "the column index holds other things than numbers"),
+        ("mean_loss,index\n1.0,0\n2.0,\n", "index has gaps or fractions"),
+        ("loss,label\n", "there is no row"),
+    ],
+)
+def test_files_that_hold_no_numbers_are_refused_by_their_column(
+    text: str, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "NUMBERS.CSV"
+    path.write_text(text)
+    with pytest.raises(InputError, match=says):
+        audit_of(path, budget=3)
 
 
 def test_files_hold_what_was_written(tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ def test_classes_that_are_visited_more_than_equally_have_a_warm_shade() -> None:
     shades = [a["class"] for n, a in found.elements if n == "path"]
     assert shades == ["heat h0", "heat h6"]  # what is equal is the ground
     assert "cat" in found.texts
+    unknown = picture_of_classes([lines], ["dog"]) or ""  # one of both was never evaluated
+    assert "dog" not in unknown
     assert picture_of_classes([[{"step": 1}]], ["cat"]) is None
 
 

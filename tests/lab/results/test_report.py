@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from page_runs import group, report
 from run_folders import (
     RUNS,
     cell_of,
@@ -21,6 +23,7 @@ from run_folders import (
 )
 
 from data_agent import DataAgentError
+from data_agent.errors import InputError
 from data_agent_lab.results.report import summarise
 from data_agent_lab.results.statistics import Spread
 from data_agent_lab.results.tables import over_tasks_table, verdict
@@ -417,3 +420,30 @@ def test_runs_of_one_recipe_that_measure_differently_are_refused(
     rewrite_result(tmp_path / "b", **changes)
     with pytest.raises(DataAgentError, match=match):
         summarise(tmp_path)
+
+
+def test_runs_of_one_recipe_on_changed_data_are_not_compared() -> None:
+    made = group({"full": 90.0, "random": 89.0})
+    changed = replace(
+        made.records[-1], result={**made.records[-1].result, "num_train_samples": 191}
+    )
+    with pytest.raises(InputError, match=r"num_train_samples .* the data changed between them"):
+        report(replace(made, records=[*made.records[:-1], changed]))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("result", "value", "60"),
+        ("result", "value", None),
+        ("result", "cost", float("nan")),
+        ("result", "num_eval_samples", 0),
+        ("configuration", "keep_ratio", "half"),
+        ("configuration", "epochs", 0),
+    ],
+)
+def test_results_that_are_no_numbers_are_named(part: str, name: str, value: object) -> None:
+    made = group({"full": 90.0}).records[0]
+    content = {**getattr(made, part), name: value}
+    with pytest.raises(InputError, match=f"{name} in the {part} of the run .* is "):
+        replace(made, **{part: content})

@@ -30,6 +30,7 @@ CONTROLLED_BY: Mapping[str, Sequence[str]] = {
     "agent-5374e66": ("core", "held-out", "language"),
     "agent-before": ("agent-5374e66", "core", "language"),
     "detection-before": ("detection",),
+    "prompts-before": ("prompts",),
     "trusted-before": ("trusted",),
     "trusted-features": ("trusted", "trusted-memorised"),
     "trusted-uncalibrated": ("trusted", "trusted-memorised"),

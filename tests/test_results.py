@@ -300,7 +300,7 @@ def stored_figures():
         for row in (r for t in results().report_on(suite).tasks for c in t.cells for r in c.rows):
             for name, metric in row.other_metrics.items():
                 estimates.append(metric.value)
-                saved[row.method, name].append(metric.value.mean)
+                saved[suite, row.method, name].append(metric.value.mean)
         means |= saved
     figures = {
         (f"{abs(e.mean):.{digits}f}", f"{e.half_width:.{digits}f}")

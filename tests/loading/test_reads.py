@@ -48,6 +48,7 @@ def test_the_last_pass_is_the_order_of_the_rows(places, order):
         ([0, 1, 2, 3, 2, 0, 1, 3, 2], [0, 1, 2, 3], {(2, 0, 1, 3), (0, 1, 3, 2)}),
         ([0, 3, 2, 1, 0], [0, 1, 2, 3], {(0, 3, 2, 1), (3, 2, 1, 0)}),
         ([0, 1, 2, 3, 0, 2, 1, 3, 0], [0, 1, 2, 3], {(0, 2, 1, 3), (2, 1, 3, 0)}),
+        ([0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 3], {(0, 1, 2, 3), (3, 0, 1, 2)}),  # more than a look
     ],
 )
 def test_the_list_as_it_was_left_settles_what_a_look_at_the_end_leaves_open(places, listed, orders):

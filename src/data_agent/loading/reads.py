@@ -28,10 +28,12 @@ def orders_of(
         listed: the samples' places as the function left the list that it got.
         is_changed: whether it left that list in another order.
     """
-    fronts = _passes(places, size) if count == size else _runs(places, count)
+    fronts, is_look = _passes(places, size) if count == size else _runs(places, count)
     back = _last_run(places)
-    orders = {front for front in fronts[-1:]} | ({back} if len(back) == count else set())
-    if len(orders) < 2:
+    if len(back) != count:
+        return {*fronts[-1:]} if is_look else set()
+    orders = {back, *fronts[-1:]}
+    if len(orders) < 2 or not is_look:
         return orders
     front, is_among = fronts[-1], set(back)
     kept = tuple(place for place in listed if place in is_among)
@@ -42,8 +44,8 @@ def orders_of(
     return orders
 
 
-def _passes(places: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    """All passes over `size` samples, one behind the other; none where much is read behind them.
+def _passes(places: Sequence[int], size: int) -> tuple[list[tuple[int, ...]], bool]:
+    """All passes over `size` samples, one behind the other, and whether only a look is behind them.
 
     A sample that is read several times in a row counts once.
     """
@@ -63,11 +65,10 @@ def _passes(places: Sequence[int], size: int) -> list[tuple[int, ...]]:
         if len(run) == size:
             found.append(tuple(run))
             run, num_behind = {}, 0
-    is_look = num_behind < size and num_behind <= max(_FEW, size // 2)
-    return found if is_look or not found else []
+    return found, num_behind < size and num_behind <= max(_FEW, size // 2)
 
 
-def _runs(places: Sequence[int], count: int) -> list[tuple[int, ...]]:
+def _runs(places: Sequence[int], count: int) -> tuple[list[tuple[int, ...]], bool]:
     """The last run of `count` samples in which none comes twice, if only a look is behind it."""
     runs: list[list[int]] = [[]]
     for place in places:
@@ -78,9 +79,10 @@ def _runs(places: Sequence[int], count: int) -> list[tuple[int, ...]]:
         runs[-1].append(place)
     long = [number for number, run in enumerate(runs) if len(run) >= count]
     if not long or len(runs[long[-1]]) != count:
-        return []
+        return [], True
     num_behind = sum(len(run) for run in runs[long[-1] + 1 :])
-    return [tuple(runs[long[-1]])] if num_behind < count and num_behind <= _FEW else []
+    is_look = num_behind < count and num_behind <= _FEW
+    return [tuple(runs[long[-1]])] if is_look else [], True
 
 
 def _last_run(places: Sequence[int]) -> tuple[int, ...]:

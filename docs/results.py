@@ -31,6 +31,7 @@ CONTROLLED_BY: Mapping[str, Sequence[str]] = {
     "agent-before": ("agent-5374e66", "core", "language"),
     "detection-before": ("detection",),
     "prompts-before": ("prompts",),
+    "reasoning-before": ("reasoning",),
     "trusted-before": ("trusted",),
     "trusted-features": ("trusted", "trusted-memorised"),
     "trusted-uncalibrated": ("trusted", "trusted-memorised"),

@@ -100,3 +100,11 @@ def test_what_is_missing_is_named(missing):
     selector.begin_epoch(0)
     with pytest.raises(InputError, match=rf"no {missing} came: .*last layer's input"):
         selector.select_batch(feedback)
+
+
+def test_a_sample_without_a_label_has_no_gradient():
+    """-100 stands for none, as in the loss, which leaves such a sample out."""
+    logits, labels = torch.randn(3, 4), torch.tensor([1, -100, 2])
+    error = prediction_error(logits, labels)
+    assert error[1].tolist() == [0.0] * 4
+    assert torch.equal(error[[0, 2]], prediction_error(logits[[0, 2]], labels[[0, 2]]))

@@ -74,6 +74,9 @@ def train_run(
     is_writer = distributed.rank() == 0
     if is_writer:
         folder.begin(config.flat(), device=str(device), jobs=jobs)
+    in_data: dict[str, Any] = {}  # read now: the file may be another one when the run ends
+    if (keep_index := getattr(config.recipe, "keep_index", None)) is not None:
+        in_data[IN_DATA] = kept_rows(Path(keep_index), data.num_train, data.num_trusted)
     engine = engine_class(config, data, folder, device=device, progress=progress)
     step, epoch = engine.resume()
     check_same_step(step)
@@ -86,10 +89,7 @@ def train_run(
         return None
     last = monitor.last or folder.metrics()[-1]  # only the result was missing
     result = _result(engine, last).as_dict()
-    table = engine.selector.table()
-    if (keep_index := getattr(config.recipe, "keep_index", None)) is not None:
-        rows = kept_rows(Path(keep_index), data.num_train, data.num_trusted)
-        table = {**table, IN_DATA: rows}
+    table = {**engine.selector.table(), **in_data}
     if is_writer:
         write_columns(folder.path / SAMPLES, table, class_names=engine.data.class_names)
         engine.finish()

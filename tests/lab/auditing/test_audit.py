@@ -21,7 +21,7 @@ from data_agent_lab.auditing.numbers import numbers_of
 from data_agent_lab.auditing.words import in_words
 from data_agent_lab.cli import main
 from data_agent_lab.data.image_data import corrupt_labels
-from data_agent_lab.runs.samples import read_columns, read_index, write_columns
+from data_agent_lab.runs.samples import kept_rows, read_columns, read_index, write_columns
 from data_agent_lab.tasks import load_task, recipe_for
 
 NOISE = 0.1
@@ -165,6 +165,13 @@ def test_trusted_samples_are_kept_whatever_is_found_in_them() -> None:
     assert in_words(audit, drop=["wrong-label"])[-1] == (
         "5 of 6 samples are kept, all trusted ones among them."
     )
+
+
+def test_an_index_that_leaves_trusted_samples_out_keeps_them(tmp_path: Path) -> None:
+    """They come last, of a data set of their own; labels and images are taken by the same rows."""
+    write_columns(tmp_path / "kept.parquet", {"index": np.array([0, 2, 7])})
+    assert kept_rows(tmp_path / "kept.parquet", 9, 3).tolist() == [0, 2, 6, 7, 8]
+    assert kept_rows(tmp_path / "kept.parquet", 9, 0).tolist() == [0, 2, 7]
 
 
 def test_duplicates_that_nobody_looked_for_are_neither_counted_nor_dropped() -> None:

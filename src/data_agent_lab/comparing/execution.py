@@ -75,7 +75,7 @@ def execute(
                 progress=progress,
                 should_stop=should_stop,
             )
-    except Exception as error:  # whatever it is, the other runs go on
+    except (Exception, SystemExit) as error:  # whatever it is, the other runs go on
         trace = None if isinstance(error, DataAgentError) else traceback.format_exc()
         return RunOutcome(failure=f"{type(error).__name__}: {error}", trace=trace)
     return RunOutcome(reached=None if result is None else reached_in_words(result))

@@ -128,7 +128,7 @@ def _build(recipe: TextRecipe, data: LanguageData, family: str, *, hidden: int, 
     if layers < 1 or hidden < 1 or hidden % head:
         raise InputError(
             f"--model {recipe.model}: the hidden size must be a multiple of 32, with one layer or "
-            "more, for example llama-128x2."
+            f"more, for example {family}-128x2."
         )
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),

@@ -71,7 +71,7 @@ class FakeTraining:
         self.ran.append(name)
         self.now += 100 if config.method == "full" else 50
         outcome = self.outcomes.get(name, {"metric": "accuracy", "value": 90.0, "unit": "%"})
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
@@ -131,6 +131,15 @@ def test_runs_go_one_after_the_other_and_a_failure_stops_none(
     assert training.ran == names(runs)
     assert failures(outcomes) == {"digits/random-keep0.5-seed0": "RuntimeError: out of memory"}
     assert not any(outcome.is_stopped for outcome in outcomes.values())
+
+
+def test_a_method_that_ends_the_process_fails_alone(
+    tmp_path: Path, runs: list[RunConfig[Any]], training: FakeTraining
+) -> None:
+    training.outcomes["random-keep0.5-seed0"] = SystemExit(3)
+    outcomes = run_them(runs, tmp_path)
+    assert training.ran == names(runs)
+    assert failures(outcomes) == {"digits/random-keep0.5-seed0": "SystemExit: 3"}
 
 
 def test_a_stopped_run_ends_the_session(

@@ -20,7 +20,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     folder = tmp_path_factory.mktemp("page")
     values = {**VALUES, "infobatch": 90.5, "</script><b>x</b>": 100.5}
     path = folder / "report.html"
-    path.write_text(page(group(values, classes={"cat": 90.0, "dog": 80.0})), encoding="utf-8")
+    path.write_text(page(group(values, classes={"cat": 90.0, "x" * 160: 80.0})), encoding="utf-8")
     with browser(folder / "profile") as found:
         found.prefer("light")
         found.open(path)

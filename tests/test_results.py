@@ -16,7 +16,7 @@ pytest.importorskip("data_agent_lab.methods", reason="needs pip install '.[lab]'
 from data_agent.testing import LAWS
 from data_agent_lab.results.groups import group_runs
 from data_agent_lab.results.records import find_runs
-from data_agent_lab.results.statistics import Estimate, bootstrap_mean, estimate, paired_difference
+from data_agent_lab.results.statistics import Estimate, estimate, mean_over_tasks, paired_difference
 from data_agent_lab.results.tables import format_estimate, format_spread
 
 ROOT = Path(__file__).parents[1]
@@ -286,7 +286,7 @@ def test_the_table_of_all_methods_is_that_of_the_runs():
 def stored_figures():
     """`mean +- half-width` and `mean [low, high]` of all that the runs and files of results say."""
     estimates, means = [], defaultdict(list)
-    for (_, ratio, name), cell in sorted(measured().items()):  # a bootstrap goes by task
+    for (_, ratio, name), cell in sorted(measured().items()):
         estimates += [estimate([*values.values()]) for values in cell.values()]
         for (one, values), (other, reference) in permutations(cell.items(), 2):
             if (found := paired_difference(values, reference)) is not None:
@@ -308,7 +308,7 @@ def stored_figures():
         if e.half_width is not None
         for digits in (1, 2, 3, 4)
     }
-    spreads = [bootstrap_mean(values) for values in means.values() if len(values) > 2]
+    spreads = [mean_over_tasks(values) for values in means.values() if len(values) > 2]
     return figures | {
         tuple(f"{v:.{digits}f}".lstrip("-") for v in (s.mean, *(s.interval or ())))
         for s in spreads

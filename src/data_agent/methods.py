@@ -18,6 +18,7 @@ METHODS: Mapping[str, str] = {
     "data-agent": "data_agent.agent.agent:DataAgent",
     "data-agent-in-batch": "data_agent.agent.in_batch:InBatchAgent",
     "label-aware": "data_agent.labels.label_aware:LabelAware",
+    "noise-aware": "data_agent.labels.noise_aware:NoiseAware",
     "full": "data_agent.baselines.full:Full",
     "random": "data_agent.baselines.random:Random",
     "top-loss": "data_agent.baselines.top_loss:TopLoss",

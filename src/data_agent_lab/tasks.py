@@ -173,6 +173,22 @@ TASKS: dict[str, Recipe] = {
             foreign_share=0.5,
             trusted_rows=850,  # five of each class
         ),
+        _small(task="foreign-digits", foreign_data=_MNIST, foreign_share=0.5),
+        _small(task="foreign-photos", foreign_data=_TINY_IMAGENET, foreign_share=0.5),
+        _small(
+            task="foreign-tiny-digits",
+            data=_TINY_IMAGENET,
+            foreign_data=_MNIST,
+            foreign_share=0.5,
+        ),
+        _small(
+            task="foreign-mnist",
+            data=_MNIST,
+            epochs=8,
+            augment="none",
+            foreign_data=_TINY_IMAGENET,
+            foreign_share=0.5,
+        ),
         _SMALL_CLASSIFIER,
         replace(_SMALL_CLASSIFIER, task="sst2-noise30", label_noise=0.3),
         replace(_SMALL_CLASSIFIER, task="trusted-sst2", label_noise=0.3, trusted_rows=500),
@@ -218,6 +234,7 @@ SUITES: dict[str, Sequence[str]] = {
         *("trusted-aggregate", "trusted-tail50", "trusted-tail20", "trusted-digits"),
         *("trusted-photos", "trusted-duplicates"),
     ),
+    "foreign": ("foreign-digits", "foreign-photos", "foreign-tiny-digits", "foreign-mnist"),
     "mixtures": ("mix-gsm8k", "mix-code"),
     "held-out-trusted": (
         *("trusted-human", "trusted-mnist-tail", "trusted-tiny-digits", "trusted-sst2"),
@@ -230,7 +247,8 @@ SUITES: dict[str, Sequence[str]] = {
     "language": ("sst2", "sst2-noise30", "t0-mix", "gsm8k", "shakespeare"),
 }
 """Names of tasks, by suite. Nothing was ever chosen by a run on a task of held-out or prompts, nor
-of held-out-trusted, whose five were chosen before any of them was run.
+of held-out-trusted, whose five were chosen before any of them was run, nor of foreign-photos,
+foreign-tiny-digits and foreign-mnist.
 
 In prompts-limits choosing has little to go by: prompts that are few and seen often, or none of
 which is ever solved, or all of which are.

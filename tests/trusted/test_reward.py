@@ -166,7 +166,7 @@ def test_every_trusted_row_is_left_out_once_in_five_regressions(monkeypatch):
         fitted.append(int(is_trusted.sum()))
         return fit(signals, classes, is_trusted, **more)
 
-    monkeypatch.setattr("data_agent.trusted.reward.fit", noted)
+    monkeypatch.setattr("data_agent.trusted.contrast.fit", noted)
     for step in range(5):
         rated(reward, step)
     assert fitted == [40 * (step + 1) for step in range(5)]  # of 50 in each step

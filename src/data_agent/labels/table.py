@@ -182,6 +182,18 @@ class LabelTable:
         share, reason = self._estimate()
         return 0.0 if reason else share
 
+    def noise_level(self) -> tuple[float, int]:
+        """The share of labels that come last, and the number of classes.
+
+        The share is 0 where it says nothing of wrong labels: with few classes, few that come last,
+        or so few that a model which knows little shows as many on right labels.
+        """
+        rules, evidence = self.rules, self._evidence()
+        if evidence is None or self._num_classes < rules.fewest_classes:
+            return 0.0, self._num_classes
+        is_enough = evidence.num_last >= rules.fewest_signs and evidence.share >= rules.least_share
+        return (evidence.last if is_enough else 0.0), self._num_classes
+
     def left_out(self) -> Tensor:
         """Bool `[N]`: samples that training leaves out now, as their label is doubtful."""
         if not (share := self.doubtful_share):

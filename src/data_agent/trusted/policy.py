@@ -100,9 +100,8 @@ class TrustedPolicy:
         self.cadence = Cadence(config.update_every, fewest_rows=1, most_updates=config.max_updates)
         self.num_updates = 0
         self._num_trusted = int(is_trusted.sum())
-        self._seed = seed
+        self._reduced = Reduced(seed)
         self._parts: tuple[str, ...] | None = None  # of a batch, as the first one brought them
-        self._projection: Tensor | None = None
 
     def examine(self, feedback: Feedback) -> Feedback:
         """A batch as `act` shall see it: with features of at most `MAX_FEATURES` columns.
@@ -111,8 +110,7 @@ class TrustedPolicy:
             InputError: it brings other things than batches before it, so that rows would not
                 compare.
         """
-        if feedback.features is not None:
-            feedback = feedback.having(features=self._reduced(feedback.features))
+        feedback = self._reduced(feedback)
         parts = tuple(name for name in self.reads if getattr(feedback, name) is not None)
         if feedback.features is not None:
             parts = (*parts, f"{feedback.features.shape[1]} wide")
@@ -179,15 +177,32 @@ class TrustedPolicy:
         self._parts = None
         self.reward.load_state_dict(state["reward"])
 
-    def _reduced(self, features: Tensor) -> Tensor:
-        width = features.shape[1]
+
+class Reduced:
+    """Feedback with features of at most `MAX_FEATURES` columns, by a fixed random projection.
+
+    Args:
+        seed: of the projection.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._projection: Tensor | None = None
+
+    def __call__(self, feedback: Feedback) -> Feedback:
+        """The same feedback, its features float32 `[B, D]`; without features as it is."""
+        if feedback.features is None:
+            return feedback
+        return feedback.having(features=self._of(feedback.features.float()))
+
+    def _of(self, features: Tensor) -> Tensor:
+        width, matrix = features.shape[1], self._projection
         if width <= MAX_FEATURES:
-            return features.float()
-        matrix = self._projection
+            return features
         if matrix is None or len(matrix) != width:
             matrix = projection(width, MAX_FEATURES, self._seed)
         self._projection = matrix = matrix.to(features.device)
-        return features.float() @ matrix
+        return features @ matrix
 
 
 def _listed(parts: tuple[str, ...]) -> str:

@@ -61,7 +61,8 @@ class LikenessTable:
             count: samples in a draw.
         """
         stride = -(-self._num_samples // BLOCK)
-        chances = inclusion(self._sharpness * self.averages()[::stride], count / self._num_samples)
+        rewards = self.reward(self.averages()[::stride])
+        chances = inclusion(self._sharpness * rewards, count / self._num_samples)
         return float((chances < 0.5 * count / self._num_samples).double().mean())
 
     def expected_actions(self) -> Tensor:
@@ -90,8 +91,12 @@ class LikenessTable:
             draws = generator(self._seed, Purpose.REDRAW, block)
             place = torch.rand(len(average), generator=draws).add_(turned).remainder_(1.0)
             noise = place.clamp_(_LEAST, 1 - _LEAST).log_().neg_().log_().neg_()
-            scores[rows] = noise.add_(average, alpha=self._sharpness)
+            scores[rows] = noise.add_(self.reward(average), alpha=self._sharpness)
         return scores
+
+    def reward(self, average: Tensor) -> Tensor:
+        """What of averages, float32 `[M]`, counts as the reward: the averages themselves."""
+        return average
 
     def state_dict(self) -> dict[str, Any]:
         """The averages, float16 `[N]`."""

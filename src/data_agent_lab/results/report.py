@@ -25,8 +25,8 @@ from data_agent_lab.results.savings import savings
 from data_agent_lab.results.statistics import (
     Estimate,
     Spread,
-    bootstrap_mean,
     estimate,
+    mean_over_tasks,
     mean_ranks,
     paired_difference,
 )
@@ -274,7 +274,7 @@ def _over_tasks(tasks: Sequence[Task], keep_ratio: float) -> OverTasks:
     def spread(method: str, difference: Callable[[Row], Estimate | None]) -> Spread | None:
         rows = [row for cell in averaged if (row := cell.row(method)) is not None]
         means = [value.mean for row in rows if (value := difference(row)) is not None]
-        return bootstrap_mean(means) if means else None
+        return mean_over_tasks(means) if means else None
 
     ranks = _mean_ranks(ranked)
     methods = [

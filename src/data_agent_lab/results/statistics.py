@@ -12,8 +12,7 @@ from scipy.special import stdtrit  # scipy.stats takes a second to import
 from data_agent.errors import InputError
 
 CONFIDENCE = 0.95
-NUM_RESAMPLES = 9999
-LEAST_TASKS = 3  # of fewer, resampling shows nothing
+LEAST_TASKS = 3  # the interval of fewer is too wide to say anything
 FEWEST_SEEDS = 3  # the interval of fewer is 13 standard errors wide and no claim
 
 
@@ -67,19 +66,17 @@ def paired_difference(
     return estimate([values[seed] - reference[seed] for seed in common]) if common else None
 
 
-def bootstrap_mean(values: Sequence[float]) -> Spread:
-    """Mean of one value a task, with the interval of a bootstrap over tasks.
+def mean_over_tasks(values: Sequence[float]) -> Spread:
+    """Mean of one value a task, with Student's t interval over tasks; none of fewer than three.
 
-    The percentile interval of the means of 9,999 resamples (Efron and Tibshirani 1993), the same
-    for the same values; None of fewer than three tasks.
+    A percentile interval of resampled tasks is too narrow of so few: of ten without any difference
+    it leaves zero out in a tenth of the cases, of five in a sixth.
     """
-    mean = estimate(values).mean
-    if len(values) < LEAST_TASKS:
-        return Spread(mean, None, len(values))
-    drawn = np.random.default_rng(0).integers(0, len(values), (NUM_RESAMPLES, len(values)))
-    outside = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.asarray(values)[drawn].mean(1), (outside, 1 - outside))
-    return Spread(mean, (float(low), float(high)), len(values))
+    over = estimate(values)
+    if len(values) < LEAST_TASKS or over.half_width is None:
+        return Spread(over.mean, None, over.count)
+    interval = over.mean - over.half_width, over.mean + over.half_width
+    return Spread(over.mean, interval, over.count)
 
 
 def mean_ranks(values: Mapping[str, Mapping[int, float]]) -> dict[str, float] | None:

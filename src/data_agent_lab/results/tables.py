@@ -9,7 +9,7 @@ from typing import Any
 
 from data_agent_lab.results.findings import Cell, OtherMetric, OverTasks, Report, Task
 from data_agent_lab.results.savings import SHARES, SPREADLESS
-from data_agent_lab.results.statistics import FEWEST_SEEDS, Estimate, Spread, bootstrap_mean
+from data_agent_lab.results.statistics import FEWEST_SEEDS, Estimate, Spread, mean_over_tasks
 
 TIME = "time / full"
 FIGURES = "figures"  # folder beside the report
@@ -105,7 +105,7 @@ def tables_over_tasks(report: Report) -> list[Table]:
 def _savings_table(report: Report) -> Table | None:
     """Means over tasks of what choosing prompts paid; None of one task, or of tasks without.
 
-    The interval is that of a bootstrap over tasks.
+    The interval is Student's over tasks.
     """
     found: dict[str, dict[str, list[float]]] = {}  # by method and title, one of each task
     for row in (row for task in report.tasks for cell in task.cells for row in cell.rows):
@@ -129,7 +129,7 @@ def _savings_table(report: Report) -> Table | None:
 
 
 def _over_tasks(values: Sequence[float] | None) -> Spread | None:
-    return bootstrap_mean(values) if values else None
+    return mean_over_tasks(values) if values else None
 
 
 def over_tasks_table(over: OverTasks) -> Table:

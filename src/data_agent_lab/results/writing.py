@@ -15,7 +15,7 @@ from data_agent.runtime.files import write_json, write_text
 from data_agent_lab.results.conclusions import conclude
 from data_agent_lab.results.findings import Report
 from data_agent_lab.results.savings import SHARES
-from data_agent_lab.results.statistics import LEAST_TASKS, NUM_RESAMPLES
+from data_agent_lab.results.statistics import LEAST_TASKS
 from data_agent_lab.results.tables import (
     FIGURES,
     TIME,
@@ -113,8 +113,9 @@ def notes(report: Report) -> list[str]:
         "is given instead of the wall-clock.": "processor time" in clocks,
         "Over tasks: ranks are averaged over seeds and then tasks, among the methods that all "
         "tasks with two methods or more have (1 is best); differences are means over tasks with "
-        f"the 95 % percentile interval of {NUM_RESAMPLES:,} bootstrap resamples of the tasks, "
-        f"given for {LEAST_TASKS} tasks or more.": bool(report.over_tasks),
+        f"Student's 95 % interval over tasks, given for {LEAST_TASKS} tasks or more.": bool(
+            report.over_tasks
+        ),
         "One seed has no interval: use --seeds 3 or more before drawing conclusions.": any(
             row.value.count == 1 for row in rows
         ),

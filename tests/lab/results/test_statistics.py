@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from data_agent import DataAgentError
 from data_agent_lab.results.statistics import (
-    bootstrap_mean,
     estimate,
+    mean_over_tasks,
     mean_ranks,
     paired_difference,
 )
@@ -69,19 +70,19 @@ def test_without_a_common_seed_there_are_no_ranks() -> None:
     assert mean_ranks({}) is None
 
 
-def test_a_bootstrap_over_three_tasks_covers_what_their_means_can_be() -> None:
-    # The means of 3 of {0, 0, 3} are 0, 1, 2, 3 with probabilities 8, 12, 6, 1 of 27: the 2.5 %
-    # quantile is 0, and 1/27 = 3.7 % lie at 3, so the 97.5 % quantile is 3.
-    spread = bootstrap_mean([0.0, 0.0, 3.0])
-    assert (spread.mean, spread.interval, spread.count) == (1.0, (0.0, 3.0), 3)
-    assert bootstrap_mean([0.0, 0.0, 3.0]) == spread
+def test_the_interval_over_tasks_is_students() -> None:
+    # Of {0, 0, 3}: a standard deviation of sqrt(3), so a standard error of 1; t(0.975, 2) = 4.3027.
+    spread = mean_over_tasks([0.0, 0.0, 3.0])
+    assert (spread.mean, spread.count) == (1.0, 3)
+    assert spread.interval == pytest.approx((1 - 4.3027, 1 + 4.3027), abs=1e-4)
 
 
-def test_a_bootstrap_over_many_tasks_is_near_the_normal_interval() -> None:
-    # 50 times 0 and 50 times 1: mean 0.5, standard error 0.05, half-width 1.96 * 0.05 = 0.098
-    spread = bootstrap_mean([0.0, 1.0] * 50)
-    assert spread.interval == pytest.approx((0.402, 0.598), abs=0.011)
+def test_the_interval_over_few_tasks_leaves_zero_out_no_oftener_than_it_says() -> None:
+    draws = np.random.default_rng(0).normal(size=(2000, 5)).tolist()
+    intervals = [mean_over_tasks(values).interval for values in draws]
+    outside = sum(low > 0 or high < 0 for low, high in filter(None, intervals))
+    assert outside / len(draws) == pytest.approx(0.05, abs=0.015)
 
 
 def test_two_tasks_have_no_interval() -> None:
-    assert bootstrap_mean([1.0, 2.0]).interval is None
+    assert mean_over_tasks([1.0, 2.0]).interval is None

@@ -140,10 +140,13 @@ def test_what_a_batch_must_bring_is_what_is_refused_without(cards):
     assert needed["data-agent"] == "losses, logits or an uncertainty, features"
     assert needed["data-agent-in-batch"] == needed["data-agent"]
     assert needed["divbs"] == "losses, logits, labels, features"
+    assert needed["noise-aware"].startswith("losses, logits, labels, features")
     assert needed["label-aware"].startswith("losses, labels; for its rule of doubtful labels")
 
 
-WITHOUT_DEPARTURES = {"full", "random", "static-random", "label-aware", "spread-over-duplicates"}
+WITHOUT_DEPARTURES = {
+    *("full", "random", "static-random", "label-aware", "noise-aware", "spread-over-duplicates"),
+}
 """Controls that are what their names say, and methods of our own."""
 
 

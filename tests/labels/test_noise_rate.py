@@ -126,15 +126,19 @@ def test_it_keeps_the_laws(rules):
     check_selector(partial(make_selector, "noise-aware", label_rules=rules))
 
 
-def test_a_batch_without_labels_or_features_is_refused():
-    index, losses = torch.arange(4), torch.rand(4)
+def test_a_batch_that_tells_too_little_is_refused():
+    losses, features = torch.rand(4), torch.randn(4, 3)
     logits, labels = torch.randn(4, 10), torch.arange(4)
-    for feedback in (
-        Feedback(index, losses, logits, torch.randn(4, 3)),
-        Feedback(index, losses, logits, labels=labels),
-        Feedback(index, losses, features=torch.randn(4, 3), labels=labels),
+    selector = noise_aware(16)
+    selector.begin_epoch(0)
+    first, second = selector.select(0).index[:8].split(4)
+    for feedback, said in (
+        (Feedback(first, losses, logits, features), "no labels came"),
+        (Feedback(first, losses, logits, labels=labels), "no features came"),
+        (Feedback(first, losses, features=features, labels=labels), "no logits came"),
     ):
-        selector = noise_aware(4)
-        selector.begin_epoch(0)
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=said):
             selector.observe(feedback)
+    selector.observe(Feedback(first, losses, logits, features, labels))
+    with pytest.raises(InputError, match="2 wide; so far they were 3 wide"):
+        selector.observe(Feedback(second, losses, logits, features[:, :2], labels))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from data_agent.budget.schedule import ScheduleKind
+from data_agent.errors import InputError
 from data_agent.labels.noise_rate import LastPlace, NoiseRateTable
 from data_agent.labels.ruled import RuledSelector
 from data_agent.labels.rules import LabelRules
@@ -52,6 +53,7 @@ class NoiseAware(RuledSelector):
         self._learner = LastPlace(seed=self.seed)
         self._cadence = Cadence(_UPDATE_EVERY, fewest_rows=1, most_updates=_MAX_UPDATES)
         self._reduced = Reduced(self.seed)
+        self._width: int | None = None  # of features; a restored run's first batch says it anew
         self._table = NoiseRateTable(
             self.schedule.num_samples,
             seed=self.seed,
@@ -65,7 +67,26 @@ class NoiseAware(RuledSelector):
         return self.take_highest(self._table.scores(epoch), epoch, count, excluded)
 
     def examine(self, feedback: Feedback) -> Feedback:
-        """Features reduced to 64 columns at most."""
+        """Features reduced to 64 columns at most.
+
+        Raises:
+            InputError: no logits or no features came, or features of another width than before.
+        """
+        missing = [name for name in ("logits", "features") if getattr(feedback, name) is None]
+        if missing:
+            raise InputError(
+                f"{self.name} reads outputs and features, and no {' and no '.join(missing)} came: "
+                "call selector.watch(head) before training, or pass logits=[B, C] and "
+                "features=[B, D] to learn() or Feedback(...)."
+            )
+        assert feedback.features is not None
+        width = feedback.features.shape[1]
+        if self._width not in (None, width):
+            raise InputError(
+                f"features came {width} wide; so far they were {self._width} wide. Samples are "
+                "compared by them: pass the same layer's in every batch."
+            )
+        self._width = width
         return self._reduced(feedback)
 
     def record(self, feedback: Feedback) -> Tensor:

@@ -193,16 +193,14 @@ class Reduced:
         """The same feedback, its features float32 `[B, D]`; without features as it is."""
         if feedback.features is None:
             return feedback
-        return feedback.having(features=self._of(feedback.features.float()))
-
-    def _of(self, features: Tensor) -> Tensor:
-        width, matrix = features.shape[1], self._projection
-        if width <= MAX_FEATURES:
-            return features
-        if matrix is None or len(matrix) != width:
-            matrix = projection(width, MAX_FEATURES, self._seed)
-        self._projection = matrix = matrix.to(features.device)
-        return features @ matrix
+        features, matrix = feedback.features.float(), self._projection
+        width = features.shape[1]
+        if width > MAX_FEATURES:
+            if matrix is None or len(matrix) != width:
+                matrix = projection(width, MAX_FEATURES, self._seed)
+            self._projection = matrix = matrix.to(features.device)
+            features = features @ matrix
+        return feedback.having(features=features)
 
 
 def _listed(parts: tuple[str, ...]) -> str:

@@ -9,8 +9,8 @@ from data_agent.labels.evidence import Evidence, evidence_of
 def test_the_share_of_wrong_labels_by_hand():
     # Of ten labels two come last to a half and one alone: (2 / 2 + 1) / 10 = 0.2, times 3 is 0.6.
     num_of_signs = torch.tensor([[1, 0, 1], [6, 2, 0]])
-    assert evidence_of(num_of_signs, 4, 1.0) == pytest.approx((0.6, 0.2, 3, 0.8))
-    assert evidence_of(num_of_signs, 4, 0.5) == pytest.approx((0.5, 0.2, 3, 0.8))
+    assert evidence_of(num_of_signs, 4, 1.0) == pytest.approx((0.6, 3, 0.8))
+    assert evidence_of(num_of_signs, 4, 0.5) == pytest.approx((0.5, 3, 0.8))
     assert evidence_of(num_of_signs, 0, 1.0) is None  # no logits came
     assert evidence_of(torch.zeros_like(num_of_signs), 4, 1.0) is None
 
@@ -24,7 +24,7 @@ def test_a_guess_of_two_classes_is_right_in_a_half():
         (0.39, False, False, True),
         (0.67, False, False, False),
     ):
-        evidence = Evidence(0.2, 0.1, 40, first)
+        evidence = Evidence(0.2, 40, first)
         assert evidence.is_near_chance(0.4) == near
         assert evidence.is_near_guessing(0.4, 10) == guess_of_ten
         assert evidence.is_near_guessing(0.4, 2) == guess_of_two

@@ -9,24 +9,35 @@ import torch
 from data_agent import Feedback, make_selector
 from data_agent.errors import InputError
 from data_agent.labels import LabelRules
-from data_agent.labels.noise_rate import LastPlace, NoiseRateTable, noise_rate
+from data_agent.labels.margins import comes_late
+from data_agent.labels.noise_rate import LatePlace, NoiseRateTable, noise_rate
 from data_agent.testing import check_selector
 
 NUM_CLASSES = 10
 
 
 def test_the_noise_rate_by_hand():
-    # Of ten classes a twentieth of all labels come last: 9 * 0.05 = 0.45. Where odds are twice as
-    # high, 2/21 of them do: 9 * 2/21 = 0.857; where they are 20 times as high, it is cut off.
-    odds = torch.tensor([0.0, math.log(2 * 19 / 19), math.log(20.0), -20.0])
-    rate = noise_rate(odds, 0.05, NUM_CLASSES)
+    # Of ten classes one counts as late, so a ninth of wrong labels do. If 0.45 are wrong, 0.05 come
+    # late; where the odds are twice as high 2/21 do, and 9 * 2/21 are wrong; then it is cut off.
+    odds = torch.tensor([0.0, math.log(2.0), math.log(20.0), -20.0])
+    rate = noise_rate(odds, 0.45, 10)
     assert rate.tolist() == pytest.approx([0.45, 9 * 2 / 21, 0.95, 0.0], abs=1e-6)
-    assert noise_rate(odds, 0.0, NUM_CLASSES).tolist() == [0, 0, 0, 0]
-    assert noise_rate(odds, 1e-300, NUM_CLASSES).isfinite().all()
+    # Of 170 classes 17 count: with 0.3 wrong labels, 17/169 * 0.3 of all come late.
+    assert float(noise_rate(odds[:1], 0.3, 170)) == pytest.approx(0.3)
+    assert noise_rate(odds, 0.0, 10).tolist() == [0, 0, 0, 0]
+    assert noise_rate(odds, 1.0, 2).isfinite().all()
+
+
+def test_the_least_likely_tenth_of_the_classes_is_late():
+    logits = torch.tensor([[0.0, 3.0, 2.0, 1.0]] * 3 + [[1.0] * 4])
+    assert comes_late(logits, torch.tensor([0, 3, 1, 2])).tolist() == [True, False, False, False]
+    logits = torch.arange(30.0).expand(5, 30)  # three of thirty
+    late = comes_late(logits, torch.tensor([0, 1, 2, 3, 29]))
+    assert late.tolist() == [True, True, True, False, False]
 
 
 def test_the_reward_is_the_logarithm_of_how_likely_a_label_is_right():
-    table = NoiseRateTable(3, seed=0, memory=0.5, sharpness=2.0, level=lambda: (0.05, NUM_CLASSES))
+    table = NoiseRateTable(3, seed=0, memory=0.5, sharpness=2.0, level=lambda: (0.45, NUM_CLASSES))
     table.merge(torch.tensor([0, 1]), torch.tensor([[0.0], [math.log(2.0)]]))
     right = [0.55, 1 - 9 * 2 / 21, 0.55]  # a sample without a visit is an average one
     assert table.expected_actions().tolist() == pytest.approx(right, abs=1e-3)
@@ -55,7 +66,7 @@ def junk_in_a_corner(size=2000, seed=0):
 
 def test_odds_are_high_where_labels_are_random_and_not_where_they_are_hard():
     features, logits, labels, is_junk, is_hard = junk_in_a_corner()
-    learner, losses = LastPlace(seed=0), torch.nn.functional.cross_entropy
+    learner, losses = LatePlace(seed=0), torch.nn.functional.cross_entropy
     for epoch in range(3):
         for step, rows in enumerate(torch.arange(len(labels)).split(50)):
             loss = losses(logits[rows], labels[rows], reduction="none")

@@ -15,13 +15,11 @@ class Evidence(NamedTuple):
 
     Args:
         share: of wrong ones in [0, most_share], as estimated: `(C - 1) x (share that comes last)`.
-        last: share in [0, 1] of those that came last.
         num_last: labels that came last, alone or among equals.
         first: share in [0, 1] of those that the model ranks first.
     """
 
     share: float
-    last: float
     num_last: int
     first: float
 
@@ -51,7 +49,6 @@ def evidence_of(num_of_signs: Tensor, num_classes: int, most_share: float) -> Ev
     last = float((num_last * torch.arange(steps + 1)).sum()) / (steps * num_seen)
     return Evidence(
         share=min(most_share, (num_classes - 1) * last),
-        last=last,
         num_last=int(num_last[1:].sum()),
         first=int(num_of_signs[1].sum()) / num_seen,
     )

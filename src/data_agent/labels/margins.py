@@ -55,6 +55,21 @@ def num_first(num_classes: int) -> int:
     return max(1, math.floor(FIRST_SHARE * num_classes + 0.5))
 
 
+def comes_late(logits: Tensor, labels: Tensor) -> Tensor:
+    """Bool `[B]`: whether a label is among the least likely tenth of the classes, see `num_first`.
+
+    A wrong label that was drawn at random is so in `num_first(C) / (C - 1)` of the cases. Of equal
+    outputs none is late.
+
+    Args:
+        logits: float `[B, C]`.
+        labels: int64 `[B]` in [0, C).
+    """
+    num_classes = logits.shape[1]
+    num_above = (logits > logits.gather(1, labels.unsqueeze(1))).sum(1)
+    return num_above >= num_classes - num_first(num_classes)
+
+
 def label_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Probability of a sample's own label less that of the likeliest other one.
 

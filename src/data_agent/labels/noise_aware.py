@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_agent.budget.schedule import ScheduleKind
 from data_agent.errors import InputError
-from data_agent.labels.noise_rate import LastPlace, NoiseRateTable
+from data_agent.labels.noise_rate import LatePlace, NoiseRateTable
 from data_agent.labels.ruled import RuledSelector
 from data_agent.labels.rules import LabelRules
 from data_agent.runtime import distributed
@@ -50,7 +50,7 @@ class NoiseAware(RuledSelector):
         rules = LabelRules(doubtful_labels=False) if label_rules is None else label_rules
         super().__init__(label_rules=rules, **base)
         assert self._labels is not None
-        self._learner = LastPlace(seed=self.seed)
+        self._learner = LatePlace(seed=self.seed)
         self._cadence = Cadence(_UPDATE_EVERY, fewest_rows=1, most_updates=_MAX_UPDATES)
         self._reduced = Reduced(self.seed)
         self._width: int | None = None  # of features; a restored run's first batch says it anew

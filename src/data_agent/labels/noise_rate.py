@@ -1,8 +1,9 @@
 """Where labels are wrong, told by what the model sees of a sample, and not by its label.
 
-A label that was drawn at random comes last among the outputs once in C - 1 times whatever the model
-knows, a right one hardly ever, however hard the sample is. So the noise rate of labels at x, their
-share that is wrong among samples like x, is about `eta(x) = (C - 1) P(last | x)`.
+A label that was drawn at random is among the k least likely of C classes in k / (C - 1) of the
+cases, whatever the model knows; a right one hardly ever, however hard the sample is. So the noise
+rate of labels at x, the share that is wrong among samples like x, is about
+`eta(x) = (C - 1) / k P(late | x)`, with k a tenth of the classes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from data_agent.labels.margins import judge
+from data_agent.labels.margins import comes_late, num_first
 from data_agent.runtime.random import Purpose, derived_seed, position_hash
 from data_agent.selecting.feedback import Feedback
 from data_agent.trusted.contrast import Contrast, shown
@@ -25,22 +26,24 @@ MOST_NOISE = 0.95  # a sample is looked at again, however sure the estimate is
 _RIDGE = 1.0
 
 
-def noise_rate(odds: Tensor, last: float, num_classes: int) -> Tensor:
-    """Eta in [0, 0.95] of samples: `(C - 1) sigmoid(odds + log(last / (1 - last)))`.
+def noise_rate(odds: Tensor, share: float, num_classes: int) -> Tensor:
+    """The noise rate in [0, 0.95]: `sigmoid(odds + log(p / (1 - p))) / q` with `p = q share`.
 
     Args:
-        odds: float32 `[M]`, `log p(x | last) - log p(x | not last)`.
-        last: share of all labels that come last, in [0, 1); with 0 no label is wrong.
-        num_classes: C, 2 or more.
+        odds: float32 `[M]`, `log p(x | late) - log p(x | not late)`.
+        share: of all labels that are wrong, in [0, 1]; where it is 0, so is eta.
+        num_classes: C, 2 or more; `q = k / (C - 1)`, how often a wrong label comes late.
     """
-    if last <= 0:
+    if share <= 0:
         return torch.zeros_like(odds)
-    level = math.log(last) - math.log1p(-last)
-    return ((num_classes - 1) * torch.sigmoid(odds + level)).clamp(max=MOST_NOISE)
+    q = num_first(num_classes) / (num_classes - 1)
+    late = min(q * share, MOST_NOISE)
+    level = math.log(late) - math.log1p(-late)
+    return (torch.sigmoid(odds + level) / q).clamp(max=MOST_NOISE)
 
 
-class LastPlace(Contrast):
-    """How much likelier a sample is among those whose label comes last: log-odds, in nats.
+class LatePlace(Contrast):
+    """How much likelier a sample is among those whose label comes late: log-odds, in nats.
 
     Read from the entropy of the outputs, the highest probability and the features: the loss and the
     label itself would say the same of a right label that is hard. It stays right whichever samples
@@ -63,8 +66,8 @@ class LastPlace(Contrast):
         """
         assert feedback.logits is not None
         label = row_classes(feedback)
-        is_last = judge(feedback.logits, label.clamp(min=0)).last > 0.5
-        sign = torch.where(label == NO_CLASS, NO_CLASS, is_last.long())
+        is_late = comes_late(feedback.logits, label.clamp(min=0))
+        sign = torch.where(label == NO_CLASS, NO_CLASS, is_late.long())
         signals, features, sign = shown(_signals(feedback.logits), feedback, sign)
         fold = 1 + position_hash(feedback.index, self._fold_seed) % FOLDS
         kind = torch.where(sign == 1, fold, POOL)
@@ -84,7 +87,7 @@ class NoiseRateTable(LikenessTable):
     """A moving average of each sample's odds; drawn in proportion to `(1 - eta)^sharpness`.
 
     Args:
-        level: gives the share of labels that come last, and the number of classes.
+        level: gives the estimated share of wrong labels, and the number of classes.
         table: as `LikenessTable`.
     """
 

@@ -183,16 +183,17 @@ class LabelTable:
         return 0.0 if reason else share
 
     def noise_level(self) -> tuple[float, int]:
-        """The share of labels that come last, and the number of classes.
+        """The estimated share of wrong labels in [0, 1], and the number of classes.
 
-        The share is 0 where it says nothing of wrong labels: with few classes, few that come last,
+        The share is 0 where labels say nothing of it: with few classes, few labels that come last,
         or so few that a model which knows little shows as many on right labels.
         """
-        rules, evidence = self.rules, self._evidence()
+        rules = self.rules
+        evidence = evidence_of(self._num_of_signs.view(2, FIRST), self._num_classes, 1.0)
         if evidence is None or self._num_classes < rules.fewest_classes:
             return 0.0, self._num_classes
         is_enough = evidence.num_last >= rules.fewest_signs and evidence.share >= rules.least_share
-        return (evidence.last if is_enough else 0.0), self._num_classes
+        return (evidence.share if is_enough else 0.0), self._num_classes
 
     def left_out(self) -> Tensor:
         """Bool `[N]`: samples that training leaves out now, as their label is doubtful."""

@@ -12,7 +12,7 @@ from data_agent_lab.results.statistics import FEWEST_SEEDS, Estimate
 from data_agent_lab.runs.result import Metric
 
 SEEDS_OF_A_CLAIM = 5
-OURS = ("data-agent", "label-aware")  # of both the first is what a comparison is about
+OURS = ("data-agent", "noise-aware", "label-aware")  # the first that ran is what it is about
 _SAME_COST = 0.01  # of full training
 
 Answer = Literal["pays", "no gain", "harms", "not known"]

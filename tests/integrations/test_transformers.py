@@ -264,7 +264,7 @@ def test_the_index_survives_column_removal_and_any_collator(kind, tmp_path):
     assert all(index == first for _, index, first in ours.batches)
 
 
-@pytest.mark.parametrize("name", ["data-agent", "label-aware"])
+@pytest.mark.parametrize("name", ["data-agent", "label-aware", "noise-aware"])
 def test_all_loops_select_the_same_samples(name, tmp_path):
     """The plain loop of the README and the Trainer, with one optimizer."""
     model = bert(**NO_DROPOUT)

@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 
 from data_agent.errors import CheckpointError, DataAgentWarning, InputError, StateError
 from data_agent.integrations._auto import AUTO, pick_method
+from data_agent.integrations._steps import check_observed_any
 from data_agent.integrations._trusted import check_knows_trusted, knowing_trusted, warn_of_evaluated
 from data_agent.loading.indexed import IndexedDataset, IndexedStream
 from data_agent.methods import make_selector, method_class
@@ -107,11 +108,13 @@ def ending_run(trainer: Any) -> Generator[None]:
 
     Raises:
         InputError: rows of the last steps were not finite.
+        StateError: steps were taken, and no sample of them was observed.
     """
     try:
         yield
         selector: Selector | None = trainer.selector
         if selector is not None:
+            check_observed_any(trainer)
             if selector.next_batch().epoch == selector.schedule.epochs:
                 selector.close_epoch()
             else:

@@ -8,7 +8,7 @@ samples, the difference between weighted and unweighted terms is added, at the T
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -41,8 +41,9 @@ from data_agent.integrations._run import (
     refuse_what_would_be_wrong,
     save_selector,
 )
+from data_agent.integrations._steps import check_asked, check_without_batch, take_index
 from data_agent.integrations._trusted import join_trusted
-from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
+from data_agent.loading.collating import CollateWithIndex
 from data_agent.loading.indexed import IndexedDataset
 from data_agent.loading.sampler import SelectionSampler, use_selection_batches
 from data_agent.losses import DetectorLosses, SampleLosses, sample_losses
@@ -179,24 +180,12 @@ class SelectiveTrainerMixin(_Base):
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Takes the samples' index out of the batch, for `compute_loss` to use."""
-        batch: Any = inputs
-        index = batch.pop(INDEX_KEY, None) if isinstance(inputs, MutableMapping) else None
-        if index is None:
-            raise StateError(
-                "the training batch carries no index of its samples. A get_train_dataloader() of "
-                "your own must get its loader from super().get_train_dataloader()."
-            )
-        self._batch = unseen = [torch.as_tensor(index).cpu()]
+        self._batch = unseen = [take_index(inputs)]
         try:
-            loss = super().training_step(model, batch, *args, **kwargs)
+            loss = super().training_step(model, inputs, *args, **kwargs)
         finally:
             self._batch = None
-        if unseen:
-            raise StateError(
-                f"{type(self).__name__}.compute_loss did not call super().compute_loss(), so the "
-                "selector learned nothing from this batch. Call it, or put your method below us: "
-                "class MyTrainer(SelectiveTrainerMixin, TheirTrainer)."
-            )
+        check_asked(self, unseen)
         return loss
 
     def compute_loss(
@@ -209,12 +198,7 @@ class SelectiveTrainerMixin(_Base):
         """The Trainer's loss; in training the selector observes the terms that it is made of."""
         selector = cast("Selector", self.selector)
         if not self._batch:  # evaluation, or once more for the same batch
-            if self._batch is not None and isinstance(selector, BatchSelector):
-                raise StateError(
-                    f"{type(self).__name__}.compute_loss called super().compute_loss() twice for "
-                    f"one batch, of which {selector.name} chooses once: the second call would "
-                    "train on all of it. Call it once, or take a method that selects epochs."
-                )
+            check_without_batch(self, inputs)
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )

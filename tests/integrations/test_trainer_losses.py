@@ -1,5 +1,6 @@
 """A Trainer's own loss: compared until a batch tells; and every remedy that a message names."""
 
+import re
 from typing import Any
 
 import pytest
@@ -364,3 +365,59 @@ def test_features_of_other_positions_than_the_mask_name_another_head_or_features
         train(model, Texts(), args, head=model.head)
     assert train(model, Texts(), args, head=model.last).selector.visits
     assert train(model, Texts(), args, head=model.head, kind=Pooled).selector.visits
+
+
+# Models whose weights are in half precision.
+
+BFLOAT16 = torch.bfloat16
+SEVERAL = {"problem_type": "multi_label_classification"}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("labels", "config", "options"),
+    [
+        ("several", SEVERAL, {}),
+        ("class", {}, {"label_smoothing_factor": 0.1}),
+        ("number", {"num_labels": 1, "problem_type": "regression"}, {}),
+    ],
+)
+def test_a_model_in_bfloat16_trains_on_its_objective(
+    labels, config, options, accumulation, tmp_path
+):
+    args = arguments(
+        *(tmp_path,),
+        **{"num_train_epochs": 2, "gradient_accumulation_steps": accumulation, **options},
+    )
+    model, data = bert(**config).to(BFLOAT16), InBfloat16(labels)
+    assert train(model, data, args, keep_ratio=1.0).selector.visits == 2 * SIZE
+
+
+class InBfloat16(Texts):
+    """Numbers are of the model's dtype, as its squared error demands."""
+
+    def label(self, i, tokens):
+        label = super().label(i, tokens)
+        return torch.tensor(label, dtype=BFLOAT16) if self.labels == "number" else label
+
+
+def test_a_model_in_bfloat16_is_refused_another_objective(tmp_path):
+    def half_of_it(outputs, labels, num_items_in_batch=None):
+        return F.binary_cross_entropy_with_logits(outputs["logits"], labels) / 2
+
+    model, args = bert(**SEVERAL).to(BFLOAT16), arguments(tmp_path)
+    with pytest.raises(InputError, match="trains on another objective"):
+        train(model, Texts("several"), args, compute_loss_func=half_of_it)
+
+
+def test_terms_are_named_at_the_scale_of_the_loss(tmp_path):
+    def a_third_more(outputs, labels, num_items_in_batch=None):
+        logits, targets = outputs["logits"][:, :-1], labels[:, 1:]
+        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        return 4 / 3 * total / num_items_in_batch
+
+    args = arguments(tmp_path, gradient_accumulation_steps=4)
+    with pytest.raises(InputError, match="trains on another objective") as refused:
+        train(llama(), Texts("tokens"), args, compute_loss_func=a_third_more)
+    loss, terms = (float(word) for word in re.findall(r"(?:is|come to) ([\d.]+)[,:]", str(refused)))
+    assert loss == pytest.approx(4 / 3 * terms, rel=1e-4)

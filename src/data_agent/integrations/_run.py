@@ -16,7 +16,12 @@ from torch.utils.data import IterableDataset
 from data_agent.errors import CheckpointError, DataAgentWarning, InputError, StateError
 from data_agent.integrations._auto import AUTO, pick_method
 from data_agent.integrations._steps import check_observed_any
-from data_agent.integrations._trusted import check_knows_trusted, knowing_trusted, warn_of_evaluated
+from data_agent.integrations._trusted import (
+    check_joined,
+    check_knows_trusted,
+    knowing_trusted,
+    warn_of_evaluated,
+)
 from data_agent.loading.indexed import IndexedDataset, IndexedStream
 from data_agent.methods import make_selector, method_class
 from data_agent.runtime import checkpoint as files
@@ -83,6 +88,10 @@ def refuse_what_would_be_wrong(trainer: Any) -> None:
         "even_batches=False lets processes make different numbers of steps. Set it to True": (
             not config.even_batches and world > 1
         ),
+        "dataloader_in_order=False lets workers' batches overtake each other, and a resumed run "
+        "would skip others than those that were trained on. Set it to True": (
+            args.dataloader_num_workers > 0 and not getattr(args, "dataloader_in_order", True)
+        ),
         "enable_jit_checkpoint=True may save between batches and their optimizer step: a resumed "
         "run trains on them twice. Use save_steps": args.enable_jit_checkpoint,
         "use_liger_kernel=True fuses the loss into the head, so that there are no logits. Set "
@@ -128,6 +137,7 @@ def new_selector(trainer: Any, *, reads_labels: bool) -> Selector:
 
     `reads_labels` tells whether the samples' terms come from "logits" and "labels".
     """
+    check_joined(trainer)
     given: Given = trainer._given_selector
     if given == AUTO:
         given = _picked(trainer, reads_labels=reads_labels)

@@ -100,6 +100,9 @@ class SelectiveTrainerMixin(_Base):
     trusted_rows: range = range(0)
     """Positions in `train_dataset` of the rows that `trusted_dataset` brought."""
 
+    _joined: Any = None
+    """The training data with these rows."""
+
     _of_trl: type | None = None
     """The Trainer of TRL whose loss a subclass knows."""
 

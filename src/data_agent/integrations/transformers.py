@@ -183,7 +183,9 @@ class SelectiveTrainerMixin(_Base):
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Takes the samples' index out of the batch, for `compute_loss` to use."""
-        self._batch = unseen = [take_index(inputs)]
+        self._batch = unseen = [index := take_index(inputs)]
+        selector = cast("Selector", self.selector)
+        selector.note_given_out(selector.epoch or 0, index)  # loaders read ahead of the loop
         try:
             loss = super().training_step(model, inputs, *args, **kwargs)
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -177,7 +177,27 @@ def smoothed_sum(
     return smoother(outputs, labels, shift_labels=shift) * samples.counts.sum().clamp(min=1)
 
 
-class CollateWithIndexArray(CollateWithIndex):
+class CollateMapping(CollateWithIndex):
+    """As `CollateWithIndex`, for models that take their arguments by name."""
+
+    def __call__(self, samples: list[Any]) -> Any:
+        """The batch, with the index under "sample_index".
+
+        Raises:
+            InputError: the collator made no mapping, and as `CollateWithIndex`.
+        """
+        batch = super().__call__(samples)
+        if not isinstance(batch, MutableMapping):
+            raise InputError(
+                f"the data collator made a {type(batch).__name__}, but a Trainer's batch must be a "
+                "dict: the model's arguments, its labels and the samples' index go by their names. "
+                "Of pairs: data_collator=lambda rows: {'input_ids': torch.stack([x for x, _ in "
+                "rows]), 'labels': torch.stack([y for _, y in rows])}."
+            )
+        return cast("Any", batch)
+
+
+class CollateWithIndexArray(CollateMapping):
     """The index as an array: Accelerate moves tensors to the device, and it is needed here."""
 
     def __call__(self, samples: list[Any]) -> Any:

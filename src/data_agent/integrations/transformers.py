@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 from data_agent.errors import InputError, StateError
 from data_agent.integrations._auto import AUTO
 from data_agent.integrations._batches import (
+    CollateMapping,
     CollateWithIndexArray,
     LossScale,
     feedback_of,
@@ -43,7 +44,6 @@ from data_agent.integrations._run import (
 )
 from data_agent.integrations._steps import check_asked, check_without_batch, take_index
 from data_agent.integrations._trusted import join_trusted
-from data_agent.loading.collating import CollateWithIndex
 from data_agent.loading.indexed import IndexedDataset
 from data_agent.loading.sampler import SelectionSampler, use_selection_batches
 from data_agent.losses import DetectorLosses, SampleLosses, sample_losses
@@ -341,7 +341,7 @@ class SelectiveTrainerMixin(_Base):
         removing = self._get_collator_with_removed_columns(collator, description)
         if hasattr(dataset, "remove_columns") and not is_stream:
             dataset = self._remove_unused_columns(dataset, description)
-        kind = CollateWithIndex if is_stream else CollateWithIndexArray
+        kind = CollateMapping if is_stream else CollateWithIndexArray
         self.data_collator = kind(collator, getattr(removing, "_remove_columns", None))
         try:
             loader = super()._get_dataloader(

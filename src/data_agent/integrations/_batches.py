@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data_agent.errors import InputError
-from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
+from data_agent.loading.collating import INDEX_KEY, CollateWithIndex, IndexedSample, with_index
 from data_agent.losses import IGNORED_PIXEL, DetectorLosses, SampleLosses
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.selector import Selector
@@ -204,6 +204,42 @@ class CollateWithIndexArray(CollateMapping):
         batch = super().__call__(samples)
         batch[INDEX_KEY] = batch[INDEX_KEY].numpy()
         return batch
+
+
+class CollateCarried:
+    """Calls a collator that carries the index itself, for data that are an `IndexedDataset`.
+
+    Args:
+        collate_fn: list of samples that have their index -> mapping that has it.
+        prepare: what is done to each sample before it gets its index, if anything.
+    """
+
+    def __init__(
+        self,
+        collate_fn: Callable[[list[Any]], Any],
+        prepare: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._collate_fn = collate_fn
+        self._prepare = prepare
+
+    def __call__(self, samples: list[IndexedSample]) -> Any:
+        """The batch, with the index as an array.
+
+        Raises:
+            InputError: the collator left the index behind.
+        """
+        prepare = self._prepare
+        batch = self._collate_fn(
+            [with_index(prepare(plain) if prepare else plain, index) for plain, index in samples]
+        )
+        if not isinstance(batch, MutableMapping) or INDEX_KEY not in batch:
+            raise InputError(
+                "train_dataset is an IndexedDataset, but the data collator made a batch without "
+                f"{INDEX_KEY!r}. Let it collect that of the samples that it keeps, int64 [B], or "
+                "pass the dataset itself."
+            )
+        batch[INDEX_KEY] = torch.as_tensor(batch[INDEX_KEY]).numpy()
+        return cast("Any", batch)
 
 
 def labels_of(config: Any) -> dict[str, Any]:

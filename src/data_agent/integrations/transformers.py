@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 from data_agent.errors import InputError, StateError
 from data_agent.integrations._auto import AUTO
 from data_agent.integrations._batches import (
+    CollateCarried,
     CollateMapping,
     CollateWithIndexArray,
     LossScale,
@@ -337,11 +338,13 @@ class SelectiveTrainerMixin(_Base):
         if not is_training:
             return super()._get_dataloader(dataset, description, *args, **options)
         collator, is_stream = self.data_collator, isinstance(dataset, IterableDataset)
+        kind = CollateMapping if is_stream else CollateWithIndexArray
+        if isinstance(dataset, IndexedDataset):
+            dataset, kind = dataset.wrapped, CollateCarried
         # What the Trainer does to a datasets.Dataset; a stream may not know its columns.
         removing = self._get_collator_with_removed_columns(collator, description)
         if hasattr(dataset, "remove_columns") and not is_stream:
             dataset = self._remove_unused_columns(dataset, description)
-        kind = CollateMapping if is_stream else CollateWithIndexArray
         self.data_collator = kind(collator, getattr(removing, "_remove_columns", None))
         try:
             loader = super()._get_dataloader(

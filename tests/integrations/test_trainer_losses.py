@@ -1,5 +1,6 @@
 """A Trainer's own loss: compared until a batch tells; and every remedy that a message names."""
 
+import math
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ pytest.importorskip("transformers", reason="needs pip install '.[transformers]'"
 pytest.importorskip("accelerate", reason="needs pip install '.[transformers]'")
 
 from trainers import BATCH, SIZE, Ours, Texts, arguments, bert, llama, train
+from transformers import BertForQuestionAnswering
 
 from data_agent.errors import InputError, StateError
 from data_agent.integrations.transformers import SampleLosses, SelectiveTrainer
@@ -421,3 +423,54 @@ def test_terms_are_named_at_the_scale_of_the_loss(tmp_path):
         train(llama(), Texts("tokens"), args, compute_loss_func=a_third_more)
     loss, terms = (float(word) for word in re.findall(r"(?:is|come to) ([\d.]+)[,:]", str(refused)))
     assert loss == pytest.approx(4 / 3 * terms, rel=1e-4)
+
+
+# Question answering: two positions a sample, each with a distribution of its own.
+
+
+class Spans(Texts):
+    def __getitem__(self, i):
+        sample = super().__getitem__(i)
+        del sample["labels"], sample["unused"]
+        return {**sample, "start_positions": i % 7, "end_positions": i % 7 + 2}
+
+
+class OfSpans(Ours):
+    told = "losses"
+
+    def compute_sample_losses(self, inputs, outputs):
+        ends = [
+            (outputs.start_logits.float(), inputs["start_positions"]),
+            (outputs.end_logits.float(), inputs["end_positions"]),
+        ]
+        terms = torch.stack([F.cross_entropy(*end, reduction="none") for end in ends]).mean(0)
+        entropies = [torch.distributions.Categorical(logits=logits).entropy() for logits, _ in ends]
+        about = {
+            "losses": {},
+            "uncertainty": {"uncertainty": torch.stack(entropies).mean(0) / math.log(10)},
+            "logits": {"logits": outputs.start_logits},
+        }
+        return SampleLosses(terms, torch.ones(len(terms)), **about[self.told])
+
+
+@pytest.mark.parametrize(
+    ("selector", "remedies"),
+    [
+        ("data-agent", ("logits", "uncertainty")),
+        ("data-agent-in-batch", ("logits", "uncertainty")),
+        ("entropy", ("logits", "uncertainty")),
+        ("small-margin", ("logits",)),
+    ],
+)
+def test_what_losses_of_spans_must_bring_is_named(selector, remedies, tmp_path):
+    def run():
+        model, args = bert(BertForQuestionAnswering, num_labels=2), arguments(tmp_path)
+        options = {"kind": OfSpans, "selector": selector, "head": model.qa_outputs}
+        return train(model, Spans(), args, **options)
+
+    with pytest.raises(InputError, match=r"losses alone: return SampleLosses\(.*logits=") as told:
+        run()
+    assert ("uncertainty=[B]" in str(told.value)) == ("uncertainty" in remedies)
+    for OfSpans.told in remedies:
+        assert run().selector.visits == 2 * SIZE
+    OfSpans.told = "losses"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Generator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from data_agent.errors import StateError
+from data_agent.errors import InputError, StateError
 from data_agent.loading.collating import INDEX_KEY
 from data_agent.selecting.batch_selector import BatchSelector
+from data_agent.selecting.feedback import MissingLogitsError
+from data_agent.selecting.selector import Selector
 
 _CALL_OURS = (
     "Let your training_step() call super().training_step(model, inputs, num_items_in_batch), which "
@@ -46,6 +49,27 @@ def check_asked(trainer: Any, unseen: list[Tensor]) -> None:
             "selector learned nothing from this batch. Call it, or put your method below us: "
             "class MyTrainer(SelectiveTrainerMixin, TheirTrainer)."
         )
+
+
+@contextmanager
+def naming_sample_losses(selector: Selector) -> Generator[None]:
+    """In the block say of logits that are missing where a Trainer's user hands them over.
+
+    Raises:
+        InputError: they are.
+    """
+    try:
+        yield
+    except MissingLogitsError as error:
+        instead = (
+            ", or uncertainty=[B] in [0, 1] where a sample has no single distribution (question "
+            "answering: the mean entropy of both positions over log T; all zeros leave the loss)"
+        )
+        raise InputError(
+            f"{selector.name} learns from the model's predictions, and compute_sample_losses "
+            "returned losses alone: return SampleLosses(sums, counts, logits=[B, C])"
+            f"{'' if selector.needs_logits else instead}."
+        ) from error
 
 
 def check_without_batch(trainer: Any, inputs: Any) -> None:

@@ -43,7 +43,12 @@ from data_agent.integrations._run import (
     refuse_what_would_be_wrong,
     save_selector,
 )
-from data_agent.integrations._steps import check_asked, check_without_batch, take_index
+from data_agent.integrations._steps import (
+    check_asked,
+    check_without_batch,
+    naming_sample_losses,
+    take_index,
+)
 from data_agent.integrations._trusted import join_trusted
 from data_agent.loading.indexed import IndexedDataset
 from data_agent.loading.sampler import SelectionSampler, use_selection_batches
@@ -188,7 +193,8 @@ class SelectiveTrainerMixin(_Base):
         selector = cast("Selector", self.selector)
         selector.note_given_out(selector.epoch or 0, index)  # loaders read ahead of the loop
         try:
-            loss = super().training_step(model, inputs, *args, **kwargs)
+            with naming_sample_losses(selector):
+                loss = super().training_step(model, inputs, *args, **kwargs)
         finally:
             self._batch = None
         check_asked(self, unseen)

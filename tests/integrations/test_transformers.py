@@ -695,6 +695,10 @@ def test_label_smoothing_cannot_be_weighed(tmp_path):
     [
         ({"train_sampling_strategy": "group_by_length"}, "is 'group_by_length'.*Leave it at"),
         ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches=True.*Leave it at"),
+        (
+            {"dataloader_in_order": False, "dataloader_num_workers": 2},
+            "dataloader_in_order=False.*Set it to True",
+        ),
         ({"enable_jit_checkpoint": True}, "enable_jit_checkpoint=True.*Use save_steps"),
     ],
 )

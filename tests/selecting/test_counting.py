@@ -140,6 +140,6 @@ def test_closing_an_epoch_of_which_nothing_was_observed_is_an_error():
     selector.close_epoch()
 
 
-def test_the_agents_need_features():
+def test_what_needs_features():
     needing = {name for name in METHODS if method_class(name).needs_features}
-    assert needing == {"data-agent", "data-agent-in-batch"}
+    assert needing == {"data-agent", "data-agent-in-batch", "noise-aware"}

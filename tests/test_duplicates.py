@@ -55,8 +55,8 @@ def test_planted_copies_are_found_and_nothing_else():
     small = small_images(copied.train_images)
     confirm = partial(are_same_picture, small)
     groups = near_duplicates(image_sketches(small), IMAGE_LIKENESS, confirm)
-    flagged = sum(len(group) - 1 for group in groups)
-    right = sum(int((origin[group[1:]] == origin[group[0]]).sum()) for group in groups)
+    flagged = sum(len(group.members) - 1 for group in groups)
+    right = sum(int((origin[g.members[1:]] == origin[g.members[0]]).sum()) for g in groups)
     assert right / flagged >= 0.95
     assert right / 300 >= 0.95
 
@@ -76,15 +76,16 @@ def test_texts_with_a_word_changed_are_near_duplicates():
     changed[40] = 1001
     sketches = text_sketches([*texts, changed, np.empty(0, np.int64), np.array([3])])
     groups = near_duplicates(sketches, TEXT_LIKENESS)
-    assert [group.tolist() for group in groups] == [[7, 50]]
+    assert [group.members.tolist() for group in groups] == [[7, 50]]
 
 
-def test_groups_join_what_is_alike_by_way_of_another(monkeypatch):
+def test_groups_of_an_audit_join_nothing_that_is_alike_by_way_of_others_only(monkeypatch):
     monkeypatch.setattr(duplicates, "_BLOCK", 2)  # pairs lie in several blocks
-    angle = torch.tensor([0.0, 1.5, 0.1, 3.0, 0.2])
+    angle = torch.tensor([0.0, 1.5, 0.1, 3.0, 0.2, 0.3, 1.51])
     sketches = torch.stack([angle.cos(), angle.sin()], 1)
     groups = near_duplicates(sketches, float(torch.tensor(0.11).cos()))
-    assert [group.tolist() for group in groups] == [[0, 2, 4]]
+    assert [group.members.tolist() for group in groups] == [[1, 6], [0, 2, 4]]  # 5 is like 4 only
+    assert [group.centres.tolist() for group in groups] == [[1, 6], [2]]
     none = near_duplicates(sketches, 0.9, lambda first, second: first != first)
     assert none == []
 

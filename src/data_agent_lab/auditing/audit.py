@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data_agent.errors import InputError
 from data_agent.runtime.files import write_json
-from data_agent_lab.auditing.duplicates import near_duplicates
+from data_agent_lab.auditing.duplicates import Group, near_duplicates
 from data_agent_lab.auditing.findings import (
     Confusion,
     Finding,
@@ -40,7 +40,7 @@ class Audit:
     numbers: SampleNumbers
     findings: Sequence[Finding]  # by kind, the first to look at first
     confusions: Sequence[Confusion]
-    groups: Sequence[NDArray[np.int64]]  # of near-duplicates, positions in `numbers`
+    groups: Sequence[Group]  # of near-duplicates, positions in `numbers`
     sketches: Sketches | None  # from which they were found
     seconds: float  # that finding near-duplicates took
 
@@ -53,7 +53,7 @@ class Audit:
         return {
             "num_samples": len(self.numbers),
             "class_names": list(self.numbers.class_names),
-            "num_redundant": sum(len(group) - 1 for group in self.groups),
+            "num_redundant": sum(len(group.members) - 1 for group in self.groups),
             "num_groups": len(self.groups),
             "duplicates_seconds": self.seconds,
             "findings": [asdict(finding) for finding in self.findings],
@@ -107,7 +107,7 @@ def make_audit(
         InputError: it has not.
     """
     start = time.perf_counter() if start is None else start
-    groups: list[NDArray[np.int64]] = []
+    groups: list[Group] = []
     if sketches is not None:
         if len(sketches.values) != len(numbers):
             raise InputError(

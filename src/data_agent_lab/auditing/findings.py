@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from data_agent_lab.auditing.duplicates import Group
 from data_agent_lab.auditing.numbers import SampleNumbers
 
 Kind = Literal["wrong-label", "never-learned", "redundant"]
@@ -48,7 +49,7 @@ class Confusion:
 
 
 def likely_wrong(
-    numbers: SampleNumbers, budget: int, groups: Sequence[NDArray[np.int64]] = ()
+    numbers: SampleNumbers, budget: int, groups: Sequence[Group] = ()
 ) -> list[Finding]:
     """The labels most likely wrong: the most suspicious, another class being believed.
 
@@ -115,30 +116,33 @@ def never_learned(numbers: SampleNumbers, budget: int) -> list[Finding]:
     ]
 
 
-def redundant(
-    numbers: SampleNumbers, budget: int, groups: Sequence[NDArray[np.int64]]
-) -> list[Finding]:
+def redundant(numbers: SampleNumbers, budget: int, groups: Sequence[Group]) -> list[Finding]:
     """Near-duplicates beyond one of each group, those of the largest groups first.
 
-    The sample with the lowest mean loss of its group stays.
+    A sample that all others of its group are alike to stays: a trusted one if there is one, else
+    the one with the lowest mean loss.
 
     Args:
         numbers: of all samples.
         budget: how many at most.
-        groups: positions in `numbers`, two or more in each.
+        groups: positions in `numbers`.
     """
     findings: list[Finding] = []
     loss = np.nan_to_num(numbers.mean_loss, nan=math.inf)
-    for group in sorted(groups, key=len, reverse=True):
-        stays, *others = group[np.argsort(loss[group], kind="stable")]
+    if numbers.trusted is not None:
+        loss[numbers.trusted] = -math.inf
+    for group in sorted(groups, key=lambda group: len(group.members), reverse=True):
+        stays = group.centres[loss[group.centres].argmin()]
+        others = group.members[group.members != stays]
+        others = others[np.argsort(loss[others], kind="stable")]
         for at in others[: budget - len(findings)]:
             findings.append(
                 Finding(
                     kind="redundant",
                     rank=len(findings),
                     index=int(numbers.index[at]),
-                    score=float(len(group)),
-                    reason=f"one of {len(group)} near-duplicates",
+                    score=float(len(group.members)),
+                    reason=f"one of {len(group.members)} near-duplicates",
                     label=None
                     if numbers.label is None
                     else numbers.name_of(int(numbers.label[at])),
@@ -181,12 +185,10 @@ def _medians(values: NDArray[np.floating], label: NDArray[np.int64]) -> dict[int
     return {int(c): float(np.nanmedian(values[label == c])) for c in np.unique(label[label >= 0])}
 
 
-def _copies_with_another_label(
-    label: NDArray[np.int64], groups: Sequence[NDArray[np.int64]]
-) -> dict[int, int]:
+def _copies_with_another_label(label: NDArray[np.int64], groups: Sequence[Group]) -> dict[int, int]:
     """By position the commonest label of its group, where that is another one than its own."""
     found: dict[int, int] = {}
-    for group in groups:
+    for group, _ in groups:
         names, counts = np.unique(label[group], return_counts=True)
         most = int(names[counts.argmax()])
         found |= {int(at): most for at in group if label[at] != most}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data_agent.errors import InputError
+from data_agent_lab.auditing.duplicates import Group
 from data_agent_lab.auditing.findings import confusions, likely_wrong, never_learned, redundant
 from data_agent_lab.auditing.numbers import numbers_of
 
@@ -22,6 +23,11 @@ COLUMNS = {
     "label": np.array([0, 0, 1, -1, 1, 2]),
     "suggested_label": np.array([0, 1, 2, -1, 2, 2]),
 }
+
+
+def alike(*members):
+    """A group in which all are alike to each other."""
+    return Group(np.array(members), np.array(members))
 
 
 def numbers(**changed):
@@ -46,7 +52,7 @@ def test_the_highest_mean_loss_is_not_first_where_margin_and_last_loss_speak_aga
 
 
 def test_a_copy_with_another_label_is_a_reason():
-    groups = [np.array([1, 2, 4])]
+    groups = [alike(1, 2, 4)]
     first, second, _ = likely_wrong(numbers(), 9, groups)
     assert "near-duplicates" not in first.reason  # two of three are dogs
     assert second.reason.endswith("; near-duplicates are dog")
@@ -60,11 +66,22 @@ def test_never_learned_costs_more_than_guessing_at_the_last_of_several_visits():
 
 
 def test_of_near_duplicates_the_one_of_lowest_mean_loss_stays():
-    groups = [np.array([0, 5]), np.array([1, 2, 4])]
+    groups = [alike(0, 5), alike(1, 2, 4)]
     found = redundant(numbers(), 9, groups)
     assert [(f.index, f.same_as) for f in found] == [(11, 12), (14, 12), (15, 10)]
     assert len(redundant(numbers(), 2, groups)) == 2
     assert not redundant(numbers(), 9, [])
+
+
+def test_of_near_duplicates_one_stays_that_all_others_are_alike_to():
+    chain = Group(np.array([0, 1, 5]), np.array([1]))  # the ends 0 and 5 differ
+    found = redundant(numbers(), 9, [chain])
+    assert [(f.index, f.same_as) for f in found] == [(10, 11), (15, 11)]
+
+
+def test_of_near_duplicates_the_trusted_one_stays_and_its_copy_goes():
+    found = redundant(numbers(trusted=np.array([0, 0, 0, 0, 1, 0])), 9, [alike(1, 2, 4)])
+    assert [(f.index, f.same_as) for f in found] == [(12, 14), (11, 14)]
 
 
 def test_confusions_count_samples_and_say_which_share_of_the_class_they_are():
@@ -80,7 +97,7 @@ def test_without_labels_there_is_nothing_to_say_of_them():
     assert not likely_wrong(plain, 9)
     assert not never_learned(plain, 9)
     assert not confusions(plain)
-    assert redundant(plain, 9, [np.array([0, 1])])[0].index == 1  # rows are samples
+    assert redundant(plain, 9, [alike(0, 1)])[0].index == 1  # rows are samples
 
 
 @pytest.mark.parametrize(

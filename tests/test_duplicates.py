@@ -14,6 +14,7 @@ from data_agent.duplicates import (
     IMAGE_LIKENESS,
     TEXT_LIKENESS,
     are_same_picture,
+    are_same_text,
     feature_groups,
     image_groups,
     image_sketches,
@@ -21,6 +22,7 @@ from data_agent.duplicates import (
     stars,
     text_groups,
     text_sketches,
+    token_pairs,
 )
 from data_agent.errors import InputError
 from data_agent_lab.auditing.duplicates import near_duplicates
@@ -74,9 +76,32 @@ def test_texts_with_a_word_changed_are_near_duplicates():
     texts = [draws.integers(0, 1000, size=80) for _ in range(50)]
     changed = texts[7].copy()
     changed[40] = 1001
-    sketches = text_sketches([*texts, changed, np.empty(0, np.int64), np.array([3])])
-    groups = near_duplicates(sketches, TEXT_LIKENESS)
+    pairs = token_pairs([*texts, changed, np.empty(0, np.int64), np.array([3])])
+    confirm = partial(are_same_text, pairs)
+    groups = near_duplicates(text_sketches(pairs), TEXT_LIKENESS, confirm)
     assert [group.members.tolist() for group in groups] == [[7, 50]]
+
+
+@pytest.mark.parametrize("length", [300, 2_000, 20_000])
+def test_long_texts_are_near_duplicates_of_their_copies_alone(length):
+    draws = np.random.default_rng(0)
+    texts = [draws.integers(0, 30_000, size=length) for _ in range(50)]
+    changed, longer = texts[7].copy(), np.append(texts[9], texts[8][:20])
+    changed[draws.permutation(length)[:5]] = 30_001
+    assert text_groups(texts).tolist() == list(range(50))
+    groups = text_groups([*texts, changed, longer, texts[3], texts[3]])
+    assert groups.tolist() == [*range(50), 7, 9, 3, 3]
+
+
+def test_a_prompt_that_all_texts_begin_with_makes_them_no_near_duplicates():
+    draws = np.random.default_rng(0)
+    prompt = draws.integers(0, 30_000, size=800)
+    texts = [np.append(prompt, draws.integers(0, 30_000, size=60)) for _ in range(50)]
+    changed = texts[7].copy()
+    changed[-20] = 30_001
+    groups = text_groups([*texts, changed, prompt, prompt])
+    assert groups.tolist() == [*range(50), 7, 51, 51]
+    assert text_groups([prompt] * 50).tolist() == [0] * 50
 
 
 def test_groups_of_an_audit_join_nothing_that_is_alike_by_way_of_others_only(monkeypatch):

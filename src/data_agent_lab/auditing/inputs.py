@@ -16,9 +16,11 @@ from data_agent.duplicates import (
     IMAGE_LIKENESS,
     TEXT_LIKENESS,
     are_same_picture,
+    are_same_text,
     image_sketches,
     small_images,
     text_sketches,
+    token_pairs,
 )
 from data_agent.errors import DataAgentError, InputError
 from data_agent_lab.configurations import recipe_of
@@ -53,7 +55,8 @@ def sketches_of_run(config: Mapping[str, Any]) -> Sketches | None:
             "out."
         ) from error
     if isinstance(recipe, TextRecipe):
-        return Sketches(text_sketches(data.samples["input_ids"]), TEXT_LIKENESS)
+        texts = token_pairs(data.samples["input_ids"])
+        return Sketches(text_sketches(texts), TEXT_LIKENESS, partial(are_same_text, texts))
     small = small_images(data.train_images)
     return Sketches(image_sketches(small), IMAGE_LIKENESS, partial(are_same_picture, small))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +17,7 @@ from data_agent_lab.auditing.duplicates import Group, near_duplicates
 from data_agent_lab.auditing.findings import (
     Confusion,
     Finding,
+    Found,
     Kind,
     confusions,
     likely_wrong,
@@ -38,15 +39,25 @@ class Audit:
     """What an audit found; plain values but for the numbers, for pages and files to draw from."""
 
     numbers: SampleNumbers
-    findings: Sequence[Finding]  # by kind, the first to look at first
+    found: Mapping[Kind, Found]
     confusions: Sequence[Confusion]
     groups: Sequence[Group]  # of near-duplicates, positions in `numbers`
-    sketches: Sketches | None  # from which they were found
+    sketches: Sketches | None  # from which they were found; None if nobody looked for them
     seconds: float  # that finding near-duplicates took
 
-    def of_kind(self, kind: Kind) -> list[Finding]:
-        """The findings of a kind, ranked."""
-        return [finding for finding in self.findings if finding.kind == kind]
+    @property
+    def findings(self) -> list[Finding]:
+        """Those of all kinds, within the budget: by kind, the first to look at first."""
+        return [finding for found in self.found.values() for finding in found.findings]
+
+    @property
+    def not_sought(self) -> list[str]:
+        """A sentence for each kind that nobody looked for."""
+        return [found.not_sought for found in self.found.values() if found.not_sought]
+
+    def of_kind(self, kind: Kind) -> Sequence[Finding]:
+        """The findings of a kind, ranked, within the budget."""
+        return self.found[kind].findings
 
     def as_dict(self) -> dict[str, Any]:
         """As written to `audit.json`."""
@@ -55,6 +66,7 @@ class Audit:
             "class_names": list(self.numbers.class_names),
             "num_redundant": sum(len(group.members) - 1 for group in self.groups),
             "num_groups": len(self.groups),
+            "found": {k: None if f.not_sought else len(f.index) for k, f in self.found.items()},
             "duplicates_seconds": self.seconds,
             "findings": [asdict(finding) for finding in self.findings],
             "confusions": [asdict(confusion) for confusion in self.confusions],
@@ -107,7 +119,7 @@ def make_audit(
         InputError: it has not.
     """
     start = time.perf_counter() if start is None else start
-    groups: list[Group] = []
+    groups: list[Group] | None = None
     if sketches is not None:
         if len(sketches.values) != len(numbers):
             raise InputError(
@@ -118,13 +130,13 @@ def make_audit(
     seconds = time.perf_counter() - start
     return Audit(
         numbers=numbers,
-        findings=[
-            *likely_wrong(numbers, budget, groups),
-            *never_learned(numbers, budget),
-            *redundant(numbers, budget, groups),
-        ],
+        found={
+            "wrong-label": likely_wrong(numbers, budget, groups or ()),
+            "never-learned": never_learned(numbers, budget),
+            "redundant": redundant(numbers, budget, groups),
+        },
         confusions=confusions(numbers),
-        groups=groups,
+        groups=groups or (),
         sketches=sketches,
         seconds=seconds,
     )

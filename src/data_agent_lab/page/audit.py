@@ -30,7 +30,7 @@ class _Part(NamedTuple):
     title: str
     counted: str  # what the sentence at the top calls them
     note: str
-    most: int  # cards; all findings are in the files beside the page
+    most: int  # cards; all findings of the budget are in the files beside the page
 
 
 _PARTS: Mapping[Kind, _Part] = {
@@ -118,16 +118,22 @@ def _about(audit: Audit) -> str:
 
 
 def _lead(audit: Audit) -> str:
-    """How much was found of each kind, in a sentence."""
-    counts: dict[Kind, int] = {kind: len(audit.of_kind(kind)) for kind in KINDS}
+    """How much was found of each kind, and what nobody looked for, in sentences."""
+    counts = {kind: len(found.index) for kind, found in audit.found.items()}
     parts = [f"{count:,} {_PARTS[kind].counted}" for kind, count in counts.items() if count]
-    if not parts:
-        return "Nothing here asks for a look."
-    *first, last = parts
-    listed = f"{', '.join(first)} and {last}" if first else last
-    pairs = [pair for pair in audit.confusions[:1] if pair.count > 1]
-    most = [f" {c.label} was taken for {c.believed} most ({c.count:,} times)." for c in pairs]
-    return f"To look at first: {listed}.{''.join(most)}"
+    told: list[str] = []
+    if parts:
+        *first, last = parts
+        listed = f"{', '.join(first)} and {last}" if first else last
+        told.append(f"To look at first: {listed}.")
+        told += [
+            f"{c.label} was taken for {c.believed} most ({c.count:,} times)."
+            for c in audit.confusions[:1]
+            if c.count > 1
+        ]
+    elif len(audit.not_sought) < len(KINDS):
+        told.append("Nothing of what was looked for asks for a look.")
+    return " ".join([*told, *audit.not_sought])
 
 
 def _part(kind: Kind, audit: Audit, pictures: Pictures | None) -> Markup:
@@ -136,8 +142,11 @@ def _part(kind: Kind, audit: Audit, pictures: Pictures | None) -> Markup:
     note = [part.note]
     if kind != "redundant":
         note.append(_how_many_are_wrong(shown, audit, pictures))
-    if len(shown) < len(findings):
-        note.append(f"The first {len(shown)} of {len(findings):,}; all are in findings.csv.")
+    if len(shown) < (total := len(audit.found[kind].index)):
+        rest = "all are in findings.csv"
+        if len(findings) < total:
+            rest = f"findings.csv has the first {len(findings):,}, more with a higher --budget"
+        note.append(f"The first {len(shown)} of {total:,}; {rest}.")
     return tag(
         "section",
         tag("h2", part.title),
@@ -222,7 +231,7 @@ def _origin(facts: Mapping[str, str]) -> Markup:
         "footer",
         tag("h2", "Where the numbers come from"),
         tag("dl", *told),
-        tag("p", "Beside this page: findings.csv, findings.parquet and audit.json, with all."),
+        tag("p", "Beside this page: findings.csv, findings.parquet and audit.json."),
     )
 
 

@@ -61,7 +61,9 @@ def test_a_copy_with_another_label_is_a_reason():
 
 
 def test_never_learned_costs_more_than_guessing_at_the_last_of_several_visits():
-    assert [finding.index for finding in never_learned(numbers(), 9).findings] == [11]  # log 3 is 1.10
+    assert [finding.index for finding in never_learned(numbers(), 9).findings] == [
+        11
+    ]  # log 3 is 1.10
     often = numbers(visits=np.full(6, 3))
     assert [finding.index for finding in never_learned(often, 9).findings] == [14, 11]
     (first,), index, _ = never_learned(often, 1)

@@ -120,7 +120,10 @@ def test_a_large_one_is_small_and_says_what_is_left_out() -> None:
     assert len(text.encode()) < 300_000
     said = "".join(Page(text).texts)
     assert "1,000 labels that are likely wrong" in said
-    assert "The first 200 of 1,000; findings.csv has the first 900, more with a higher --budget." in said
+    assert (
+        "The first 200 of 1,000; findings.csv has the first 900, more with a higher --budget."
+        in said
+    )
     assert "The first 50 of 401; all are in audit.json." in said
 
 

@@ -223,7 +223,7 @@ def _only(text: TokenPairs, among: NDArray[np.bool_]) -> TokenPairs:
     if among.all() or not among.any():
         return text
     roots = text.roots[among]
-    return TokenPairs(text.keys[among], roots / np.linalg.norm(roots))
+    return TokenPairs(text.keys[among], (roots / np.linalg.norm(roots)).astype(np.float32))
 
 
 def text_sketches(texts: Sequence[TokenPairs]) -> Tensor:

@@ -66,7 +66,7 @@ class Audit:
             "class_names": list(self.numbers.class_names),
             "num_redundant": sum(len(group.members) - 1 for group in self.groups),
             "num_groups": len(self.groups),
-            "found": {k: None if f.not_sought else len(f.index) for k, f in self.found.items()},
+            "found": {k: None if f.not_sought else len(f.ranked) for k, f in self.found.items()},
             "duplicates_seconds": self.seconds,
             "findings": [asdict(finding) for finding in self.findings],
             "confusions": [asdict(confusion) for confusion in self.confusions],

@@ -52,7 +52,7 @@ class Found(NamedTuple):
     """What was found of a kind."""
 
     findings: Sequence[Finding]  # as many as the budget allows
-    index: NDArray[np.int64]  # all that were found, the first to look at first
+    ranked: NDArray[np.int64]  # positions of all that were found, the first to look at first
     not_sought: str = ""  # a sentence that says so, if nobody looked for any
 
 

@@ -24,7 +24,7 @@ def in_words(audit: Audit, *, drop: Sequence[Kind] = ()) -> list[str]:
         if found.not_sought:
             lines.append(found.not_sought)
             continue
-        count, title, shown = len(found.index), _TITLES[kind], found.findings[:_SHOWN]
+        count, title, shown = len(found.ranked), _TITLES[kind], found.findings[:_SHOWN]
         if len(shown) < count:
             lines.append(f"{title.capitalize()}, the first {len(shown)} of {count:,}:")
         else:
@@ -48,10 +48,10 @@ def _kept_in_words(audit: Audit, drop: Sequence[Kind]) -> list[str]:
     lines = [f"{len(kept):,} of {len(audit.numbers):,} samples are kept{also}."]
     for kind in drop:
         found = audit.found[kind]
-        beyond = int(np.isin(found.index[len(found.findings) :], kept).sum())
+        beyond = int(np.isin(found.ranked[len(found.findings) :], kept).sum())
         if beyond:
             lines.append(
-                f"Of {len(found.index):,} {_TITLES[kind]}, {beyond:,} are beyond the budget and "
+                f"Of {len(found.ranked):,} {_TITLES[kind]}, {beyond:,} are beyond the budget and "
                 "stay; a higher --budget leaves out more."
             )
     return lines

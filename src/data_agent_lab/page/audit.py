@@ -119,7 +119,7 @@ def _about(audit: Audit) -> str:
 
 def _lead(audit: Audit) -> str:
     """How much was found of each kind, and what nobody looked for, in sentences."""
-    counts = {kind: len(found.index) for kind, found in audit.found.items()}
+    counts: dict[Kind, int] = {kind: len(found.ranked) for kind, found in audit.found.items()}
     parts = [f"{count:,} {_PARTS[kind].counted}" for kind, count in counts.items() if count]
     told: list[str] = []
     if parts:
@@ -142,7 +142,7 @@ def _part(kind: Kind, audit: Audit, pictures: Pictures | None) -> Markup:
     note = [part.note]
     if kind != "redundant":
         note.append(_how_many_are_wrong(shown, audit, pictures))
-    if len(shown) < (total := len(audit.found[kind].index)):
+    if len(shown) < (total := len(audit.found[kind].ranked)):
         rest = "all are in findings.csv"
         if len(findings) < total:
             rest = f"findings.csv has the first {len(findings):,}, more with a higher --budget"

@@ -78,7 +78,7 @@ def test_of_near_duplicates_the_one_of_lowest_mean_loss_stays():
     few, index, _ = redundant(numbers(), 2, groups)
     assert [finding.index for finding in few] == [11, 14]
     assert index.tolist() == [11, 14, 15]
-    assert not len(redundant(numbers(), 9, []).index)
+    assert not len(redundant(numbers(), 9, []).ranked)
 
 
 def test_of_near_duplicates_one_stays_that_all_others_are_alike_to():

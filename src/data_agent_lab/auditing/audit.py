@@ -31,6 +31,8 @@ from data_agent_lab.runs.folder import RunFolder
 from data_agent_lab.runs.samples import IN_DATA, SAMPLES, read_columns, write_columns
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+DATALAB = "datalab.npz"
+_KEPT = ("kept.parquet", "kept.csv")
 _COLUMNS = tuple(field.name for field in fields(Finding))
 
 
@@ -176,17 +178,20 @@ def kept_index(audit: Audit, kinds: Sequence[Kind]) -> NDArray[np.int64]:
 def write_audit(audit: Audit, folder: Path, *, drop: Sequence[Kind] = ()) -> list[str]:
     """Write findings as JSON, Parquet and CSV and, if kinds are dropped, the index that is kept.
 
+    What an earlier audit left in the folder and this one does not write is removed.
+
     Returns:
         The names of the files.
     """
+    kept = kept_index(audit, drop)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "audit.json", audit.as_dict())
     columns = {
         name: np.array([getattr(finding, name) for finding in audit.findings]) for name in _COLUMNS
     }
     write_columns(folder / "findings.parquet", columns)
-    written = ["audit.json", "findings.parquet", "findings.csv"]
+    for name in (*_KEPT, DATALAB):
+        (folder / name).unlink(missing_ok=True)
     if drop:
-        write_columns(folder / "kept.parquet", {"index": kept_index(audit, drop)})
-        written += ["kept.parquet", "kept.csv"]
-    return written
+        write_columns(folder / _KEPT[0], {"index": kept})
+    return ["audit.json", "findings.parquet", "findings.csv", *(_KEPT if drop else ())]

@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 
 from data_agent.errors import InputError
 from data_agent.runtime.files import replacing
-from data_agent_lab.auditing.audit import Audit
+from data_agent_lab.auditing.audit import DATALAB, Audit
 from data_agent_lab.auditing.numbers import SampleNumbers
-
-DATALAB = "datalab.npz"
 
 
 def pred_probs(numbers: SampleNumbers) -> NDArray[np.float64]:

@@ -97,8 +97,19 @@ def test_numbers_of_ones_own_are_audited_as_well(
     said = capsys.readouterr().out
     assert "sample 6 (0): 1 was believed instead" in said
     assert "sample 6 (0): one of 2 near-duplicates" in said
-    assert (tmp_path / "audit" / "findings.csv").is_file()
-    assert "like sample" in (tmp_path / "audit" / "audit.html").read_text()
+    assert (tmp_path / "audit-numbers" / "findings.csv").is_file()
+    assert "like sample" in (tmp_path / "audit-numbers" / "audit.html").read_text()
+
+
+def test_an_audit_leaves_nothing_of_an_earlier_one_beside_its_page(tmp_path: Path) -> None:
+    path, found = tmp_path / "a.csv", tmp_path / "audit-a"
+    columns = "mean_loss,margin,label,suggested_label,mean_probability\n"
+    path.write_text(f"{columns}0.1,0.9,0,0,0.9\n3.0,-0.5,0,1,0.1\n")
+    assert main(["audit", str(path), "--drop", "wrong-label", "--datalab"]) == 0
+    optional = {"kept.parquet", "kept.csv", "datalab.npz"}
+    assert optional < {file.name for file in found.iterdir()}
+    assert main(["audit", str(path)]) == 0
+    assert optional.isdisjoint(file.name for file in found.iterdir())
 
 
 @pytest.mark.parametrize(

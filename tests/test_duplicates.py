@@ -152,6 +152,20 @@ def test_groups_of_other_things_are_refused():
         image_groups(torch.rand(2, 3, 4, 4))
     with pytest.raises(InputError, match=r"features came as torch.int64 \[3\]; expected floats"):
         feature_groups(torch.arange(3))
+    with pytest.raises(InputError, match=r"features came as ndarray .torch.from_numpy makes a"):
+        feature_groups(np.ones((3, 2)))
+    with pytest.raises(InputError, match=r"images came as ndarray .*; expected torch.uint8"):
+        image_groups(np.zeros((2, 3, 4, 4), np.uint8))
+    with pytest.raises(InputError, match=r"text 1 came as \['a b'\]; expected its token numbers"):
+        text_groups([[1, 2], ["a b"]])
+    with pytest.raises(InputError, match="text 0 came as 'a b'; expected its token numbers"):
+        text_groups(["a b"])
+
+
+def test_of_nothing_there_are_no_groups():
+    assert text_groups([]).tolist() == []
+    assert image_groups(torch.empty(0, 3, 8, 8, dtype=torch.uint8)).tolist() == []
+    assert feature_groups(torch.empty(0, 4)).tolist() == []
 
 
 def test_pictures_that_differ_by_parts_of_a_pixel_are_laid_exactly():

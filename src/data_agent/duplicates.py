@@ -204,11 +204,14 @@ def token_pairs(tokens: Iterable[ArrayLike]) -> list[TokenPairs]:
 
 
 def _pairs_of(row: int, ids: ArrayLike) -> TokenPairs:
-    numbers = np.asarray(ids)
+    try:
+        numbers = np.asarray(ids)
+    except ValueError:  # lists of unlike lengths
+        numbers = np.empty((0, 0))
     if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
         raise InputError(
-            f"text {row} came as {numbers.dtype} {list(numbers.shape)}; expected its token "
-            "numbers, whole ones [T], as a tokenizer makes them (input_ids)."
+            f"text {row} came as {ids!r:.80}; expected its token numbers, whole ones [T], as a "
+            "tokenizer makes them (input_ids)."
         )
     numbers = numbers.astype(np.uint64)
     pairs = numbers[:-1] * np.uint64(1_000_003) + numbers[1:] if len(numbers) > 1 else numbers
@@ -335,11 +338,13 @@ def image_groups(images: Tensor) -> Tensor:
     Raises:
         InputError: another shape or dtype, or too many images.
     """
-    if images.ndim != 4 or images.dtype != torch.uint8:
+    if not _is_tensor(images) or images.ndim != 4 or images.dtype != torch.uint8:
         raise InputError(
-            f"images came as {images.dtype} {list(images.shape)}; expected torch.uint8 "
-            "[N, C, H, W], pixels from 0 to 255."
+            f"images came as {_kind_of(images)}; expected torch.uint8 [N, C, H, W], pixels from 0 "
+            "to 255."
         )
+    if not len(images):
+        return torch.empty(0, dtype=torch.int64)
     small = small_images(images)
     return _groups(image_sketches(small), IMAGE_LIKENESS, partial(are_same_picture, small))
 
@@ -360,12 +365,22 @@ def feature_groups(features: Tensor) -> Tensor:
     Raises:
         InputError: another shape or dtype, or too many samples.
     """
-    if features.ndim != 2 or not features.is_floating_point():
+    if not _is_tensor(features) or features.ndim != 2 or not features.is_floating_point():
         raise InputError(
-            f"features came as {features.dtype} {list(features.shape)}; expected floats [N, D], a "
-            "row for each sample."
+            f"features came as {_kind_of(features)}; expected floats [N, D], a row for each "
+            "sample, as a tensor."
         )
     return _groups(features.float(), FEATURE_LIKENESS)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _kind_of(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"{type(value).__name__} (torch.from_numpy makes a tensor of an array)"
 
 
 def _groups(

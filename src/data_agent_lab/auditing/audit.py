@@ -182,16 +182,24 @@ def write_audit(audit: Audit, folder: Path, *, drop: Sequence[Kind] = ()) -> lis
 
     Returns:
         The names of the files.
+
+    Raises:
+        DataAgentError: the folder cannot be written to.
     """
     kept = kept_index(audit, drop)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*_KEPT, DATALAB):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}). Choose another --output."
+        ) from error
     write_json(folder / "audit.json", audit.as_dict())
     columns = {
         name: np.array([getattr(finding, name) for finding in audit.findings]) for name in _COLUMNS
     }
     write_columns(folder / "findings.parquet", columns)
-    for name in (*_KEPT, DATALAB):
-        (folder / name).unlink(missing_ok=True)
     if drop:
         write_columns(folder / _KEPT[0], {"index": kept})
     return ["audit.json", "findings.parquet", "findings.csv", *(_KEPT if drop else ())]

@@ -121,6 +121,8 @@ def test_an_audit_leaves_nothing_of_an_earlier_one_beside_its_page(tmp_path: Pat
         ("audit {0}/numbers.csv --drop wrong-labels", "Did you mean 'wrong-label'?"),
         ("audit {0}/numbers.csv --features {0}/few.npy", "2 rows of features or data came for"),
         ("audit {0}/numbers.csv --datalab", "Datalab needs probabilities of classes"),
+        ("audit {0}/none_known.csv --datalab", "Datalab needs probabilities of classes"),
+        ("audit {0}/numbers.csv --output {0}/far.csv", "far.csv cannot be written (File exists)"),
         ("train --epochs 8 --keep-index {0}/numbers.csv", "has no column index, but mean_loss"),
         ("train --epochs 8 --keep-index {0}/far.csv", "is to name samples from 0 to 447"),
         ("train --keep-index {0}/far.csv --trusted-rows 9", "Hand trusted samples over with"),
@@ -131,6 +133,9 @@ def test_what_cannot_be_done_is_said(
 ) -> None:
     (tmp_path / "numbers.csv").write_text("mean_loss\n1.0\n2.0\n3.0\n")
     (tmp_path / "far.csv").write_text("index\n3\n448\n")
+    (tmp_path / "none_known.csv").write_text(
+        "mean_loss,margin,label,suggested_label,mean_probability\n1.0,,-1,-1,\n2.0,,-1,-1,\n"
+    )
     np.save(tmp_path / "few.npy", np.ones((2, 2)))
     words = [word.format(tmp_path) for word in line.split()]
     output = ["--output", str(tmp_path / "run")] if words[0] == "train" else []
@@ -206,6 +211,7 @@ def test_visits_that_nobody_counted_are_not_named() -> None:
         ("mean_loss,label\n1.0,cat\n", "the column label holds other things than numbers"),
         ("mean_loss,index\n1.0,a\n", "the column index holds other things than numbers"),
         ("mean_loss,index\n1.0,0\n2.0,\n", "index has gaps or fractions"),
+        ("mean_loss\n1.0\ninf\n", "the column mean_loss is infinite in row 1"),
         ("loss,label\n", "there is no row"),
     ],
 )

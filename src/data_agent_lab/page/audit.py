@@ -13,7 +13,7 @@ from data_agent_lab.auditing.audit import KINDS, Audit
 from data_agent_lab.auditing.findings import Finding, Kind
 from data_agent_lab.page.document import document
 from data_agent_lab.page.gallery import picture_of, truly_wrong, what_is_true
-from data_agent_lab.page.markup import Markup, tag
+from data_agent_lab.page.markup import Child, Markup, joined, named, tag
 from data_agent_lab.page.pictures import Pictures, fitting, load_pictures
 from data_agent_lab.page.tables import filter_of, table_of
 from data_agent_lab.results.tables import Table
@@ -117,23 +117,30 @@ def _about(audit: Audit) -> str:
     return f"{count:,} samples{of_classes}, ranked by what training showed of each."
 
 
-def _lead(audit: Audit) -> str:
+def _lead(audit: Audit) -> Markup:
     """How much was found of each kind, and what nobody looked for, in sentences."""
     counts: dict[Kind, int] = {kind: len(found.ranked) for kind, found in audit.found.items()}
     parts = [f"{count:,} {_PARTS[kind].counted}" for kind, count in counts.items() if count]
-    told: list[str] = []
+    told: list[Child] = []
     if parts:
         *first, last = parts
         listed = f"{', '.join(first)} and {last}" if first else last
         told.append(f"To look at first: {listed}.")
         told += [
-            f"{c.label} was taken for {c.believed} most ({c.count:,} times)."
+            joined(
+                [
+                    named(c.label),
+                    " was taken for ",
+                    named(c.believed),
+                    f" most ({c.count:,} times).",
+                ]
+            )
             for c in audit.confusions[:1]
             if c.count > 1
         ]
     elif len(audit.not_sought) < len(KINDS):
         told.append("Nothing of what was looked for asks for a look.")
-    return " ".join([*told, *audit.not_sought])
+    return joined([*told, *audit.not_sought], " ")
 
 
 def _part(kind: Kind, audit: Audit, pictures: Pictures | None) -> Markup:
@@ -182,7 +189,11 @@ def _card(finding: Finding, audit: Audit, pictures: Pictures | None) -> Markup:
         picture,
         tag(
             "figcaption",
-            *[tag("span", f"{word} ", tag("b", text)) for word, text in said if text is not None],
+            *[
+                tag("span", f"{word} ", tag("b", named(str(text))))
+                for word, text in said
+                if text is not None
+            ],
             *_what_is_true(finding, audit, pictures),
             tag("small", f"sample {finding.index}: {finding.reason}."),
         ),

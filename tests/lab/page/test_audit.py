@@ -110,6 +110,12 @@ def test_it_says_that_nothing_was_found_of_what_was_looked_for_alone() -> None:
     ) in Page(page(bare)).texts
 
 
+def test_a_class_name_turns_no_sentence_around() -> None:
+    text = page(audit(names=("cat\u202e", "dog", "owl")), pictures())
+    assert "\u202e" not in text
+    assert "<bdi>cat\ufffd</bdi> was taken for <bdi>dog</bdi> most" in text
+
+
 def test_a_large_one_is_small_and_says_what_is_left_out() -> None:
     def text_of(index: int) -> Markup:
         return text_tag(f"{index} " + "many words & more " * 30)

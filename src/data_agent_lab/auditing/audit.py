@@ -24,7 +24,7 @@ from data_agent_lab.auditing.findings import (
     never_learned,
     redundant,
 )
-from data_agent_lab.auditing.inputs import Sketches, read_features, sketches_of_run
+from data_agent_lab.auditing.inputs import Sketches, data_of_run, read_features, sketches_of
 from data_agent_lab.auditing.numbers import SampleNumbers, read_numbers
 from data_agent_lab.rules import check_list, unknown
 from data_agent_lab.runs.folder import RunFolder
@@ -46,6 +46,7 @@ class Audit:
     groups: Sequence[Group]  # of near-duplicates, positions in `numbers`
     sketches: Sketches | None  # from which they were found; None if nobody looked for them
     seconds: float  # that finding near-duplicates took
+    data: Any = None  # what the run was trained on, to look at; None where it is not there
 
     @property
     def findings(self) -> list[Finding]:
@@ -89,15 +90,15 @@ def audit_of(
     Raises:
         InputError: the numbers, the features or the data cannot be read or do not fit together.
     """
-    numbers, sketches = read_numbers(source), None
+    numbers = read_numbers(source)
     start = time.perf_counter()
+    sketches, data = None if features is None else read_features(features), None
     if source.is_dir():
         _check_positions(source)
-    if features is not None:
-        sketches = read_features(features)
-    elif duplicates and source.is_dir():
-        sketches = sketches_of_run(RunFolder(source).config())
-    return make_audit(numbers, budget=budget, sketches=sketches, start=start)
+        config, is_needed = RunFolder(source).config(), duplicates and features is None
+        data = data_of_run(config, numbers, is_needed=is_needed)
+        sketches = sketches_of(config, data) if is_needed else sketches
+    return make_audit(numbers, budget=budget, sketches=sketches, start=start, data=data)
 
 
 def _check_positions(folder: Path) -> None:
@@ -113,9 +114,14 @@ def _check_positions(folder: Path) -> None:
 
 
 def make_audit(
-    numbers: SampleNumbers, *, budget: int, sketches: Sketches | None, start: float | None = None
+    numbers: SampleNumbers,
+    *,
+    budget: int,
+    sketches: Sketches | None,
+    start: float | None = None,
+    data: Any = None,
 ) -> Audit:
-    """Audit numbers of samples; `sketches` has a row for each, in their order.
+    """Audit numbers of samples; `sketches` and `data` have a row for each, in their order.
 
     Raises:
         InputError: it has not.
@@ -141,6 +147,7 @@ def make_audit(
         groups=groups or (),
         sketches=sketches,
         seconds=seconds,
+        data=data,
     )
 
 

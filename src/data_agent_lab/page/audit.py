@@ -14,7 +14,7 @@ from data_agent_lab.auditing.findings import Finding, Kind
 from data_agent_lab.page.document import document
 from data_agent_lab.page.gallery import picture_of, truly_wrong, what_is_true
 from data_agent_lab.page.markup import Child, Markup, joined, named, tag
-from data_agent_lab.page.pictures import Pictures, fitting, load_pictures
+from data_agent_lab.page.pictures import Pictures, fitting, pictures_of
 from data_agent_lab.page.tables import filter_of, table_of
 from data_agent_lab.results.tables import Table
 from data_agent_lab.runs.folder import RunFolder
@@ -68,7 +68,7 @@ def write_audit_page(audit: Audit, source: Path, folder: Path, *, command: str) 
         command: that made it.
     """
     config = RunFolder(source).config() if source.is_dir() else {}
-    pictures = load_pictures(config, may_download=True) if config else None
+    pictures = None if audit.data is None else pictures_of(audit.data)
     text = page_of_audit(
         audit,
         fitting(pictures, len(audit.numbers)),

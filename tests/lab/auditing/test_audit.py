@@ -85,6 +85,36 @@ def test_what_is_dropped_is_left_out_of_the_next_training(
     assert len(again.numbers) == 408
 
 
+def test_data_that_were_shuffled_since_the_training_are_refused(
+    parquet_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = tmp_path / "run", parquet_folder / "train.parquet"
+    line = (
+        "train",
+        "--task",
+        "image",
+        "--data",
+        str(parquet_folder),
+        "--image-size",
+        "8",
+        "--model",
+        "cnn",
+    )
+    noise = ("--label-noise", "0.2", "--trusted-rows", "6", "--trusted-noise", "0.2")
+    length = ("--epochs", "4", "--num-evaluations", "1", "--device", "cpu", "--seed", "3")
+    assert main([*line, *noise, *length, "--method", "full", "--output", str(run)]) == 0
+    assert main(["audit", str(run)]) == 0
+    table = pyarrow.parquet.read_table(file)
+    pyarrow.parquet.write_table(table.take(np.arange(len(table))[::-1]), file)
+    capsys.readouterr()
+    for wanted in ([], ["--no-duplicates"]):
+        assert main(["audit", str(run), *wanted]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "have another label in the data than they had in the training" in said
+        assert "Put the data back as they were, or train again." in said
+    assert main(["audit", str(run / "samples.parquet")]) == 0
+
+
 def test_numbers_of_ones_own_are_audited_as_well(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

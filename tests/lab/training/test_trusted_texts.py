@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data_agent.errors import DataAgentError, DataAgentWarning
-from data_agent_lab.auditing.inputs import sketches_of_run
+from data_agent_lab.auditing.inputs import sketches_of
 from data_agent_lab.data.texts import load_language
 from data_agent_lab.page.pictures import pictures_of
 from data_agent_lab.planning.advice import skew_of
@@ -169,7 +169,7 @@ def test_pages_plans_and_audits_number_texts_as_training_does(recipe_of: Any) ->
     pictures = pictures_of(data)
     assert pictures.count == len(pictures.true_labels or ()) == SIZE
     assert pictures.draw(SIZE - 1) != pictures.draw(0)
-    sketches = sketches_of_run(RunConfig(recipe=recipe, method="random").flat())
+    sketches = sketches_of(RunConfig(recipe=recipe, method="random").flat(), data)
     assert sketches is not None
     assert len(sketches.values) == SIZE
     counts = [sum(label == name for label in data.samples["labels"]) for name in (0, 1)]

@@ -46,6 +46,8 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "policy, updates every 10 steps": ("data-agent", 30, {}),
     "500 trusted rows, 39,000-step run": ("data-agent", 200, {"trusted": range(500)}),
     "500 trusted rows, every 10 steps": ("data-agent", 30, {"trusted": range(500)}),
+    "noise-aware, 39,000-step run": ("noise-aware", 200, {}),
+    "noise-aware, every 10 steps": ("noise-aware", 30, {}),
     "label-aware": ("label-aware", 200, {}),
     "random": ("random", 200, {}),
 }

@@ -13,6 +13,8 @@ LIMITS = {
     "policy, updates every 10 steps": (85, 0.2, 300, 2),
     "500 trusted rows, 39,000-step run": (25, 0.2, 250, 2),
     "500 trusted rows, every 10 steps": (85, 0.2, 300, 2),
+    "noise-aware, 39,000-step run": (25, 0, 250, 2),
+    "noise-aware, every 10 steps": (85, 0, 300, 2),
     "label-aware": (10, 0, 210, None),
     "random": (10, 0, 210, None),
 }

@@ -24,7 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 MADE = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *sorted({*ROOT.glob("docs/**/*.md")} - {*MADE.glob("*.md")})]
 WHEN = ROOT / "docs" / "when-it-helps.md"
-ROWS = {ROOT / "README.md": 11, WHEN: 25, ROOT / "docs" / "trusted.md": 72}  # that are looked at
+ROWS = {ROOT / "README.md": 11, WHEN: 41, ROOT / "docs" / "trusted.md": 72}  # that are looked at
 
 # The task that a line of a table is of, by how it begins; of a suite that others repeat, `@` it.
 TASKS = {
@@ -61,6 +61,10 @@ TASKS = {
     "Shakespeare": "shakespeare",
     "GSM8K": "gsm8k",
     "instructions (1,473 rows; 716 more had no completion within 256 tokens)": "t0-mix",
+    "CIFAR-10, half foreign digits": "foreign-digits",
+    "CIFAR-10, half photos of other classes": "foreign-photos",
+    "MNIST, half foreign photos (held out)": "foreign-mnist",
+    "Tiny-ImageNet, half foreign digits (held out)": "foreign-tiny-digits",
     "long tail 50:1": "trusted-tail50",
     "half of the rows are digits with labels at random": "trusted-digits",
     "half are photos of other classes with labels at random": "trusted-photos",
@@ -125,7 +129,7 @@ CONTROLS = {
     "to full training, twice the cost": "full",
 }
 # Where a method's runs on a task are; no two of these suites have the same.
-SUITES = ("trusted", "core", "held-out", "language")
+SUITES = ("trusted", "core", "held-out", "language", "foreign")
 PROMPT_SUITES = [
     *(
         path.parent.name

@@ -186,4 +186,4 @@ def test_a_pool_is_forgotten_by_a_restore():
 def test_the_planned_cost_counts_the_forward_pass_over_every_pool():
     selector = build(keep_ratio=0.3)
     assert selector.metrics()["planned_cost"] == pytest.approx(0.3 + 1 / 3)
-    assert "plan: 63.3%" in selector.summary()
+    assert "(plan: 30.0%, at 63.3% of its cost with scoring)" in selector.summary()

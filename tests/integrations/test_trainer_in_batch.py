@@ -1,5 +1,6 @@
 """Choosing inside a Trainer's batches: of datasets and of streams."""
 
+import re
 from functools import partial
 
 import datasets
@@ -236,3 +237,43 @@ def test_rows_that_are_no_samples_are_refused(tmp_path):
     data = [{k: v for k, v in Texts()[i].items() if k != "unused"} for i in range(SIZE)]
     with pytest.raises(InputError, match=r"'table' has shape \[3, 2\]: its rows are not samples"):
         train(bert(), data, args, selector=half, kind=Flat, data_collator=collate)
+
+
+def endless(size):
+    return datasets.Dataset.from_list(ROWS[:size]).to_iterable_dataset()
+
+
+# Of workers it stays in the worker.
+@pytest.mark.filterwarnings("ignore:the stream ended:data_agent.errors.DataAgentWarning")
+@pytest.mark.parametrize(
+    ("size", "accumulation", "num_workers"), [(8, 1, 0), (11, 1, 0), (16, 2, 0), (8, 1, 1)]
+)
+def test_a_stream_that_is_too_short_says_how_it_is_long_enough(
+    size, accumulation, num_workers, tmp_path
+):
+    args = partial(short, tmp_path, gradient_accumulation_steps=accumulation)
+    args = partial(args, dataloader_num_workers=num_workers)
+    data = endless(size)
+    with pytest.raises(InputError, match="the stream ended after") as refused:
+        train(bert(), data, args(max_steps=STEPS), selector=half)
+    said = re.search(r"(\d) of max_steps=5 .* set max_steps=(\d).*repeat\((\d)\)", str(refused))
+    steps, again = said[2], said[3]
+    assert steps == said[1]
+    whole = train(bert(), data.repeat(int(again)), args(max_steps=STEPS), selector=half)
+    assert whole.state.global_step == STEPS
+    once = train(bert(), data, args(max_steps=int(steps)), selector=half)
+    assert sorted(i for pool in once.selector.offered for i in pool) == list(range(size))
+
+
+class Long(Stream):
+    """Knows its length."""
+
+    def __len__(self):
+        return SIZE
+
+
+def test_a_stream_with_a_length_needs_steps_all_the_same(tmp_path):
+    with pytest.raises(InputError, match=r"max_steps is -1.*40 samples is max_steps=10;"):
+        train(bert(), Long(), short(tmp_path), selector=half)
+    ours = train(bert(), Long(), short(tmp_path, max_steps=10), selector=half)
+    assert sorted(i for pool in ours.selector.offered for i in pool) == list(range(SIZE))

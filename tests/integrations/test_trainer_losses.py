@@ -1,5 +1,7 @@
 """A Trainer's own loss: compared until a batch tells; and every remedy that a message names."""
 
+import math
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ pytest.importorskip("transformers", reason="needs pip install '.[transformers]'"
 pytest.importorskip("accelerate", reason="needs pip install '.[transformers]'")
 
 from trainers import BATCH, SIZE, Ours, Texts, arguments, bert, llama, train
+from transformers import BertForQuestionAnswering
 
 from data_agent.errors import InputError, StateError
 from data_agent.integrations.transformers import SampleLosses, SelectiveTrainer
@@ -364,3 +367,110 @@ def test_features_of_other_positions_than_the_mask_name_another_head_or_features
         train(model, Texts(), args, head=model.head)
     assert train(model, Texts(), args, head=model.last).selector.visits
     assert train(model, Texts(), args, head=model.head, kind=Pooled).selector.visits
+
+
+# Models whose weights are in half precision.
+
+BFLOAT16 = torch.bfloat16
+SEVERAL = {"problem_type": "multi_label_classification"}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("labels", "config", "options"),
+    [
+        ("several", SEVERAL, {}),
+        ("class", {}, {"label_smoothing_factor": 0.1}),
+        ("number", {"num_labels": 1, "problem_type": "regression"}, {}),
+    ],
+)
+def test_a_model_in_bfloat16_trains_on_its_objective(
+    labels, config, options, accumulation, tmp_path
+):
+    args = arguments(
+        *(tmp_path,),
+        **{"num_train_epochs": 2, "gradient_accumulation_steps": accumulation, **options},
+    )
+    model, data = bert(**config).to(BFLOAT16), InBfloat16(labels)
+    assert train(model, data, args, keep_ratio=1.0).selector.visits == 2 * SIZE
+
+
+class InBfloat16(Texts):
+    """Numbers are of the model's dtype, as its squared error demands."""
+
+    def label(self, i, tokens):
+        label = super().label(i, tokens)
+        return torch.tensor(label, dtype=BFLOAT16) if self.labels == "number" else label
+
+
+def test_a_model_in_bfloat16_is_refused_another_objective(tmp_path):
+    def half_of_it(outputs, labels, num_items_in_batch=None):
+        return F.binary_cross_entropy_with_logits(outputs["logits"], labels) / 2
+
+    model, args = bert(**SEVERAL).to(BFLOAT16), arguments(tmp_path)
+    with pytest.raises(InputError, match="trains on another objective"):
+        train(model, Texts("several"), args, compute_loss_func=half_of_it)
+
+
+def test_terms_are_named_at_the_scale_of_the_loss(tmp_path):
+    def a_third_more(outputs, labels, num_items_in_batch=None):
+        logits, targets = outputs["logits"][:, :-1], labels[:, 1:]
+        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        return 4 / 3 * total / num_items_in_batch
+
+    args = arguments(tmp_path, gradient_accumulation_steps=4)
+    with pytest.raises(InputError, match="trains on another objective") as refused:
+        train(llama(), Texts("tokens"), args, compute_loss_func=a_third_more)
+    loss, terms = (float(word) for word in re.findall(r"(?:is|come to) ([\d.]+)[,:]", str(refused)))
+    assert loss == pytest.approx(4 / 3 * terms, rel=1e-4)
+
+
+# Question answering: two positions a sample, each with a distribution of its own.
+
+
+class Spans(Texts):
+    def __getitem__(self, i):
+        sample = super().__getitem__(i)
+        del sample["labels"], sample["unused"]
+        return {**sample, "start_positions": i % 7, "end_positions": i % 7 + 2}
+
+
+class OfSpans(Ours):
+    told = "losses"
+
+    def compute_sample_losses(self, inputs, outputs):
+        ends = [
+            (outputs.start_logits.float(), inputs["start_positions"]),
+            (outputs.end_logits.float(), inputs["end_positions"]),
+        ]
+        terms = torch.stack([F.cross_entropy(*end, reduction="none") for end in ends]).mean(0)
+        entropies = [torch.distributions.Categorical(logits=logits).entropy() for logits, _ in ends]
+        about = {
+            "losses": {},
+            "uncertainty": {"uncertainty": torch.stack(entropies).mean(0) / math.log(10)},
+            "logits": {"logits": outputs.start_logits},
+        }
+        return SampleLosses(terms, torch.ones(len(terms)), **about[self.told])
+
+
+@pytest.mark.parametrize(
+    ("selector", "remedies"),
+    [
+        ("data-agent", ("logits", "uncertainty")),
+        ("data-agent-in-batch", ("logits", "uncertainty")),
+        ("entropy", ("logits", "uncertainty")),
+        ("small-margin", ("logits",)),
+    ],
+)
+def test_what_losses_of_spans_must_bring_is_named(selector, remedies, tmp_path):
+    def run():
+        model, args = bert(BertForQuestionAnswering, num_labels=2), arguments(tmp_path)
+        options = {"kind": OfSpans, "selector": selector, "head": model.qa_outputs}
+        return train(model, Spans(), args, **options)
+
+    with pytest.raises(InputError, match=r"losses alone: return SampleLosses\(.*logits=") as told:
+        run()
+    assert ("uncertainty=[B]" in str(told.value)) == ("uncertainty" in remedies)
+    for OfSpans.told in remedies:
+        assert run().selector.visits == 2 * SIZE
+    OfSpans.told = "losses"

@@ -264,7 +264,7 @@ def test_the_index_survives_column_removal_and_any_collator(kind, tmp_path):
     assert all(index == first for _, index, first in ours.batches)
 
 
-@pytest.mark.parametrize("name", ["data-agent", "label-aware"])
+@pytest.mark.parametrize("name", ["data-agent", "label-aware", "noise-aware"])
 def test_all_loops_select_the_same_samples(name, tmp_path):
     """The plain loop of the README and the Trainer, with one optimizer."""
     model = bert(**NO_DROPOUT)
@@ -695,6 +695,10 @@ def test_label_smoothing_cannot_be_weighed(tmp_path):
     [
         ({"train_sampling_strategy": "group_by_length"}, "is 'group_by_length'.*Leave it at"),
         ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches=True.*Leave it at"),
+        (
+            {"dataloader_in_order": False, "dataloader_num_workers": 2},
+            "dataloader_in_order=False.*Set it to True",
+        ),
         ({"enable_jit_checkpoint": True}, "enable_jit_checkpoint=True.*Use save_steps"),
     ],
 )

@@ -26,7 +26,7 @@ from data_agent.integrations.trl_prompts import (
     SelectiveRLOOTrainer,
     prompt_features,
 )
-from data_agent.prompts import PromptAgent, PromptConfig
+from data_agent.prompts import PromptAgent, PromptConfig, make_prompt_selector
 from data_agent.prompts.baselines import UniformPrompts
 from data_agent.testing.runs import equal_states
 
@@ -341,6 +341,11 @@ def test_two_processes_choose_the_same(tmp_path):
     ("changes", "options", "message"),
     [
         ({}, {"selector": "other"}, "method 'other' is unknown"),
+        (
+            {},
+            {"selector": "categories"},
+            r"needs categories=\[...\].* functools.partial\(make_prom",
+        ),
         ({}, {"selector": 3}, "selector is 3; expected a name"),
         ({}, {"selector": UniformPrompts(5, 2, batch=2)}, "built for num_prompts=5"),
         ({}, {"features": "some"}, "features is 'some'"),
@@ -351,6 +356,12 @@ def test_two_processes_choose_the_same(tmp_path):
 def test_what_cannot_be_chosen_is_refused(tmp_path, changes, options, message):
     with pytest.raises(InputError, match=message):
         build(SelectiveGRPOTrainer, arguments(tmp_path, **changes), **options)
+
+
+def test_the_remedy_for_categories_works(tmp_path):
+    selector = partial(make_prompt_selector, "categories", categories=[i % 3 for i in range(SIZE)])
+    trainer = build(SelectiveGRPOTrainer, arguments(tmp_path), selector=selector)
+    assert trainer.prompt_selector.name == "categories"
 
 
 def test_the_example_runs(tmp_path, monkeypatch, capsys):

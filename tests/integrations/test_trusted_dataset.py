@@ -298,3 +298,11 @@ def test_rows_of_the_evaluation_are_warned_of(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", DataAgentWarning)
         train(bert(), Texts(), args(), trusted_dataset=Trusted(), eval_dataset=Texts())
+
+
+def test_other_training_data_behind_which_no_trusted_rows_are_is_refused(tmp_path):
+    options = {"args": arguments(tmp_path), "trusted_dataset": Trusted()}
+    trainer = Ours(model=bert(), train_dataset=Texts(), **options)
+    trainer.train_dataset = Texts(size=TOTAL)
+    with pytest.raises(InputError, match=r"at 40 to 47, but its train_dataset was replaced since"):
+        trainer.train()

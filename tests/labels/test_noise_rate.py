@@ -5,13 +5,15 @@ from functools import partial
 
 import pytest
 import torch
+from ranks import join_group, run_ranks
 
-from data_agent import Feedback, make_selector
+from data_agent import Feedback, make_selector, selection_loader
 from data_agent.errors import InputError
 from data_agent.labels import LabelRules
 from data_agent.labels.margins import comes_late
 from data_agent.labels.noise_rate import LatePlace, NoiseRateTable, noise_rate
 from data_agent.testing import check_selector
+from data_agent.testing.runs import equal_states
 
 NUM_CLASSES = 10
 
@@ -153,3 +155,61 @@ def test_a_batch_that_tells_too_little_is_refused():
     selector.observe(Feedback(first, losses, logits, features, labels))
     with pytest.raises(InputError, match="2 wide; so far they were 3 wide"):
         selector.observe(Feedback(second, losses, logits, features[:, :2], labels))
+
+
+def observe(selector, loader, data, stop=None):
+    """Train on what the loader delivers; returns the batches, (epoch, index) each."""
+    features, logits, labels, *_ = data
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    log = []
+    for epoch in selector.epochs():
+        for step, (rows,) in enumerate(loader):
+            if (epoch, step) == stop:
+                return log
+            selector.observe(
+                Feedback(rows, losses[rows], logits[rows], features[rows], labels[rows])
+            )
+            log.append((epoch, rows.tolist()))
+    return log
+
+
+def on_rank(rank):
+    """A whole run, and one that is saved in an epoch and goes on with a new selector."""
+    join_group()
+    data, ends = junk_in_a_corner(1500), []
+    dataset = Positions(1500)
+    for stop in (None, (6, 3)):
+        selector = noise_aware(1500)
+        loader = selection_loader(dataset, selector, batch_size=25)
+        log = observe(selector, loader, data, stop)
+        if stop is not None:
+            state = selector.state_dict()
+            selector = noise_aware(1500)
+            loader = selection_loader(dataset, selector, batch_size=25)
+            selector.load_state_dict(state)
+            log += observe(selector, loader, data)
+        avoided = selector.metrics()["avoided_share"]
+        ends.append((log, {**selector.state_dict(), "overhead_seconds": 0.0}, avoided))
+    return ends
+
+
+class Positions(torch.utils.data.Dataset):
+    """Nothing but the index, which the loader adds."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return ()
+
+
+@pytest.mark.distributed
+def test_two_ranks_learn_one_noise_rate_and_go_on_to_the_same_end(tmp_path):
+    (whole, resumed), (other, _) = run_ranks(on_rank, tmp_path)
+    assert whole[0] == resumed[0]
+    assert equal_states(whole[1], resumed[1])
+    assert equal_states(whole[1], other[1])
+    assert whole[2] == pytest.approx(1 / 3, abs=0.08)

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from data_agent.errors import InputError
 from data_agent.prompts import (
     PROMPT_METHODS,
     PromptAgent,
@@ -57,3 +58,10 @@ def test_the_kit_finds_an_agent_that_forgets():
 def test_the_kit_finds_draws_that_no_seed_decides():
     with pytest.raises(AssertionError, match="one seed differ"):
         check_prompt_agent(Careless)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_what_a_method_needs_for_each_prompt_is_named(name):
+    (option,) = INPUTS[name]
+    with pytest.raises(InputError, match=rf"{name!r} needs {option}=\[...\].* functools.partial"):
+        make_prompt_selector(name, num_prompts=10, generations=2, batch=2)

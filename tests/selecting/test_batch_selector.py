@@ -121,3 +121,21 @@ def test_no_batch_of_a_single_sample_where_the_loader_of_all_makes_none(size, ba
             selector.learn(losses, index[keep])
             visits += len(losses)
     assert visits == math.floor(0.26 * size + 0.5)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_the_summary_compares_visits_with_planned_visits(drop_last):
+    selector = SelectiveBackprop(num_samples=41, epochs=3, keep_ratio=0.25)
+    data = TensorDataset(torch.zeros(41))
+    loader = selection_loader(data, selector, batch_size=8, drop_last=drop_last)
+    for _ in selector.epochs():
+        for _, index in loader:
+            offered = Feedback(index, torch.rand(len(index)))
+            kept = index[selector.select_batch(offered)]
+            selector.observe(Feedback(kept, torch.rand(len(kept))))
+    # A quarter of 41 or of 40 samples is 10 visits an epoch.
+    cost = "56.9%" if drop_last else "58.3%"
+    assert (
+        f"30 visits = 24.4% of a full run (plan: 24.4%, at {cost} of its cost with scoring)"
+        in selector.summary()
+    )

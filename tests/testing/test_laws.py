@@ -34,6 +34,11 @@ MAKERS = {name: maker_of(name, INPUTS) for name in METHODS} | {
 MAKERS["data-agent trusted"] = partial(
     DataAgent, trusted=range(4), config=TrustedConfig(update_every=3)
 )
+MAKERS["noise-aware of four classes"] = partial(
+    make_selector,
+    "noise-aware",
+    label_rules=LabelRules(fewest_classes=2, fewest_signs=1, least_share=0.0),
+)
 MAKERS["random with trusted rows"] = partial(make_selector, "random", trusted=range(4))
 MAKERS["class-balanced with trusted rows"] = partial(
     maker_of("class-balanced-random", INPUTS), trusted=range(4)

@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from data_agent.errors import InputError
-from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.feedback import Feedback, MissingLogitsError
 
 CLIP_QUANTILE = 0.95
 EPS = 1e-8
@@ -59,7 +58,7 @@ def uncertainty(feedback: Feedback) -> Tensor:
         Float `[B]` in [0, 1].
 
     Raises:
-        InputError: neither of them came.
+        MissingLogitsError: neither of them came.
     """
     if feedback.uncertainty is not None:
         return _working(feedback.uncertainty)
@@ -73,10 +72,10 @@ def require_logits(feedback: Feedback) -> Tensor:
     """The logits, where `uncertainty` is computed from them.
 
     Raises:
-        InputError: none came.
+        MissingLogitsError: none came.
     """
     if feedback.logits is None:
-        raise InputError(
+        raise MissingLogitsError(
             "uncertainty needs logits: call agent.watch(head), or pass logits=[B, C] ([B] of a "
             "single logit) or uncertainty=[B] in [0, 1] to learn(). A watched head with one output "
             "is read as a logit only where the losses are binary cross entropy of it (without "

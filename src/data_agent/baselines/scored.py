@@ -11,7 +11,7 @@ from data_agent.errors import InputError
 from data_agent.labels.ruled import RuledSelector
 from data_agent.labels.rules import LabelRules
 from data_agent.runtime.state import require_tensor
-from data_agent.selecting.feedback import Feedback
+from data_agent.selecting.feedback import Feedback, MissingLogitsError
 from data_agent.selecting.method import Method
 
 __all__ = ["UNSEEN", "Scored", "logits_of"]
@@ -84,10 +84,10 @@ def logits_of(feedback: Feedback, name: str, *, instead: str = "") -> Tensor:
     """The batch's logits, float32 `[B, C]`, for the method `name`.
 
     Raises:
-        InputError: none came; the message names what could come `instead`.
+        MissingLogitsError: none came; the message names what could come `instead`.
     """
     if feedback.logits is None:
-        raise InputError(
+        raise MissingLogitsError(
             f"{name} reads the model's predictions, and no logits [B, C] came: call "
             "selector.watch(head) before training, or pass logits= to learn() or Feedback(...)"
             + (f"; a task without them passes {instead}." if instead else ".")

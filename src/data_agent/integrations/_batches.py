@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data_agent.errors import InputError
-from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
+from data_agent.loading.collating import INDEX_KEY, CollateWithIndex, IndexedSample, with_index
 from data_agent.losses import IGNORED_PIXEL, DetectorLosses, SampleLosses
 from data_agent.selecting.feedback import Feedback
 from data_agent.selecting.selector import Selector
@@ -66,11 +66,12 @@ class LossScale:
         router = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
         extra = 0.0 if router is None else ranks * (self._router_loss * router.detach())
         expected = [total.detach() * scale + extra for scale in scales]
-        found = self.find(loss, expected, samples, always=always)
+        found = self.find(loss, expected, samples, always=always, logits=_dtype_of_logits(outputs))
         if found is None:
+            nearest = min((float(value) for value in expected), key=lambda v: abs(v - float(loss)))
             raise InputError(
                 f"the Trainer's loss is {float(loss):.6g}, but the terms that we read from the "
-                f"{'model' if samples.are_parts else 'logits'} come to {float(expected[0]):.6g}: "
+                f"{'model' if samples.are_parts else 'logits'} come to {nearest:.6g}: "
                 "it trains on another objective. "
                 "Override compute_sample_losses(inputs, outputs) to return the terms of that "
                 "objective; or switch off the model's auxiliary head, if it has one"
@@ -79,9 +80,19 @@ class LossScale:
         return scales[found]
 
     def find(
-        self, loss: Tensor, expected: list[Tensor], samples: SampleLosses, *, always: bool
+        self,
+        loss: Tensor,
+        expected: list[Tensor],
+        samples: SampleLosses,
+        *,
+        always: bool,
+        logits: torch.dtype = torch.float32,
     ) -> int | None:
-        """Which of `expected`, one for each factor that there may be, is the loss; None if none."""
+        """Which of `expected`, one for each factor that there may be, is the loss; None if none.
+
+        Of `logits` in half precision a model may make its terms without casting them up, though
+        their sum is a float32: where nothing is the loss at its own precision, theirs counts.
+        """
         number, self._num_batches = self._num_batches, self._num_batches + 1
         is_open = number < RECHECK and not self._has_told
         is_turn = number % RECHECK == 0 or number & (number - 1) == 0
@@ -90,12 +101,16 @@ class LossScale:
         if not (is_due and torch.isfinite(loss) and torch.isfinite(expected[0])):
             return self._found or 0
         candidates = range(len(expected)) if self._found is None else [self._found]
+        tolerance = _tolerance(loss.dtype)
         fitting = [i for i in candidates if is_close(expected[i], loss)]
+        if not fitting and _tolerance(logits) > tolerance:
+            tolerance = _tolerance(logits)
+            fitting = [i for i in candidates if is_close(expected[i], loss, tolerance)]
         if not fitting:
             return None
         if self._accumulation == 1 or len(fitting) < len(expected):
             self._found = fitting[0]
-        if self._found is not None and tells(samples, _tolerance(loss)):
+        if self._found is not None and tells(samples, tolerance):
             self._has_told = True
             self._note_classes(_classes(samples))
         return fitting[0]
@@ -139,14 +154,20 @@ def tells(samples: SampleLosses, tolerance: float = 1e-4) -> bool:
     return bool(labels.min() != labels.max())
 
 
-def is_close(sum_of_terms: Tensor, loss: Tensor) -> bool:
+def is_close(sum_of_terms: Tensor, loss: Tensor, tolerance: float | None = None) -> bool:
     """Equal up to the order of summation, or up to rounding where the loss is in half precision."""
-    tolerance = _tolerance(loss)
+    tolerance = _tolerance(loss.dtype) if tolerance is None else tolerance
     return bool(torch.isclose(sum_of_terms.float(), loss.float(), rtol=tolerance, atol=1e-6))
 
 
-def _tolerance(loss: Tensor) -> float:
-    return 1e-4 if loss.dtype in (torch.float32, torch.float64) else 2e-2
+def _tolerance(dtype: torch.dtype) -> float:
+    return 1e-4 if dtype in (torch.float32, torch.float64) else 2e-2
+
+
+def _dtype_of_logits(outputs: Any) -> torch.dtype:
+    """Of a model's output; float32 where it has no logits."""
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    return logits.dtype if isinstance(logits, Tensor) else torch.float32
 
 
 def smoothed_sum(
@@ -156,13 +177,69 @@ def smoothed_sum(
     return smoother(outputs, labels, shift_labels=shift) * samples.counts.sum().clamp(min=1)
 
 
-class CollateWithIndexArray(CollateWithIndex):
+class CollateMapping(CollateWithIndex):
+    """As `CollateWithIndex`, for models that take their arguments by name."""
+
+    def __call__(self, samples: list[Any]) -> Any:
+        """The batch, with the index under "sample_index".
+
+        Raises:
+            InputError: the collator made no mapping, and as `CollateWithIndex`.
+        """
+        batch = super().__call__(samples)
+        if not isinstance(batch, MutableMapping):
+            raise InputError(
+                f"the data collator made a {type(batch).__name__}, but a Trainer's batch must be a "
+                "dict: the model's arguments, its labels and the samples' index go by their names. "
+                "Of pairs: data_collator=lambda rows: {'input_ids': torch.stack([x for x, _ in "
+                "rows]), 'labels': torch.stack([y for _, y in rows])}."
+            )
+        return cast("Any", batch)
+
+
+class CollateWithIndexArray(CollateMapping):
     """The index as an array: Accelerate moves tensors to the device, and it is needed here."""
 
     def __call__(self, samples: list[Any]) -> Any:
         batch = super().__call__(samples)
         batch[INDEX_KEY] = batch[INDEX_KEY].numpy()
         return batch
+
+
+class CollateCarried:
+    """Calls a collator that carries the index itself, for data that are an `IndexedDataset`.
+
+    Args:
+        collate_fn: list of samples that have their index -> mapping that has it.
+        prepare: what is done to each sample before it gets its index, if anything.
+    """
+
+    def __init__(
+        self,
+        collate_fn: Callable[[list[Any]], Any],
+        prepare: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._collate_fn = collate_fn
+        self._prepare = prepare
+
+    def __call__(self, samples: list[IndexedSample]) -> Any:
+        """The batch, with the index as an array.
+
+        Raises:
+            InputError: the collator left the index behind.
+        """
+        prepare = self._prepare
+        batch = self._collate_fn(
+            [with_index(prepare(plain) if prepare else plain, index) for plain, index in samples]
+        )
+        if not isinstance(batch, MutableMapping) or INDEX_KEY not in batch:
+            raise InputError(
+                "train_dataset is an IndexedDataset, but the data collator made a batch without "
+                f"{INDEX_KEY!r}. Let it collect that of the samples that it keeps, int64 [B], or "
+                "pass the dataset itself."
+            )
+        batch[INDEX_KEY] = torch.as_tensor(batch[INDEX_KEY]).numpy()
+        return cast("Any", batch)
 
 
 def labels_of(config: Any) -> dict[str, Any]:

@@ -15,7 +15,13 @@ from torch.utils.data import IterableDataset
 
 from data_agent.errors import CheckpointError, DataAgentWarning, InputError, StateError
 from data_agent.integrations._auto import AUTO, pick_method
-from data_agent.integrations._trusted import check_knows_trusted, knowing_trusted, warn_of_evaluated
+from data_agent.integrations._steps import check_observed_any
+from data_agent.integrations._trusted import (
+    check_joined,
+    check_knows_trusted,
+    knowing_trusted,
+    warn_of_evaluated,
+)
 from data_agent.loading.indexed import IndexedDataset, IndexedStream
 from data_agent.methods import make_selector, method_class
 from data_agent.runtime import checkpoint as files
@@ -82,6 +88,10 @@ def refuse_what_would_be_wrong(trainer: Any) -> None:
         "even_batches=False lets processes make different numbers of steps. Set it to True": (
             not config.even_batches and world > 1
         ),
+        "dataloader_in_order=False lets workers' batches overtake each other, and a resumed run "
+        "would skip others than those that were trained on. Set it to True": (
+            args.dataloader_num_workers > 0 and not getattr(args, "dataloader_in_order", True)
+        ),
         "enable_jit_checkpoint=True may save between batches and their optimizer step: a resumed "
         "run trains on them twice. Use save_steps": args.enable_jit_checkpoint,
         "use_liger_kernel=True fuses the loss into the head, so that there are no logits. Set "
@@ -107,11 +117,13 @@ def ending_run(trainer: Any) -> Generator[None]:
 
     Raises:
         InputError: rows of the last steps were not finite.
+        StateError: steps were taken, and no sample of them was observed.
     """
     try:
         yield
         selector: Selector | None = trainer.selector
         if selector is not None:
+            check_observed_any(trainer)
             if selector.next_batch().epoch == selector.schedule.epochs:
                 selector.close_epoch()
             else:
@@ -125,6 +137,7 @@ def new_selector(trainer: Any, *, reads_labels: bool) -> Selector:
 
     `reads_labels` tells whether the samples' terms come from "logits" and "labels".
     """
+    check_joined(trainer)
     given: Given = trainer._given_selector
     if given == AUTO:
         given = _picked(trainer, reads_labels=reads_labels)
@@ -151,6 +164,8 @@ def _built(trainer: Any, given: Given, keep_ratio: float | None, *, resumes: boo
     is_stream = isinstance(dataset, IterableDataset)
     # The Trainer's own batch size: auto_find_batch_size lowers it.
     per_step = args.gradient_accumulation_steps * trainer._train_batch_size * world
+    if is_stream and args.max_steps <= 0:
+        raise InputError(_no_end(dataset, args, round_size=trainer._train_batch_size * world))
     num_samples = args.max_steps * per_step if is_stream else len(dataset)
 
     def fitted(selector: Selector) -> Selector:
@@ -190,17 +205,56 @@ def _built(trainer: Any, given: Given, keep_ratio: float | None, *, resumes: boo
     return fitted(make(num_samples=num_samples, epochs=epochs))
 
 
+def _no_end(stream: Any, args: Any, *, round_size: int) -> str:
+    """What to do about a stream that only says how long a pass over it is."""
+    steps = len(stream) // round_size // args.gradient_accumulation_steps
+    return (
+        f"train_dataset is a stream, and max_steps is {args.max_steps}: num_train_epochs does not "
+        "say when a stream ends, even one with a length. Set max_steps, which counts in its place: "
+        f"one pass over its {len(stream)} samples is max_steps={steps}; for more of them let it "
+        "repeat itself (train_dataset.repeat(n) of datasets)."
+    )
+
+
 def indexed_rows(trainer: Any, dataset: Any) -> IndexedDataset | IndexedStream:
     """A Trainer's training data, whose samples carry their index."""
     if not isinstance(dataset, IterableDataset):
         return IndexedDataset(dataset, as_pairs=True)
-    return IndexedStream(
-        cast("IterableDataset[Any]", dataset),
-        trainer._begin_run(),
-        batch_size=trainer._train_batch_size,
-        as_pairs=True,
-        skip_observed=False,  # Accelerate reads on one process for all, the Trainer skips
-    )
+    return _StreamOfRun(trainer, cast("IterableDataset[Any]", dataset))
+
+
+class _StreamOfRun(IndexedStream):
+    """A Trainer's stream, which is read once."""
+
+    def __init__(self, trainer: Any, stream: IterableDataset[Any]) -> None:
+        self.__trainer = trainer
+        super().__init__(
+            stream,
+            trainer._begin_run(),
+            batch_size=trainer._train_batch_size,
+            as_pairs=True,
+            skip_observed=False,  # Accelerate reads on one process for all, the Trainer skips
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin `epoch`; refuses a second one, for which a Trainer begins a stream anew.
+
+        Raises:
+            InputError: there is no such epoch.
+        """
+        args, step = self.__trainer.args, self.__trainer.state.global_step
+        if epoch >= self.__trainer.selector.schedule.epochs:
+            again = math.ceil(args.max_steps / step) if step else "n"
+            raise InputError(
+                f"the stream ended after {step} of max_steps={args.max_steps} steps. A selector "
+                f"chooses from one pass over it: set max_steps={step}, or let the stream repeat "
+                f"itself (train_dataset.repeat({again}) of datasets)."
+            )
+        super().set_epoch(epoch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: without the Trainer."""
+        return {**super().__getstate__(), "_StreamOfRun__trainer": None}
 
 
 def save_selector(selector: Selector, folder: str, *, should_save: bool) -> None:

@@ -30,8 +30,23 @@ def join_trusted(trainer: Any, trusted: Any) -> range:
     joined, rows = append_trusted(data, trusted)
     if are_alike:  # one table, which Trainers know how to read
         joined = sys.modules["datasets"].concatenate_datasets([data, trusted])
-    trainer.train_dataset = joined
+    trainer.train_dataset = trainer._joined = joined
     return rows
+
+
+def check_joined(trainer: Any) -> None:
+    """Positions of trusted rows are those of the data to which they were appended.
+
+    Raises:
+        InputError: the Trainer has other training data by now.
+    """
+    rows = trainer.trusted_rows
+    if rows and trainer.train_dataset is not trainer._joined:
+        raise InputError(
+            f"trusted_dataset= was appended to the train_dataset of this Trainer, at {rows.start} "
+            f"to {rows.stop - 1}, but its train_dataset was replaced since: ordinary rows would be "
+            "trusted. Build another Trainer with the new data and trusted_dataset=."
+        )
 
 
 def warn_of_evaluated(trainer: Any, selector: Selector) -> None:

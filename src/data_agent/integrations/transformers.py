@@ -8,7 +8,7 @@ samples, the difference between weighted and unweighted terms is added, at the T
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +20,8 @@ from torch.utils.data import IterableDataset
 from data_agent.errors import InputError, StateError
 from data_agent.integrations._auto import AUTO
 from data_agent.integrations._batches import (
+    CollateCarried,
+    CollateMapping,
     CollateWithIndexArray,
     LossScale,
     feedback_of,
@@ -41,8 +43,13 @@ from data_agent.integrations._run import (
     refuse_what_would_be_wrong,
     save_selector,
 )
+from data_agent.integrations._steps import (
+    check_asked,
+    check_without_batch,
+    naming_sample_losses,
+    take_index,
+)
 from data_agent.integrations._trusted import join_trusted
-from data_agent.loading.collating import INDEX_KEY, CollateWithIndex
 from data_agent.loading.indexed import IndexedDataset
 from data_agent.loading.sampler import SelectionSampler, use_selection_batches
 from data_agent.losses import DetectorLosses, SampleLosses, sample_losses
@@ -98,6 +105,9 @@ class SelectiveTrainerMixin(_Base):
 
     trusted_rows: range = range(0)
     """Positions in `train_dataset` of the rows that `trusted_dataset` brought."""
+
+    _joined: Any = None
+    """The training data with these rows."""
 
     _of_trl: type | None = None
     """The Trainer of TRL whose loss a subclass knows."""
@@ -179,24 +189,15 @@ class SelectiveTrainerMixin(_Base):
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Takes the samples' index out of the batch, for `compute_loss` to use."""
-        batch: Any = inputs
-        index = batch.pop(INDEX_KEY, None) if isinstance(inputs, MutableMapping) else None
-        if index is None:
-            raise StateError(
-                "the training batch carries no index of its samples. A get_train_dataloader() of "
-                "your own must get its loader from super().get_train_dataloader()."
-            )
-        self._batch = unseen = [torch.as_tensor(index).cpu()]
+        self._batch = unseen = [index := take_index(inputs)]
+        selector = cast("Selector", self.selector)
+        selector.note_given_out(selector.epoch or 0, index)  # loaders read ahead of the loop
         try:
-            loss = super().training_step(model, batch, *args, **kwargs)
+            with naming_sample_losses(selector):
+                loss = super().training_step(model, inputs, *args, **kwargs)
         finally:
             self._batch = None
-        if unseen:
-            raise StateError(
-                f"{type(self).__name__}.compute_loss did not call super().compute_loss(), so the "
-                "selector learned nothing from this batch. Call it, or put your method below us: "
-                "class MyTrainer(SelectiveTrainerMixin, TheirTrainer)."
-            )
+        check_asked(self, unseen)
         return loss
 
     def compute_loss(
@@ -209,12 +210,7 @@ class SelectiveTrainerMixin(_Base):
         """The Trainer's loss; in training the selector observes the terms that it is made of."""
         selector = cast("Selector", self.selector)
         if not self._batch:  # evaluation, or once more for the same batch
-            if self._batch is not None and isinstance(selector, BatchSelector):
-                raise StateError(
-                    f"{type(self).__name__}.compute_loss called super().compute_loss() twice for "
-                    f"one batch, of which {selector.name} chooses once: the second call would "
-                    "train on all of it. Call it once, or take a method that selects epochs."
-                )
+            check_without_batch(self, inputs)
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
@@ -348,11 +344,13 @@ class SelectiveTrainerMixin(_Base):
         if not is_training:
             return super()._get_dataloader(dataset, description, *args, **options)
         collator, is_stream = self.data_collator, isinstance(dataset, IterableDataset)
+        kind = CollateMapping if is_stream else CollateWithIndexArray
+        if isinstance(dataset, IndexedDataset):
+            dataset, kind = dataset.wrapped, CollateCarried
         # What the Trainer does to a datasets.Dataset; a stream may not know its columns.
         removing = self._get_collator_with_removed_columns(collator, description)
         if hasattr(dataset, "remove_columns") and not is_stream:
             dataset = self._remove_unused_columns(dataset, description)
-        kind = CollateWithIndex if is_stream else CollateWithIndexArray
         self.data_collator = kind(collator, getattr(removing, "_remove_columns", None))
         try:
             loader = super()._get_dataloader(

@@ -51,6 +51,7 @@ class NoiseAware(RuledSelector):
         super().__init__(label_rules=rules, **base)
         assert self._labels is not None
         self._learner = LatePlace(seed=self.seed)
+        self._num_updates = 0
         self._cadence = Cadence(_UPDATE_EVERY, fewest_rows=1, most_updates=_MAX_UPDATES)
         self._reduced = Reduced(self.seed)
         self._width: int | None = None  # of features; a restored run's first batch says it anew
@@ -100,7 +101,7 @@ class NoiseAware(RuledSelector):
         if self._cadence.count(rows_a_step, self.schedule.total_visits):
             with distributed.together("a regression"):
                 self.settle()
-                self._learner.update()
+                self._num_updates += self._learner.update()
 
     def merge(self, index: Tensor, values: Tensor) -> None:
         """Take the last epoch's odds into the table."""
@@ -108,8 +109,11 @@ class NoiseAware(RuledSelector):
 
     def metrics(self) -> dict[str, float]:
         """As every selector; and what was learned, and the share of all rows that is avoided."""
-        avoided = {"avoided_share": self._table.avoided(self.schedule.num_kept)}
-        return {**super().metrics(), **self._learner.metrics(), **avoided}
+        own = {
+            "policy_updates": float(self._num_updates),
+            "avoided_share": self._table.avoided(self.schedule.num_kept),
+        }
+        return {**super().metrics(), **self._learner.metrics(), **own}
 
     def describe(self) -> str:
         """What is avoided, and the rules."""
@@ -125,11 +129,13 @@ class NoiseAware(RuledSelector):
         return {
             "learner": self._learner.state_dict(),
             "table": self._table.state_dict(),
-            "cadence": self._cadence.state_dict(),
+            "num_updates": self._num_updates,
+            **self._cadence.state_dict(),
         }
 
     def load_method_state(self, state: dict[str, Any]) -> None:
         """Take over what `method_state` returned."""
-        self._cadence.load_state_dict(state["cadence"])
+        self._cadence.load_state_dict(state)
+        self._num_updates = int(state["num_updates"])
         self._table.load_state_dict(state["table"])
         self._learner.load_state_dict(state["learner"])

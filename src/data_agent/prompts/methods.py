@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,11 +45,19 @@ def make_prompt_selector(
         options: further arguments of that method.
 
     Raises:
-        InputError: an unknown name, or a value out of its range.
+        InputError: an unknown name, a value out of its range, or an option that is missing.
     """
     if name not in PROMPT_METHODS:
         raise InputError(
             f"method {name!r} is unknown; expected one of {', '.join(PROMPT_METHODS)}. Hand over a "
             "PromptSelector for one of your own."
+        )
+    arguments = inspect.signature(PROMPT_METHODS[name]).parameters.values()
+    required = [a.name for a in arguments if a.kind is a.KEYWORD_ONLY and a.default is a.empty]
+    if missing := [option for option in required if option not in {*options, "batch"}]:
+        given = ", ".join(f"{option}=[...]" for option in missing)
+        raise InputError(
+            f"method {name!r} needs {given}, one for each prompt. Where a trainer makes it, hand "
+            f"over functools.partial(make_prompt_selector, {name!r}, {given})."
         )
     return PROMPT_METHODS[name](num_prompts, generations, batch=batch, seed=seed, **options)

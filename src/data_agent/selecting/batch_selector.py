@@ -184,6 +184,13 @@ class BatchSelector(Selector):
         offered = metrics["planned_cost"]  # of what the schedule has samples come from
         return {**metrics, "planned_cost": (self.forward_cost + self.keep_ratio) * offered}
 
+    def _plan_in_words(self) -> str:
+        """Of visits, which `summary` counts; scoring comes on top of them."""
+        schedule = self.schedule
+        visits = schedule.epochs * planned_quota(schedule.num_kept, self.keep_ratio)
+        share = visits / (schedule.num_samples * schedule.epochs)
+        return f"{share:.1%}, at {self.metrics()['planned_cost']:.1%} of its cost with scoring"
+
     def progress(self) -> float:
         """Share in [0, 1] of the samples that will be offered, over all ranks; a collective call.
 
@@ -223,6 +230,11 @@ class BatchSelector(Selector):
         return share_of(quota, rank, world)
 
 
+def planned_quota(total: int, keep_ratio: float) -> int:
+    """K, the samples that an epoch takes of the `total` that it offers."""
+    return max(1, math.floor(keep_ratio * total + 0.5))
+
+
 def round_quota(
     start: int, size: int, *, total: int, keep_ratio: float, world: int, full: int | None
 ) -> int:
@@ -244,7 +256,7 @@ def round_quota(
     Returns:
         0 or more; in the last round at least one for each rank.
     """
-    budget = max(1, math.floor(keep_ratio * total + 0.5))
+    budget = planned_quota(total, keep_ratio)
     least = 0  # of each round
     if full is not None:
         most = min(budget // math.ceil(total / full), math.floor(keep_ratio * full))

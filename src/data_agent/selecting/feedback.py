@@ -25,6 +25,10 @@ _SHAPES = {  # of columns: dimensions, and whether they are floating-point
 }
 
 
+class MissingLogitsError(InputError):
+    """A method reads what a batch did not bring: logits, or an uncertainty in their place."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Feedback:
     """What one training batch showed: one row for each of its `B` samples, detached.

@@ -40,8 +40,15 @@ class Readings(CountsEpochs, Method):
 
     def summary(self) -> str:
         """One line for a person: where the run stands, trusted rows, and which algorithm runs."""
-        where = progress_summary(self.name, self.schedule, self._running, self.metrics())
+        where = progress_summary(
+            *(self.name, self.schedule, self._running, self.metrics()),
+            plan=self._plan_in_words(),
+        )
         return "; ".join([where, *self._trusted_in_words(), self.describe()])
+
+    def _plan_in_words(self) -> str:
+        """What share of a full run the visits will come to."""
+        return f"{self.metrics()['planned_cost']:.1%}"
 
     def _trusted_in_words(self) -> list[str]:
         """How many rows are trusted and when they come, where the method does not say it itself."""
@@ -103,16 +110,21 @@ def progress_metrics(
 
 
 def progress_summary(
-    name: str, schedule: SelectionSchedule, running: RunningEpoch | None, now: dict[str, float]
+    name: str,
+    schedule: SelectionSchedule,
+    running: RunningEpoch | None,
+    now: dict[str, float],
+    *,
+    plan: str,
 ) -> str:
-    """One line, from `progress_metrics`."""
+    """One line, from `progress_metrics`, and the `plan` of visits in words."""
     where = f"{name}: no epoch has begun"
     if running is not None:
-        plan = schedule.plan(running.epoch)
-        is_chosen = plan.phase == "final" and plan.num_selected  # of "to-the-end"
-        phase = "selected" if is_chosen else plan.phase
+        of_epoch = schedule.plan(running.epoch)
+        is_chosen = of_epoch.phase == "final" and of_epoch.num_selected  # of "to-the-end"
+        phase = "selected" if is_chosen else of_epoch.phase
         where = f"{name}: epoch {running.epoch + 1}/{schedule.epochs} ({phase})"
     return (
         f"{where}, {now['visits']:,.0f} visits = {now['visits_of_full_run']:.1%} of a full run "
-        f"(plan: {now['planned_cost']:.1%}), overhead {now['overhead_share']:.1%} of the time"
+        f"(plan: {plan}), overhead {now['overhead_share']:.1%} of the time"
     )

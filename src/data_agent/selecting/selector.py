@@ -57,7 +57,8 @@ class Selector(Watcher, Readings, CountsEpochs, Method):
         epochs: E, epochs in the whole run.
         keep_ratio: share of the dataset visited in an epoch, in (0, 1].
         seed: seed of every draw.
-        schedule: "exact", "paper" or "uniform", see `SelectionSchedule`; None takes the method's.
+        schedule: "exact", "paper", "uniform", "to-the-end", "static" or "floating", see
+            `SelectionSchedule`; None takes the method's.
         on_nonfinite: what NaN or infinite values in a batch do: "raise" or "skip" (and count).
         trusted: int `[T]`, positions of rows that are in every epoch after the warm-up, whatever
             the method thinks of them; None for none.

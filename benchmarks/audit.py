@@ -208,7 +208,7 @@ def detect_duplicates(of: Detected) -> dict[str, Any]:
     confirm = partial(are_same_picture, small)
     groups = near_duplicates(image_sketches(small), IMAGE_LIKENESS, confirm)
     seconds = time.process_time() - start
-    found = {pair for group in groups for pair in combinations(group.tolist(), 2)}
+    found = {pair for group in groups for pair in combinations(group.members.tolist(), 2)}
     true = {(int(own), count + place) for place, own in enumerate(originals)}
     right, with_copy = found & true, {pair for pair in found if pair[1] >= count}
     of.train("full")

@@ -14,6 +14,7 @@ from data_agent.duplicates import (
     IMAGE_LIKENESS,
     TEXT_LIKENESS,
     are_same_picture,
+    are_same_text,
     feature_groups,
     image_groups,
     image_sketches,
@@ -21,6 +22,7 @@ from data_agent.duplicates import (
     stars,
     text_groups,
     text_sketches,
+    token_pairs,
 )
 from data_agent.errors import InputError
 from data_agent_lab.auditing.duplicates import near_duplicates
@@ -55,8 +57,8 @@ def test_planted_copies_are_found_and_nothing_else():
     small = small_images(copied.train_images)
     confirm = partial(are_same_picture, small)
     groups = near_duplicates(image_sketches(small), IMAGE_LIKENESS, confirm)
-    flagged = sum(len(group) - 1 for group in groups)
-    right = sum(int((origin[group[1:]] == origin[group[0]]).sum()) for group in groups)
+    flagged = sum(len(group.members) - 1 for group in groups)
+    right = sum(int((origin[g.members[1:]] == origin[g.members[0]]).sum()) for g in groups)
     assert right / flagged >= 0.95
     assert right / 300 >= 0.95
 
@@ -74,17 +76,41 @@ def test_texts_with_a_word_changed_are_near_duplicates():
     texts = [draws.integers(0, 1000, size=80) for _ in range(50)]
     changed = texts[7].copy()
     changed[40] = 1001
-    sketches = text_sketches([*texts, changed, np.empty(0, np.int64), np.array([3])])
-    groups = near_duplicates(sketches, TEXT_LIKENESS)
-    assert [group.tolist() for group in groups] == [[7, 50]]
+    pairs = token_pairs([*texts, changed, np.empty(0, np.int64), np.array([3])])
+    confirm = partial(are_same_text, pairs)
+    groups = near_duplicates(text_sketches(pairs), TEXT_LIKENESS, confirm)
+    assert [group.members.tolist() for group in groups] == [[7, 50]]
 
 
-def test_groups_join_what_is_alike_by_way_of_another(monkeypatch):
+@pytest.mark.parametrize("length", [300, 2_000, 20_000])
+def test_long_texts_are_near_duplicates_of_their_copies_alone(length):
+    draws = np.random.default_rng(0)
+    texts = [draws.integers(0, 30_000, size=length) for _ in range(50)]
+    changed, longer = texts[7].copy(), np.append(texts[9], texts[8][:20])
+    changed[draws.permutation(length)[:5]] = 30_001
+    assert text_groups(texts).tolist() == list(range(50))
+    groups = text_groups([*texts, changed, longer, texts[3], texts[3]])
+    assert groups.tolist() == [*range(50), 7, 9, 3, 3]
+
+
+def test_a_prompt_that_all_texts_begin_with_makes_them_no_near_duplicates():
+    draws = np.random.default_rng(0)
+    prompt = draws.integers(0, 30_000, size=800)
+    texts = [np.append(prompt, draws.integers(0, 30_000, size=60)) for _ in range(50)]
+    changed = texts[7].copy()
+    changed[-20] = 30_001
+    groups = text_groups([*texts, changed, prompt, prompt])
+    assert groups.tolist() == [*range(50), 7, 51, 51]
+    assert text_groups([prompt] * 50).tolist() == [0] * 50
+
+
+def test_groups_of_an_audit_join_nothing_that_is_alike_by_way_of_others_only(monkeypatch):
     monkeypatch.setattr(duplicates, "_BLOCK", 2)  # pairs lie in several blocks
-    angle = torch.tensor([0.0, 1.5, 0.1, 3.0, 0.2])
+    angle = torch.tensor([0.0, 1.5, 0.1, 3.0, 0.2, 0.3, 1.51])
     sketches = torch.stack([angle.cos(), angle.sin()], 1)
     groups = near_duplicates(sketches, float(torch.tensor(0.11).cos()))
-    assert [group.tolist() for group in groups] == [[0, 2, 4]]
+    assert [group.members.tolist() for group in groups] == [[1, 6], [0, 2, 4]]  # 5 is like 4 only
+    assert [group.centres.tolist() for group in groups] == [[1, 6], [2]]
     none = near_duplicates(sketches, 0.9, lambda first, second: first != first)
     assert none == []
 
@@ -126,6 +152,20 @@ def test_groups_of_other_things_are_refused():
         image_groups(torch.rand(2, 3, 4, 4))
     with pytest.raises(InputError, match=r"features came as torch.int64 \[3\]; expected floats"):
         feature_groups(torch.arange(3))
+    with pytest.raises(InputError, match=r"features came as ndarray .torch.from_numpy makes a"):
+        feature_groups(np.ones((3, 2)))
+    with pytest.raises(InputError, match=r"images came as ndarray .*; expected torch.uint8"):
+        image_groups(np.zeros((2, 3, 4, 4), np.uint8))
+    with pytest.raises(InputError, match=r"text 1 came as \['a b'\]; expected its token numbers"):
+        text_groups([[1, 2], ["a b"]])
+    with pytest.raises(InputError, match="text 0 came as 'a b'; expected its token numbers"):
+        text_groups(["a b"])
+
+
+def test_of_nothing_there_are_no_groups():
+    assert text_groups([]).tolist() == []
+    assert image_groups(torch.empty(0, 3, 8, 8, dtype=torch.uint8)).tolist() == []
+    assert feature_groups(torch.empty(0, 4)).tolist() == []
 
 
 def test_pictures_that_differ_by_parts_of_a_pixel_are_laid_exactly():

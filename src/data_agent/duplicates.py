@@ -10,14 +10,16 @@ come to lie together, whether its samples are alike or not (docs/audit.md has th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from hashlib import blake2b
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from data_agent.errors import InputError
@@ -26,8 +28,10 @@ __all__ = [
     "FEATURE_LIKENESS",
     "IMAGE_LIKENESS",
     "TEXT_LIKENESS",
+    "TokenPairs",
     "alike_pairs",
     "are_same_picture",
+    "are_same_text",
     "feature_groups",
     "image_groups",
     "image_sketches",
@@ -35,13 +39,14 @@ __all__ = [
     "stars",
     "text_groups",
     "text_sketches",
+    "token_pairs",
 ]
 
 IMAGE_LIKENESS = 0.98
 """Cosine of sketches from which on two images are worth a look at their pixels."""
 
 TEXT_LIKENESS = 0.9
-"""Cosine of sketches from which on two texts are near-duplicates."""
+"""Cosine of roots of the counts of token pairs from which on two texts are near-duplicates."""
 
 FEATURE_LIKENESS = 0.985
 """Cosine of embeddings from which on two samples are near-duplicates."""
@@ -58,6 +63,9 @@ MOST_SAMPLES = 200_000  # each is compared with all others
 _SIDE = 16  # pixels to which images are reduced
 _LOW = 5  # frequencies that are kept
 _TEXT_WIDTH = 512
+_MOST_PAIRS = 256  # of a text in its sketch: half of its places
+_MANY_TEXTS = 20  # from which on a pair that most of them have says nothing
+_PLACE_SHIFT = 10  # of hashes, to places where the texts that have a pair are counted
 _BLOCK = 1024
 
 
@@ -166,20 +174,97 @@ def _standardised(images: Tensor) -> Tensor:
     return F.normalize(values - values.mean(1, keepdim=True), dim=1)
 
 
-def text_sketches(tokens: Iterable[NDArray[np.integer]]) -> Tensor:
-    """Roots of the counts of token pairs, hashed to 512 places: float32 `[N, 512]`, length one.
+class TokenPairs(NamedTuple):
+    """The pairs of neighbouring tokens of a text: a vector of length one, where it is not zero."""
+
+    keys: NDArray[np.uint32]  # hashes of the pairs, ascending, each once
+    roots: NDArray[np.float32]  # of how often each is there, as shares of the text's length
+
+
+def token_pairs(tokens: Iterable[ArrayLike]) -> list[TokenPairs]:
+    """The token pairs of each text, without those that say nothing, as most texts have them.
+
+    Of twenty texts or more those count that no more than half of them have: a system prompt is no
+    likeness. Texts that are made of nothing else keep theirs.
 
     Args:
-        tokens: the token numbers of each text, `[T]` each; a text without any is like no other.
+        tokens: the token numbers of each text, `[T]` each.
+
+    Raises:
+        InputError: something else came for a text.
     """
-    sketches = [_of_text(np.asarray(ids, dtype=np.uint64)) for ids in tokens]
-    return F.normalize(torch.from_numpy(np.stack(sketches)), dim=1)
+    texts = [_pairs_of(row, ids) for row, ids in enumerate(tokens)]
+    if len(texts) < _MANY_TEXTS:
+        return texts
+    counts = np.zeros(1 << 32 - _PLACE_SHIFT, np.int32)
+    for keys, _ in texts:
+        counts[keys >> _PLACE_SHIFT] += 1  # once a text
+    is_rare = counts <= len(texts) / 2
+    return [_only(text, is_rare[text.keys >> _PLACE_SHIFT]) for text in texts]
 
 
-def _of_text(ids: NDArray[np.uint64]) -> NDArray[np.float32]:
-    pairs = ids[:-1] * np.uint64(1_000_003) + ids[1:] if len(ids) > 1 else ids
-    places = (pairs * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(55)).astype(np.int64)
-    return np.sqrt(np.bincount(places, minlength=_TEXT_WIDTH)).astype(np.float32)
+def _pairs_of(row: int, ids: ArrayLike) -> TokenPairs:
+    try:
+        numbers = np.asarray(ids)
+    except ValueError:  # lists of unlike lengths
+        numbers = np.empty((0, 0))
+    if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
+        raise InputError(
+            f"text {row} came as {ids!r:.80}; expected its token numbers, whole ones [T], as a "
+            "tokenizer makes them (input_ids)."
+        )
+    numbers = numbers.astype(np.uint64)
+    pairs = numbers[:-1] * np.uint64(1_000_003) + numbers[1:] if len(numbers) > 1 else numbers
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # of splitmix64
+        pairs = (pairs ^ (pairs >> np.uint64(shift))) * np.uint64(factor)
+    keys, counts = np.unique((pairs >> np.uint64(32)).astype(np.uint32), return_counts=True)
+    return TokenPairs(keys, np.sqrt(counts / max(1, len(pairs))).astype(np.float32))
+
+
+def _only(text: TokenPairs, among: NDArray[np.bool_]) -> TokenPairs:
+    """Those pairs of a text alone, if there are any."""
+    if among.all() or not among.any():
+        return text
+    roots = text.roots[among]
+    return TokenPairs(text.keys[among], (roots / np.linalg.norm(roots)).astype(np.float32))
+
+
+def text_sketches(texts: Sequence[TokenPairs]) -> Tensor:
+    """Token pairs hashed to 512 places: float32 `[N, 512]`, length one, zero of an empty text.
+
+    Of longer texts the 256 pairs of the lowest hashes stand for all, the same ones in a text and
+    in its copy: all pairs would fill all places, and long texts would look alike.
+    """
+    sketches = np.zeros((len(texts), _TEXT_WIDTH), np.float32)
+    for sketch, (keys, roots) in zip(sketches, texts, strict=True):
+        keys, shares = keys[:_MOST_PAIRS], roots[:_MOST_PAIRS] ** 2
+        sketch[:] = np.sqrt(np.bincount(keys % _TEXT_WIDTH, shares, _TEXT_WIDTH))
+    return F.normalize(torch.from_numpy(sketches), dim=1)
+
+
+def are_same_text(texts: Sequence[TokenPairs], first: Tensor, second: Tensor) -> Tensor:
+    """Bool `[M]`: whether two texts agree in their token pairs, by the cosine of all of them.
+
+    Args:
+        texts: N texts.
+        first: int64 `[M]`, one of each pair, a text of one token or more.
+        second: int64 `[M]`, the other one.
+    """
+    seen: dict[bytes, int] = {}  # exact copies are compared once
+    number = np.arange(len(texts))
+    for row in torch.cat([first, second]).unique().tolist():
+        content = blake2b(b"".join(texts[row]), digest_size=16).digest()
+        number[row] = seen.setdefault(content, row)
+    ends = number[first.numpy()] * len(texts) + number[second.numpy()]
+    different, place = np.unique(ends, return_inverse=True)
+    pairs = [divmod(end, len(texts)) for end in different.tolist()]
+    same = [a == b or _cosine(texts[a], texts[b]) > TEXT_LIKENESS for a, b in pairs]
+    return torch.tensor(same, dtype=torch.bool)[torch.from_numpy(place)]
+
+
+def _cosine(text: TokenPairs, other: TokenPairs) -> float:
+    _, here, there = np.intersect1d(text.keys, other.keys, True, return_indices=True)
+    return float(text.roots[here] @ other.roots[there])
 
 
 def alike_pairs(
@@ -253,22 +338,25 @@ def image_groups(images: Tensor) -> Tensor:
     Raises:
         InputError: another shape or dtype, or too many images.
     """
-    if images.ndim != 4 or images.dtype != torch.uint8:
+    if not _is_tensor(images) or images.ndim != 4 or images.dtype != torch.uint8:
         raise InputError(
-            f"images came as {images.dtype} {list(images.shape)}; expected torch.uint8 "
-            "[N, C, H, W], pixels from 0 to 255."
+            f"images came as {_kind_of(images)}; expected torch.uint8 [N, C, H, W], pixels from 0 "
+            "to 255."
         )
+    if not len(images):
+        return torch.empty(0, dtype=torch.int64)
     small = small_images(images)
     return _groups(image_sketches(small), IMAGE_LIKENESS, partial(are_same_picture, small))
 
 
-def text_groups(tokens: Iterable[NDArray[np.integer]]) -> Tensor:
+def text_groups(tokens: Iterable[ArrayLike]) -> Tensor:
     """Groups of near-duplicates among texts, of the token numbers of each: int64 `[N]`.
 
     Raises:
-        InputError: too many texts.
+        InputError: too many texts, or something else than token numbers.
     """
-    return _groups(text_sketches(tokens), TEXT_LIKENESS)
+    texts = token_pairs(tokens)
+    return _groups(text_sketches(texts), TEXT_LIKENESS, partial(are_same_text, texts))
 
 
 def feature_groups(features: Tensor) -> Tensor:
@@ -277,12 +365,22 @@ def feature_groups(features: Tensor) -> Tensor:
     Raises:
         InputError: another shape or dtype, or too many samples.
     """
-    if features.ndim != 2 or not features.is_floating_point():
+    if not _is_tensor(features) or features.ndim != 2 or not features.is_floating_point():
         raise InputError(
-            f"features came as {features.dtype} {list(features.shape)}; expected floats [N, D], a "
-            "row for each sample."
+            f"features came as {_kind_of(features)}; expected floats [N, D], a row for each "
+            "sample, as a tensor."
         )
     return _groups(features.float(), FEATURE_LIKENESS)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _kind_of(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"{type(value).__name__} (torch.from_numpy makes a tensor of an array)"
 
 
 def _groups(

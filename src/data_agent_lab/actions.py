@@ -272,7 +272,8 @@ def _audit(command: Audit, argv: Sequence[str]) -> None:
 
     source = command.source
     drop = [] if command.drop is None else parse_kinds(command.drop)
-    folder = command.output or (source if source.is_dir() else source.parent) / "audit"
+    beside = source / "audit" if source.is_dir() else source.parent / f"audit-{source.stem}"
+    folder = command.output or beside
     audit = audit_of(
         source,
         budget=command.budget,

@@ -140,7 +140,7 @@ class Audit:
     datalab: bool = False
     """Write datalab.npz as well, with the arrays that cleanlab's Datalab takes."""
     output: Path | None = None
-    """Folder to write to; None is audit in the run's folder, or beside the file."""
+    """Folder to write to; None is audit in the run's folder, or beside NAME.csv audit-NAME."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -12,14 +12,10 @@ one of the two controls:
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 from data_agent.errors import DataAgentWarning, InputError
 from data_agent.methods import METHODS, method_class
 from data_agent_lab.rules import unknown
-
-if TYPE_CHECKING:
-    from data_agent import Selector
 
 FULL = "full"
 FULL_SHORT = "full-short"
@@ -120,19 +116,21 @@ def expected_cost(method: str, keep_ratio: float, *, epochs: int) -> float:
         kind=kind.default_schedule,
     )
     cost = schedule.total_visits / (1000 * epochs)
-    return cost + BatchSelector.forward_cost * _num_looks(kind, keep_ratio, epochs) / epochs
+    return cost + cost_of_looks(method, keep_ratio, epochs=epochs)
 
 
-def _num_looks(kind: type[Selector], keep_ratio: float, epochs: int) -> int:
-    """How often a method is told how good the model is on every sample."""
+def cost_of_looks(method: str, keep_ratio: float, *, epochs: int) -> float:
+    """What it costs to tell a method how good the model is on every sample: of full training."""
+    from data_agent import BatchSelector
     from data_agent.baselines.refreshed import Refreshed
 
-    if not issubclass(kind, Refreshed):
-        return 0
+    kind = None if method in (FULL, FULL_SHORT) else method_class(method)
+    if kind is None or not issubclass(kind, Refreshed):
+        return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataAgentWarning)  # who plans the run is warned elsewhere
         selector = kind(num_samples=1000, epochs=epochs, keep_ratio=keep_ratio)
-    return sum(map(selector.is_due, range(1, epochs)))
+    return BatchSelector.forward_cost * sum(map(selector.is_due, range(1, epochs))) / epochs
 
 
 def check_method(method: str, *, of_prompts: bool = False) -> None:

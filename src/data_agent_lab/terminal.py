@@ -28,7 +28,8 @@ _LOOP = "data_agent_lab.training.run"  # logs every evaluation
 def stdout() -> Console:
     """Where results go."""
     is_terminal = Console().is_terminal
-    return Console(markup=False, highlight=False, width=None if is_terminal else _WIDE)
+    width = None if is_terminal else _WIDE
+    return Console(markup=False, emoji=False, highlight=False, width=width)
 
 
 @contextmanager

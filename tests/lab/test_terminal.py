@@ -52,5 +52,5 @@ def test_the_log_goes_to_stderr_and_stops_with_the_block(
 
 
 def test_results_are_not_cut_or_interpreted_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    stdout().print("a path [with] brackets " + "x" * 150)
-    assert capsys.readouterr().out == "a path [with] brackets " + "x" * 150 + "\n"
+    stdout().print("a path [with] brackets, of :cat: " + "x" * 150)
+    assert capsys.readouterr().out == "a path [with] brackets, of :cat: " + "x" * 150 + "\n"

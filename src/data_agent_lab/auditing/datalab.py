@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 
 from data_agent.errors import InputError
 from data_agent.runtime.files import replacing
-from data_agent_lab.auditing.audit import Audit
+from data_agent_lab.auditing.audit import DATALAB, Audit
 from data_agent_lab.auditing.numbers import SampleNumbers
-
-DATALAB = "datalab.npz"
 
 
 def pred_probs(numbers: SampleNumbers) -> NDArray[np.float64]:
@@ -36,7 +34,7 @@ def pred_probs(numbers: SampleNumbers) -> NDArray[np.float64]:
         *(numbers.label, numbers.suggested_label, numbers.mean_probability),
         numbers.margin,
     )
-    if label is None or suggested is None or p is None or margin is None:
+    if label is None or (label < 0).all() or suggested is None or p is None or margin is None:
         raise InputError(
             "Datalab needs probabilities of classes, and these samples have none. They come with "
             "labels= and logits (watch() or logits=) of every batch."

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from data_agent.duplicates import alike_pairs
+from data_agent.duplicates import alike_pairs, stars
+
+
+class Group(NamedTuple):
+    """Near-duplicates, two or more."""
+
+    members: NDArray[np.int64]  # positions, ascending
+    centres: NDArray[np.int64]  # those of them that all others are alike to, one or more
 
 
 def near_duplicates(
     sketches: Tensor,
     likeness: float,
     confirm: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> list[NDArray[np.int64]]:
-    """Groups of samples, each of which is like another one of its group.
+) -> list[Group]:
+    """Groups of samples that are alike to one and the same of them, see `stars`.
 
     Arguments and errors are those of `alike_pairs`.
-
-    Returns:
-        Positions, ascending, two or more in each group.
     """
-    first, second = alike_pairs(sketches, likeness, confirm)
-    ones, size = np.ones(len(first), np.bool_), len(sketches)
-    pairs = coo_matrix((ones, (first.numpy(), second.numpy())), shape=(size, size))
-    _, group = connected_components(pairs, directed=False)
+    pairs = alike_pairs(sketches, likeness, confirm)
+    group = stars(*pairs, len(sketches)).numpy()
+    first, second = (ends.numpy() for ends in pairs)
+    is_within = group[first] == group[second]
+    ends = np.concatenate([first[is_within], second[is_within]])
+    is_centre = np.bincount(ends, minlength=len(group)) == np.bincount(group)[group] - 1
     order = np.argsort(group, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
-    return [part for part in parts if len(part) > 1]
+    return [Group(part, part[is_centre[part]]) for part in parts if len(part) > 1]

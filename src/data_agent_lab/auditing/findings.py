@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_agent_lab.auditing.duplicates import Group
 from data_agent_lab.auditing.numbers import SampleNumbers
 
 Kind = Literal["wrong-label", "never-learned", "redundant"]
@@ -47,9 +48,19 @@ class Confusion:
     share: float  # of the label's samples
 
 
-def likely_wrong(
-    numbers: SampleNumbers, budget: int, groups: Sequence[NDArray[np.int64]] = ()
-) -> list[Finding]:
+class Found(NamedTuple):
+    """What was found of a kind."""
+
+    findings: Sequence[Finding]  # as many as the budget allows
+    ranked: NDArray[np.int64]  # positions of all that were found, the first to look at first
+    not_sought: str = ""  # a sentence that says so, if nobody looked for any
+
+
+def _not_sought(sentence: str) -> Found:
+    return Found([], np.empty(0, np.int64), sentence)
+
+
+def likely_wrong(numbers: SampleNumbers, budget: int, groups: Sequence[Group] = ()) -> Found:
     """The labels most likely wrong: the most suspicious, another class being believed.
 
     Args:
@@ -58,15 +69,19 @@ def likely_wrong(
         groups: of near-duplicates, positions in `numbers`; a copy with another label is a reason.
     """
     label, suggested, margin = numbers.label, numbers.suggested_label, numbers.margin
-    if label is None or suggested is None or margin is None:
-        return []
+    if label is None or (label < 0).all():
+        return _not_sought("Wrong labels were not looked for: samples have no class.")
+    if suggested is None or margin is None:
+        return _not_sought(
+            "Wrong labels were not looked for: that takes the columns margin and suggested_label."
+        )
     is_candidate = (label >= 0) & (suggested >= 0) & (suggested != label)
     is_candidate &= ~np.isnan(numbers.mean_loss)
     doubt = numbers.suspicion()
-    order = _highest(doubt, is_candidate)[:budget]
+    order = _highest(doubt, is_candidate)
     other_copy = _copies_with_another_label(label, groups)
     typical = _medians(numbers.mean_loss, label)
-    return [
+    findings = [
         Finding(
             kind="wrong-label",
             rank=rank,
@@ -81,71 +96,83 @@ def likely_wrong(
             label=numbers.name_of(int(label[at])),
             suggested=numbers.name_of(int(suggested[at])),
         )
-        for rank, at in enumerate(order)
+        for rank, at in enumerate(order[:budget])
     ]
+    return Found(findings, numbers.index[order])
 
 
-def never_learned(numbers: SampleNumbers, budget: int) -> list[Finding]:
+def never_learned(numbers: SampleNumbers, budget: int) -> Found:
     """Samples whose last visit still cost more than guessing does (log C), the dearest first.
 
     Of samples with a class, after `FEWEST_VISITS` visits where these are known; `budget` is how
     many at most.
     """
-    if numbers.label is None or numbers.loss is None or numbers.num_classes < 2:
-        return []
+    label, loss, visits = numbers.label, numbers.loss, numbers.visits
+    if label is None or (label < 0).all():
+        return _not_sought("What was never learned was not looked for: samples have no class.")
+    if loss is None:
+        return _not_sought("What was never learned was not looked for: that takes the column loss.")
+    if numbers.num_classes < 2:
+        return _not_sought("What was never learned was not looked for: there is one class only.")
     guessing = math.log(numbers.num_classes)
-    visits = numbers.visits
-    is_one = (numbers.label >= 0) & (np.nan_to_num(numbers.loss, nan=-1.0) > guessing)
+    is_one = (label >= 0) & (np.nan_to_num(loss, nan=-1.0) > guessing)
     if visits is not None:
         is_one &= visits >= FEWEST_VISITS
-    return [
+    order = _highest(loss, is_one)
+    findings = [
         Finding(
             kind="never-learned",
             rank=rank,
             index=int(numbers.index[at]),
-            score=float(numbers.loss[at]),
+            score=float(loss[at]),
             reason=(
                 f"the last {'visit' if visits is None else f'of {visits[at]} visits'} cost "
-                f"{numbers.loss[at]:.2f}, and guessing among {numbers.num_classes} classes costs "
+                f"{loss[at]:.2f}, and guessing among {numbers.num_classes} classes costs "
                 f"{guessing:.2f}"
             ),
-            label=numbers.name_of(int(numbers.label[at])),
+            label=numbers.name_of(int(label[at])),
         )
-        for rank, at in enumerate(_highest(numbers.loss, is_one)[:budget])
+        for rank, at in enumerate(order[:budget])
     ]
+    return Found(findings, numbers.index[order])
 
 
-def redundant(
-    numbers: SampleNumbers, budget: int, groups: Sequence[NDArray[np.int64]]
-) -> list[Finding]:
+def redundant(numbers: SampleNumbers, budget: int, groups: Sequence[Group] | None) -> Found:
     """Near-duplicates beyond one of each group, those of the largest groups first.
 
-    The sample with the lowest mean loss of its group stays.
+    A sample that all others of its group are alike to stays: a trusted one if there is one, else
+    the one with the lowest mean loss.
 
     Args:
         numbers: of all samples.
         budget: how many at most.
-        groups: positions in `numbers`, two or more in each.
+        groups: positions in `numbers`; None if nobody looked for any.
     """
-    findings: list[Finding] = []
+    if groups is None:
+        return _not_sought("Near-duplicates were not looked for.")
+    pairs: list[tuple[int, int, int]] = []  # what goes, what stays, the size of their group
     loss = np.nan_to_num(numbers.mean_loss, nan=math.inf)
-    for group in sorted(groups, key=len, reverse=True):
-        stays, *others = group[np.argsort(loss[group], kind="stable")]
-        for at in others[: budget - len(findings)]:
-            findings.append(
-                Finding(
-                    kind="redundant",
-                    rank=len(findings),
-                    index=int(numbers.index[at]),
-                    score=float(len(group)),
-                    reason=f"one of {len(group)} near-duplicates",
-                    label=None
-                    if numbers.label is None
-                    else numbers.name_of(int(numbers.label[at])),
-                    same_as=int(numbers.index[stays]),
-                )
-            )
-    return findings
+    if numbers.trusted is not None:
+        loss[numbers.trusted] = -math.inf
+    for group in sorted(groups, key=lambda group: len(group.members), reverse=True):
+        stays = group.centres[loss[group.centres].argmin()]
+        others = group.members[group.members != stays]
+        others = others[np.argsort(loss[others], kind="stable")]
+        pairs += [(int(at), int(stays), len(group.members)) for at in others]
+    label, index = numbers.label, numbers.index
+    findings = [
+        Finding(
+            kind="redundant",
+            rank=rank,
+            index=int(index[at]),
+            score=float(size),
+            reason=f"one of {size} near-duplicates",
+            label=None if label is None else numbers.name_of(int(label[at])),
+            same_as=int(index[stays]),
+        )
+        for rank, (at, stays, size) in enumerate(pairs[:budget])
+    ]
+    return Found(findings, index[[at for at, _, _ in pairs]] if pairs else index[:0])
 
 
 def confusions(numbers: SampleNumbers) -> list[Confusion]:
@@ -181,12 +208,10 @@ def _medians(values: NDArray[np.floating], label: NDArray[np.int64]) -> dict[int
     return {int(c): float(np.nanmedian(values[label == c])) for c in np.unique(label[label >= 0])}
 
 
-def _copies_with_another_label(
-    label: NDArray[np.int64], groups: Sequence[NDArray[np.int64]]
-) -> dict[int, int]:
+def _copies_with_another_label(label: NDArray[np.int64], groups: Sequence[Group]) -> dict[int, int]:
     """By position the commonest label of its group, where that is another one than its own."""
     found: dict[int, int] = {}
-    for group in groups:
+    for group, _ in groups:
         names, counts = np.unique(label[group], return_counts=True)
         most = int(names[counts.argmax()])
         found |= {int(at): most for at in group if label[at] != most}

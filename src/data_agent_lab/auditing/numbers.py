@@ -95,14 +95,20 @@ def _positions(column: Any) -> NDArray[np.int64]:
 
 
 def _numbers(name: str, values: Any) -> NDArray[np.float64]:
-    """A column as numbers, NaN where it has a gap."""
+    """A column as finite numbers, NaN where it has a gap."""
     try:
-        return np.asarray(values, dtype=np.float64)
+        found = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"the column {name} holds other things than numbers ({error}). Classes are their "
             "numbers, from 0 on."
         ) from error
+    if len(infinite := np.flatnonzero(np.isinf(found))):
+        raise InputError(
+            f"the column {name} is infinite in row {infinite[0]}, and in {len(infinite) - 1} more; "
+            "expected finite numbers. Leave a gap where there is none."
+        )
+    return found
 
 
 def read_numbers(path: Path) -> SampleNumbers:

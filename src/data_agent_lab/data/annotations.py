@@ -159,12 +159,17 @@ def _naming(kind: Any) -> tuple[Sequence[str], Callable[[Any], str]]:
     return (), str
 
 
+def are_numbers(box: Sequence[Any]) -> bool:
+    """Whether a box is of numbers: files may hold texts."""
+    return all(isinstance(side, (int, float)) for side in box)
+
+
 def _sides(box: Box) -> Box:
     """The sides of a box that says where its upper left corner is, and its width and height.
 
     What has not four numbers stays as it is, to be refused with the others that are no boxes.
     """
-    if len(box) != 4:
+    if len(box) != 4 or not are_numbers(box):
         return box
     x, y, width, height = box
     return x, y, x + width, y + height

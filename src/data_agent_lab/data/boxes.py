@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 
 from data_agent.errors import InputError
 from data_agent.trusted import warn_of_overlap
-from data_agent_lab.data.annotations import BOX_FORMS, Annotated, Box, open_boxes
+from data_agent_lab.data.annotations import BOX_FORMS, Annotated, Box, are_numbers, open_boxes
 from data_agent_lab.data.decoding import Part, decoded
 from data_agent_lab.data.image_data import hold_out, stratified
 from data_agent_lab.data.labels import first_few
@@ -231,7 +231,8 @@ def _placed(part: _Split, names: Sequence[str], canvas: Canvas) -> Objects:
             if problem is None:
                 rows[-1].append((_on_canvas(box, size, canvas), number[name]))
                 continue
-            what = f"{[round(side, 1) for side in box]} {name!r} in row {row} of {part.name}"
+            sides = [round(side, 1) for side in box] if are_numbers(box) else box
+            what = f"{sides} {name!r} in row {row} of {part.name}"
             problems.setdefault(problem, []).append(f"{what}, {size[0]} x {size[1]} pixels")
     if problems:
         raise InputError(_in_words(problems, sum(map(len, part.content.boxes)), names))
@@ -255,7 +256,7 @@ def _size_of(cell: Mapping[str, Any]) -> tuple[int, int]:
 
 def _problem(box: Box, size: tuple[int, int], is_known: bool) -> str | None:
     """What is wrong with an object, if anything."""
-    if len(box) != 4 or not all(map(math.isfinite, box)):
+    if len(box) != 4 or not are_numbers(box) or not all(map(math.isfinite, box)):
         return "are no four numbers"
     left, upper, right, lower = box
     width, height = size

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_agent.errors import CheckpointError, InputError
+from data_agent.errors import CheckpointError, DataAgentError, InputError
 from data_agent.runtime import checkpoint
 from data_agent_lab.data.pixels import Canvas, decode, on_one_scale
 from data_agent_lab.progress import Progress
@@ -52,15 +53,23 @@ def decoded(parts: Sequence[Part], canvas: Canvas, progress: Progress) -> Sequen
         digest.update(f" {part.images._fingerprint} ".encode())
         digest.update(part.rows.numpy().tobytes())
     path = cache_folder() / f"images-{digest.hexdigest()[:32]}.safetensors"
-    if path.exists():
+    if os.path.exists(path):  # False where the folder may not be read
         try:
             return checkpoint.load(path)["images"]
         except CheckpointError as error:
             logger.warning("decoding again: %s", error)
     images = _decode(parts, canvas, progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(path, {"images": images})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(path, {"images": images})
+    except (OSError, DataAgentError) as error:
+        _warn_once(f"decoded images are not kept, and decoded again by the next run: {error}")
     return images
+
+
+@cache
+def _warn_once(text: str) -> None:
+    logger.warning("%s. DATA_AGENT_CACHE names another folder for them.", text.rstrip("."))
 
 
 def _decode(parts: Sequence[Part], canvas: Canvas, progress: Progress) -> list[Tensor]:

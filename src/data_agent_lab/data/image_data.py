@@ -262,6 +262,22 @@ def trusted_of(data: ImageData, recipe: ImageRecipe) -> Tensor | None:
     return trusted_rows(data.true_labels, recipe.trusted_rows, recipe.trusted_imbalance)
 
 
+def labels_of_run(data: ImageData, recipe: ImageRecipe, *, seed: int) -> Tensor:
+    """int64 `[N]`: the labels that a run trains on, its own wrong ones among them."""
+    labels = corrupt_labels(
+        data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
+    )
+    trusted = trusted_of(data, recipe)
+    if trusted is not None:
+        labels[trusted] = corrupt_labels(
+            data.true_labels[trusted],
+            recipe.trusted_noise,
+            num_classes=data.num_classes,
+            seed=seed,
+        )
+    return labels
+
+
 def with_trusted(data: ImageData, images: Tensor, labels: Tensor) -> ImageData:
     """Add trusted samples behind the training samples; a warning tells if they are evaluated on.
 

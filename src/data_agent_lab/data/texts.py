@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data_agent.errors import InputError
 from data_agent.trusted import warn_of_overlap
-from data_agent_lab.data.image_data import HELD_OUT_SHARE, stratified, trusted_rows
+from data_agent_lab.data.image_data import HELD_OUT_SHARE, corrupt_labels, stratified, trusted_rows
 from data_agent_lab.data.labels import find_column, has_labels, read_labels
 from data_agent_lab.data.mixtures import FOREIGN, foreign_rows, mixed, num_own, shuffled
 from data_agent_lab.data.sources import choose_splits, only_split, open_rows
@@ -72,6 +72,14 @@ class LanguageData:
         if self.trusted is None:
             return self.train
         return datasets.concatenate_datasets([self.train, self.trusted])
+
+    def labels_of_run(self, recipe: TextRecipe, *, seed: int) -> Tensor:
+        """int64 `[N]`: the classes that a run trains on, its own wrong ones among them."""
+        num_own, labels = len(self.train), torch.tensor(self.samples["labels"][:])
+        own = corrupt_labels(
+            labels[:num_own], recipe.label_noise, num_classes=len(self.class_names), seed=seed
+        )
+        return torch.cat([own, labels[num_own:]])
 
     @property
     def num_train(self) -> int:

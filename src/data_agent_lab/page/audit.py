@@ -13,8 +13,8 @@ from data_agent_lab.auditing.audit import KINDS, Audit
 from data_agent_lab.auditing.findings import Finding, Kind
 from data_agent_lab.page.document import document
 from data_agent_lab.page.gallery import picture_of, truly_wrong, what_is_true
-from data_agent_lab.page.markup import Markup, tag
-from data_agent_lab.page.pictures import Pictures, fitting, load_pictures
+from data_agent_lab.page.markup import Child, Markup, joined, named, tag
+from data_agent_lab.page.pictures import Pictures, fitting, pictures_of
 from data_agent_lab.page.tables import filter_of, table_of
 from data_agent_lab.results.tables import Table
 from data_agent_lab.runs.folder import RunFolder
@@ -30,7 +30,7 @@ class _Part(NamedTuple):
     title: str
     counted: str  # what the sentence at the top calls them
     note: str
-    most: int  # cards; all findings are in the files beside the page
+    most: int  # cards; all findings of the budget are in the files beside the page
 
 
 _PARTS: Mapping[Kind, _Part] = {
@@ -68,7 +68,7 @@ def write_audit_page(audit: Audit, source: Path, folder: Path, *, command: str) 
         command: that made it.
     """
     config = RunFolder(source).config() if source.is_dir() else {}
-    pictures = load_pictures(config, may_download=True) if config else None
+    pictures = None if audit.data is None else pictures_of(audit.data)
     text = page_of_audit(
         audit,
         fitting(pictures, len(audit.numbers)),
@@ -117,17 +117,30 @@ def _about(audit: Audit) -> str:
     return f"{count:,} samples{of_classes}, ranked by what training showed of each."
 
 
-def _lead(audit: Audit) -> str:
-    """How much was found of each kind, in a sentence."""
-    counts: dict[Kind, int] = {kind: len(audit.of_kind(kind)) for kind in KINDS}
+def _lead(audit: Audit) -> Markup:
+    """How much was found of each kind, and what nobody looked for, in sentences."""
+    counts: dict[Kind, int] = {kind: len(found.ranked) for kind, found in audit.found.items()}
     parts = [f"{count:,} {_PARTS[kind].counted}" for kind, count in counts.items() if count]
-    if not parts:
-        return "Nothing here asks for a look."
-    *first, last = parts
-    listed = f"{', '.join(first)} and {last}" if first else last
-    pairs = [pair for pair in audit.confusions[:1] if pair.count > 1]
-    most = [f" {c.label} was taken for {c.believed} most ({c.count:,} times)." for c in pairs]
-    return f"To look at first: {listed}.{''.join(most)}"
+    told: list[Child] = []
+    if parts:
+        *first, last = parts
+        listed = f"{', '.join(first)} and {last}" if first else last
+        told.append(f"To look at first: {listed}.")
+        told += [
+            joined(
+                [
+                    named(c.label),
+                    " was taken for ",
+                    named(c.believed),
+                    f" most ({c.count:,} times).",
+                ]
+            )
+            for c in audit.confusions[:1]
+            if c.count > 1
+        ]
+    elif len(audit.not_sought) < len(KINDS):
+        told.append("Nothing of what was looked for asks for a look.")
+    return joined([*told, *audit.not_sought], " ")
 
 
 def _part(kind: Kind, audit: Audit, pictures: Pictures | None) -> Markup:
@@ -136,8 +149,11 @@ def _part(kind: Kind, audit: Audit, pictures: Pictures | None) -> Markup:
     note = [part.note]
     if kind != "redundant":
         note.append(_how_many_are_wrong(shown, audit, pictures))
-    if len(shown) < len(findings):
-        note.append(f"The first {len(shown)} of {len(findings):,}; all are in findings.csv.")
+    if len(shown) < (total := len(audit.found[kind].ranked)):
+        rest = "all are in findings.csv"
+        if len(findings) < total:
+            rest = f"findings.csv has the first {len(findings):,}, more with a higher --budget"
+        note.append(f"The first {len(shown)} of {total:,}; {rest}.")
     return tag(
         "section",
         tag("h2", part.title),
@@ -173,7 +189,11 @@ def _card(finding: Finding, audit: Audit, pictures: Pictures | None) -> Markup:
         picture,
         tag(
             "figcaption",
-            *[tag("span", f"{word} ", tag("b", text)) for word, text in said if text is not None],
+            *[
+                tag("span", f"{word} ", tag("b", named(str(text))))
+                for word, text in said
+                if text is not None
+            ],
             *_what_is_true(finding, audit, pictures),
             tag("small", f"sample {finding.index}: {finding.reason}."),
         ),
@@ -222,7 +242,7 @@ def _origin(facts: Mapping[str, str]) -> Markup:
         "footer",
         tag("h2", "Where the numbers come from"),
         tag("dl", *told),
-        tag("p", "Beside this page: findings.csv, findings.parquet and audit.json, with all."),
+        tag("p", "Beside this page: findings.csv, findings.parquet and audit.json."),
     )
 
 

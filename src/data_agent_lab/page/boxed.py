@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from data_agent_lab.page.markup import Markup, joined, tag
+from data_agent_lab.page.markup import Markup, joined, named, tag
 from data_agent_lab.page.pictures import source_of
 from data_agent_lab.page.styles import NUM_COLOURS, short
 
@@ -49,7 +49,12 @@ def _counts(numbers: Sequence[int], names: Sequence[str]) -> Markup:
     if not numbers:
         return tag("small", "no object", class_="counts")
     parts = [
-        tag("span", f"{numbers.count(number)} {names[number]}", class_=f"c{number % NUM_COLOURS}")
+        tag(
+            "span",
+            f"{numbers.count(number)} ",
+            named(names[number]),
+            class_=f"c{number % NUM_COLOURS}",
+        )
         for number in sorted(set(numbers))
     ]
     return tag("small", *parts, class_="counts")

@@ -78,7 +78,7 @@ def _drawn_line(line: Line, x: Scale, y: Scale, name: float | None) -> Markup:
         band,
         tag("path", d=path_of(points), class_="line"),
         marker(line.style, *end),
-        None if name is None else words(line.name[:16], end[0] + 9, name + 4, class_="name"),
+        None if name is None else words(line.name, end[0] + 9, name + 4, class_="name", most=16),
         class_=f"m {line.style.colour}",
         data_m=line.style.number,
     )
@@ -119,7 +119,7 @@ def _forest_row(
     low, high = x.inside(row.value.mean - half), x.inside(row.value.mean + half)
     return tag(
         "g",
-        words(row.method[:24], 0, y + 4, class_="name"),
+        words(row.method, 0, y + 4, class_="name", most=24),
         tag("path", d=seeds, class_="seeds") if has_seeds else None,
         tag("path", d=path_of([(low, y), (high, y)]), class_="interval") if half else None,
         marker(style, x(row.value.mean), y),

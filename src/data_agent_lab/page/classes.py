@@ -119,7 +119,7 @@ def _row(name: str, found: Estimate, accuracy: float, x: Scale, y: float) -> Mar
     return tag(
         "g",
         tag("title", f"{name}: {found.mean:+.1f}{width} points"),
-        words(name[:13], left_of(x), y + 4, "end", "name"),
+        words(name, left_of(x), y + 4, "end", "name", most=13),
         tag("path", d=path_of([(low, y), (high, y)]), class_="interval") if half else None,
         marker(Style(None, "", shape), x(found.mean), y),
         words(f"{accuracy:.1f}", 520, y + 4, "end", "value"),

@@ -26,11 +26,23 @@ def drawing(
 
 
 def words(
-    text: str, x: float, y: float, anchor: str = "start", class_: str | None = None
+    text: str,
+    x: float,
+    y: float,
+    anchor: str = "start",
+    class_: str | None = None,
+    *,
+    most: int | None = None,
 ) -> Markup:
-    """A text in a drawing; `anchor` is start, middle or end."""
+    """A text in a drawing; `anchor` is start, middle or end.
+
+    One of more than `most` characters is cut, and shown whole where one points at it.
+    """
     classes = [*([] if anchor == "start" else [anchor]), *([] if class_ is None else [class_])]
-    return tag("text", text, x=short(x), y=short(y), class_=" ".join(classes) or None)
+    whole = None
+    if most is not None and len(text) > most:
+        whole, text = tag("title", text), text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return tag("text", whole, text, x=short(x), y=short(y), class_=" ".join(classes) or None)
 
 
 def axes(x: Scale, y: Scale, *, x_title: str, y_title: str) -> Markup:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_agent_lab.page.markup import Markup, tag
+from data_agent_lab.page.markup import Markup, named, tag
 from data_agent_lab.page.pictures import Pictures
 from data_agent_lab.page.samples import Columns, Group, groups_of
 
@@ -87,10 +87,10 @@ def _labels(row: int, index: int, columns: Columns, pictures: Pictures | None) -
     label = _of(columns, "label", row)
     if label is None:
         return []
-    found = [tag("span", "labelled ", tag("b", _name(label, names)))]
+    found = [tag("span", "labelled ", tag("b", named(_name(label, names))))]
     suggested = _of(columns, "suggested_label", row)
     if suggested is not None and suggested != label:
-        found.append(tag("span", "believed ", tag("b", _name(suggested, names))))
+        found.append(tag("span", "believed ", tag("b", named(_name(suggested, names)))))
     return [*found, *what_is_true(index, label, pictures)]
 
 
@@ -104,10 +104,10 @@ def what_is_true(index: int, label: int, pictures: Pictures | None) -> list[Mark
     truth = None if pictures is None else pictures.true_labels
     if pictures is None or truth is None or truth[index] == label:
         return []
-    name = "foreign"
+    told = ["foreign"]
     if truth[index] >= 0:
-        name = f"truly {_name(truth[index], pictures.class_names)}"
-    return [tag("span", f"\N{MULTIPLICATION SIGN} {name}", class_="wrong")]
+        told = ["truly ", named(_name(truth[index], pictures.class_names))]
+    return [tag("span", "\N{MULTIPLICATION SIGN} ", *told, class_="wrong")]
 
 
 def _visits(count: float) -> str:

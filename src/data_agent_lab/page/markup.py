@@ -6,7 +6,10 @@ import html
 import re
 from collections.abc import Iterable
 
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_FORBIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff"
+    "\u202a-\u202e\u2066-\u2069]"  # the last two would turn what stands behind a text around
+)
 _WITHOUT_END = frozenset({"br", "img", "input", "meta"})
 _OF_SVG = frozenset({"path", "line", "circle", "rect"})
 
@@ -37,6 +40,11 @@ def tag(name: str, /, *children: Child, **attributes: Child | bool) -> Markup:
     return Markup(f"<{name}{written}>{joined(children)}</{name}>")
 
 
+def named(name: str) -> Markup:
+    """A name that data bring: one that is written from right to left leaves its sentence alone."""
+    return tag("bdi", name)
+
+
 def joined(children: Iterable[Child], between: str = "") -> Markup:
     """Markup of parts one after another; texts are escaped."""
     parts = (escaped(child) for child in children if child is not None)
@@ -49,7 +57,7 @@ def escaped(child: Child) -> Markup:
 
 
 def plain(value: Child) -> str:
-    """A number short, a text as it is but for characters that HTML or UTF-8 forbids."""
+    """A number short, a text as it is but for characters that reach beyond it, or are forbidden."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", str(value))

@@ -200,7 +200,7 @@ def _heat(shares: Sequence[Sequence[float]], names: Sequence[str], num_epochs: i
     ]
     size = min(12.0, height)
     labels = [
-        words(name[:11], left - 8, top + (row + 0.5) * height + size / 3, "end")
+        words(name, left - 8, top + (row + 0.5) * height + size / 3, "end", most=11)
         for row, name in enumerate(names[: len(shares)])
     ]
     axes = tag(

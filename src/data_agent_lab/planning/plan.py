@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from data_agent_lab.methods import (
     check_fits_boxes,
     check_fits_language,
     check_not_refreshed,
+    cost_of_looks,
     expected_cost,
     is_batch_selector,
     needs,
@@ -152,7 +154,7 @@ def plan_of(config: RunConfig[Any], data: Any) -> RunPlan:
         num_trusted=num_trusted,
         phases=tuple(_phases(schedule, num_trusted)),
         num_steps=num_steps,
-        cost=expected_cost(config.method, config.keep_ratio, epochs=recipe.epochs),
+        cost=_cost(config, made, schedule),
         is_bound=schedule.kind == "floating",
         kept=kept,
         warnings=(*told, *_warnings(config, facts, schedule, num_steps)),
@@ -175,6 +177,28 @@ def _schedule(
     )
     selector.use_loader(batch_size)
     return selector.schedule
+
+
+def _cost(config: RunConfig[Any], made: Plan, schedule: SelectionSchedule) -> float:
+    """The share of full training, by the visits that the schedule has."""
+    method, keep_ratio, epochs = config.method, config.keep_ratio, config.recipe.epochs
+    if is_batch_selector(method) or schedule.kind == "floating":
+        return expected_cost(method, keep_ratio, epochs=epochs)
+    visits = schedule.total_visits
+    if made.max_steps is not None:
+        visits = _visits_in(made.max_steps, schedule, accumulation=config.recipe.accumulation)
+    share = visits / (schedule.num_samples * epochs)
+    return share + cost_of_looks(method, keep_ratio, epochs=epochs)
+
+
+def _visits_in(num_steps: int, schedule: SelectionSchedule, *, accumulation: int) -> int:
+    """Samples in the first optimizer steps of a schedule."""
+    visits = 0
+    for epoch in range(schedule.epochs):
+        sizes = list(schedule.batch_sizes(schedule.epoch_size(epoch), 0))
+        taken = sizes[: num_steps * accumulation]
+        visits, num_steps = visits + sum(taken), num_steps - math.ceil(len(taken) / accumulation)
+    return visits
 
 
 def _phases(schedule: SelectionSchedule, num_trusted: int) -> Iterator[Phase]:

@@ -183,7 +183,7 @@ def describe(task: Task) -> str:
 def _regime(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     """What is particular about the training samples."""
     regime: list[str] = []
-    if config.get("kind") not in ("sft", "lm") and "box_format" not in config:
+    if _knows_wrong_labels(config):
         regime.append(f"{facts.get('num_noisy_labels', 0):,} with a wrong label")
     if config.get("imbalance") is not None:
         regime.append(f"the first class {config['imbalance']:g} times the last")
@@ -200,6 +200,14 @@ def _regime(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
             trusted += f", of the first class {imbalance:g} times as many as of the last"
         regime.append(f"{trusted}; every method had these")
     return regime
+
+
+def _knows_wrong_labels(config: Mapping[str, Any]) -> bool:
+    """Whether a recipe makes wrong labels or brings the true ones: of the user's own none known."""
+    if config.get("kind") in ("sft", "lm") or "box_format" in config:
+        return False
+    sources = ("label_noise", "train_labels", "trusted_noise", "foreign_share")
+    return any(config.get(name) for name in sources)
 
 
 def verdict(cell: Cell) -> str:

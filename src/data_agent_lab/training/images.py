@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data_agent.methods import method_class
 from data_agent.runtime import distributed
-from data_agent_lab.data.image_data import corrupt_labels, trusted_of
+from data_agent_lab.data.image_data import labels_of_run, trusted_of
 from data_agent_lab.runs.samples import kept_rows
 from data_agent_lab.training.batches import Batches
 from data_agent_lab.training.engine import measure
@@ -43,9 +43,7 @@ class ImageEngine(LoopEngine):
     def take_data(self) -> int:
         """Make some labels wrong, leave out what is not kept."""
         data, recipe, seed = self.data, self.recipe, self.config.seed
-        self.labels = corrupt_labels(
-            data.train_labels, recipe.label_noise, num_classes=data.num_classes, seed=seed
-        )
+        self.labels = labels_of_run(data, recipe, seed=seed)
         if recipe.keep_index is not None:  # behind the noise: the same labels are wrong as before
             path, size = Path(recipe.keep_index), data.num_train
             rows = torch.from_numpy(kept_rows(path, size, data.num_trusted))
@@ -53,13 +51,6 @@ class ImageEngine(LoopEngine):
             self.labels = self.labels[rows]
         self.true_labels = data.true_labels
         self._trusted = trusted_of(data, recipe)
-        if self._trusted is not None:
-            self.labels[self._trusted] = corrupt_labels(
-                self.true_labels[self._trusted],
-                recipe.trusted_noise,
-                num_classes=data.num_classes,
-                seed=seed,
-            )
         self.batches = Batches(data, recipe, seed=seed, device=self.device)
         return checksum(data.train_images, self.labels)
 

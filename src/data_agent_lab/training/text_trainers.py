@@ -18,7 +18,6 @@ from data_agent import make_selector
 from data_agent.integrations.transformers import SelectiveTrainer
 from data_agent.integrations.trl import SelectiveSFTTrainer
 from data_agent.runtime import distributed
-from data_agent_lab.data.image_data import corrupt_labels
 from data_agent_lab.data.texts import LanguageData
 from data_agent_lab.methods import is_batch_selector, needs
 from data_agent_lab.recipes import RunConfig, TextRecipe
@@ -133,10 +132,9 @@ def make_trainer(engine: Engine, checkpoints: Path) -> LabTrainer | LabSFTTraine
 
 def training_rows(config: RunConfig[TextRecipe], data: LanguageData) -> datasets.Dataset:
     """The rows to train on: of a noisy recipe with the run's own wrong labels; those kept."""
-    rows, share = data.train, config.recipe.label_noise
-    if share > 0:
-        labels, num_classes = torch.tensor(rows["labels"]), len(data.class_names)
-        noisy = corrupt_labels(labels, share, num_classes=num_classes, seed=config.seed)
+    rows = data.train
+    if config.recipe.label_noise > 0:
+        noisy = data.labels_of_run(config.recipe, seed=config.seed)[: len(rows)]
         rows = rows.remove_columns("labels").add_column("labels", noisy.tolist())
     return kept(config.recipe, replace(data, train=rows)).train
 

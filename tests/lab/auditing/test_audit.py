@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ def test_what_is_dropped_is_left_out_of_the_next_training(
     line = ["audit", str(run), "--budget", "40", "--drop", "wrong-label", "--datalab"]
     assert main([*line, "--no-duplicates", "--output", str(found)]) == 0
     said = capsys.readouterr().out
-    assert "40 labels likely wrong" in said
+    (total,) = re.findall(r"Labels likely wrong, the first 5 of (\d+):", said)
     assert "408 of 448 samples are kept." in said
+    assert f"{int(total) - 40} are beyond the budget and stay; a higher --budget leaves" in said
     assert said.endswith(f"Open it in a browser: {(found / 'audit.html').as_uri()}\n")
     assert "data:image/png;base64" in (found / "audit.html").read_text()
     content = json.loads((found / "audit.json").read_text())
@@ -83,6 +85,36 @@ def test_what_is_dropped_is_left_out_of_the_next_training(
     assert len(again.numbers) == 408
 
 
+def test_data_that_were_shuffled_since_the_training_are_refused(
+    parquet_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = tmp_path / "run", parquet_folder / "train.parquet"
+    line = (
+        "train",
+        "--task",
+        "image",
+        "--data",
+        str(parquet_folder),
+        "--image-size",
+        "8",
+        "--model",
+        "cnn",
+    )
+    noise = ("--label-noise", "0.2", "--trusted-rows", "6", "--trusted-noise", "0.2")
+    length = ("--epochs", "4", "--num-evaluations", "1", "--device", "cpu", "--seed", "3")
+    assert main([*line, *noise, *length, "--method", "full", "--output", str(run)]) == 0
+    assert main(["audit", str(run)]) == 0
+    table = pyarrow.parquet.read_table(file)
+    pyarrow.parquet.write_table(table.take(np.arange(len(table))[::-1]), file)
+    capsys.readouterr()
+    for wanted in ([], ["--no-duplicates"]):
+        assert main(["audit", str(run), *wanted]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "have another label in the data than they had in the training" in said
+        assert "Put the data back as they were, or train again." in said
+    assert main(["audit", str(run / "samples.parquet")]) == 0
+
+
 def test_numbers_of_ones_own_are_audited_as_well(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,8 +127,19 @@ def test_numbers_of_ones_own_are_audited_as_well(
     said = capsys.readouterr().out
     assert "sample 6 (0): 1 was believed instead" in said
     assert "sample 6 (0): one of 2 near-duplicates" in said
-    assert (tmp_path / "audit" / "findings.csv").is_file()
-    assert "like sample" in (tmp_path / "audit" / "audit.html").read_text()
+    assert (tmp_path / "audit-numbers" / "findings.csv").is_file()
+    assert "like sample" in (tmp_path / "audit-numbers" / "audit.html").read_text()
+
+
+def test_an_audit_leaves_nothing_of_an_earlier_one_beside_its_page(tmp_path: Path) -> None:
+    path, found = tmp_path / "a.csv", tmp_path / "audit-a"
+    columns = "mean_loss,margin,label,suggested_label,mean_probability\n"
+    path.write_text(f"{columns}0.1,0.9,0,0,0.9\n3.0,-0.5,0,1,0.1\n")
+    assert main(["audit", str(path), "--drop", "wrong-label", "--datalab"]) == 0
+    optional = {"kept.parquet", "kept.csv", "datalab.npz"}
+    assert optional < {file.name for file in found.iterdir()}
+    assert main(["audit", str(path)]) == 0
+    assert optional.isdisjoint(file.name for file in found.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -108,6 +151,8 @@ def test_numbers_of_ones_own_are_audited_as_well(
         ("audit {0}/numbers.csv --drop wrong-labels", "Did you mean 'wrong-label'?"),
         ("audit {0}/numbers.csv --features {0}/few.npy", "2 rows of features or data came for"),
         ("audit {0}/numbers.csv --datalab", "Datalab needs probabilities of classes"),
+        ("audit {0}/none_known.csv --datalab", "Datalab needs probabilities of classes"),
+        ("audit {0}/numbers.csv --output {0}/far.csv", "far.csv cannot be written (File exists)"),
         ("train --epochs 8 --keep-index {0}/numbers.csv", "has no column index, but mean_loss"),
         ("train --epochs 8 --keep-index {0}/far.csv", "is to name samples from 0 to 447"),
         ("train --keep-index {0}/far.csv --trusted-rows 9", "Hand trusted samples over with"),
@@ -118,6 +163,9 @@ def test_what_cannot_be_done_is_said(
 ) -> None:
     (tmp_path / "numbers.csv").write_text("mean_loss\n1.0\n2.0\n3.0\n")
     (tmp_path / "far.csv").write_text("index\n3\n448\n")
+    (tmp_path / "none_known.csv").write_text(
+        "mean_loss,margin,label,suggested_label,mean_probability\n1.0,,-1,-1,\n2.0,,-1,-1,\n"
+    )
     np.save(tmp_path / "few.npy", np.ones((2, 2)))
     words = [word.format(tmp_path) for word in line.split()]
     output = ["--output", str(tmp_path / "run")] if words[0] == "train" else []
@@ -193,6 +241,7 @@ def test_visits_that_nobody_counted_are_not_named() -> None:
         ("mean_loss,label\n1.0,cat\n", "the column label holds other things than numbers"),
         ("mean_loss,index\n1.0,a\n", "the column index holds other things than numbers"),
         ("mean_loss,index\n1.0,0\n2.0,\n", "index has gaps or fractions"),
+        ("mean_loss\n1.0\ninf\n", "the column mean_loss is infinite in row 1"),
         ("loss,label\n", "there is no row"),
     ],
 )

@@ -124,7 +124,7 @@ def test_photos_are_upright_before_boxes_are_laid_on_them(tmp_path: Path) -> Non
         load(folder)
 
 
-def with_box(root: Path, box: list[float], kind: int = 3) -> Path:
+def with_box(root: Path, box: Any, kind: int = 3) -> Path:
     """The data as COCO's JSON, the first box another one."""
     write_coco(root / "train.json", root, TRAIN)
     content = json.loads((root / "train.json").read_text())
@@ -145,10 +145,12 @@ def with_box(root: Path, box: list[float], kind: int = 3) -> Path:
         ([4, 4, 0, 10], 3, r"1 have no area, such as \[4, 4, 4, 14\]"),
         ([4, 4, float("nan"), 10], 3, "1 are no four numbers"),
         ([4, 4, 10], 3, r"1 are no four numbers, such as \[4, 4, 10\]"),
+        (["4", "4", "9", "9"], 3, r"1 are no four numbers, such as \['4', '4', '9', '9'\]"),
+        ("4,4,9,9", 3, "1 are no four numbers, such as 4,4,9,9"),
     ],
 )
 def test_what_is_no_box_is_refused_and_counted(
-    tmp_path: Path, box: list[float], kind: int, message: str
+    tmp_path: Path, box: Any, kind: int, message: str
 ) -> None:
     with pytest.raises(DataAgentError, match=message) as caught:
         load(with_box(tmp_path / "data", box, kind))

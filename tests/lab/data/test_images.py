@@ -249,6 +249,20 @@ def test_a_damaged_cache_is_made_again(parquet_folder: Path) -> None:
     assert torch.equal(load(parquet_folder).train_images, expected)
 
 
+def test_without_a_cache_images_are_decoded_each_time_and_it_is_said_once(
+    parquet_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DATA_AGENT_CACHE", str(tmp_path / "file" / "cache"))
+    first, again = load(parquet_folder), load(parquet_folder)
+    assert torch.equal(first.train_images, again.train_images)
+    assert caplog.text.count("decoded images are not kept") == 1
+    assert "DATA_AGENT_CACHE names another folder" in caplog.text
+
+
 def test_progress_counts_every_image(parquet_folder: Path) -> None:
     seen: list[tuple[int, int]] = []
     load(parquet_folder, progress=lambda _, done, total: seen.append((done, total)))

@@ -92,9 +92,28 @@ def test_it_is_the_json_and_loads_nothing() -> None:
 def test_what_was_not_found_has_no_part() -> None:
     bare = make_audit(numbers_of({"mean_loss": np.ones(3)}), budget=9, sketches=None)
     found = Page(page(bare))
-    assert "Nothing here asks for a look." in found.texts
+    (lead,) = [text for text in found.texts if "looked for" in text]
+    assert lead == (
+        "Wrong labels were not looked for: samples have no class. What was never learned was not "
+        "looked for: samples have no class. Near-duplicates were not looked for."
+    )
     assert found.count("section") == found.count("nav") == 0
     assert "#57" in Page(page(audit())).texts  # a sample without a picture
+
+
+def test_it_says_that_nothing_was_found_of_what_was_looked_for_alone() -> None:
+    right = {"mean_loss": np.ones(3), "label": np.array([0, 1, 2]), "loss": np.zeros(3)}
+    told = {**right, "margin": np.ones(3), "suggested_label": np.array([0, 1, 2])}
+    bare = make_audit(numbers_of(told, NAMES), budget=9, sketches=None)
+    assert (
+        "Nothing of what was looked for asks for a look. Near-duplicates were not looked for."
+    ) in Page(page(bare)).texts
+
+
+def test_a_class_name_turns_no_sentence_around() -> None:
+    text = page(audit(names=("cat\u202e", "dog", "owl")), pictures())
+    assert "\u202e" not in text
+    assert "<bdi>cat\ufffd</bdi> was taken for <bdi>dog</bdi> most" in text
 
 
 def test_a_large_one_is_small_and_says_what_is_left_out() -> None:
@@ -106,7 +125,11 @@ def test_a_large_one_is_small_and_says_what_is_left_out() -> None:
     text = page(found, Pictures(2_000, text_of, classes, None))
     assert len(text.encode()) < 300_000
     said = "".join(Page(text).texts)
-    assert "The first 200 of 900; all are in findings.csv." in said
+    assert "1,000 labels that are likely wrong" in said
+    assert (
+        "The first 200 of 1,000; findings.csv has the first 900, more with a higher --budget."
+        in said
+    )
     assert "The first 50 of 401; all are in audit.json." in said
 
 

@@ -22,6 +22,7 @@ def test_elements_with_attributes_and_children() -> None:
         ('" onload="x', "&quot; onload=&quot;x"),
         ("' & '", "&#x27; &amp; &#x27;"),
         ("a\0b\x1bc\ud800d", "a\ufffdb\ufffdc\ufffdd"),
+        ("cat\u202edog\u2067", "cat\ufffddog\ufffd"),
     ],
 )
 def test_texts_and_attributes_of_data_are_escaped(text: str, written: str) -> None:

@@ -258,7 +258,10 @@ def test_a_task_says_what_its_labels_are_if_it_has_some(tmp_path: Path) -> None:
     make_runs(tmp_path / "images", "random")
     make_language_run(tmp_path / "sft", method="random", seed=0, value=2.0)
     images, sft = summarise(tmp_path).tasks
-    assert "100 training samples (0 with a wrong label), 60 epochs" in describe(images)
+    assert "cnn, 100 training samples, 60 epochs" in describe(images)  # nobody knows which err
+    for known in ({"label_noise": 0.1}, {"train_labels": "a.parquet:b"}, {"foreign_share": 0.1}):
+        told = replace(images, config={**images.config, **known})
+        assert "100 training samples (0 with a wrong label" in describe(told)
     assert "llama-32x1, 100 training samples, 60 epochs; evaluated on 50 samples" in describe(sft)
 
 

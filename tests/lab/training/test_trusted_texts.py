@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from data_agent.errors import DataAgentError, DataAgentWarning
-from data_agent_lab.auditing.inputs import sketches_of_run
+from data_agent_lab.auditing.audit import audit_of
+from data_agent_lab.auditing.inputs import sketches_of
 from data_agent_lab.data.texts import load_language
 from data_agent_lab.page.pictures import pictures_of
 from data_agent_lab.planning.advice import skew_of
@@ -122,6 +123,8 @@ def test_every_method_has_them_in_each_epoch_behind_the_first_pass_and_the_repor
     num_trusted = result["num_trusted_rows"]
     assert num_trusted == 8 or (recipe.packing and 0 < num_trusted < 8)
     assert result["num_noisy_labels"] == round(recipe.label_noise * (SIZE - 8))
+    audit = audit_of(tmp_path / "run", budget=5)  # whose labels are those of the training
+    assert len(audit.numbers) == result["num_train_samples"]
     plan = plan_of(config, data)
     assert plan.num_trusted == plan.phases[-1].num_trusted == 8
     if not recipe.packing:  # a plan knows no packs
@@ -169,7 +172,7 @@ def test_pages_plans_and_audits_number_texts_as_training_does(recipe_of: Any) ->
     pictures = pictures_of(data)
     assert pictures.count == len(pictures.true_labels or ()) == SIZE
     assert pictures.draw(SIZE - 1) != pictures.draw(0)
-    sketches = sketches_of_run(RunConfig(recipe=recipe, method="random").flat())
+    sketches = sketches_of(RunConfig(recipe=recipe, method="random").flat(), data)
     assert sketches is not None
     assert len(sketches.values) == SIZE
     counts = [sum(label == name for label in data.samples["labels"]) for name in (0, 1)]

@@ -37,6 +37,7 @@ def test_what_one_has_decides_what_runs():
     exec(code_of("what-do-you-have.md"), names)
     assert names["with_trusted"].describe().startswith("trusted examples (50 rows)")
     assert names["with_labels"].describe().startswith("label rules: equal class shares")
+    assert names["among_junk"].describe().startswith("noise rate of labels")
     assert names["with_neither"].describe().startswith("policy, rewarded by difficulty")
     assert names["control"].name == "random"
     assert names["without_copies"].name == "spread-over-duplicates"

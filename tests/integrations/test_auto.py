@@ -39,6 +39,10 @@ class OwnLosses(Ours):
     ("model", "labels", "options", "picked"),
     [
         (bert, "class", {}, "label-aware: every row has one class label"),
+        (
+            lambda: bert(num_labels=12),
+            *("class", {}, "noise-aware: every row has one label of 12 classes"),
+        ),
         (llama, "masked", {}, "data-agent: the model's labels are tokens"),
         (
             lambda: bert(BertForTokenClassification),
@@ -54,7 +58,15 @@ class OwnLosses(Ours):
         ),
         (bert, "class", {"kind": OwnLosses}, "data-agent: the losses of samples are computed by"),
     ],
-    ids=["classes", "tokens", "classes of tokens", "several labels", "regression", "own losses"],
+    ids=[
+        "classes",
+        "many classes",
+        "tokens",
+        "classes of tokens",
+        "several labels",
+        "regression",
+        "own losses",
+    ],
 )
 def test_what_is_picked_and_said(model, labels, options, picked, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="data_agent"):
@@ -75,6 +87,12 @@ def test_an_explicit_name_wins_and_is_another_algorithm(tmp_path):
     assert runs["data-agent"].selector.metrics()["policy_updates"] >= 0
     assert "policy_updates" not in runs["auto"].selector.metrics()
     assert "doubtful labels: off, 3 classes; no policy" in runs["auto"].selector.summary()
+
+
+def test_without_a_head_no_method_is_picked_that_needs_features():
+    model = SimpleNamespace(config=transformers.BertConfig(num_labels=12))
+    picked = pick_method(Texts(), model, reads_labels=True, has_head=False)
+    assert picked == ("label-aware", "every row has one class label")
 
 
 def test_a_dataset_with_columns_is_known_by_them_and_no_row_is_read():

@@ -36,6 +36,7 @@ class DataAgent(RuledSelector):
     """A policy that learns, while a model trains, which samples to train on next.
 
     With trusted rows no PPO runs: the reward is learned from these rows, and draws go by it.
+
     Args:
         num_samples: N, length of the training dataset.
         epochs: E, epochs in the whole run.

@@ -9,20 +9,27 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from data_agent.labels import LabelRules
 from data_agent.loading.looking import look_at
 from data_agent.trusted.overlap import LABEL_NAMES
 
 AUTO = "auto"
 
 
-def pick_method(dataset: Any, model: Any, *, reads_labels: bool) -> tuple[str, str]:
-    """The name of a method, and the reason in words: label-aware, or the policy if in doubt.
+def pick_method(
+    dataset: Any, model: Any, *, reads_labels: bool, has_head: bool = True
+) -> tuple[str, str]:
+    """The name of a method, and the reason in words: by labels, or the policy if in doubt.
+
+    Of ten classes or more noise rates are told from features; of fewer `label-aware` doubts no
+    label. Where samples are labelled at random, it harms with more classes than that.
 
     Args:
         dataset: the training dataset.
         model: `problem_type` and `num_labels` of its config say what labels are, unless it has
             output embeddings, with which its labels are tokens.
         reads_labels: whether the samples' terms come from "logits" and "labels".
+        has_head: whether the model's last layer is known, whose inputs are the features.
     """
     if not reads_labels:
         return "data-agent", "the losses of samples are computed by the Trainer's own method"
@@ -32,7 +39,9 @@ def pick_method(dataset: Any, model: Any, *, reads_labels: bool) -> tuple[str, s
         return "data-agent", reason
     if not _has_one_class(dataset):
         return "data-agent", "its rows do not have one class label each"
-    return "label-aware", "every row has one class label"
+    if model.config.num_labels < LabelRules().fewest_classes or not has_head:
+        return "label-aware", "every row has one class label"
+    return "noise-aware", f"every row has one label of {model.config.num_labels} classes"
 
 
 def _why_no_classes(model: Any) -> str | None:

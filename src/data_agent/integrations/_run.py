@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 
 from data_agent.errors import CheckpointError, DataAgentWarning, InputError, StateError
 from data_agent.integrations._auto import AUTO, pick_method
+from data_agent.integrations._batches import find_head
 from data_agent.integrations._steps import check_observed_any
 from data_agent.integrations._trusted import (
     check_joined,
@@ -153,7 +154,10 @@ def _picked(trainer: Any, *, reads_labels: bool) -> str:
         reason = f"its reward is learned from {len(trainer.trusted_rows)} trusted rows"
     else:
         model = trainer._inner_model()
-        method, reason = pick_method(trainer.train_dataset, model, reads_labels=reads_labels)
+        has_head = trainer._given_head is not None or find_head(model) is not None
+        method, reason = pick_method(
+            trainer.train_dataset, model, reads_labels=reads_labels, has_head=has_head
+        )
     logger.info("selector='auto' picks %s: %s.", method, reason)
     return method
 

@@ -82,8 +82,9 @@ class SelectiveTrainerMixin(_Base):
 
     Args:
         args: positional arguments of the Trainer.
-        selector: "auto", which picks label-aware where every row is known to have one class label
-            and data-agent elsewhere or with trusted rows, and logs what it picked; a method's name;
+        selector: "auto", which picks noise-aware where every row is known to have one class label,
+            label-aware of fewer than ten classes, and data-agent elsewhere or with trusted rows,
+            and logs what it picked; a method's name;
             a callable that is called with `num_samples=` and `epochs=` (and `trusted=`, positions,
             if there are trusted rows), such as `functools.partial(DataAgent, keep_ratio=0.5)`; or a
             selector.

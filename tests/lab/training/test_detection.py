@@ -31,7 +31,14 @@ RECIPE: Any = replace(
     **{"epochs": EPOCHS, "batch_size": BATCH, "num_evaluations": 2},
 )
 REFUSED = {  # methods that go by the class of a sample, or by groups of near-duplicates
-    *("label-aware", "class-balanced-random", "cluster-balanced-random", "rcap", "small-margin"),
+    *(
+        "label-aware",
+        "noise-aware",
+        "class-balanced-random",
+        "cluster-balanced-random",
+        "rcap",
+        "small-margin",
+    ),
     *("el2n", "grand", "forgetting", "k-center", "d2-pruning", "rl-selector", "divbs"),
     "spread-over-duplicates",
 }

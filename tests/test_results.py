@@ -84,6 +84,7 @@ TASKS = {
     "clean, 500 rows in shares of 10:1": "trusted-clean@trusted-biased",
     "GSM8K, of four sources": "mix-gsm8k@mixtures",
     "code, of four sources": "mix-code@mixtures",
+    "code, of four sources, 64 rows (nats a token)": "mix-code@mixtures-64",
     "Alpaca, of four sources (held out)": "mix-alpaca@held-out-trusted",
     "long tail 50:1, 250 rows": "trusted-tail50@trusted-250",
     "half of the rows are digits, 250 rows": "trusted-digits@trusted-250",

@@ -18,7 +18,7 @@ from data_agent.labels.margins import comes_late, num_first
 from data_agent.runtime.random import Purpose, derived_seed, position_hash
 from data_agent.selecting.feedback import Feedback
 from data_agent.trusted.contrast import Contrast, shown
-from data_agent.trusted.signals import NO_CLASS, row_classes
+from data_agent.trusted.signals import NO_CLASS, row_classes, row_signals
 from data_agent.trusted.table import LikenessTable
 from data_agent.trusted.window import FOLDS, POOL, WindowRows
 
@@ -68,7 +68,8 @@ class LatePlace(Contrast):
         label = row_classes(feedback)
         is_late = comes_late(feedback.logits, label.clamp(min=0))
         sign = torch.where(label == NO_CLASS, NO_CLASS, is_late.long())
-        signals, features, sign = shown(_signals(feedback.logits), feedback, sign)
+        seen = row_signals(feedback.having(labels=None, uncertainty=None))[:, 1:]  # not the loss
+        signals, features, sign = shown(seen, feedback, sign)
         fold = 1 + position_hash(feedback.index, self._fold_seed) % FOLDS
         kind = torch.where(sign == 1, fold, POOL)
         classes = torch.full_like(kind, NO_CLASS)
@@ -87,12 +88,23 @@ class NoiseRateTable(LikenessTable):
     """A moving average of each sample's odds; drawn in proportion to `(1 - eta)^sharpness`.
 
     Args:
+        num_samples: N.
+        seed: of the draws.
+        memory: as `LikenessTable`.
+        sharpness: as there.
         level: gives the estimated share of wrong labels, and the number of classes.
-        table: as `LikenessTable`.
     """
 
-    def __init__(self, *table: int, level: Callable[[], tuple[float, int]], **more: float) -> None:
-        super().__init__(*table, **more)  # pyright: ignore[reportArgumentType]
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        seed: int,
+        memory: float,
+        sharpness: float,
+        level: Callable[[], tuple[float, int]],
+    ) -> None:
+        super().__init__(num_samples, seed=seed, memory=memory, sharpness=sharpness)
         self._level = level
 
     def reward(self, average: Tensor) -> Tensor:
@@ -102,11 +114,3 @@ class NoiseRateTable(LikenessTable):
     def expected_actions(self) -> Tensor:
         """float32 `[N]`: how likely the label is right, 1 - eta."""
         return 1 - noise_rate(self.averages(), *self._level())
-
-
-def _signals(logits: Tensor) -> Tensor:
-    """Entropy over log C and highest probability, float32 `[B, 2]`."""
-    log_p = torch.log_softmax(logits.float(), dim=1)
-    p = log_p.exp()
-    entropy = -(p * log_p).sum(1) / math.log(logits.shape[1])
-    return torch.stack([entropy, p.amax(1)], dim=1)

@@ -36,6 +36,13 @@ class Finding:
     label: str | None = None
     suggested: str | None = None
     same_as: int | None = None  # of a redundant sample the one that stays
+    row: int | None = None  # of the user's data, where that is known
+    file: str | None = None  # an image's
+
+    @property
+    def origin(self) -> str:
+        """The image file, or else the row of the data; empty where neither is known."""
+        return self.file or ("" if self.row is None else f"row {self.row}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +93,7 @@ def likely_wrong(numbers: SampleNumbers, budget: int, groups: Sequence[Group] = 
             kind="wrong-label",
             rank=rank,
             index=int(numbers.index[at]),
+            **numbers.origin(at),
             score=float(doubt[at]),
             reason=(
                 f"{numbers.name_of(int(suggested[at]))} was believed instead (margin "
@@ -124,6 +132,7 @@ def never_learned(numbers: SampleNumbers, budget: int) -> Found:
             kind="never-learned",
             rank=rank,
             index=int(numbers.index[at]),
+            **numbers.origin(at),
             score=float(loss[at]),
             reason=(
                 f"the last {'visit' if visits is None else f'of {visits[at]} visits'} cost "
@@ -165,6 +174,7 @@ def redundant(numbers: SampleNumbers, budget: int, groups: Sequence[Group] | Non
             kind="redundant",
             rank=rank,
             index=int(index[at]),
+            **numbers.origin(at),
             score=float(size),
             reason=f"one of {size} near-duplicates",
             label=None if label is None else numbers.name_of(int(label[at])),

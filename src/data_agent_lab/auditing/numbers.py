@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_agent.errors import InputError
 from data_agent.suspicion import suspicion
+from data_agent_lab.data.origins import NO_ROW
 from data_agent_lab.runs.samples import IN_DATA, SAMPLES, Arrays, read_columns
+
 
 _FLOATS = ("loss", "mean_loss", "mean_probability", "margin")
 _CLASSES = ("label", "suggested_label")
+
+
+class Origin(TypedDict):
+    """Where in the user's data a sample was read from."""
+
+    row: int | None
+    file: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,6 +43,8 @@ class SampleNumbers:
     label: NDArray[np.int64] | None = None  # -1 where there is none
     suggested_label: NDArray[np.int64] | None = None
     trusted: NDArray[np.bool_] | None = None  # which are never left out
+    row: NDArray[np.int64] | None = None  # of the user's data, or NO_ROW
+    file: NDArray[Any] | None = None  # of the user's data; None where there is none
     class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -43,6 +54,15 @@ class SampleNumbers:
     def place_of(self, index: int) -> int:
         """The row of the sample at a position in the data set: its place in what was trained on."""
         return int(np.flatnonzero(self.index == index)[0])
+
+    def origin(self, place: int) -> Origin:
+        """The row and the file of the user's data that the sample at a place here is from."""
+        row = None if self.row is None else int(self.row[place])
+        file = None if self.file is None else self.file[place]
+        return {
+            "row": None if row == NO_ROW else row,
+            "file": file if file and isinstance(file, str) else None,
+        }
 
     def name_of(self, label: int) -> str:
         """The class's name, or its number where no name is known."""
@@ -73,6 +93,10 @@ def numbers_of(columns: Arrays, class_names: tuple[str, ...] = ()) -> SampleNumb
         found[name] = np.nan_to_num(found[name], nan=-1).astype(np.int64)
     if "trusted" in found:
         found["trusted"] = np.nan_to_num(found["trusted"]) > 0
+    if "row" in columns and np.asarray(columns["row"]).dtype.kind in "iuf":  # else it is a name
+        found["row"] = np.nan_to_num(_numbers("row", columns["row"]), nan=NO_ROW).astype(np.int64)
+    if "file" in columns:
+        found["file"] = np.asarray(columns["file"], dtype=object)
     mean_loss = found.setdefault("mean_loss", found.get("loss"))
     if mean_loss is None:
         raise InputError(

@@ -30,7 +30,8 @@ def in_words(audit: Audit, *, drop: Sequence[Kind] = ()) -> list[str]:
         else:
             lines.append(f"{count} {title}{':' if count else '.'}")
         for finding in shown:
-            label = "" if finding.label is None else f" ({finding.label})"
+            known = ", ".join(filter(None, (finding.label, finding.origin)))
+            label = f" ({known})" if known else ""
             lines.append(f"  sample {finding.index}{label}: {finding.reason}.")
     if audit.confusions:
         most = [

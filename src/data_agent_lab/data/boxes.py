@@ -22,6 +22,7 @@ from data_agent_lab.data.annotations import BOX_FORMS, Annotated, Box, are_numbe
 from data_agent_lab.data.decoding import Part, decoded
 from data_agent_lab.data.image_data import hold_out, stratified
 from data_agent_lab.data.labels import first_few
+from data_agent_lab.data.origins import files_of, followed
 from data_agent_lab.data.pixels import Canvas
 from data_agent_lab.data.sources import choose_splits, only_split
 from data_agent_lab.detection_recipe import DetectionRecipe
@@ -65,6 +66,8 @@ class DetectionData:
     class_names: tuple[str, ...]
     evaluation: str  # where the evaluation samples come from, in words
     num_trusted: int = 0  # the last training samples are trusted ones of a data set of their own
+    rows: Tensor | None = None  # int64 [N], of the training data, or NO_ROW; None if not known
+    files: Sequence[str] = ()  # the image file of each row; empty where images lie in tables
 
     def __post_init__(self) -> None:
         for what, objects in (("training", self.train_objects), ("evaluation", self.eval_objects)):
@@ -100,7 +103,10 @@ class DetectionData:
         rows, last = torch.as_tensor(rows), self.num_train - self.num_trusted
         rows = torch.cat([rows[rows < last], torch.arange(last, self.num_train)])
         return replace(
-            self, train_images=self.train_images[rows], train_objects=self.train_objects.at(rows)
+            self,
+            train_images=self.train_images[rows],
+            train_objects=self.train_objects.at(rows),
+            rows=None if self.rows is None else self.rows[rows],
         )
 
     def trusted(self, recipe: DetectionRecipe) -> Tensor | None:
@@ -193,6 +199,8 @@ def _loaded(
         eval_objects=objects[1],
         class_names=names,
         evaluation=source,
+        rows=parts[0].rows,
+        files=files_of(parts[0].content.images, recipe.data or ""),
     )
     if len(parts) == 2:
         return data
@@ -202,6 +210,7 @@ def _loaded(
         train_images=torch.cat([images[0], images[2]]),
         train_objects=Objects(*map(torch.cat, zip(objects[0], objects[2], strict=True))),
         num_trusted=len(images[2]),
+        rows=followed(data.rows, len(images[2])),
     )
 
 

@@ -6,6 +6,7 @@ The data of a recipe are the same in all of its runs; only the wrong labels foll
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.data import TensorDataset
 
 from data_agent.errors import InputError
 from data_agent.trusted import warn_of_overlap
+from data_agent_lab.data.origins import followed
 from data_agent_lab.recipes import ImageRecipe
 
 DATA_SEED = 0  # of splits, subsets and copies
@@ -48,6 +50,8 @@ class ImageData:
     evaluation: str  # where the evaluation samples come from, in words
     clean_labels: Tensor | None = None  # int64 [N], true or NO_CLASS; None: the training labels
     num_trusted: int = 0  # the last training samples are trusted ones of a data set of their own
+    rows: Tensor | None = None  # int64 [N], of the training data, or NO_ROW; None if not known
+    files: Sequence[str] = ()  # the image file of each row; empty where images lie in tables
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -98,6 +102,7 @@ class ImageData:
             train_images=self.train_images[rows],
             train_labels=self.train_labels[rows],
             clean_labels=None if clean is None else clean[rows],
+            rows=None if self.rows is None else self.rows[rows],
         )
 
     def num_noisy(self, labels: Tensor) -> int:
@@ -292,6 +297,7 @@ def with_trusted(data: ImageData, images: Tensor, labels: Tensor) -> ImageData:
         train_labels=torch.cat([data.train_labels, labels]),
         clean_labels=torch.cat([data.true_labels, labels]),
         num_trusted=len(labels),
+        rows=followed(data.rows, len(labels)),
     )
 
 
@@ -313,12 +319,13 @@ def with_near_copies(data: ImageData, num_copies: int) -> ImageData:
     copies = [_near_copies(data.train_images[s], generator) for s in sources.split(_CHUNK)]
     order = torch.from_numpy(generator.permutation(total))
     origins = torch.cat([torch.arange(data.num_train), sources])[order]
-    clean = data.clean_labels
+    clean, rows = data.clean_labels, followed(data.rows, num_copies)
     return replace(
         data,
         train_images=torch.cat([data.train_images, *copies])[order],
         train_labels=data.train_labels[origins],
         clean_labels=None if clean is None else clean[origins],
+        rows=None if rows is None else rows[order],
     )
 
 
@@ -335,12 +342,13 @@ def with_foreign(data: ImageData, images: Tensor) -> ImageData:
     generator = np.random.default_rng([DATA_SEED, _FOREIGN_STREAM])
     drawn = torch.from_numpy(generator.integers(data.num_classes, size=len(images)))
     order = torch.from_numpy(generator.permutation(data.num_train + len(images)))
-    clean = data.true_labels
+    clean, rows = data.true_labels, followed(data.rows, len(images))
     return replace(
         data,
         train_images=torch.cat([data.train_images, images])[order],
         train_labels=torch.cat([data.train_labels, drawn])[order],
         clean_labels=torch.cat([clean, torch.full((len(images),), NO_CLASS)])[order],
+        rows=None if rows is None else rows[order],
     )
 
 

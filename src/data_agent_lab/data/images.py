@@ -26,6 +26,7 @@ from data_agent_lab.data.image_data import (
     with_trusted,
 )
 from data_agent_lab.data.labels import Labels, find_column, has_labels, read_labels
+from data_agent_lab.data.origins import files_of
 from data_agent_lab.data.pixels import Canvas
 from data_agent_lab.data.sources import choose_splits, only_split
 from data_agent_lab.progress import Progress
@@ -76,6 +77,8 @@ def load_images(recipe: ImageRecipe, *, progress: Progress) -> ImageData:
         class_names=names,
         evaluation=source,
         clean_labels=clean[train.rows],
+        rows=train.rows,
+        files=files_of(train.images, recipe.data),
     )
     data = with_near_copies(data, num_copies)
     data = with_foreign(data, others[0]) if foreign else data

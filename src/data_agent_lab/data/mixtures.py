@@ -11,7 +11,9 @@ import numpy as np
 
 from data_agent.errors import InputError
 from data_agent_lab.data.image_data import DATA_SEED, num_foreign
+from data_agent_lab.data.origins import NO_ROW
 from data_agent_lab.data.sources import choose_splits, open_rows
+from data_agent_lab.data.tokens import ROW
 from data_agent_lab.recipes import TextRecipe
 
 FOREIGN = "is_foreign"
@@ -44,7 +46,8 @@ def mixed(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> dict[str, An
         return own
     columns = {name: sum((part[name] for part in others), own[name]) for name in own}
     num_rows, num_others = len(own["input_ids"]), sum(len(part["input_ids"]) for part in others)
-    return {**columns, FOREIGN: [0] * num_rows + [1] * num_others}
+    marks = {FOREIGN: [0] * num_rows + [1] * num_others, ROW: own[ROW] + [NO_ROW] * num_others}
+    return {**columns, **marks}
 
 
 def shuffled(rows: datasets.Dataset) -> np.ndarray:

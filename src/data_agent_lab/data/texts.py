@@ -19,10 +19,12 @@ from data_agent.trusted import warn_of_overlap
 from data_agent_lab.data.image_data import HELD_OUT_SHARE, corrupt_labels, stratified, trusted_rows
 from data_agent_lab.data.labels import find_column, has_labels, read_labels
 from data_agent_lab.data.mixtures import FOREIGN, foreign_rows, mixed, num_own, shuffled
+from data_agent_lab.data.origins import NO_ROW
 from data_agent_lab.data.sources import choose_splits, only_split, open_rows
 from data_agent_lab.data.tokenizers import find_tokenizer, train_tokenizer
 from data_agent_lab.data.tokens import (
     EMPTY,
+    ROW,
     blocks,
     completion_tokens,
     read_conversations,
@@ -58,13 +60,16 @@ class LanguageData:
     foreign: Tensor | None = None  # bool [M]: training rows of other sources; None for none
     class_names: tuple[str, ...] = ()  # empty where nothing is classified
     evaluation_source: str  # where the evaluation rows come from, in words
+    rows: Tensor | None = None  # int64 [N], of the training data, or NO_ROW; None of blocks
     dropped: Mapping[str, int]  # by reason, how many rows (or tokens) were left out or cut, in both
 
     def at(self, rows: Any) -> LanguageData:
         """The data with these training rows, int64 `[M]`, and the trusted ones, which come last."""
-        rows = rows[rows < len(self.train)]
+        size = len(self.train)
+        rows = torch.as_tensor(rows)[rows < size]
         foreign = None if self.foreign is None else self.foreign[rows]
-        return replace(self, train=self.train.select(rows), foreign=foreign)
+        own = None if self.rows is None else torch.cat([self.rows[rows], self.rows[size:]])
+        return replace(self, train=self.train.select(rows), foreign=foreign, rows=own)
 
     @property
     def samples(self) -> datasets.Dataset:
@@ -122,25 +127,26 @@ def load_language(recipe: TextRecipe, progress: Progress = silent) -> LanguageDa
             f"--task {recipe.task} needs data: name them with --data (a file, a folder, or a name "
             "on the Hugging Face hub)."
         )
-    parts, source = _find_parts(recipe.data, recipe)
+    parts, own, source = _find_parts(recipe.data, recipe)
     progress("reading", 1, 2)
     counts: Counter[str] = Counter()
     make = {"sft": _instructions, "lm": _documents, "text-classification": _classified}[recipe.kind]
     tokenizer, columns, class_names = make(recipe, parts, counts)
     progress("reading", 2, 2)
-    train, evaluation, *others = map(datasets.Dataset.from_dict, columns)
-    if others:
-        trusted = others[0]
+    train, *others = map(datasets.Dataset.from_dict, columns)
+    evaluation, *given = map(_without_marks, others)
+    if given:
+        trusted = given[0]
         warn_of_overlap(trusted, evaluation)
     else:
         train, trusted = _split_off(train, recipe.trusted_rows)
-    train, foreign = _without_marks(train)
     data = LanguageData(
         tokenizer=tokenizer,
-        train=train,
+        train=_without_marks(train),
         evaluation=evaluation,
-        trusted=None if trusted is None else _without_marks(trusted)[0],
-        foreign=foreign,
+        trusted=None if trusted is None else _without_marks(trusted),
+        rows=_rows_of(train, trusted, own),
+        foreign=_foreign_marks(train) if FOREIGN in train.column_names else None,
         class_names=class_names,
         evaluation_source=source,
         dropped=+counts,  # those above zero
@@ -156,6 +162,23 @@ def load_language(recipe: TextRecipe, progress: Progress = silent) -> LanguageDa
 
 _Parts = Sequence[datasets.Dataset]  # to train on, to evaluate on, and if there are some trusted
 _Made = tuple[Any, list[dict[str, Any]], tuple[str, ...]]  # tokenizer, columns of each, classes
+
+
+def _rows_of(
+    train: datasets.Dataset, trusted: datasets.Dataset | None, own: Sequence[int]
+) -> Tensor | None:
+    """Which rows of the training data samples are, int64 `[N]`; None where they are blocks.
+
+    `own` are the rows that were read, in which the column `ROW` says a sample's place. Trusted rows
+    of a data set of their own have no such column.
+    """
+    if ROW not in train.column_names:
+        return None
+    places = train[ROW][:]
+    if trusted is not None:
+        is_split_off = ROW in trusted.column_names
+        places += trusted[ROW][:] if is_split_off else [NO_ROW] * len(trusted)
+    return torch.tensor([place if place == NO_ROW else own[place] for place in places])
 
 
 def _split_off(
@@ -185,41 +208,44 @@ def _foreign_marks(rows: datasets.Dataset) -> Tensor:
     return torch.tensor(rows[FOREIGN], dtype=torch.bool)
 
 
-def _without_marks(rows: datasets.Dataset) -> tuple[datasets.Dataset, Tensor | None]:
-    """The rows as they are trained on, and which are foreign; None where none is marked."""
-    if FOREIGN not in rows.column_names:
-        return rows, None
-    return rows.remove_columns(FOREIGN), _foreign_marks(rows)
+def _without_marks(rows: datasets.Dataset) -> datasets.Dataset:
+    """The rows as they are trained on."""
+    return rows.remove_columns([name for name in (FOREIGN, ROW) if name in rows.column_names])
 
 
-def _find_parts(data: str, recipe: TextRecipe) -> tuple[_Parts, str]:
+def _find_parts(data: str, recipe: TextRecipe) -> tuple[_Parts, Sequence[int], str]:
+    """The parts, which rows of the data are trained on, and where the evaluation rows are from."""
     classifies = recipe.kind == "text-classification"
     splits = open_rows(data)
     train, name = choose_splits(
         splits, lambda rows: not classifies or has_labels(rows, recipe.label_column)
     )
+    rows = np.arange(len(train))
     if name is not None:
         evaluation, source = splits[name], f"split {name!r}"
     else:
         order, source = shuffled(train), "rows held out of 'train' (10 %)"
         num_held = max(1, int(HELD_OUT_SHARE * len(train) + 0.5))
         evaluation = train.select(np.sort(order[:num_held]))
-        train = train.select(np.sort(order[num_held:]))
+        rows = np.sort(order[num_held:])
+        train = train.select(rows)
     trusted = []
     if recipe.trusted is not None:
         trusted = [only_split(open_rows(recipe.trusted, flag="--trusted"), "--trusted")]
-    if classifies:  # subsets of classes keep their shares
-        return (train, evaluation, *trusted), source
-    train = _subset(train, num_own(recipe), "--subset")
-    return (train, _subset(evaluation, recipe.eval_subset, "--eval-subset"), *trusted), source
+    if not classifies:  # subsets of classes keep their shares
+        chosen = _subset(train, num_own(recipe), "--subset")
+        train, rows = train.select(chosen), rows[chosen]
+        evaluation = evaluation.select(_subset(evaluation, recipe.eval_subset, "--eval-subset"))
+    return (train, evaluation, *trusted), rows.tolist(), source
 
 
-def _subset(rows: datasets.Dataset, size: int | None, flag: str) -> datasets.Dataset:
+def _subset(rows: datasets.Dataset, size: int | None, flag: str) -> np.ndarray:
+    """Places of `size` rows, ascending; None takes all."""
     if size is None:
-        return rows
+        return np.arange(len(rows))
     if size > len(rows):
         raise InputError(f"{size} rows were asked for ({flag}), of {len(rows)} there are.")
-    return rows.select(np.sort(shuffled(rows)[:size]))
+    return np.sort(shuffled(rows)[:size])
 
 
 def _instructions(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made:
@@ -230,7 +256,8 @@ def _instructions(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _M
     usual = replace(recipe, prompt_column=None, completion_column=None)
     foreign = [converse(rows, usual) for rows in foreign_rows(recipe, len(parts[0]))]
     if tokenizer is None:
-        texts = (turn["content"] for messages in chain(read[0], *foreign) for turn in messages)
+        every = chain.from_iterable(part.values() for part in (read[0], *foreign))
+        texts = (turn["content"] for messages in every for turn in messages)
         tokenizer = train_tokenizer(texts, vocab_size=recipe.vocab_size)
     tokens = partial(
         completion_tokens, tokenizer=tokenizer, max_length=recipe.max_length, counts=counts
@@ -253,14 +280,14 @@ def _documents(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made
 
 def _classified(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Made:
     names: tuple[str, ...] = ()
-    read: list[tuple[list[tuple[str, ...]], Tensor]] = []
+    read: list[tuple[list[tuple[str, ...]], Tensor, Tensor]] = []
     for rows, split in zip(parts, _ROWS, strict=False):
         labels = read_labels(rows, recipe.label_column, source=split, class_names=names)
         names = labels.class_names
         texts = list(zip(*(rows[name] for name in _text_columns(rows, recipe)), strict=True))
         kept = [i for i, row in enumerate(texts) if all(t and str(t).strip() for t in row)]
         counts[EMPTY] += len(texts) - len(kept)
-        read.append(([texts[i] for i in kept], labels.numbers[kept]))
+        read.append(([texts[i] for i in kept], labels.numbers[kept], torch.tensor(kept)))
     if len(names) < 2:
         raise InputError(f"the training data has the class {names} only; two or more are needed.")
     tokenizer = find_tokenizer(recipe) or train_tokenizer(
@@ -268,11 +295,11 @@ def _classified(recipe: TextRecipe, parts: _Parts, counts: Counter[str]) -> _Mad
     )
     columns: list[dict[str, Any]] = []
     sizes = (recipe.subset, recipe.eval_subset, None)
-    for (texts, labels), size in zip(read, sizes, strict=False):
+    for (texts, labels, places), size in zip(read, sizes, strict=False):
         index = torch.arange(len(labels)) if size is None else stratified(labels, size)
         chosen = [texts[i] for i in index.tolist()]
         tokens = text_tokens(chosen, tokenizer, max_length=recipe.max_length, counts=counts)
-        columns.append({**tokens, "labels": labels[index].tolist()})
+        columns.append({**tokens, "labels": labels[index].tolist(), ROW: places[index].tolist()})
     return tokenizer, columns, names
 
 

@@ -18,6 +18,9 @@ from data_agent_lab.recipes import TextRecipe
 Conversation = list[Mapping[str, str]]
 """Turns, each with "role" (system, user, assistant) and "content"."""
 
+ROW = "row"
+"""Column of the rows that samples were made of, until the data are made."""
+
 NO_COMPLETION = "without a completion"
 BEHIND = "turns behind the last answer"
 
@@ -70,8 +73,8 @@ _PLAIN = r"""
 
 def read_conversations(
     rows: datasets.Dataset, recipe: TextRecipe, *, has_template: bool, dropped: Counter[str]
-) -> list[Conversation]:
-    """Every row as a conversation that ends with the answer to learn.
+) -> dict[int, Conversation]:
+    """By row a conversation that ends with the answer to learn.
 
     Layouts are told by the names of columns; an instruction may have an input or a context beside
     it. Others are named by the recipe's `prompt_column` and `completion_column`. Without a chat
@@ -83,8 +86,8 @@ def read_conversations(
     """
     first, *others = _columns(rows.column_names, recipe)
     is_instruction = first == "instruction" and recipe.prompt_column is None
-    conversations: list[Conversation] = []
-    for row in cast("Sequence[Mapping[str, Any]]", rows):
+    conversations: dict[int, Conversation] = {}
+    for number, row in enumerate(cast("Sequence[Mapping[str, Any]]", rows)):
         if not others:
             turns = _messages(row[first], first)
         else:
@@ -100,7 +103,7 @@ def read_conversations(
         if all(turn["role"] == "system" for turn in turns[:last]):  # templates want a question
             turns.insert(last, {"role": "user", "content": ""})
             last += 1
-        conversations.append(turns[: last + 1])
+        conversations[number] = turns[: last + 1]
     return conversations
 
 
@@ -182,9 +185,13 @@ def _text(cell: Any, column: str) -> str:
 
 
 def completion_tokens(
-    conversations: Sequence[Conversation], tokenizer: Any, *, max_length: int, counts: Counter[str]
-) -> dict[str, list[list[int]]]:
-    """Tokens of conversations, and which of them are the answer to learn.
+    conversations: Mapping[int, Conversation],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    counts: Counter[str],
+) -> dict[str, list[Any]]:
+    """Tokens of conversations by row, and which of them are the answer to learn.
 
     As TRL prepares prompts and completions: the tokens behind the common beginning of the prompt
     alone and of both together count, an end-of-sequence token is part of the completion. With the
@@ -194,16 +201,19 @@ def completion_tokens(
     that are cut at their end, or left out, are counted in `counts`.
 
     Returns:
-        "input_ids" and "completion_mask" (0 or 1 a token), one list a row that is left.
+        "input_ids" and "completion_mask" (0 or 1 a token), one list a row that is left, and "row",
+        which it is.
     """
-    found: dict[str, list[list[int]]] = {"input_ids": [], "completion_mask": []}
-    for ids, mask in _tokens_and_masks(conversations, tokenizer, counts):
+    found: dict[str, list[Any]] = {"input_ids": [], "completion_mask": [], ROW: []}
+    made = _tokens_and_masks(list(conversations.values()), tokenizer, counts)
+    for row, (ids, mask) in zip(conversations, made, strict=True):
         if not any(mask[1:max_length]):  # nothing predicts the first token
             counts[CUT_AWAY] += 1
             continue
         counts[CUT] += len(ids) > max_length
         found["input_ids"].append(ids[:max_length])
         found["completion_mask"].append(mask[:max_length])
+        found[ROW].append(row)
     return found
 
 

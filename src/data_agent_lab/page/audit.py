@@ -195,10 +195,14 @@ def _card(finding: Finding, audit: Audit, pictures: Pictures | None) -> Markup:
                 if text is not None
             ],
             *_what_is_true(finding, audit, pictures),
-            tag("small", f"sample {finding.index}: {finding.reason}."),
+            tag("small", f"sample {finding.index}{_origin_of(finding)}: {finding.reason}."),
         ),
         class_="sample",
     )
+
+
+def _origin_of(finding: Finding) -> str:
+    return f" ({finding.origin})" if finding.origin else ""
 
 
 def _picture_of(index: int, audit: Audit, pictures: Pictures | None) -> Markup:

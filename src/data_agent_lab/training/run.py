@@ -12,10 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 
 from data_agent import BatchSelector
 from data_agent.errors import DataAgentError
 from data_agent.runtime import distributed
+from data_agent_lab.data.origins import origin_columns
 from data_agent_lab.detection_recipe import DetectionRecipe
 from data_agent_lab.methods import FULL, RANDOM, check_not_refreshed
 from data_agent_lab.progress import Progress, Send, Tracker, never, silent
@@ -74,9 +76,7 @@ def train_run(
     is_writer = distributed.rank() == 0
     if is_writer:
         folder.begin(config.flat(), device=str(device), jobs=jobs)
-    in_data: dict[str, Any] = {}  # read now: the file may be another one when the run ends
-    if (keep_index := getattr(config.recipe, "keep_index", None)) is not None:
-        in_data[IN_DATA] = kept_rows(Path(keep_index), data.num_train, data.num_trusted)
+    in_data = _in_data(config.recipe, data)  # now: the file may be another one when the run ends
     engine = engine_class(config, data, folder, device=device, progress=progress)
     step, epoch = engine.resume()
     check_same_step(step)
@@ -95,6 +95,16 @@ def train_run(
         engine.finish()
         folder.finish(result)
     return result
+
+
+def _in_data(recipe: Recipe, data: Any) -> dict[str, NDArray[Any]]:
+    """Columns that say where in the user's data each sample of a run is."""
+    is_packed = isinstance(recipe, TextRecipe) and recipe.packing  # a sample is of several rows
+    columns = {} if is_packed else origin_columns(data)
+    if recipe.keep_index is None:
+        return columns
+    kept = kept_rows(Path(recipe.keep_index), data.num_train, data.num_trusted)
+    return {IN_DATA: kept, **{name: column[kept] for name, column in columns.items()}}
 
 
 def _begin(config: RunConfig[Any]) -> tuple[type[Engine], torch.device]:

@@ -31,11 +31,15 @@ MARKED = (
 TEXTS = ["the cat sat on the mat", "a dog ran up the hill", "the sun and the moon"] * 20
 
 
+def by_row(*found: Any) -> dict[int, Any]:
+    return dict(enumerate(found))
+
+
 def conversations(rows: list[dict[str, Any]], **changes: Any) -> tuple[list[Any], Counter[str]]:
     dropped: Counter[str] = Counter()
     options = {"has_template": changes.pop("has_template", False), "dropped": dropped}
     found = read_conversations(datasets.Dataset.from_list(rows), recipe(**changes), **options)
-    return found, dropped
+    return list(found.values()), dropped
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,7 @@ def test_tokens_and_masks_are_those_of_trl(
     tokenizer.chat_template = template
     pairs = [("the cat ", "sat on the mat"), ("a dog", " ran"), ("", "up")]
     ours = completion_tokens(
-        [turns(*pair) for pair in pairs], tokenizer, max_length=999, counts=Counter()
+        by_row(*(turns(*pair) for pair in pairs)), tokenizer, max_length=999, counts=Counter()
     )
     if template is None:
         rows: list[dict[str, Any]] = [{"prompt": p, "completion": c} for p, c in pairs]
@@ -193,13 +197,13 @@ def test_tokens_and_masks_are_those_of_trl(
 def test_where_the_template_marks_answers_all_of_them_count(tokenizer: Any) -> None:
     tokenizer.chat_template = MARKED
     talk = [*turns("a", "bb"), *turns("c", "dd")]
-    found = completion_tokens([talk], tokenizer, max_length=99, counts=Counter())
+    found = completion_tokens(by_row(talk), tokenizer, max_length=99, counts=Counter())
     ids, mask = found["input_ids"][0], found["completion_mask"][0]
     counted = tokenizer.decode([i for i, counts in zip(ids, mask, strict=True) if counts])
     assert counted == "bb<eos>dd<eos>"
     tokenizer.chat_template = TEMPLATE  # which does not: the last one counts
     counts: Counter[str] = Counter()
-    found = completion_tokens([talk], tokenizer, max_length=99, counts=counts)
+    found = completion_tokens(by_row(talk), tokenizer, max_length=99, counts=counts)
     ids, mask = found["input_ids"][0], found["completion_mask"][0]
     assert tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m]) == "dd<eos>"
     assert counts["earlier answers, which are context only"] == 1
@@ -207,7 +211,7 @@ def test_where_the_template_marks_answers_all_of_them_count(tokenizer: Any) -> N
 
 def test_several_turns_without_a_template_are_headed(tokenizer: Any) -> None:
     talk = [*turns("a", "b"), *turns("c", "d")]
-    found = completion_tokens([talk], tokenizer, max_length=999, counts=Counter())
+    found = completion_tokens(by_row(talk), tokenizer, max_length=999, counts=Counter())
     assert tokenizer.decode(found["input_ids"][0]) == (
         "### User:\na\n\n### Assistant:\nb\n\n### User:\nc\n\n### Assistant:\nd<eos>"
     )
@@ -216,9 +220,10 @@ def test_several_turns_without_a_template_are_headed(tokenizer: Any) -> None:
 
 def test_long_rows_are_cut_and_those_without_an_answer_left_dropped(tokenizer: Any) -> None:
     counts: Counter[str] = Counter()
-    rows = [turns("x" * 5, "y" * 20), turns("x" * 30, "y"), turns("x", "y")]
+    rows = by_row(turns("x" * 5, "y" * 20), turns("x" * 30, "y"), turns("x", "y"))
     found = completion_tokens(rows, tokenizer, max_length=10, counts=counts)
     assert [len(ids) for ids in found["input_ids"]] == [10, 3]
+    assert found["row"] == [0, 2]
     assert found["completion_mask"] == [[0] * 5 + [1] * 5, [0, 1, 1]]
     assert counts["cut at --max-length, kept"] == 1
     assert counts["without a token of the completion within --max-length"] == 1

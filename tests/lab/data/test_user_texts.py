@@ -173,7 +173,7 @@ def test_a_template_that_refuses_a_turn_is_named() -> None:
     with pytest.raises(
         DataAgentError, match=r"of the turns system, user .*: System role not supported"
     ):
-        completion_tokens([talk], tokenizer, max_length=9, counts=Counter())
+        completion_tokens({0: talk}, tokenizer, max_length=9, counts=Counter())
 
 
 def save(model: Any, folder: Path, tokenizer: Any = None) -> str:

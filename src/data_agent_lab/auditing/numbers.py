@@ -14,7 +14,6 @@ from data_agent.suspicion import suspicion
 from data_agent_lab.data.origins import NO_ROW
 from data_agent_lab.runs.samples import IN_DATA, SAMPLES, Arrays, read_columns
 
-
 _FLOATS = ("loss", "mean_loss", "mean_probability", "margin")
 _CLASSES = ("label", "suggested_label")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,9 +30,11 @@ from data_agent_lab.results.tables import (
 )
 from data_agent_lab.runs.result import Metric
 
+_SPARE = ("seeds", "reach %", "select %", TIME)  # left out first where the terminal is narrow
+
 
 def show(report: Report, console: Console) -> None:
-    """Print every table; 120 columns hold them."""
+    """Print every table; 120 columns hold them, and fewer hold what matters most in them."""
     for cell in (cell for task in report.tasks for cell in task.cells):
         _print_table(cell_table(cell), console)
         if (conclusion := conclude(cell)) is not None:
@@ -146,16 +149,27 @@ def _unit_of_differences(metric: Metric) -> str:
 
 
 def _print_table(table: Table, console: Console) -> None:
-    """Where the console is too narrow for a table, its intervals go below their means."""
-    drawn = _rich_table(table)
+    """Where the console is too narrow for a table, its intervals go below their means.
+
+    Where it still is, columns are left out, and named.
+    """
     anywhere = console.options.update(max_width=1000)
-    if console.measure(drawn, options=anywhere).maximum > console.width:
-        drawn = _rich_table(table, before_interval="\n")
+    drawn, left_out = _rich_table(table), ()
+    spare = [name for name in _SPARE if name in table.columns]
+    for count in range(len(spare) + 1):
+        if console.measure(drawn, options=anywhere).maximum <= console.width:
+            break
+        left_out = tuple(spare[:count])
+        drawn = _rich_table(table, before_interval="\n", without=left_out)
     console.print(drawn)
+    if left_out:
+        console.print(f"Left out, as the terminal is narrow: {', '.join(left_out)}.")
     console.print()
 
 
-def _rich_table(table: Table, before_interval: str = " ") -> rich.table.Table:
+def _rich_table(
+    table: Table, before_interval: str = " ", without: Sequence[str] = ()
+) -> rich.table.Table:
     """Times without intervals; titles are broken where they are wider than the texts below them."""
     drawn = rich.table.Table(
         title=table.title,
@@ -166,14 +180,25 @@ def _rich_table(table: Table, before_interval: str = " ") -> rich.table.Table:
     )
     shown: list[list[str]] = []
     for column, texts in zip(table.columns, zip(*table.rows, strict=True), strict=True):
+        if column in without:
+            continue
         interval = "" if column == TIME else rf"{before_interval}\1"
-        shown.append([re.sub(r" (\(?\+-.*)", interval, text) for text in texts])
+        shown.append([re.sub(r" (\(?\+-.*|\[.*)", interval, text) for text in texts])
         widest = max(len(line) for text in shown[-1] for line in text.splitlines())
-        title = column.replace(" ", "\n", 1) if len(column) > widest else column
-        drawn.add_column(title, justify="left" if column in ("method", "metric") else "right")
+        title, is_name = _in_lines(column, widest), column in ("method", "metric")
+        justify = "left" if is_name else "right"
+        drawn.add_column(title, justify=justify, no_wrap=column == "method", overflow="fold")
     for row in zip(*shown, strict=True):
         drawn.add_row(*row)
     return drawn
+
+
+def _in_lines(title: str, widest: int) -> str:
+    """A title in lines hardly longer than the texts below it, broken at spaces and hyphens."""
+    title = title.replace("/ ", "/\N{NO-BREAK SPACE}")
+    longest = max(map(len, re.split(r" |(?<=-)", title)))
+    lines = textwrap.wrap(title, max(widest + 1, longest))
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _markdown_table(table: Table) -> list[str]:

@@ -162,6 +162,32 @@ def test_tables_fit_into_120_columns(tmp_path: Path) -> None:
     assert "\u2026" not in text  # nothing was cut short
 
 
+def test_a_narrow_terminal_shows_whole_names_and_says_what_is_left_out(tmp_path: Path) -> None:
+    methods = ("class-balanced-random", "full", "full-short", "random")
+    for method in methods:
+        for seed in (0, 1, 2):
+            labels = {"method": method, "seed": seed, "cost": 1.0 if method == "full" else 0.5}
+            make_run(tmp_path / f"{method}{seed}", value=70.0 + seed, **labels)
+    for width, left_out in (
+        (120, ""),
+        (100, ""),
+        (80, "seeds, reach %, select %"),
+        (70, "seeds, reach %, select %, time / full"),
+    ):
+        console = Console(width=width, record=True, markup=False)
+        show(summarise(tmp_path), console)
+        lines = console.export_text().splitlines()
+        table = lines[: lines.index("")]
+        for method in methods:
+            assert any(line.startswith(f"{method} ") for line in table)
+        assert "\u2026" not in "".join(table)
+        _, said, named = " ".join(" ".join(table).split()).partition(
+            "Left out, as the terminal is narrow:"
+        )
+        assert bool(said) == bool(left_out)
+        assert named.strip(" .") == left_out
+
+
 def test_the_terminal_shows_further_metrics(tmp_path: Path) -> None:
     make_language_runs(tmp_path)
     console = Console(width=120, record=True, markup=False)

@@ -32,6 +32,7 @@ from data_agent_lab.methods import expected_cost
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "image_classification.py"
+GRPO = ROOT / "examples" / "grpo_math.py"  # its code path: test_grpo_recipe.py
 PAGES = sorted((ROOT / "docs" / "recipes").glob("*.md"))
 OTHERS = ("pip install ", "hf auth login", "for ", "done")  # lines that start no training
 
@@ -91,7 +92,11 @@ def parsed(words, example) -> Any:
     if launched.module:
         assert launched.training_script == "data_agent_lab.cli"
         return parse(launched.training_script_args)
-    assert ROOT / launched.training_script == EXAMPLE
+    if ROOT / launched.training_script == GRPO:
+        pytest.importorskip("trl", reason="needs pip install '.[trl]'")
+        example = importlib.import_module(GRPO.stem)  # beside the other, which `example` found
+    else:
+        assert ROOT / launched.training_script == EXAMPLE
     return example.PARSER.parse_args(launched.training_script_args)
 
 
@@ -105,6 +110,7 @@ def test_every_command_parses(page, example):
             "README": set(),
             "instruction-tuning": {Train.__name__, Compare.__name__, Report.__name__},
             "imagenet": {"Namespace"},
+            "grpo": {"Namespace"},
             "cifar-tiny-imagenet": {Train.__name__, Compare.__name__},
         }[page.stem]
     )

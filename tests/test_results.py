@@ -134,6 +134,16 @@ CONTROLS = {
     "to full training": "full",
     "to full training, twice the cost": "full",
 }
+CADENCE = {  # lines of the table of docs/cost.md
+    "CIFAR-10, far from converged": "cifar10-underfit",
+    "memorised": "cifar10-saturate",
+    "30 % wrong labels": "cifar10-noise30",
+    "40 % wrong labels by human hand": "cifar10n-worse",
+    "long tail 50:1": "cifar10-long-tail",
+    "60 % near-duplicates": "cifar10-duplicates",
+    "Tiny-ImageNet, 170 classes": "tiny-imagenet",
+    "SST-2": "sst2",
+}
 # Where a method's runs on a task are; no two of these suites have the same.
 SUITES = ("trusted", "core", "held-out", "language", "foreign")
 PROMPT_SUITES = [
@@ -266,6 +276,23 @@ def test_the_table_of_what_trusted_rows_taught_is_that_of_the_runs():
         assert calibration == f"{min(slopes):.2f} to {max(slopes):.2f}"
         ends = f"{min(shares):.0f}", f"{max(shares):.0f}"
         assert avoided == " to ".join(dict.fromkeys(ends))
+
+
+def test_the_table_of_fewer_updates_is_that_of_the_runs():
+    page, both = ROOT / "docs" / "cost.md", ("data-agent", "ablations:unbounded-updates")
+    (table,) = (t for t in tables_of(page) if "accuracy, bounded to unbounded" in t[0])
+    shares = defaultdict(list)
+    for line in (RESULTS / "cadence" / "runs.jsonl").read_text().splitlines():
+        run = json.loads(line)
+        share = run["result"]["overhead_seconds"] / run["result"]["train_seconds"]
+        shares[run["configuration"]["task"], run["configuration"]["method"]].append(share)
+    assert len(table[1]) == len(CADENCE) == 8
+    for name, difference, *choosing in table[1]:
+        task = CADENCE[name]
+        found = paired_difference(*(values_of(task, method, "cadence") for method in both))
+        assert difference == shown(found, 2), name
+        means = [100 * sum(s) / len(s) for s in (shares[task, method] for method in both)]
+        assert [re.match(r"\d+ %", text)[0] for text in choosing] == [f"{m:.0f} %" for m in means]
 
 
 def test_the_table_of_detectors_is_that_of_the_runs():

@@ -2,10 +2,8 @@
 
 import importlib
 import json
-import os
 import re
 import shutil
-import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 
 pytest.importorskip("trl", reason="needs pip install '.[trl]'")
 
+from example_scripts import share_a_run
 from ranks import run_ranks
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -136,19 +135,10 @@ def test_without_a_selector_it_is_trls_own_trainer(example, folder, tmp_path):
     assert trainer.prompt_selector is None
 
 
-def share_a_run(rank: int, folder: Path, argv: list[str]) -> str:
-    """The script's run on the ranks there are, in a folder; what this one printed."""
-    os.chdir(folder)
-    sys.path.insert(0, str(EXAMPLE.parent))
-    with redirect_stdout(StringIO()) as printed:
-        importlib.import_module(EXAMPLE.stem).main(argv)
-    return printed.getvalue()
-
-
 @pytest.mark.distributed
 def test_two_processes_share_a_run(folder, tmp_path):
     argv = flags(folder, "run", per_device_train_batch_size=BATCH // 2)
-    printed = "".join(run_ranks(share_a_run, tmp_path, tmp_path, argv))
+    printed = "".join(run_ranks(share_a_run, tmp_path, EXAMPLE, tmp_path, argv))
     assert printed.count(f"prompt-agent: {STEPS} batches") == 1
     assert (tmp_path / "run" / "eval_results.json").is_file()
 

@@ -2,13 +2,9 @@
 
 import importlib
 import json
-import os
 import re
 import shlex
 import shutil
-import sys
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ pytest.importorskip("accelerate", reason="needs pip install '.[transformers]'")
 import datasets
 import datasets.config
 import numpy as np
+from example_scripts import share_a_run
 from PIL import Image
 from ranks import run_ranks
 from torch.distributed.run import parse_args as parse_torchrun
@@ -274,20 +271,11 @@ def test_the_seed_decides_weights_and_images(example, photos, tmp_path):
     assert not torch.equal(first, other)
 
 
-def share_a_run(rank: int, folder: Path, argv: list[str]) -> str:
-    """The script's run on the ranks there are, in a folder; what this one printed."""
-    os.chdir(folder)
-    sys.path.insert(0, str(EXAMPLE.parent))
-    with redirect_stdout(StringIO()) as printed:
-        importlib.import_module(EXAMPLE.stem).main(argv)
-    return printed.getvalue()
-
-
 @pytest.mark.distributed
 def test_two_processes_share_a_run(photos, tmp_path):
     argv = ["--data", str(photos), "--model", "resnet-micro", *FLAGS, *SGD, "--output-dir", "run"]
     argv += ["--per-device-train-batch-size", str(BATCH // 2), "--save-steps", str(STEPS)]
-    printed = "".join(run_ranks(share_a_run, tmp_path, tmp_path, argv))
+    printed = "".join(run_ranks(share_a_run, tmp_path, EXAMPLE, tmp_path, argv))
     assert printed.count("96 visits = 50.0% of a full run") == 1
     state = json.loads(
         (tmp_path / "run" / f"checkpoint-{STEPS}" / "trainer_state.json").read_text()

@@ -30,6 +30,7 @@ CONTROLLED_BY: Mapping[str, Sequence[str]] = {
     "agent-5374e66": ("core", "held-out", "language"),
     "agent-before": ("agent-5374e66", "core", "language"),
     "detection-before": ("detection",),
+    "in-batch": ("core",),
     "mmlu-path-before": ("mmlu-path",),
     "prompts-limits-before": ("prompts-limits",),
     "prompts-before": ("prompts",),

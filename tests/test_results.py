@@ -5,7 +5,7 @@ import json
 import re
 from collections import defaultdict
 from functools import cache
-from itertools import permutations
+from itertools import chain, permutations
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,11 @@ CADENCE = {  # lines of the table of docs/cost.md
     "Tiny-ImageNet, 170 classes": "tiny-imagenet",
     "SST-2": "sst2",
 }
+SINGLE_PASSES = {  # lines of the table of docs/streaming.md
+    "50,000 images of CIFAR-10 (points of accuracy)": "cifar10-underfit",
+    "24,576 sentences of SST-2 (points of accuracy)": "sst2",
+    "GSM8K (nats a token: lower is better)": "gsm8k",
+}
 # Where a method's runs on a task are; no two of these suites have the same.
 SUITES = ("trusted", "core", "held-out", "language", "foreign")
 PROMPT_SUITES = [
@@ -279,6 +284,26 @@ def test_the_table_of_what_trusted_rows_taught_is_that_of_the_runs():
         assert avoided == " to ".join(dict.fromkeys(ends))
 
 
+def single_pass(task):
+    """Of the agent inside batches to half of the stream, to what costs as much, and to all."""
+    half, most = (measured()[task, ratio, ""] for ratio in (0.5, 0.83))
+    controls = (half, "full-short"), (most, "full-short"), (half, "full")
+    mine = half["single-pass", "data-agent-in-batch"]
+    return [paired_difference(mine, cell["single-pass", name]) for cell, name in controls]
+
+
+def test_the_table_of_single_passes_is_that_of_the_runs():
+    page = ROOT / "docs" / "streaming.md"
+    (table,) = (t for t in tables_of(page) if t[0][0] == "a single pass over")
+    assert len(table[1]) == len(SINGLE_PASSES) == 3
+    for name, *cells in table[1]:
+        task = SINGLE_PASSES[name]
+        assert cells == [
+            shown(found, digits_of(cell))
+            for cell, found in zip(cells, single_pass(task), strict=True)
+        ]
+
+
 def test_the_table_of_fewer_updates_is_that_of_the_runs():
     page, both = ROOT / "docs" / "cost.md", ("data-agent", "ablations:unbounded-updates")
     (table,) = (t for t in tables_of(page) if "accuracy, bounded to unbounded" in t[0])
@@ -333,6 +358,7 @@ def stored_figures():
     estimates += [
         e for path in RESULTS.glob("*.json") for e in estimates_in(json.loads(path.read_text()))
     ]
+    estimates += chain.from_iterable(map(single_pass, SINGLE_PASSES.values()))
     for suite in PROMPT_SUITES:  # what choosing saved is in the report, and in no run
         saved = defaultdict(list)
         for row in (r for t in results().report_on(suite).tasks for c in t.cells for r in c.rows):

@@ -3,7 +3,8 @@
 Where samples never come back, no table can be kept and no epoch planned: the policy acts on the
 features of each pool, the highest actions are trained on, and it learns from the whole pool, whose
 losses and uncertainties one forward pass has shown. That pass is paid for: a run costs
-`1/3 + keep_ratio` of training on everything.
+`1/3 + keep_ratio` of training on everything. On three single passes, training on that share of the
+data without choosing was better (docs/streaming.md).
 
 The policy, its reward and its learning are those of `data-agent`, of Yang et al. 2026, "Data Agent:
 Learning to Select Data via End-to-End Dynamic Optimization" (ICML),

@@ -29,7 +29,7 @@ class Group:
 
 
 def read_samples(folder: Path) -> Columns | None:
-    """The columns of a run's samples.parquet; None where there is none.
+    """The numbers in a run's samples.parquet; None where there is none.
 
     Raises:
         InputError: the file is damaged, or lacks a column.
@@ -43,7 +43,11 @@ def read_samples(folder: Path) -> Columns | None:
 
     try:
         table = pq.read_table(path)
-        columns = {name: _numbers(table.column(name)) for name in table.column_names}
+        columns = {
+            field.name: _numbers(table.column(field.name))
+            for field in table.schema
+            if not pa.types.is_string(field.type)  # names of files
+        }
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
             f"{path} is damaged ({error}). Delete it, and the page comes without samples."

@@ -254,9 +254,11 @@ def test_samples_are_read_from_the_folder_of_a_run(tmp_path: Path) -> None:
     assert read_samples(tmp_path) is None
     path = tmp_path / "samples.parquet"
     table = {"index": [0, 1], "visits": [3, 4], "suspected": [True, None], "margin": [0.5, None]}
-    pq.write_table(pa.table(table), path)
+    origins = {"row": [7, None], "file": ["cats/1.png", None]}
+    pq.write_table(pa.table(table | origins), path)
     found = read_samples(tmp_path)
     assert found is not None
+    assert found.keys() == {*table, "row"}
     assert found["visits"].tolist() == [3, 4]
     assert found["suspected"][0] == 1.0
     assert np.isnan(found["margin"][1])

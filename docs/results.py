@@ -31,6 +31,7 @@ CONTROLLED_BY: Mapping[str, Sequence[str]] = {
     "agent-before": ("agent-5374e66", "core", "language"),
     "detection-before": ("detection",),
     "in-batch": ("core",),
+    "long-before": ("long",),
     "mmlu-path-before": ("mmlu-path",),
     "prompts-limits-before": ("prompts-limits",),
     "prompts-before": ("prompts",),

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -76,7 +77,7 @@ def train_run(
     is_writer = distributed.rank() == 0
     if is_writer:
         folder.begin(config.flat(), device=str(device), jobs=jobs)
-    in_data = _in_data(config.recipe, data)  # now: the file may be another one when the run ends
+    kept = _kept(config.recipe, data)  # now: the file may be another one when the run ends
     engine = engine_class(config, data, folder, device=device, progress=progress)
     step, epoch = engine.resume()
     check_same_step(step)
@@ -89,21 +90,28 @@ def train_run(
         return None
     last = monitor.last or folder.metrics()[-1]  # only the result was missing
     result = _result(engine, last).as_dict()
-    table = {**engine.selector.table(), **in_data}
+    table = engine.selector.table()
     if is_writer:
+        table |= _in_data(config.recipe, data, kept)
         write_columns(folder.path / SAMPLES, table, class_names=engine.data.class_names)
         engine.finish()
         folder.finish(result)
     return result
 
 
-def _in_data(recipe: Recipe, data: Any) -> dict[str, NDArray[Any]]:
+def _kept(recipe: Recipe, data: Any) -> NDArray[np.int64] | None:
+    """Positions of the samples that the recipe keeps; None of all."""
+    if recipe.keep_index is None:
+        return None
+    return kept_rows(Path(recipe.keep_index), data.num_train, data.num_trusted)
+
+
+def _in_data(recipe: Recipe, data: Any, kept: NDArray[np.int64] | None) -> dict[str, NDArray[Any]]:
     """Columns that say where in the user's data each sample of a run is."""
     is_packed = isinstance(recipe, TextRecipe) and recipe.packing  # a sample is of several rows
     columns = {} if is_packed else origin_columns(data)
-    if recipe.keep_index is None:
+    if kept is None:
         return columns
-    kept = kept_rows(Path(recipe.keep_index), data.num_train, data.num_trusted)
     return {IN_DATA: kept, **{name: column[kept] for name, column in columns.items()}}
 
 

@@ -173,6 +173,7 @@ def test_a_narrow_terminal_shows_whole_names_and_says_what_is_left_out(tmp_path:
         (100, ""),
         (80, "seeds, reach %, select %"),
         (70, "seeds, reach %, select %, time / full"),
+        (56, "seeds, reach %, select %, time / full"),  # the rest is folded, names are not
     ):
         console = Console(width=width, record=True, markup=False)
         show(summarise(tmp_path), console)
